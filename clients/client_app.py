@@ -1,0 +1,45 @@
+"""The device's side: answers who it is, and trains when asked. Keeps nothing between messages."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedhp import wire
+from fedhp.config import from_json
+from fedhp.state import RoundTask
+from fedhp.trainer import Recipe, train_locally
+
+from .device import describe, open_shard
+
+app = ClientApp()
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """Says which device this is: its class, memory budget and number of samples."""
+    brief = wire.unpack_brief(message.content)
+    profile, partition_id = describe(brief, context.node_config)
+    return Message(wire.pack_profile(profile, partition_id), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Trains the model that the server assigned, pruning it within this device's budget."""
+    brief = wire.unpack_brief(message.content)
+    recipe = _recipe(brief)
+    server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
+    profile, partition_id = describe(brief, context.node_config)
+    if not brief.budgeted:
+        profile = replace(profile, memory_bytes=None)
+    client = context.node_id if partition_id is None else partition_id
+    task = RoundTask(server_round, client, profile, state)
+    update = train_locally(recipe, task, open_shard(brief, context.node_config))
+    return Message(wire.pack_update(update), reply_to=message)
+
+
+@lru_cache(maxsize=4)
+def _recipe(brief: wire.Brief) -> Recipe:
+    recipe = from_json(brief.scenario).recipe(brief.input_shape, brief.num_classes)
+    return recipe if brief.prunes else recipe.without_pruning()

@@ -1,0 +1,84 @@
+"""Who a device is, from its node configuration: a simulated partition, or a real device with its own data.
+
+Node configuration keys (``flower-supernode --node-config``):
+
+- ``partition-id``: which part of the scenario's data this device plays, and its name in the records;
+- ``data-path``: the device's own ``.npz`` file (``x_train``, ``y_train``) instead of a partition;
+- ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
+- ``name``: the device class shown in records.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from fedhp.config import from_json
+from fedhp.data import Shard, client_shard, device_shard
+from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, parse_size
+from fedhp.errors import ScenarioError
+from fedhp.wire import Brief
+
+NodeConfig = Mapping[str, Any]
+
+
+def describe(brief: Brief, node: NodeConfig) -> tuple[DeviceProfile, int | None]:
+    """Returns the device's profile, and its partition id if it has one.
+
+    Raises:
+        ScenarioError: If the node configuration says neither a partition nor a data path, or the partition
+            is beyond the scenario's fleet.
+    """
+    client = _partition_id(node)
+    if client is None and "data-path" not in node:
+        raise ScenarioError(
+            "the node configuration must name a partition-id or a data-path, such as "
+            "--node-config 'partition-id=0' or --node-config 'data-path=\"/data/mine.npz\"'"
+        )
+    kind = _device_class(brief, client)
+    budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
+    name = str(node.get("name", kind.name))
+    return DeviceProfile(name, budget, len(open_shard(brief, node))), client
+
+
+def open_shard(brief: Brief, node: NodeConfig) -> Shard:
+    """Returns the device's own training data.
+
+    Raises:
+        DataError: If the data cannot be read or does not fit the model.
+    """
+    if "data-path" in node:
+        return device_shard(
+            str(node["data-path"]), input_shape=brief.input_shape, num_classes=brief.num_classes
+        )
+    scenario = from_json(brief.scenario)
+    client = _partition_id(node)
+    assert client is not None  # `describe` has refused the node otherwise
+    return client_shard(scenario.data, scenario.fleet.num_clients, scenario.seed, client)
+
+
+def _partition_id(node: NodeConfig) -> int | None:
+    if "partition-id" not in node:
+        return None
+    try:
+        return int(node["partition-id"])
+    except ValueError:
+        raise ScenarioError(
+            f"node configuration: partition-id must be a number, got {node['partition-id']!r}"
+        ) from None
+
+
+def _device_class(brief: Brief, client: int | None) -> DeviceClassConfig:
+    if client is None:
+        return DeviceClassConfig(name="device")
+    classes = _classes(brief.scenario)
+    if not 0 <= client < len(classes):
+        raise ScenarioError(
+            f"node configuration: partition-id is {client}, but the fleet has clients 0 to "
+            f"{len(classes) - 1}"
+        )
+    return classes[client]
+
+
+@lru_cache(maxsize=4)
+def _classes(scenario_json: str) -> tuple[DeviceClassConfig, ...]:
+    return tuple(assign_classes(from_json(scenario_json).fleet))

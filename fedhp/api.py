@@ -1,0 +1,73 @@
+"""fedhp from Python: the same as the command line, with the results as pandas frames."""
+
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from torch import nn
+
+from fedhp.config import ModelConfig, Scenario, load_scenario
+from fedhp.errors import RecordError
+from fedhp.models import architecture, to_module
+from fedhp.references import resolve
+from fedhp.simulation import open_grid
+from fedhp.tracking import RunResult, default_folder, load_run, load_state
+
+CLIENT_APP = "clients.client_app:app"
+SERVER_APP = "strategies.server_app:app"
+PREPARE = "strategies.setup:prepare"
+
+
+def simulate(
+    scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any
+) -> RunResult:
+    """Runs a scenario on simulated devices and returns its record.
+
+    Example:
+        >>> run = fedhp.simulate("quickstart", rounds=5, **{"train.learning_rate": 0.1})
+        >>> run.clients.groupby("device_class").accuracy.mean()
+
+    Args:
+        scenario: The name of a scenario that ships, the path of a YAML file, or a scenario.
+        out: The folder of the record; by default ``runs/<scenario>-<time>``.
+        overrides: Scenario values by nested or dotted key.
+
+    Raises:
+        FedhpError: If the scenario, data, devices or folder are not as they must be.
+    """
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(scenario, values=overrides)
+    elif overrides:
+        raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
+    folder = Path(out) if out is not None else default_folder(scenario.name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordError(
+            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
+        )
+    resolve(PREPARE)(scenario)  # every check before any process starts
+    run_config = {"resolved": scenario.to_json(), "out": str(folder)}
+    context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
+    with open_grid(
+        scenario.simulation,
+        CLIENT_APP,
+        scenario.fleet.num_clients,
+        scenario.server.timeout_seconds,
+    ) as grid:
+        resolve(SERVER_APP)(grid, context)
+    return load_run(folder)
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """Returns the final global model of a run as a plain, compact torch module in evaluation mode.
+
+    It takes float32 samples of shape ``(batch, channels, height, width)``, normalised as in training, and
+    returns logits of shape ``(batch, classes)``.
+
+    Raises:
+        RecordError: If the record holds no such model, or it does not match its structure.
+    """
+    state, metadata = load_state(folder)
+    arch = architecture(
+        ModelConfig(**metadata["model"]), metadata["input_shape"], metadata["num_classes"]
+    )
+    return to_module(arch, state).eval()

@@ -1,0 +1,73 @@
+"""Which part of the global model a device is sent: the largest that it can train within its budget."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.errors import BudgetError
+from fedhp.memory import MemoryModel
+from fedhp.pruning import select
+from fedhp.schedule import largest_counts
+from fedhp.state import ModelState
+from fedhp.structure import Layout, Structure
+
+
+def fit_counts(
+    memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, batch: int
+) -> dict[str, int]:
+    """Returns the largest unit counts, proportional to ``top``, that train within a budget.
+
+    They fit at the wanted batch where they can; a device too small for that gets a smaller batch before it
+    is given up.
+
+    Raises:
+        BudgetError: If not even the smallest structure fits with one sample.
+    """
+    while batch >= 1:
+        counts = largest_counts(
+            memory.layout,
+            top,
+            lambda counts, batch=batch: memory.training_bytes(counts, batch) <= budget_bytes,
+        )
+        if counts is not None:
+            return counts
+        batch //= 2
+    smallest = memory.layout.smallest()
+    raise BudgetError(
+        f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
+        f"{memory.training_bytes(smallest, 1):,} bytes to train with one sample; the budget is "
+        f"{budget_bytes:,} bytes. Raise the budget, or choose a smaller model or input"
+    )
+
+
+def fit_structure(
+    memory: MemoryModel, state: ModelState, budget_bytes: int | None, batch: int
+) -> Structure:
+    """Returns the best structure within the global one that a device can train within its budget.
+
+    A device that cannot hold all of the global model gets the units of the largest weight norm: those
+    likeliest to survive, so that what a small device learns is not pruned away later.
+
+    Raises:
+        BudgetError: If not even the smallest structure fits with one sample.
+    """
+    current = state.structure
+    if budget_bytes is None or memory.training_bytes(current.counts, batch) <= budget_bytes:
+        return current
+    counts = fit_counts(memory, current.counts, budget_bytes, batch)
+    return select(unit_norms(memory.layout, state), current, counts, memory.layout.floors)
+
+
+def unit_norms(layout: Layout, state: ModelState) -> dict[str, NDArray[np.float64]]:
+    """Returns per kept unit the product of the norms of its incoming and of its outgoing weights."""
+    norms = {group: np.ones(count) for group, count in state.structure.counts.items()}
+    for name, weights in state.weights.items():
+        if weights.ndim < 2:
+            continue
+        for axis, ref in enumerate(layout.axes[name]):
+            if ref is None:
+                continue
+            rows = np.moveaxis(weights, axis, 0).reshape(len(norms[ref.group]), -1)
+            norms[ref.group] *= np.linalg.norm(rows, axis=1)
+    return norms

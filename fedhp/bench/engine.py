@@ -1,0 +1,117 @@
+"""How fast the simulation moves messages: clients only return 40 KB, so the engine is the cost."""
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+
+from fedhp.config import SimulationConfig
+from fedhp.simulation import open_grid
+
+_ARRAY_LENGTH = 10_000
+_MESSAGES_WANTED = 20_000
+_FLOWER_NODES_AT_MOST = 1_000
+_TIMEOUT_SECONDS = 600.0
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Returns 10,000 float32 numbers (40 KB), as a client that has trained would."""
+    weights = np.full(_ARRAY_LENGTH, context.node_id, dtype=np.float32)
+    arrays = ArrayRecord({"weights": Array(weights)})
+    return Message(RecordDict({"arrays": arrays}), reply_to=message)
+
+
+def run_engine(
+    num_nodes: int, num_workers: int, vs_flower: bool = False, rounds: int | None = None
+) -> dict[str, Any]:
+    """Measures the simulation's messages per second in steady state, after one round to warm up.
+
+    Args:
+        num_nodes: Simulated nodes; each gets one message per round.
+        num_workers: Ray actors; 0 runs the clients in this process.
+        vs_flower: Also measure Flower's own engine, with as many actors and the same client app, on
+            at most 1,000 nodes (it slows down with more).
+        rounds: Rounds to measure; None takes as many as make about 20,000 messages.
+
+    Returns:
+        Numbers for a JSON file: ``messages_per_second``, ``messages``, ``seconds``,
+        ``startup_seconds``, ..., and with ``vs_flower`` also ``flower_messages_per_second`` and
+        ``ratio``.
+    """
+    rounds = rounds or max(1, _MESSAGES_WANTED // num_nodes)
+    config = SimulationConfig(num_workers=num_workers)
+    started = time.perf_counter()
+    with open_grid(config, "fedhp.bench.engine:app", num_nodes, _TIMEOUT_SECONDS) as grid:
+        startup_seconds = time.perf_counter() - started
+        _exchange(grid)
+        seconds = sum(_exchange(grid) for _ in range(rounds))
+    rate = num_nodes * rounds / seconds
+    result = {
+        "nodes": num_nodes,
+        "workers": num_workers,
+        "rounds": rounds,
+        "messages": num_nodes * rounds,
+        "seconds": seconds,
+        "messages_per_second": rate,
+        "startup_seconds": startup_seconds,
+    }
+    if vs_flower:
+        result |= _run_flower(min(num_nodes, _FLOWER_NODES_AT_MOST), max(1, num_workers))
+        result["ratio"] = rate / result["flower_messages_per_second"]
+    return result
+
+
+def _exchange(grid: Grid, node_ids: Iterable[int] | None = None) -> float:
+    """Sends one message to each node, reads every reply, and returns the seconds it took."""
+    started = time.perf_counter()
+    weights = Array(np.zeros(_ARRAY_LENGTH, dtype=np.float32))
+    content = RecordDict({"arrays": ArrayRecord({"weights": weights}), "config": ConfigRecord()})
+    nodes = list(grid.get_node_ids() if node_ids is None else node_ids)
+    replies = grid.send_and_receive([Message(content, node, "train") for node in nodes])
+    num_good = sum(reply.has_content() for reply in replies)
+    if num_good != len(nodes):
+        raise RuntimeError(f"{len(nodes) - num_good} of {len(nodes)} messages failed")
+    return time.perf_counter() - started
+
+
+def _run_flower(num_nodes: int, num_workers: int) -> dict[str, Any]:
+    """Runs one round on Flower's simulation engine, after a warm-up of a few messages per actor."""
+    # Only this comparison needs it, and importing it costs every worker time and memory.
+    from flwr.simulation import run_simulation
+
+    seconds: list[float] = []
+    server = ServerApp()
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        nodes = _all_nodes(grid, num_nodes)
+        _exchange(grid, nodes[: 4 * num_workers])
+        seconds.append(_exchange(grid, nodes))
+
+    run_simulation(
+        server_app=server,
+        client_app=app,
+        num_supernodes=num_nodes,
+        backend_config={
+            "init_args": {"num_cpus": num_workers, "include_dashboard": False},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )
+    return {"flower_nodes": num_nodes, "flower_messages_per_second": num_nodes / seconds[0]}
+
+
+def _all_nodes(grid: Grid, num_nodes: int, patience_seconds: float = 60.0) -> list[int]:
+    """Waits for Flower's engine to have registered every node."""
+    until = time.monotonic() + patience_seconds
+    while len(nodes := list(grid.get_node_ids())) < num_nodes:
+        if time.monotonic() > until:
+            raise RuntimeError(f"Flower registered only {len(nodes)} of {num_nodes} nodes")
+        time.sleep(0.1)
+    return nodes

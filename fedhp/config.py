@@ -1,0 +1,294 @@
+"""The scenario: one schema for everything that a run depends on. The only user of OmegaConf.
+
+The schema of each part sits beside the part (``TrainConfig`` in ``trainer.py``, ...); this file composes
+them, and finds, merges and checks what the user wrote.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedhp.criteria import CRITERIA
+from fedhp.data import DataConfig
+from fedhp.devices import FleetConfig
+from fedhp.errors import ScenarioError
+from fedhp.memory import MemoryConfig
+from fedhp.models import ModelConfig, architecture
+from fedhp.reconcile import StrategyConfig
+from fedhp.schedule import PruneConfig
+from fedhp.trainer import Recipe, TrainConfig
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a round is held.
+
+    Attributes:
+        clients_per_round: Clients sampled per round; 0 takes all.
+        min_replies: Valid replies below which a round changes nothing.
+        timeout_seconds: How long one client may take.
+    """
+
+    clients_per_round: int = 0
+    min_replies: int = 1
+    timeout_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.clients_per_round < 0:
+            raise ScenarioError(
+                f"server.clients_per_round must be 0 (all) or more, got {self.clients_per_round}"
+            )
+        if self.min_replies < 1:
+            raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
+        if not self.timeout_seconds > 0:
+            raise ScenarioError(
+                f"server.timeout_seconds must be above 0, got {self.timeout_seconds}"
+            )
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Where simulated clients run.
+
+    Attributes:
+        num_workers: Ray actors; -1 takes one per core, 0 runs the clients in the server's process, no Ray.
+        address: Address of an existing Ray cluster; empty starts a local one for the run.
+        gpus_per_worker: GPUs (or a fraction of one) that each worker reserves.
+        threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
+    """
+
+    num_workers: int = -1
+    address: str = ""
+    gpus_per_worker: float = 0.0
+    threads_per_worker: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_workers < -1:
+            raise ScenarioError(
+                f"simulation.num_workers must be -1 (one per core), 0 (no Ray) or more, "
+                f"got {self.num_workers}"
+            )
+        if self.gpus_per_worker < 0 or self.threads_per_worker < 1:
+            raise ScenarioError(
+                "simulation.gpus_per_worker must be 0 or more and simulation.threads_per_worker at "
+                f"least 1, got {self.gpus_per_worker} and {self.threads_per_worker}"
+            )
+
+
+WANDB_MODES = ("none", "offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases: ``mode`` is none (not used), offline, online or disabled."""
+
+    mode: str = "none"
+    project: str = "fedhp"
+    entity: str = ""
+    group: str = ""
+
+    def __post_init__(self) -> None:
+        if self.mode not in WANDB_MODES:
+            raise ScenarioError(
+                f"tracking.wandb.mode must be one of {', '.join(WANDB_MODES)}, got '{self.mode}'"
+            )
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where results are reported to, beside the run record on disk."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a run depends on."""
+
+    name: str = "unnamed"
+    description: str = ""
+    seed: int = 0
+    rounds: int = 10
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ScenarioError(f"rounds must be at least 1, got {self.rounds}")
+        if self.server.clients_per_round > self.fleet.num_clients:
+            raise ScenarioError(
+                f"server.clients_per_round = {self.server.clients_per_round} exceeds "
+                f"fleet.num_clients = {self.fleet.num_clients}"
+            )
+        if self.server.min_replies > (self.server.clients_per_round or self.fleet.num_clients):
+            raise ScenarioError(
+                f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
+            )
+
+        if self.prune.criterion not in CRITERIA:
+            raise ScenarioError(
+                f"prune.criterion must be one of {', '.join(CRITERIA)}, got '{self.prune.criterion}'"
+            )
+
+    def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
+        """Returns what the trainer needs, for samples of this shape and this many classes."""
+        arch = architecture(self.model, input_shape, num_classes)
+        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the scenario as plain nested dicts, lists and scalars."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Returns the scenario as JSON, which `from_json` reads back."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_yaml(self) -> str:
+        """Returns the scenario as YAML, which `load_scenario` reads back."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+
+
+def scenarios_folder() -> Path:
+    """Returns the folder of the scenarios that ship: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "scenarios"
+    return installed if installed.is_dir() else package.parent / "scenarios"
+
+
+def shipped_scenarios() -> dict[str, Path]:
+    """Returns the scenarios that ship, by name."""
+    return {path.stem: path for path in sorted(scenarios_folder().glob("*.yaml"))}
+
+
+def load_scenario(
+    name_or_path: str | Path,
+    overrides: Sequence[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Scenario:
+    """Loads a scenario by the name of one that ships, or by the path of a YAML file.
+
+    Args:
+        name_or_path: A shipped scenario's name, or a path.
+        overrides: OmegaConf dotlist entries such as ``train.learning_rate=0.1``; they win over the file.
+        values: Nested or dotted values, for callers from Python; they win over the dotlist.
+
+    Raises:
+        ScenarioError: If there is no such scenario, or a key or value does not fit the schema.
+    """
+    file = _find(name_or_path)
+    layers = [_read(path) for path in _ancestry(file)]
+    layers.append(_dotlist(overrides))
+    layers.append(_nested(values or {}))
+    return _checked(layers, str(file))
+
+
+@lru_cache(maxsize=8)
+def from_json(text: str) -> Scenario:
+    """Reads `Scenario.to_json`; cached, because every message of a run carries the same text.
+
+    Raises:
+        ScenarioError: If a key or value does not fit the schema.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ScenarioError(f"the scenario that arrived is no JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ScenarioError(
+            f"the scenario that arrived is no mapping but a {type(values).__name__}"
+        )
+    return _checked([OmegaConf.create(values)], "the scenario that arrived")
+
+
+def _find(name_or_path: str | Path) -> Path:
+    shipped = shipped_scenarios()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise ScenarioError(
+        f"no scenario '{name_or_path}': it is neither the path of a YAML file nor one of those that "
+        f"ship ({', '.join(shipped)})"
+    )
+
+
+def _ancestry(file: Path) -> list[Path]:
+    """Returns the file preceded by its parents (``extends``), the farthest first."""
+    chain = [file]
+    while parent := _read(chain[0], keep_extends=True).get("extends"):
+        beside = chain[0].parent / str(parent)
+        found = beside if beside.is_file() else _find(str(parent))
+        if found.resolve() in [path.resolve() for path in chain]:
+            raise ScenarioError(f"{file}: scenarios extend each other in a circle at {found}")
+        chain.insert(0, found)
+    return chain
+
+
+def _read(file: Path, keep_extends: bool = False) -> DictConfig:
+    try:
+        loaded = OmegaConf.load(file)
+    except Exception as error:  # the YAML parser raises many kinds; all mean an unreadable file
+        raise ScenarioError(f"{file} cannot be read as YAML: {error}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ScenarioError(f"{file} must hold a mapping of scenario keys at its top level")
+    if not keep_extends:
+        loaded.pop("extends", None)
+    return loaded
+
+
+def _dotlist(overrides: Sequence[str]) -> DictConfig:
+    for entry in overrides:
+        if "=" not in entry:
+            raise ScenarioError(f"override '{entry}' must read key=value, such as rounds=5")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:  # any parser error means an ill-formed value
+        raise ScenarioError(
+            f"overrides {' '.join(overrides)} cannot be read: {_first_line(error)}"
+        ) from None
+
+
+def _nested(values: Mapping[str, Any]) -> DictConfig:
+    config = OmegaConf.create({})
+    for key, value in values.items():
+        OmegaConf.update(config, key, value, merge=True, force_add=True)
+    return config
+
+
+def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(Scenario), *layers)
+        scenario = OmegaConf.to_object(merged)
+    except ScenarioError:
+        raise
+    except OmegaConfBaseException as error:
+        if isinstance(error.__cause__, ScenarioError):
+            raise error.__cause__ from None
+        raise ScenarioError(f"{place}: {_explain(error)}") from None
+    assert isinstance(scenario, Scenario)
+    return scenario
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    key = getattr(error, "full_key", None)
+    text = _first_line(error)
+    return f"{text} (at '{key}')" if key and str(key) not in text else text
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,70 @@
+"""The data part of a scenario."""
+
+from dataclasses import dataclass, field
+
+from fedhp.data.sources import SOURCES
+from fedhp.errors import ScenarioError
+
+PARTITIONS = ("iid", "dirichlet", "shards", "pathological", "natural")
+
+
+@dataclass(frozen=True)
+class PartitionConfig:
+    """How the training rows are divided among the clients.
+
+    Attributes:
+        name: ``iid``; ``dirichlet`` (class shares drawn per client, arXiv 1905.12022); ``shards``
+            (rows sorted by label and dealt in equal blocks, arXiv 1602.05629); ``pathological``
+            (few classes per client); ``natural`` (the owners that come with the data).
+        alpha: Concentration of ``dirichlet``: small is skewed, large is even.
+        shards_per_client: Blocks per client in ``shards``.
+        classes_per_client: Classes per client in ``pathological``.
+        min_samples: Rows that every client must get.
+    """
+
+    name: str = "dirichlet"
+    alpha: float = 0.5
+    shards_per_client: int = 2
+    classes_per_client: int = 2
+    min_samples: int = 10
+
+    def __post_init__(self) -> None:
+        if self.name not in PARTITIONS:
+            raise ScenarioError(
+                f"data.partition.name must be one of {', '.join(PARTITIONS)}, got '{self.name}'"
+            )
+        if not 0 < self.alpha < float("inf"):
+            raise ScenarioError(f"data.partition.alpha must be a number above 0, got {self.alpha}")
+        for key in ("shards_per_client", "classes_per_client", "min_samples"):
+            if getattr(self, key) < 1:
+                raise ScenarioError(
+                    f"data.partition.{key} must be at least 1, got {getattr(self, key)}"
+                )
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and how it is divided.
+
+    Attributes:
+        name: A name in ``fedhp.data.SOURCES``.
+        root: The folder that holds the files (for ``npz``, also the file itself); when empty, the
+            environment variable ``FEDHP_DATA``.
+        partition: How the training rows are divided.
+        max_train: Take at most this many training rows, the first of a fixed permutation; 0 takes
+            all of them.
+    """
+
+    name: str = "digits"
+    root: str = ""
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    max_train: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in SOURCES:
+            raise ScenarioError(
+                f"data.name must be one of {', '.join(SOURCES)}, got '{self.name}'; bring your own "
+                f"data as 'npz'"
+            )
+        if self.max_train < 0:
+            raise ScenarioError(f"data.max_train must be 0 (all) or more, got {self.max_train}")

@@ -1,0 +1,87 @@
+"""Reads the file formats that data comes in: IDX (as MNIST is published) and NumPy's ``.npz``."""
+
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.errors import DataError
+
+_UNSIGNED_BYTE = 8
+
+
+def read_idx(path: Path, num_dims: int) -> NDArray[np.uint8]:
+    """Reads an IDX file of unsigned bytes, gzipped if its name ends in ``.gz``.
+
+    The format is http://yann.lecun.com/exdb/mnist: two zero bytes, the type, the number of axes,
+    one big-endian 32-bit length per axis, the values.
+
+    Raises:
+        DataError: If the file is truncated, no IDX file of ``num_dims`` axes, or longer or shorter
+            than its header says.
+    """
+    content = _uncompressed(path)
+    header = 4 + 4 * num_dims
+    expected = bytes([0, 0, _UNSIGNED_BYTE, num_dims])
+    if len(content) < header or content[:4] != expected:
+        raise DataError(
+            f"{path} is no IDX file of unsigned bytes with {num_dims} axes: it should begin with "
+            f"{expected.hex()}, and begins with {content[:4].hex() or 'nothing'}. {_FETCH_AGAIN}"
+        )
+    shape = tuple(int(size) for size in np.frombuffer(content, ">u4", num_dims, offset=4))
+    if len(content) - header != math.prod(shape):
+        raise DataError(
+            f"{path}: the header announces {' x '.join(map(str, shape))} = {math.prod(shape)} "
+            f"bytes, and {len(content) - header} follow. {_FETCH_AGAIN}"
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def read_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Reads all arrays of an ``.npz`` file; none is ever unpickled.
+
+    Raises:
+        DataError: If the file is missing or damaged, lacks a required array or holds Python
+            objects.
+    """
+    if not path.is_file():
+        raise DataError(f"no file {path}; it should be an .npz file with {', '.join(required)}")
+    try:
+        # Opened here: NumPy leaves a damaged file open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one bare array")
+            arrays = {name: archive[name] for name in archive.files}
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with "
+            f"numpy.savez, without arrays of Python objects"
+        ) from None
+    missing = [name for name in required if name not in arrays]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays)} and should hold "
+            f"{', '.join(required)}"
+        )
+    return arrays
+
+
+_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_FETCH_AGAIN = "Fetch the file again."
+
+
+def _uncompressed(path: Path) -> bytes:
+    try:
+        if path.suffix == ".gz":
+            with gzip.open(path) as file:
+                return file.read()
+        return path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is truncated or damaged ({error}). {_FETCH_AGAIN}") from None

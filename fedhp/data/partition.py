@@ -1,0 +1,189 @@
+"""Who owns which training rows: flwr-datasets' partitioners, run once on labels alone."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.data.cache import key_of, prepared
+from fedhp.data.config import DataConfig, PartitionConfig
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.errors import DataError, MissingExtraError
+from fedhp.seeds import derive, generator
+
+if TYPE_CHECKING:
+    from flwr_datasets.partitioner import Partitioner
+
+_log = logging.getLogger(__name__)
+
+
+def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[NDArray[np.intp]]:
+    """Returns, per client, its rows of the training set: read-only, disjoint, never empty.
+
+    The division is a function of the arguments and the data alone; it is made once and kept on
+    disk.
+
+    Raises:
+        DataError: If the data cannot be divided as asked.
+        MissingExtraError: If flwr-datasets is needed and not installed.
+    """
+    return _divided(open_dataset(config), config.partition, num_clients, seed)
+
+
+@lru_cache(maxsize=8)
+def _divided(
+    dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int
+) -> tuple[NDArray[np.intp], ...]:
+    identity = {
+        "dataset": dataset.key,
+        "partition": asdict(config),
+        "num_clients": num_clients,
+        "seed": seed,
+    }
+    arrays = prepared(
+        "partitions", key_of(identity), lambda: _divide(dataset, config, num_clients, seed)
+    )
+    return tuple(np.split(arrays["rows"], arrays["offsets"][1:-1]))
+
+
+def _divide(
+    dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int
+) -> Mapping[str, NDArray[np.intp]]:
+    _check_possible(dataset, config, num_clients)
+    order = generator(seed, "partition", "order").permutation(len(dataset.train_labels))
+    try:
+        import datasets
+
+        partitioner = _PARTITIONERS[config.name](config, num_clients, derive(seed, "partition"))
+    except ImportError:
+        purpose = f"the partition '{config.name}'"
+        raise MissingExtraError(purpose, "flwr-datasets", "server") from None
+    columns = {"row": order, "label": dataset.train_labels[order]}
+    if dataset.client_train is not None:
+        columns["client"] = dataset.client_train[order]
+    try:
+        with _quiet():
+            partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("numpy")
+            parts = [
+                np.asarray(partitioner.load_partition(client)["row"][:], np.intp)
+                for client in range(num_clients)
+            ]
+    except ValueError as error:
+        raise DataError(_refusal(config, num_clients, len(order), str(error))) from None
+    _check_sizes([len(part) for part in parts], config, len(order))
+    return {
+        "rows": np.concatenate(parts),
+        "offsets": np.cumsum([0, *map(len, parts)], dtype=np.intp),
+    }
+
+
+def _check_possible(dataset: Dataset, config: PartitionConfig, num_clients: int) -> None:
+    num_rows = len(dataset.train_labels)
+    wanted = num_clients * (config.shards_per_client if config.name == "shards" else 1)
+    if num_clients < 1 or num_rows < wanted:
+        raise DataError(_refusal(config, num_clients, num_rows, f"it takes at least {wanted} rows"))
+    if config.name != "natural":
+        return
+    if dataset.client_train is None:
+        raise DataError(
+            "data.partition.name 'natural' needs data that names each row's owner: an .npz file "
+            "with client_train (data.name 'npz'); choose another partition for this data"
+        )
+    owners = len(np.unique(dataset.client_train))
+    if owners != num_clients:
+        raise DataError(
+            f"data.partition.name 'natural' makes one client per owner: the data has {owners} "
+            f"owners and fleet.num_clients is {num_clients}; set fleet.num_clients={owners}"
+        )
+
+
+def _check_sizes(sizes: Sequence[int], config: PartitionConfig, num_rows: int) -> None:
+    smallest = min(sizes)
+    if smallest < config.min_samples:
+        cause = f"client {sizes.index(smallest)} would get {smallest}"
+        raise DataError(_refusal(config, len(sizes), num_rows, cause))
+
+
+def _refusal(config: PartitionConfig, num_clients: int, num_rows: int, cause: str) -> str:
+    return (
+        f"{num_rows} training rows cannot be divided among {num_clients} clients by "
+        f"data.partition.name '{config.name}' with at least {config.min_samples} each: {cause}. "
+        f"Use fewer clients (fleet.num_clients), more rows (data.max_train), a smaller "
+        f"data.partition.min_samples{_ADVICE.get(config.name, '')}"
+    )
+
+
+_ADVICE = {
+    "dirichlet": " or a larger data.partition.alpha",
+    "shards": " or fewer data.partition.shards_per_client",
+    "pathological": " or other data.partition.classes_per_client",
+}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps a partitioner's progress bar off the terminal and its warnings in the log.
+
+    It warns at each retry; what matters to the user is the outcome, which is checked.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    for warning in caught:
+        _log.debug("%s", warning.message)
+
+
+def _iid(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import IidPartitioner
+
+    return IidPartitioner(num_clients)
+
+
+def _dirichlet(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import DirichletPartitioner
+
+    return DirichletPartitioner(
+        num_clients, "label", config.alpha, min_partition_size=config.min_samples, seed=seed
+    )
+
+
+def _shards(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import ShardPartitioner
+
+    return ShardPartitioner(num_clients, "label", config.shards_per_client, seed=seed)
+
+
+def _pathological(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import PathologicalPartitioner
+
+    # The first class in turn, so that with enough clients no class goes unused.
+    return PathologicalPartitioner(
+        num_clients,
+        "label",
+        config.classes_per_client,
+        class_assignment_mode="first-deterministic",
+        seed=seed,
+    )
+
+
+def _natural(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
+    from flwr_datasets.partitioner import NaturalIdPartitioner
+
+    return NaturalIdPartitioner("client")
+
+
+_PARTITIONERS: Mapping[str, Callable[[PartitionConfig, int, int], Any]] = {
+    "iid": _iid,
+    "dirichlet": _dirichlet,
+    "shards": _shards,
+    "pathological": _pathological,
+    "natural": _natural,
+}

@@ -1,0 +1,171 @@
+"""One party's rows of a data set, from which batches are gathered."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedhp.data.cache import cache_folder, key_of, prepared
+from fedhp.data.checks import checked_images, checked_labels
+from fedhp.data.config import DataConfig
+from fedhp.data.dataset import open_dataset, stamps
+from fedhp.data.files import read_npz
+from fedhp.data.partition import partition_rows
+from fedhp.data.sources import SOURCES
+from fedhp.errors import DataError
+
+
+class Shard:
+    """Rows of a data set. Nothing is copied before a batch is asked for.
+
+    Attributes:
+        input_shape: Channels, height and width of a sample.
+        num_classes: Labels are 0 .. num_classes - 1.
+        raw_itemsize: Bytes per stored value, 1 (uint8) or 4 (float32): a batch is gathered as it is
+            stored and then converted, and what it takes in between counts.
+    """
+
+    def __init__(
+        self,
+        images: NDArray[Any],
+        labels: NDArray[np.int64],
+        rows: NDArray[np.intp],
+        *,
+        num_classes: int,
+        mean: float,
+        std: float,
+    ) -> None:
+        """Takes images (N, C, H, W), labels (N,) and the rows of both that belong to the shard."""
+        assert len(images) == len(labels)
+        assert 0 <= rows.min() <= rows.max() < len(images)
+        self._images = images
+        self._labels = labels
+        self._rows = rows
+        _, channels, height, width = images.shape
+        self.input_shape: tuple[int, int, int] = (channels, height, width)
+        self.num_classes = num_classes
+        self.raw_itemsize: int = images.dtype.itemsize
+        scale = 255 if images.dtype == np.uint8 else 1
+        self._mean, self._std = mean * scale, std * scale
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, indices: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gathers the samples at these positions within the shard.
+
+        Args:
+            indices: Positions from 0 to ``len(self) - 1``, shape (b,).
+
+        Returns:
+            Normalised images, float32 of shape (b, C, H, W), and labels, int64 of shape (b,).
+        """
+        rows = self._rows[indices]
+        images = _take(self._images, rows).to(torch.float32)
+        return images.sub_(self._mean).div_(self._std), _take(self._labels, rows)
+
+
+def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
+    """Gathers rows into a tensor of torch's own, so that its memory trackers see the bytes."""
+    dtype = getattr(torch, array.dtype.name)
+    taken = torch.empty((len(rows), *array.shape[1:]), dtype=dtype)
+    # Rows are in range; with mode="raise", NumPy would gather into a hidden copy first.
+    np.take(array, rows, axis=0, out=taken.numpy(), mode="clip")
+    return taken
+
+
+def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -> Shard:
+    """Returns a simulated client's training rows, a function of the arguments and the data alone.
+
+    Raises:
+        DataError: If there is no such client, or the data cannot be opened or divided.
+    """
+    if not 0 <= client < num_clients:
+        raise DataError(
+            f"there is no client {client} among {num_clients}: partition ids go from 0 to "
+            f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
+        )
+    dataset = open_dataset(config)
+    return Shard(
+        dataset.train_images,
+        dataset.train_labels,
+        partition_rows(config, num_clients, seed)[client],
+        num_classes=dataset.num_classes,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+
+
+def test_shard(config: DataConfig) -> Shard:
+    """Returns the held-out rows, on which the server evaluates.
+
+    Raises:
+        DataError: If the data cannot be opened.
+    """
+    dataset = open_dataset(config)
+    return Shard(
+        dataset.test_images,
+        dataset.test_labels,
+        np.arange(len(dataset.test_labels)),
+        num_classes=dataset.num_classes,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+
+
+def device_shard(
+    path: str,
+    *,
+    source: str = "npz",
+    input_shape: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+) -> Shard:
+    """Opens a real device's own data, an ``.npz`` file with ``x_train`` and ``y_train``.
+
+    Args:
+        path: The file.
+        source: A name in ``fedhp.data.SOURCES``, the scenario's: its normalisation is applied, so
+            that all devices and the server see values on one scale.
+        input_shape: The (C, H, W) that the model takes; None accepts any.
+        num_classes: The number of classes that the model tells apart; None takes the highest
+            label's.
+
+    Raises:
+        DataError: If the file is missing, damaged, or does not fit the model.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
+    images, labels = _device_arrays(*stamps([Path(path)])[0], num_classes, cache_folder())
+    if input_shape is not None and images.shape[1:] != tuple(input_shape):
+        raise DataError(
+            f"{path}: x_train holds samples of shape {images.shape[1:]} (channels, height, width), "
+            f"and the model takes {tuple(input_shape)}; convert them, or choose the model for this "
+            f"data"
+        )
+    mean, std = SOURCES[source].normalisation(images.dtype)
+    return Shard(
+        images,
+        labels,
+        np.arange(len(labels)),
+        num_classes=num_classes or int(labels.max()) + 1,
+        mean=mean,
+        std=std,
+    )
+
+
+@lru_cache(maxsize=2)
+def _device_arrays(
+    path: str, size: int, changed: int, num_classes: int | None, cache: Path
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    def prepare() -> dict[str, NDArray[Any]]:
+        raw = read_npz(Path(path), ("x_train", "y_train"))
+        images = checked_images(raw["x_train"], f"{path}: x_train")
+        labels = checked_labels(raw["y_train"], len(images), num_classes, f"{path}: y_train")
+        return {"images": images, "labels": labels}
+
+    key = key_of({"device": [path, size, changed], "num_classes": num_classes})
+    arrays = prepared("devices", key, prepare)
+    return arrays["images"], arrays["labels"]

@@ -1,0 +1,215 @@
+"""The data sets that fedhp knows by name, and the user's own."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.data.checks import checked_images, checked_labels, checked_owners
+from fedhp.data.files import read_idx, read_npz
+from fedhp.errors import DataError, MissingExtraError
+
+Arrays = Mapping[str, NDArray[Any]]
+
+NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@dataclass(frozen=True)
+class Located:
+    """A source found on this machine.
+
+    Attributes:
+        identity: What it is; with the state of its files, the key under which it is prepared.
+        files: The files that it reads; none where it needs none.
+        read: Returns ``train_images``, ``train_labels``, ``test_images``, ``test_labels``,
+            ``num_classes`` (one number) and, where rows have owners, ``client_train``; all checked.
+    """
+
+    identity: str
+    files: tuple[Path, ...]
+    read: Callable[[], Arrays]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set.
+
+    Attributes:
+        locate: Finds it below a root folder; empty when the user gave none.
+        mean: Mean of the values, with uint8 scaled to 0 .. 1.
+        std: Their standard deviation. Both None: uint8 goes to -1 .. 1, floats stay as they are.
+    """
+
+    locate: Callable[[str], Located]
+    mean: float | None = None
+    std: float | None = None
+
+    def normalisation(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """Returns the mean and deviation by which stored values of this type are normalised."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        return (0.5, 0.5) if dtype == np.uint8 else (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Hub:
+    """Where the Hugging Face hub keeps a data set, and in which column the images are."""
+
+    repository: str
+    images: str = "image"
+
+
+def _gathered(raw: Arrays, place: str, num_classes: int | None = None) -> Arrays:
+    """Returns the checked form of `NPZ_KEYS` and, where it is there, ``client_train``."""
+    images = checked_images(raw["x_train"], f"{place}: x_train")
+    test_images = checked_images(raw["x_test"], f"{place}: x_test")
+    if (images.shape[1:], images.dtype) != (test_images.shape[1:], test_images.dtype):
+        raise DataError(
+            f"{place}: x_train and x_test must agree in shape and type, got {images.shape[1:]} of "
+            f"{images.dtype} and {test_images.shape[1:]} of {test_images.dtype}"
+        )
+    labels = checked_labels(raw["y_train"], len(images), num_classes, f"{place}: y_train")
+    known = num_classes or int(labels.max()) + 1
+    arrays: dict[str, NDArray[Any]] = {
+        "train_images": images,
+        "train_labels": labels,
+        "test_images": test_images,
+        "test_labels": checked_labels(raw["y_test"], len(test_images), known, f"{place}: y_test"),
+        "num_classes": np.array([known]),
+    }
+    if "client_train" in raw:
+        place = f"{place}: client_train"
+        arrays["client_train"] = checked_owners(raw["client_train"], len(images), place)
+    return arrays
+
+
+def _read_digits() -> Arrays:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise MissingExtraError("the data set 'digits'", "scikit-learn", "server") from None
+    values, targets = load_digits(return_X_y=True)
+    # Values are 0 .. 16; as uint8 a stored sample takes a quarter of the memory.
+    images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, targets, test_size=0.2, random_state=0, stratify=targets
+    )
+    split = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    raw = {key: np.asarray(array) for key, array in split.items()}
+    return _gathered(raw, "digits", 10)
+
+
+def _locate_digits(root: str) -> Located:
+    return Located("digits", (), _read_digits)
+
+
+_IDX_FILES = {
+    "x_train": ("train-images-idx3-ubyte", 3),
+    "y_train": ("train-labels-idx1-ubyte", 1),
+    "x_test": ("t10k-images-idx3-ubyte", 3),
+    "y_test": ("t10k-labels-idx1-ubyte", 1),
+}
+
+
+def _locate_idx(folder: str, hub: _Hub, root: str) -> Located:
+    for place in _places(root, folder):
+        found = {key: _first_file(place, name) for key, (name, _) in _IDX_FILES.items()}
+        files = {key: path for key, path in found.items() if path}
+        if len(files) == len(_IDX_FILES):
+            return Located(folder, tuple(files.values()), partial(_read_idx_set, files))
+        if files:
+            missing = [_IDX_FILES[key][0] for key, path in found.items() if not path]
+            raise DataError(
+                f"{place} holds only a part of {folder}: {', '.join(missing)} (or .gz) is missing; "
+                f"put it beside the others"
+            )
+    names = ", ".join(name for name, _ in _IDX_FILES.values())
+    return _on_hub(hub, folder, f"{names} (or .gz)", root)
+
+
+def _first_file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _read_idx_set(files: Mapping[str, Path]) -> Arrays:
+    raw = {key: read_idx(path, _IDX_FILES[key][1]) for key, path in files.items()}
+    return _gathered(raw, str(files["x_train"].parent), 10)
+
+
+def _locate_cifar10(root: str) -> Located:
+    name = "cifar10_small.npz"
+    for place in _places(root, "cifar10"):
+        if (file := place / name).is_file():
+            return Located("cifar10", (file,), partial(_read_npz_set, file, 10))
+    return _on_hub(_Hub("uoft-cs/cifar10", images="img"), "cifar10", name, root)
+
+
+def _locate_npz(root: str) -> Located:
+    path = Path(root).expanduser()
+    file = path / "data.npz" if path.is_dir() else path
+    if not root or not file.is_file():
+        raise DataError(
+            f"data.name 'npz': no file {file if root else 'given'}; set data.root to an .npz file "
+            f"with {', '.join(NPZ_KEYS)}, or to the folder that holds it as data.npz"
+        )
+    return Located("npz", (file,), partial(_read_npz_set, file, None))
+
+
+def _read_npz_set(file: Path, num_classes: int | None) -> Arrays:
+    return _gathered(read_npz(file, NPZ_KEYS), str(file), num_classes)
+
+
+def _places(root: str, folder: str) -> list[Path]:
+    """Returns the folders to look in, the likeliest first."""
+    return [Path(root).expanduser() / folder, Path(root).expanduser()] if root else []
+
+
+def _on_hub(hub: _Hub, folder: str, names: str, root: str) -> Located:
+    places = " and ".join(map(str, _places(root, folder)))
+    looked = (
+        f"{names} was looked for in {places}"
+        if places
+        else "no local folder was given (data.root or the environment variable FEDHP_DATA)"
+    )
+    return Located(f"hub:{hub.repository}", (), partial(_read_hub, hub, folder, names, looked))
+
+
+def _read_hub(hub: _Hub, folder: str, names: str, looked: str) -> Arrays:
+    purpose = f"loading '{hub.repository}' from the Hugging Face hub ({looked})"
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise MissingExtraError(purpose, "datasets", "server") from None
+    try:
+        splits = load_dataset(hub.repository)
+        raw: dict[str, NDArray[Any]] = {}
+        for key, split in (("train", splits["train"]), ("test", splits["test"])):
+            raw[f"x_{key}"] = np.stack([np.asarray(image) for image in split[hub.images]])
+            raw[f"y_{key}"] = np.asarray(split["label"][:])
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds; offline or not, all mean no data
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"{purpose} failed: {cause}. Put {names} into a folder <root>/{folder} and set "
+            f"data.root or FEDHP_DATA to <root>, or run once where the hub can be reached"
+        ) from None
+    return _gathered(raw, hub.repository, 10)
+
+
+SOURCES: Mapping[str, Source] = {
+    "digits": Source(_locate_digits, 0.3054, 0.3760),
+    "mnist": Source(partial(_locate_idx, "mnist", _Hub("ylecun/mnist")), 0.1307, 0.3081),
+    "fashion_mnist": Source(
+        partial(_locate_idx, "fashion-mnist", _Hub("zalando-datasets/fashion_mnist")),
+        0.2860,
+        0.3530,
+    ),
+    "cifar10": Source(_locate_cifar10, 0.4734, 0.2516),
+    "npz": Source(_locate_npz),
+}

@@ -1,0 +1,103 @@
+"""Devices and fleets: who trains, and how much memory each may use."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from fedhp.errors import ScenarioError
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_size(text: str | int) -> int:
+    """Reads a size such as ``4MiB``, ``512 KiB``, ``1.5MB`` or a plain number of bytes.
+
+    Raises:
+        ScenarioError: If the text is no positive size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+    unit = _UNITS.get((match[2] or "B").upper()) if match else None
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size <= 0:
+        raise ScenarioError(
+            f"'{text}' is not a memory size; write a positive number and a unit, such as 512KiB, "
+            f"4MiB or 1.5GB (units: {', '.join(_UNITS)})"
+        )
+    return size
+
+
+def format_size(num_bytes: float) -> str:
+    """Writes a size with a binary unit, such as ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if abs(num_bytes) < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.2f} GiB"
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What the server needs to know of a device.
+
+    Attributes:
+        device_class: The class's name in the scenario, or the name that the device gave itself.
+        memory_bytes: The budget for training; None when there is none.
+        num_examples: The number of local training samples.
+    """
+
+    device_class: str
+    memory_bytes: int | None
+    num_examples: int
+
+
+@dataclass(frozen=True)
+class DeviceClassConfig:
+    """A kind of device: its share of the fleet and its training-memory budget (such as ``4MiB``)."""
+
+    name: str = "device"
+    share: float = 1.0
+    memory: str = "1GiB"
+
+    def __post_init__(self) -> None:
+        parse_size(self.memory)
+        if self.share <= 0:
+            raise ScenarioError(
+                f"fleet class '{self.name}': share must be above 0, got {self.share}"
+            )
+
+    @property
+    def memory_bytes(self) -> int:
+        """The budget in bytes."""
+        return parse_size(self.memory)
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """The fleet: how many clients, of which classes (shares are relative to their sum)."""
+
+    num_clients: int = 20
+    classes: list[DeviceClassConfig] = field(default_factory=lambda: [DeviceClassConfig()])
+
+    def __post_init__(self) -> None:
+        names = [entry.name for entry in self.classes]
+        if self.num_clients < 1:
+            raise ScenarioError(f"fleet.num_clients must be at least 1, got {self.num_clients}")
+        if not names or len(set(names)) < len(names):
+            raise ScenarioError(f"fleet.classes must be named, each differently; got {names}")
+
+
+def assign_classes(fleet: FleetConfig) -> Sequence[DeviceClassConfig]:
+    """Returns each client's device class, by partition id.
+
+    Classes are interleaved as evenly as their shares allow, so that the first clients of a fleet are a
+    fair sample of it; the counts are the shares rounded by largest remainder.
+    """
+    total = sum(entry.share for entry in fleet.classes)
+    given = [0] * len(fleet.classes)
+    clients = []
+    for client in range(1, fleet.num_clients + 1):
+        lag = [e.share / total * client - n for e, n in zip(fleet.classes, given, strict=True)]
+        chosen = max(range(len(lag)), key=lambda index: (lag[index], -index))
+        given[chosen] += 1
+        clients.append(fleet.classes[chosen])
+    return clients

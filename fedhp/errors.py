@@ -1,0 +1,44 @@
+"""Errors that fedhp raises for its users.
+
+Each also derives from the built-in that fits, so that callers may catch broadly (``FedhpError``,
+``ValueError``) or narrowly. Messages say what was wanted, what came and what to do. Our own bugs are
+``assert``; these classes are for input, data, devices and messages from outside.
+"""
+
+
+class FedhpError(Exception):
+    """Anything that fedhp refuses on purpose; the command line prints it without a traceback."""
+
+
+class ScenarioError(FedhpError, ValueError):
+    """A scenario holds an unknown key, an ill-typed value or an impossible combination."""
+
+
+class DataError(FedhpError, ValueError):
+    """Training data is missing, truncated, mislabelled or cannot be partitioned as asked."""
+
+
+class BudgetError(FedhpError, ValueError):
+    """Not even the smallest structure, with one sample, fits a device's memory budget."""
+
+
+class WireError(FedhpError, ValueError):
+    """A message from the other side has wrong keys, shapes, types, bits or values."""
+
+
+class RecordError(FedhpError, ValueError):
+    """A run record cannot be written, or does not hold what it should."""
+
+
+class TrainingError(FedhpError, RuntimeError):
+    """Training cannot go on: no client of a round succeeded, or the loss is not finite."""
+
+
+class MissingExtraError(FedhpError, ImportError):
+    """An optional dependency is needed and not installed."""
+
+    def __init__(self, purpose: str, module: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package '{module}', which is not installed. "
+            f"Install it with: pip install 'fedhp[{extra}]'"
+        )

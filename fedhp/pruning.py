@@ -1,0 +1,157 @@
+"""Dynamic hard pruning: track contributions, select units, cut them out of module and optimiser.
+
+`cut` is the only function that changes a model's shape: it slices every coupled tensor, and the optimiser's
+state with it, and the memory is released at once. Nothing is masked and nothing grows back.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedhp.criteria import Criterion
+from fedhp.structure import Layout, Structure
+
+Scores = Mapping[str, torch.Tensor]
+
+# Weight of the newest step in the average of contributions: about ten steps of memory.
+_NEWEST = 0.1
+
+
+class Contributions:
+    """The contribution of every kept unit, averaged over the steps since training began.
+
+    Args:
+        layout: The model's wiring.
+        criterion: What to score by.
+        module: The model in training.
+        generator: Source of randomness for criteria that use it.
+    """
+
+    def __init__(
+        self, layout: Layout, criterion: Criterion, module: nn.Module, generator: torch.Generator
+    ) -> None:
+        self._criterion = criterion
+        self._generator = generator
+        parameters = dict(module.named_parameters())
+        self._entering = {
+            group: [parameters[name] for name in _entering(layout, group)]
+            for group in layout.widths
+        }
+        self._average: dict[str, torch.Tensor] = {}
+
+    def observe(self) -> None:
+        """Takes the scores of the step just done; call after the backward pass, before gradients go."""
+        if not self._criterion.tracked:
+            return
+        for group, parameters in self._entering.items():
+            score = self._criterion.score(parameters, self._generator)
+            if group in self._average:
+                self._average[group].lerp_(score, _NEWEST)
+            else:
+                self._average[group] = score
+
+    def scores(self) -> Scores:
+        """Returns one score per kept unit and group, as shares of the group's mean score."""
+        raw = self._average if self._criterion.tracked else self._now()
+        return {group: score / score.mean().clamp_min(1e-30) for group, score in raw.items()}
+
+    def cut(self, within: Structure, sub: Structure) -> None:
+        """Forgets the units that were cut."""
+        for group, average in self._average.items():
+            self._average[group] = average[torch.from_numpy(within.positions(sub, group))]
+
+    def _now(self) -> dict[str, torch.Tensor]:
+        return {
+            group: self._criterion.score(parameters, self._generator)
+            for group, parameters in self._entering.items()
+        }
+
+
+def _entering(layout: Layout, group: str) -> list[str]:
+    """Returns the parameters whose first axis is the group's units: what determines their activations."""
+    return [
+        name
+        for name, axes in layout.axes.items()
+        if axes[0] is not None and axes[0].group == group
+    ]
+
+
+def select(
+    scores: Mapping[str, NDArray[np.floating]],
+    structure: Structure,
+    counts: Mapping[str, int],
+    floors: Mapping[str, int],
+    marginal: float = 0.0,
+) -> Structure:
+    """Returns the structure that keeps the best ``counts[group]`` units of each group.
+
+    Of equal scores the lower unit is kept, so that the count is met exactly and the result is reproducible.
+
+    Args:
+        scores: One score per kept unit, in the order of the kept units, as shares of the group's mean.
+        structure: The structure to select from.
+        counts: Units to keep per group at most.
+        floors: Units to keep per group at least.
+        marginal: Units that score below this share of the mean go too, down to the floors.
+    """
+    masks = {}
+    for group, mask in structure.masks.items():
+        kept = structure.kept(group)
+        score = scores[group]
+        worthwhile = int((score >= marginal).sum())
+        count = max(floors[group], min(counts[group], worthwhile, len(kept)))
+        best = np.argsort(-score, kind="stable")[: min(count, len(kept))]
+        masks[group] = np.zeros_like(mask)
+        masks[group][kept[best]] = True
+    return Structure(masks)
+
+
+def cut(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    layout: Layout,
+    within: Structure,
+    sub: Structure,
+) -> None:
+    """Cuts module and optimiser state from ``within`` down to ``sub``, in place, one tensor at a time.
+
+    Parameters stay the same objects, so that the optimiser's groups need no change; gradients are dropped.
+
+    Raises:
+        TypeError: If the optimiser keeps state of a shape that it is not known how to cut.
+    """
+    for name, parameter in module.named_parameters():
+        takes = layout.indices(name, within, sub)
+        if not takes:
+            continue
+        before = parameter.shape
+        parameter.grad = None
+        parameter.data = _take(parameter.data, takes)
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if not isinstance(value, torch.Tensor) or value.dim() == 0:
+                continue
+            if value.shape != before:
+                raise TypeError(
+                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
+                    f"{name} of shape {tuple(before)}; only state of the parameter's shape can be cut"
+                )
+            optimizer.state[parameter][key] = _take(value, takes)
+    _restate_sizes(module)
+
+
+def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:
+    for axis, positions in takes:
+        tensor = tensor.index_select(axis, torch.from_numpy(positions).to(tensor.device))
+    return tensor
+
+
+def _restate_sizes(module: nn.Module) -> None:
+    """Makes layers say their new sizes, for people who print them and tools that read them."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = layer.weight.shape
+        elif isinstance(layer, nn.Conv2d):
+            layer.out_channels, layer.in_channels = layer.weight.shape[:2]

@@ -1,0 +1,38 @@
+"""Finding things by reference, as Flower does: ``"module:attribute"``."""
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from fedhp.errors import ScenarioError
+
+
+def resolve(reference: str) -> Any:
+    """Returns what ``"module:attribute"`` names.
+
+    The apps that ship lie beside fedhp in a checkout and inside it once installed, so a module that does not
+    exist as named is also looked for inside ``fedhp``.
+
+    Raises:
+        ScenarioError: If there is no such module or attribute.
+        ImportError: If the module exists and fails to import something of its own.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if not module_name or not attribute:
+        raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
+    module = _find(module_name) or _find(f"fedhp.{module_name}")
+    if module is None or not hasattr(module, attribute):
+        missing = "module" if module is None else f"attribute '{attribute}' in the module"
+        raise ScenarioError(f"'{reference}' names no {missing} on the Python path")
+    return getattr(module, attribute)
+
+
+def _find(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # Only the absence of the module itself or of its package: a module that exists and misses one of
+        # its own imports must say so.
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise

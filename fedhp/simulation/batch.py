@@ -1,0 +1,108 @@
+"""What is left of one exchange: messages to send, answers to read in order. No Ray here."""
+
+import heapq
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.app import Message, RecordDict
+
+from fedhp.simulation.answering import Answer, Job
+
+_LARGEST_CHUNK = 64
+_CHUNKS_PER_WORKER = 4
+
+
+@dataclass(frozen=True, order=True)
+class Span:
+    """Messages ``start`` to ``stop``, and how often they were in a worker's hands when it died."""
+
+    start: int
+    stop: int
+    strikes: int = 0
+
+    @property
+    def num_messages(self) -> int:
+        """How many messages."""
+        return self.stop - self.start
+
+    def split(self, num_first: int) -> "tuple[Span, Span]":
+        """Returns the first ``num_first`` messages and the others."""
+        middle = self.start + num_first
+        return replace(self, stop=middle), replace(self, start=middle)
+
+
+class Batch:
+    """The messages of one exchange, cut into spans.
+
+    Attributes:
+        messages: All messages.
+        unread: Index of the next message whose answer is to be read.
+    """
+
+    def __init__(
+        self, messages: Sequence[Message], states: Mapping[int, RecordDict], num_workers: int
+    ) -> None:
+        self.messages = messages
+        self.unread = 0
+        self._states = states
+        chunk = max(1, min(_LARGEST_CHUNK, len(messages) // (num_workers * _CHUNKS_PER_WORKER)))
+        starts = range(0, len(messages), chunk)
+        self._todo = [Span(start, min(start + chunk, len(messages))) for start in starts]
+        # Answers that wait for an earlier one stay in the object store; this bounds how many.
+        self._reach = chunk * num_workers * _CHUNKS_PER_WORKER
+        self._done: dict[int, tuple[Span, Any]] = {}
+        self._users = Counter(id(message.content) for message in messages)
+        self._references: dict[int, Any] = {}
+
+    def next(self) -> Span | None:
+        """Takes the earliest span to send, unless it lies too far ahead of the reader."""
+        if self._todo and self._todo[0].start < self.unread + self._reach:
+            return heapq.heappop(self._todo)
+        return None
+
+    def again(self, span: Span) -> None:
+        """Puts a span back."""
+        if span.num_messages:
+            heapq.heappush(self._todo, span)
+
+    def again_one_by_one(self, span: Span, strikes: int) -> None:
+        """Puts a span's messages back singly, so that only the culprit among them fails."""
+        for index in range(span.start, span.stop):
+            self.again(Span(index, index + 1, strikes))
+
+    def finish(self, span: Span, answers: Any) -> None:
+        """Keeps a span's answers (or the reference to them) until they are read."""
+        self._done[span.start] = (span, answers)
+
+    def ready(self) -> tuple[Span, Any] | None:
+        """Takes the span at the reader's place and its answers, if they are there."""
+        return self._done.pop(self.unread, None)
+
+    def read(self, answer: Answer) -> Answer:
+        """Counts an answer as read, and forgets a payload that was its message's alone to use."""
+        key = id(self.messages[self.unread].content)
+        self._users[key] -= 1
+        if not self._users[key]:
+            self._references.pop(key, None)
+        self.unread += 1
+        return answer
+
+    def pack(self, span: Span, put: Any) -> tuple[list[Job], list[Any]]:
+        """Returns a span's jobs and the references of the payloads that they count on.
+
+        Args:
+            span: Which messages.
+            put: Stores a content and returns its reference; called once per distinct content.
+        """
+        places: dict[int, int] = {}
+        jobs = []
+        for message in self.messages[span.start : span.stop]:
+            key = id(message.content)
+            if key not in self._references:
+                self._references[key] = put(message.content)
+            place = places.setdefault(key, len(places))
+            state = self._states.get(message.metadata.dst_node_id)
+            jobs.append(Job(place, message.metadata, state))
+        return jobs, [self._references[key] for key in places]

@@ -1,0 +1,129 @@
+"""Starting, joining and leaving Ray."""
+
+import logging
+import math
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import ray
+
+from fedhp.errors import FedhpError
+from fedhp.simulation.pool import RayPool
+from fedhp.simulation.worker import Worker
+
+if TYPE_CHECKING:
+    from fedhp.config import SimulationConfig
+
+# Replies wait here until the server reads them; Ray spills to disk what does not fit.
+_OBJECT_STORE_BYTES = 256 * 2**20
+
+
+@contextmanager
+def open_pool(
+    config: "SimulationConfig", client_app: str, num_nodes: int, on_note: Callable[[str], None]
+) -> Iterator[RayPool]:
+    """Opens workers on a local Ray of our own, or on the cluster that the configuration names.
+
+    A Ray that this process has already joined is used, and left as it is.
+
+    Raises:
+        FedhpError: If the workers do not start, or the cluster has too few GPUs.
+    """
+    ours = not ray.is_initialized()
+    try:
+        if ours:
+            _join(config, num_nodes)
+        num_workers = min(_num_workers(config), num_nodes)
+        _check_gpus(config, num_workers)
+        pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
+        try:
+            yield pool
+        finally:
+            pool.close()
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _join(config: "SimulationConfig", num_nodes: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    verbose = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
+    level = logging.INFO if verbose else logging.ERROR
+    if config.address:
+        try:
+            ray.init(address=config.address, log_to_driver=verbose, logging_level=level)
+        except ConnectionError as error:
+            raise FedhpError(
+                f"no Ray cluster answers at simulation.address = '{config.address}': {error}"
+            ) from None
+        return
+    ray.init(
+        # "local", or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
+        address="local",
+        num_cpus=min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes),
+        include_dashboard=False,
+        log_to_driver=verbose,
+        logging_level=level,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    )
+
+
+def _num_workers(config: "SimulationConfig") -> int:
+    if config.num_workers > 0:
+        return config.num_workers
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_gpus(config: "SimulationConfig", num_workers: int) -> None:
+    if not config.gpus_per_worker:
+        return
+    there = ray.cluster_resources().get("GPU", 0.0)
+    # Ray gives out shares of one GPU, or whole ones, never a share that spans two.
+    per_gpu = math.floor(1 / config.gpus_per_worker + 1e-9)
+    room = there * per_gpu if per_gpu else there // config.gpus_per_worker
+    if num_workers > room:
+        raise FedhpError(
+            f"{num_workers} workers with simulation.gpus_per_worker = {config.gpus_per_worker:g} "
+            f"do not fit on {there:g} GPUs; lower simulation.num_workers or gpus_per_worker"
+        )
+
+
+def _starter(
+    config: "SimulationConfig", client_app: str, num_nodes: int, num_workers: int
+) -> Callable[[], object]:
+    # More workers than cores is the user's choice; reserving cores then would wait for ever.
+    crowded = num_workers > ray.cluster_resources().get("CPU", 0)
+    actor = ray.remote(Worker).options(
+        num_cpus=0 if crowded else 1,
+        num_gpus=config.gpus_per_worker,
+        scheduling_strategy="SPREAD",
+        runtime_env={"env_vars": _environment(config.threads_per_worker)},
+    )
+    return lambda: actor.remote(client_app, num_nodes, config.threads_per_worker)
+
+
+def _environment(num_threads: int) -> dict[str, str]:
+    return {
+        "PYTHONPATH": os.pathsep.join(_own_path()),
+        "OMP_NUM_THREADS": str(num_threads),
+        "MKL_NUM_THREADS": str(num_threads),
+    }
+
+
+def _own_path() -> list[str]:
+    """Returns this process's path without its interpreter's own, which workers have too."""
+    theirs = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *site.getsitepackages())
+    entries = (os.path.abspath(entry) for entry in sys.path)
+    ours = (entry for entry in entries if os.path.isdir(entry) and not entry.startswith(theirs))
+    return list(dict.fromkeys(ours))

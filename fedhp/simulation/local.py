@@ -1,0 +1,39 @@
+"""Clients in the server's own process: no Ray, no interruption, good for debugging."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+
+from flwr.app import Message, RecordDict
+from flwr.app.message.message import make_message
+
+from fedhp.simulation.answering import Answer, App, answer, timed_out
+
+
+class LocalExecutor:
+    """Runs one client after the other, here.
+
+    A client that takes too long cannot be interrupted; it fails after the fact.
+    """
+
+    def __init__(self, app: App, num_nodes: int) -> None:
+        self._app = app
+        self._num_nodes = num_nodes
+
+    def run(
+        self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
+    ) -> Iterator[Answer]:
+        """See `fedhp.simulation.grid.Executor`."""
+        # Copies, as a worker would get: a client must not reach into the server's values. Arrays
+        # hold immutable bytes, which deepcopy shares.
+        payloads: dict[int, RecordDict] = {}
+        for message in messages:
+            content = message.content
+            if id(content) not in payloads:
+                payloads[id(content)] = deepcopy(content)
+            copy = make_message(deepcopy(message.metadata), payloads[id(content)])
+            state = deepcopy(states.get(message.metadata.dst_node_id))
+            started = time.monotonic()
+            result = answer(self._app, copy, state, self._num_nodes)
+            late = time.monotonic() - started > seconds
+            yield timed_out(message, seconds) if late else result

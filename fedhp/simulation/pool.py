@@ -1,0 +1,215 @@
+"""Long-lived Ray actors that share the clients of a round: who does what, and what if one dies."""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from fedhp.errors import FedhpError
+from fedhp.simulation.answering import Answer, failure, timed_out
+from fedhp.simulation.batch import Batch, Span
+from fedhp.simulation.worker import SLICE_SECONDS, Report
+
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 180.0
+_QUICK_SECONDS = SLICE_SECONDS / 2
+_MOST_STRIKES = 2
+
+
+@dataclass
+class _Dispatched:
+    span: Span
+    report: Any
+    answers: Any
+
+
+@dataclass
+class _Lane:
+    """One worker and the chunks in its hands: the first is running, a second waits to follow."""
+
+    actor: Any
+    queue: deque[_Dispatched] = field(default_factory=deque)
+    head_since: float = 0.0
+    depth: int = 1
+
+
+class RayPool:
+    """Runs clients on Ray actors.
+
+    Args:
+        start_worker: Starts an actor of `fedhp.simulation.worker.Worker`.
+        num_workers: How many.
+        on_note: Called with a line for the user whenever a worker had to be replaced.
+
+    Raises:
+        FedhpError: If the workers do not start.
+    """
+
+    def __init__(
+        self, start_worker: Callable[[], Any], num_workers: int, on_note: Callable[[str], None]
+    ) -> None:
+        self._start_worker = start_worker
+        self._on_note = on_note
+        self._lanes = [_Lane(start_worker()) for _ in range(num_workers)]
+        self._await_workers(self._lanes)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for lane in self._lanes:
+            ray.kill(lane.actor)
+
+    def run(
+        self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
+    ) -> Iterator[Answer]:
+        """See `fedhp.simulation.grid.Executor`."""
+        for lane in self._lanes:
+            if lane.queue:  # a reader went away before the end of its stream
+                self._replace(lane)
+        batch = Batch(messages, states, len(self._lanes))
+        while batch.unread < len(messages):
+            self._dispatch(batch)
+            self._collect(batch, seconds, wait=False)
+            if done := batch.ready():
+                yield from self._read(batch, *done)
+            else:
+                self._collect(batch, seconds, wait=True)
+
+    def _dispatch(self, batch: Batch) -> None:
+        for depth in (1, 2):  # nobody gets a second chunk while somebody has none
+            for lane in self._lanes:
+                if len(lane.queue) < min(depth, lane.depth) and (span := batch.next()):
+                    self._send(lane, batch, span)
+
+    def _send(self, lane: _Lane, batch: Batch, span: Span) -> None:
+        jobs, payloads = batch.pack(span, ray.put)
+        report, answers = lane.actor.answer.options(num_returns=2).remote(jobs, *payloads)
+        if not lane.queue:
+            lane.head_since = time.monotonic()
+        lane.queue.append(_Dispatched(span, report, answers))
+
+    def _read(self, batch: Batch, span: Span, answers: Any) -> Iterator[Answer]:
+        if not isinstance(answers, list):
+            try:
+                answers = ray.get(answers)
+            except RayError as error:  # the node that held them is gone
+                self._strike(batch, span, error)
+                return
+        for answer in answers:
+            yield batch.read(answer)
+
+    def _collect(self, batch: Batch, seconds: float, wait: bool) -> None:
+        """Takes in what the workers have finished, then deals with those that are late.
+
+        With ``wait``, first sleeps until a worker finishes or becomes late.
+        """
+        heads = [lane.queue[0].report for lane in self._lanes if lane.queue]
+        if wait:
+            now = time.monotonic()
+            soonest = min(_deadline(lane, seconds) for lane in self._lanes if lane.queue)
+            ray.wait(heads, timeout=max(0.0, soonest - now))
+        finished = set(ray.wait(heads, num_returns=len(heads), timeout=0)[0]) if heads else set()
+        for lane in self._lanes:
+            if lane.queue and lane.queue[0].report in finished:
+                self._finish(lane, batch)
+            elif lane.queue and time.monotonic() > _deadline(lane, seconds):
+                self._expire(lane, batch, seconds)
+
+    def _finish(self, lane: _Lane, batch: Batch) -> None:
+        chunk = lane.queue[0]
+        try:
+            report: Report = ray.get(chunk.report)
+        except RayActorError as error:
+            self._return_waiting(lane, batch)
+            self._replace(lane)
+            self._on_note(f"a worker died at {_nodes(batch, chunk.span)} and was replaced")
+            self._strike(batch, chunk.span, error)
+            return
+        except RayError as error:
+            lane.queue.popleft()
+            self._strike(batch, chunk.span, error)
+            return
+        lane.queue.popleft()
+        lane.head_since = time.monotonic()
+        lane.depth = 2 if report.seconds < _QUICK_SECONDS else 1
+        done, rest = chunk.span.split(report.num_done)
+        batch.finish(done, chunk.answers)
+        batch.again(rest)
+
+    def _expire(self, lane: _Lane, batch: Batch, seconds: float) -> None:
+        span = lane.queue[0].span
+        self._return_waiting(lane, batch)
+        self._replace(lane)
+        self._on_note(
+            f"a worker took longer than {seconds:g} s at {_nodes(batch, span)} and was replaced"
+        )
+        if span.num_messages > 1:
+            batch.again_one_by_one(span, span.strikes)
+        else:
+            batch.finish(span, [timed_out(batch.messages[span.start], seconds)])
+
+    def _strike(self, batch: Batch, span: Span, error: RayError) -> None:
+        """Gives messages whose worker failed another chance, alone; a second failure is theirs."""
+        logger.debug("a chunk failed", exc_info=error)
+        if span.strikes + 1 < _MOST_STRIKES:
+            batch.again_one_by_one(span, span.strikes + 1)
+            return
+        reason = f"worker: {_cause(error)}"
+        for index in range(span.start, span.stop):
+            answer = failure(batch.messages[index], ErrorCode.CLIENT_APP_CRASHED, reason)
+            batch.finish(Span(index, index + 1), [answer])
+
+    def _return_waiting(self, lane: _Lane, batch: Batch) -> None:
+        for chunk in list(lane.queue)[1:]:
+            batch.again(chunk.span)
+
+    def _replace(self, lane: _Lane) -> None:
+        ray.kill(lane.actor)
+        lane.queue.clear()
+        lane.depth = 1
+        lane.actor = self._start_worker()
+        self._await_workers([lane])
+
+    def _await_workers(self, lanes: Sequence[_Lane]) -> None:
+        # Before any chunk is sent, so that importing the app counts against nobody's time.
+        loads = [lane.actor.load.remote() for lane in lanes]
+        ready, late = ray.wait(loads, num_returns=len(loads), timeout=START_SECONDS)
+        if late:
+            raise FedhpError(
+                f"only {len(ready)} of {len(loads)} workers started within {START_SECONDS:g} s: "
+                "the Ray cluster has no room for the others; lower simulation.num_workers or "
+                "simulation.gpus_per_worker"
+            )
+        try:
+            ray.get(loads)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayActorError as error:
+            raise FedhpError(f"a worker died while it started: {error}") from None
+
+
+def _deadline(lane: _Lane, seconds: float) -> float:
+    # A worker hands a chunk back at the end of its slice, so more than a slice above the limit
+    # means that one client is over it. Alone, a client has exactly its time.
+    extra = SLICE_SECONDS if lane.queue[0].span.num_messages > 1 else 0.0
+    return lane.head_since + seconds + extra
+
+
+def _nodes(batch: Batch, span: Span) -> str:
+    first, last = (batch.messages[i].metadata.dst_node_id for i in (span.start, span.stop - 1))
+    return f"node {first}" if span.num_messages == 1 else f"nodes {first} to {last}"
+
+
+def _cause(error: RayError) -> str:
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    return (
+        "the process died while the client ran" if isinstance(error, RayActorError) else str(error)
+    )

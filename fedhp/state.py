@@ -1,0 +1,183 @@
+"""The values that cross borders: what goes down to a client, what comes up, what is reported."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.devices import DeviceProfile
+from fedhp.structure import Layout, Structure
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Compact weights and the structure that says which units of the full model they are.
+
+    Attributes:
+        weights: Per parameter, a float32 array of the compact shape.
+        structure: The kept units, in full-model coordinates.
+    """
+
+    weights: Weights
+    structure: Structure
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ModelState, (dict(self.weights), self.structure)
+
+    def cut(self, layout: Layout, structure: Structure) -> "ModelState":
+        """Returns the state of a sub-structure of this one."""
+        return ModelState(layout.slice(self.weights, self.structure, structure), structure)
+
+    def num_parameters(self) -> int:
+        """Returns the number of scalars in the weights."""
+        return sum(array.size for array in self.weights.values())
+
+
+@dataclass(frozen=True)
+class RoundTask:
+    """What a client is asked to do in one round; read-only.
+
+    Attributes:
+        round: The round's number, from 1.
+        client: The partition id, which names the client in every record.
+        profile: The device that trains.
+        state: The model to start from; it fits the device's budget.
+    """
+
+    round: int
+    client: int
+    profile: DeviceProfile
+    state: ModelState
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a client measured during its local training; sizes in bytes, time in seconds.
+
+    Attributes:
+        train_loss: Mean loss over the samples of the last local epoch, each at the time of its step.
+        accuracy: Share of the last local epoch's samples predicted right at the time of their step.
+        memory_predicted_bytes: The memory model's peak over the training.
+        memory_measured_bytes: The measured peak of live tensors over the training.
+        batch_size_first: Samples per step before the first cut.
+        batch_size_last: Samples per step after the last cut.
+        seconds: Duration of the local training.
+    """
+
+    train_loss: float
+    accuracy: float
+    memory_predicted_bytes: int
+    memory_measured_bytes: int
+    batch_size_first: int
+    batch_size_last: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back.
+
+    Attributes:
+        client: The partition id.
+        assigned: The structure that the client was sent.
+        state: The trained model; its structure is contained in ``assigned``.
+        num_examples: The number of local training samples.
+        statistics: What the client measured.
+    """
+
+    client: int
+    assigned: Structure
+    state: ModelState
+    num_examples: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class ClientReport:
+    """One client in one round: a row of ``clients.parquet``.
+
+    For a client that failed, ``failure`` reads ``"stage: cause"`` and what was not measured is None.
+    Sizes are in bytes, ``seconds`` is the client's own training time.
+    """
+
+    round: int
+    client: int
+    device_class: str
+    status: str
+    failure: str
+    num_examples: int
+    memory_budget_bytes: int | None
+    params_received: int
+    bytes_down: int
+    bytes_up: int = 0
+    memory_predicted_bytes: int | None = None
+    memory_measured_bytes: int | None = None
+    batch_size_first: int | None = None
+    batch_size_last: int | None = None
+    params_sent: int | None = None
+    units_pruned: int | None = None
+    train_loss: float | None = None
+    accuracy: float | None = None
+    seconds: float | None = None
+
+    def violates_budget(self) -> bool:
+        """Says whether the device's budget was exceeded, by the model or by measurement."""
+        if self.memory_budget_bytes is None:
+            return False
+        peaks = (self.memory_predicted_bytes, self.memory_measured_bytes)
+        return any(peak is not None and peak > self.memory_budget_bytes for peak in peaks)
+
+
+@dataclass(frozen=True)
+class RoundReport:
+    """What happened in one round; round 0 is the model before training.
+
+    Attributes:
+        round: The round's number.
+        accuracy: The global model's accuracy on the held-out set, 0 to 1.
+        loss: Its mean cross-entropy there.
+        structure: The global structure after the round.
+        params: Number of parameters of the global model after the round.
+        compression: Parameters of the full model per parameter of the global one.
+        training_bytes: The memory model's bytes to train the global model at the scenario's batch size.
+        clients: One row per sampled client, by partition id.
+        seconds: Duration of the round, evaluation included.
+    """
+
+    round: int
+    accuracy: float
+    loss: float
+    structure: Structure
+    params: int
+    compression: float
+    training_bytes: int
+    clients: tuple[ClientReport, ...]
+    seconds: float
+
+    @property
+    def failures(self) -> tuple[ClientReport, ...]:
+        """The rows of the clients that failed."""
+        return tuple(row for row in self.clients if row.status != "ok")
+
+    @property
+    def bytes_down(self) -> int:
+        """Payload bytes sent to clients in the round."""
+        return sum(row.bytes_down for row in self.clients)
+
+    @property
+    def bytes_up(self) -> int:
+        """Payload bytes received from clients in the round."""
+        return sum(row.bytes_up for row in self.clients)
+
+    @property
+    def budget_violations(self) -> int:
+        """The number of clients whose budget was exceeded."""
+        return sum(row.violates_budget() for row in self.clients)

@@ -1,0 +1,98 @@
+"""The global model on disk: one safetensors file that says by itself which sub-model it holds.
+
+Tensors bear their parameters' names; ``structure.<group>`` holds a group's kept units as packed
+bits. The metadata, JSON texts, say which model it is and which group indexes which axis, so that a
+reader can check every shape before it builds anything.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialise
+
+from fedhp.errors import RecordError
+from fedhp.state import ModelState
+from fedhp.structure import Structure
+from fedhp.tracking.tracker import RunPlan
+
+_PREFIX = "structure."
+_KEYS = ("model", "input_shape", "num_classes", "widths", "shapes", "axes")
+
+
+def describe(plan: RunPlan) -> dict[str, str]:
+    """Returns the metadata of every checkpoint of a run."""
+    layout = plan.layout
+    axes = {
+        name: [None if ref is None else [ref.group, ref.span] for ref in refs]
+        for name, refs in layout.axes.items()
+    }
+    values = {
+        "model": plan.scenario.to_dict()["model"],
+        "input_shape": list(plan.input_shape),
+        "num_classes": plan.num_classes,
+        "widths": dict(layout.widths),
+        "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
+        "axes": axes,
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
+
+
+def save(path: Path, state: ModelState, metadata: Mapping[str, str]) -> None:
+    """Writes a state, replacing the file at once or not at all."""
+    # safetensors writes a buffer as it lies in memory: a transposed view would come back wrong.
+    tensors: dict[str, NDArray[Any]] = {
+        name: np.ascontiguousarray(array) for name, array in state.weights.items()
+    }
+    tensors |= {_PREFIX + group: bits for group, bits in state.structure.to_bits().items()}
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_bytes(serialise(tensors, dict(metadata)))
+    unfinished.replace(path)
+
+
+def load(path: Path) -> tuple[ModelState, dict[str, Any]]:
+    """Reads `save`.
+
+    Raises:
+        RecordError: If the file is missing, is not what `save` writes, or holds tensors that do
+            not fit its structure.
+    """
+    if not path.is_file():
+        raise RecordError(f"no model at {path}; a run writes it after its first evaluation")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            raw = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is no safetensors file that can be read: {error}") from None
+    try:
+        metadata = {key: json.loads(raw[key]) for key in _KEYS}
+        return _state(tensors, metadata), metadata
+    except KeyError as error:
+        raise RecordError(f"{path} is no model of a run: {error} is missing in it") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is damaged: {error}") from None
+
+
+def _state(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, Any]) -> ModelState:
+    widths, shapes, axes = metadata["widths"], metadata["shapes"], metadata["axes"]
+    bits = {group: tensors.pop(_PREFIX + group) for group in widths}
+    structure = Structure.from_bits(bits, widths)
+    if unknown := sorted(set(tensors) - set(shapes)):
+        raise ValueError(f"unknown tensors {unknown}")
+    for name, shape in shapes.items():
+        expected = tuple(
+            size if axis is None else structure.counts[axis[0]] * axis[1]
+            for size, axis in zip(shape, axes[name], strict=True)
+        )
+        got = tensors[name]
+        if got.shape != expected or got.dtype != np.float32:
+            raise ValueError(
+                f"tensor '{name}': its structure asks for float32 of shape {expected}, "
+                f"got {got.dtype} of shape {got.shape}"
+            )
+    return ModelState(tensors, structure)

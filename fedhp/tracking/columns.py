@@ -1,0 +1,40 @@
+"""The columns of a run record's tables, in order."""
+
+# Types are spelled out because a round in which every client failed has columns of nulls only.
+CLIENTS: dict[str, type] = {
+    "round": int,
+    "client": int,
+    "device_class": str,
+    "status": str,
+    "failure": str,
+    "num_examples": int,
+    "memory_budget_bytes": int,
+    "memory_predicted_bytes": int,
+    "memory_measured_bytes": int,
+    "batch_size_first": int,
+    "batch_size_last": int,
+    "params_received": int,
+    "params_sent": int,
+    "units_pruned": int,
+    "bytes_down": int,
+    "bytes_up": int,
+    "train_loss": float,
+    "accuracy": float,
+    "seconds": float,
+}
+
+ROUNDS: dict[str, type] = {
+    "round": int,
+    "accuracy": float,
+    "loss": float,
+    "params": int,
+    "compression": float,
+    "training_bytes": int,
+    "num_replies": int,
+    "num_failures": int,
+    "budget_violations": int,
+    "bytes_down": int,
+    "bytes_up": int,
+    "seconds": float,
+    "structure": str,
+}

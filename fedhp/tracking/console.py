@@ -1,0 +1,132 @@
+"""A run in the terminal: a live display, or plain log lines where there is no terminal."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from fedhp.state import ModelState, RoundReport
+from fedhp.tracking import wording
+from fedhp.tracking.classes import by_class
+from fedhp.tracking.display import render
+from fedhp.tracking.progress import Progress
+from fedhp.tracking.totals import Summary
+from fedhp.tracking.tracker import RunPlan
+
+logger = logging.getLogger("fedhp")
+
+
+class ConsoleTracker:
+    """Shows a run in the terminal; where the output is none, logs to the logger ``fedhp``.
+
+    Args:
+        console: Where to; by default standard output.
+        folder: The run record, to name it at the end.
+        clock: Seconds since any fixed time.
+    """
+
+    def __init__(
+        self,
+        console: Console | None = None,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console()
+        self._folder = folder
+        self._clock = clock
+        self._progress: Progress | None = None
+        self._live: Live | None = None
+        self._draws = _can_draw(self._console)
+        self._log = _Nothing() if self._draws else logger
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Opens the display."""
+        progress = self._progress = Progress(plan, self._clock)
+        self._log.info(wording.start(plan))
+        if self._draws:
+            # Redrawn between rounds too: a clock that stands still looks like a run that hangs.
+            self._live = Live(
+                get_renderable=lambda: render(progress, self._console.size),
+                console=self._console,
+                refresh_per_second=4,
+            )
+            self._live.start()
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Shows the round."""
+        assert self._progress is not None
+        self._progress.add(report)
+        for row in report.failures:
+            self._note(wording.failure(row))
+        self._log.info(plain_line(report, self._progress))
+        if self._live is not None:
+            self._live.refresh()
+
+    def on_note(self, text: str) -> None:
+        """Shows the note."""
+        self._note(wording.one_line(text))
+
+    def on_finish(self, summary: Summary) -> None:
+        """Keeps the last picture, and writes the summary below it."""
+        assert self._progress is not None
+        self._progress.end("finished")
+        self._stop()
+        self._say(wording.finish(summary))
+        if self._folder is not None:
+            self._say(f"record: {self._folder}")
+
+    def close(self) -> None:
+        """Gives the terminal back."""
+        if self._live is not None and self._progress is not None:
+            self._progress.end("interrupted")
+            self._stop()
+            if self._folder is not None:
+                self._say(f"interrupted; record: {self._folder}")
+
+    def _stop(self) -> None:
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
+
+    def _note(self, text: str) -> None:
+        if self._progress is not None:
+            self._progress.note(text)
+        self._log.warning(text)
+
+    def _say(self, text: str) -> None:
+        if self._draws:
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._log.info(text)
+
+
+def _can_draw(console: Console) -> bool:
+    """Says whether the output is a terminal that can move its cursor and show block characters."""
+    capable = console.is_terminal and not console.is_dumb_terminal
+    return capable and console.encoding.lower().startswith("utf")
+
+
+class _Nothing:
+    """Takes the place of the logger where the live display shows the same."""
+
+    def info(self, text: str) -> None:
+        """Says nothing."""
+
+    def warning(self, text: str) -> None:
+        """Says nothing."""
+
+
+def plain_line(report: RoundReport, progress: Progress) -> str:
+    """Tells a round in one line: `wording.round_line`, peaks by class, time left."""
+    parts = [wording.round_line(report)]
+    for name, seen in by_class(report).items():
+        peak, budget = seen.memory_peak_bytes, progress.plan.budgets.get(name)
+        if peak is not None:
+            of = f" ({100 * peak / budget:.0f}% of {wording.budget(budget)})" if budget else ""
+            parts.append(f"{name} peak {wording.budget(peak)}{of}")
+    left = progress.seconds_left()
+    if left is not None:
+        parts.append(f"{wording.duration(left)} left")
+    return ", ".join(parts)

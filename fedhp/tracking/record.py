@@ -1,0 +1,169 @@
+"""The record of a run: a folder that holds everything needed to look at the run later.
+
+``config.yaml`` (the resolved scenario), ``events.log``, ``rounds.parquet``, ``clients.parquet``,
+``model.safetensors`` (the latest global model) and ``summary.json``. All but the last can be
+read at any time while the run goes on; ``summary.json`` appears when it ends.
+"""
+
+import json
+import re
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.state import ModelState, RoundReport
+from fedhp.tracking import columns, wording
+from fedhp.tracking.totals import RunTotals, Summary
+from fedhp.tracking.tracker import RunPlan
+
+
+def default_folder(scenario_name: str, root: Path = Path("runs")) -> Path:
+    """Returns a folder that does not exist yet, such as ``runs/smoke-20260131-141500``."""
+    safe = re.sub(r"[^\w.-]+", "-", scenario_name).strip(".-") or "run"
+    first = root / f"{safe}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = first, 1
+    while folder.exists():
+        number += 1
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
+
+
+class RunRecord:
+    """Writes a run's record.
+
+    Args:
+        folder: Where; made, with its parents. It may exist when it is empty.
+
+    Raises:
+        RecordError: If the folder is not empty or cannot be made.
+        MissingExtraError: If what writes the files is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from fedhp.tracking import checkpoint, parquet
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("a run record", error.name or "pyarrow", "server") from None
+        self._checkpoint, self._parquet = checkpoint, parquet
+        self.folder = folder
+        _make_empty(folder)
+        self._events: TextIO | None = None
+        self._totals: RunTotals | None = None
+        self._finished = False
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Writes the configuration and begins the tables.
+
+        Raises:
+            RecordError: If the folder cannot be written to.
+        """
+        try:
+            (self.folder / "config.yaml").write_text(plan.scenario.to_yaml(), encoding="utf-8")
+            self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
+            self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", columns.ROUNDS)
+            self._clients = self._parquet.PartedTable(
+                self.folder / "clients.parquet", columns.CLIENTS
+            )
+        except OSError as error:
+            raise RecordError(
+                f"the run record {self.folder} cannot be written: {error}; choose another --out"
+            ) from None
+        self._metadata = self._checkpoint.describe(plan)
+        self._totals = RunTotals(plan)
+        self._event(wording.start(plan))
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Adds the round to the tables and replaces the model."""
+        assert self._totals is not None
+        self._totals.add(report)
+        self._event(wording.round_line(report))
+        for row in report.failures:
+            self._event(wording.failure(row))
+        self._clients.write(report.round, [vars(row) for row in report.clients])
+        self._rounds.write(report.round, [round_row(report)])
+        self._checkpoint.save(self.folder / "model.safetensors", state, self._metadata)
+
+    def on_note(self, text: str) -> None:
+        """Writes the note into the event log."""
+        self._event(wording.one_line(text))
+
+    def on_finish(self, summary: Summary) -> None:
+        """Writes the summary."""
+        self._finished = True
+        self._event(wording.finish(summary))
+        self._write_summary(summary)
+
+    def close(self) -> None:
+        """Writes an interrupted run's partial summary, merges the tables, closes the event log."""
+        if self._totals is None:
+            self._abandon()
+            return
+        totals, self._totals = self._totals, None
+        try:
+            if not self._finished:
+                partial = totals.summary("interrupted")
+                self._event(wording.finish(partial))
+                self._write_summary(partial)
+            self._clients.merge()
+            self._rounds.merge()
+        finally:
+            self._close_events()
+
+    def _abandon(self) -> None:
+        """Leaves no empty folder behind where a run never started: it would only be in the way."""
+        self._close_events()
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _event(self, text: str) -> None:
+        if self._events is not None:
+            self._events.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {text}\n")
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _write_summary(self, summary: Summary) -> None:
+        path = self.folder / "summary.json"
+        unfinished = path.with_name(f".{path.name}")
+        unfinished.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+
+
+def round_row(report: RoundReport) -> dict[str, Any]:
+    """Returns a round as a row of ``rounds.parquet``."""
+    bits = report.structure.to_bits()
+    return {
+        "round": report.round,
+        "accuracy": report.accuracy,
+        "loss": report.loss,
+        "params": report.params,
+        "compression": report.compression,
+        "training_bytes": report.training_bytes,
+        "num_replies": len(report.clients) - len(report.failures),
+        "num_failures": len(report.failures),
+        "budget_violations": report.budget_violations,
+        "bytes_down": report.bytes_down,
+        "bytes_up": report.bytes_up,
+        "seconds": report.seconds,
+        "structure": json.dumps({group: packed.tobytes().hex() for group, packed in bits.items()}),
+    }
+
+
+def _make_empty(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = any(folder.iterdir())
+    except OSError as error:
+        raise RecordError(
+            f"the run record needs a folder at {folder}, which cannot be made: {error}; "
+            "choose another --out"
+        ) from None
+    if taken:
+        raise RecordError(
+            f"the folder {folder} for the run record is not empty and nothing is overwritten; "
+            "choose another --out or remove it"
+        )

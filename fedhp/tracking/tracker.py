@@ -1,0 +1,124 @@
+"""The tracker protocol, what a tracker is told at the start, and the fan-out to several."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from fedhp.errors import RecordError
+from fedhp.state import ModelState, RoundReport
+from fedhp.structure import Layout
+from fedhp.tracking.totals import Summary
+
+if TYPE_CHECKING:
+    from fedhp.config import Scenario
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What is known of a run before its first round.
+
+    Attributes:
+        scenario: The resolved scenario.
+        layout: How the full model is wired.
+        devices: Per device class, the number of clients.
+        budgets: Per device class, the memory budget in bytes; None where there is none.
+        params_full: Parameters of the full model.
+        training_bytes_full: The memory model's bytes to train the full model at the scenario's
+            batch size.
+        input_shape: The shape of one sample.
+        num_classes: The number of classes to tell apart.
+    """
+
+    scenario: "Scenario"
+    layout: Layout
+    devices: Mapping[str, int]
+    budgets: Mapping[str, int | None]
+    params_full: int
+    training_bytes_full: int
+    input_shape: tuple[int, ...]
+    num_classes: int
+
+
+class Tracker(Protocol):
+    """Told what happens in a run; the methods are called in the order in which they stand here."""
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Called once, before anything else."""
+        ...
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Called after every round with the new global model; for round 0 too, before training."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Called at any time after the start with something worth a line."""
+        ...
+
+    def on_finish(self, summary: Summary) -> None:
+        """Called once after the last round; not when the run is interrupted."""
+        ...
+
+    def close(self) -> None:
+        """Releases files and terminal; always called, after Ctrl-C or an error too."""
+        ...
+
+
+class Trackers:
+    """Tells several trackers; itself a tracker.
+
+    Hours of training are worth more than a line in a report, so a tracker that fails is logged and
+    the run goes on; except at the start, where nothing is lost yet and a `RecordError` stops it.
+    """
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Tells the start.
+
+        Raises:
+            RecordError: If a tracker cannot record the run.
+        """
+        for tracker in self._trackers:
+            try:
+                tracker.on_start(plan)
+            except RecordError:
+                raise
+            except Exception as error:
+                _log_failure(tracker, error)
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Tells a round."""
+        self._tell(lambda tracker: tracker.on_round(report, state))
+
+    def on_note(self, text: str) -> None:
+        """Tells a note."""
+        self._tell(lambda tracker: tracker.on_note(text))
+
+    def on_finish(self, summary: Summary) -> None:
+        """Tells the end."""
+        self._tell(lambda tracker: tracker.on_finish(summary))
+
+    def close(self) -> None:
+        """Closes every tracker, whatever the others do."""
+        self._tell(lambda tracker: tracker.close())
+
+    def _tell(self, call: Callable[[Tracker], None]) -> None:
+        for tracker in self._trackers:
+            try:
+                call(tracker)
+            except Exception as error:
+                _log_failure(tracker, error)
+
+
+def _log_failure(tracker: Tracker, error: Exception) -> None:
+    logger.warning(
+        "%s failed and training goes on: %s: %s",
+        type(tracker).__name__,
+        type(error).__name__,
+        error,
+        exc_info=logger.isEnabledFor(logging.DEBUG),
+    )

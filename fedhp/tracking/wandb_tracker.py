@@ -1,0 +1,125 @@
+"""Weights & Biases: one W&B run per experiment."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.state import ModelState, RoundReport
+from fedhp.tracking import columns
+from fedhp.tracking.classes import by_class
+from fedhp.tracking.totals import Summary
+from fedhp.tracking.tracker import RunPlan
+
+if TYPE_CHECKING:
+    from fedhp.config import Scenario, WandbConfig
+
+
+class WandbTracker:
+    """Reports a run to W&B, silently.
+
+    Args:
+        config: Mode, project, entity and group; its mode is not "none".
+        scenario: The resolved scenario, which becomes the W&B run's configuration.
+        folder: The run record; W&B keeps its own files in ``wandb`` inside it.
+
+    Raises:
+        MissingExtraError: If wandb is not installed.
+    """
+
+    def __init__(self, config: "WandbConfig", scenario: "Scenario", folder: Path) -> None:
+        try:
+            import wandb
+        except ModuleNotFoundError:
+            raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb") from None
+        assert config.mode in ("offline", "online", "disabled")
+        self._wandb: Any = wandb
+        self._config = config
+        self._scenario = scenario
+        self._folder = folder
+        self._run: Any = None
+        self._finished = False
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Starts the W&B run.
+
+        Raises:
+            RecordError: If W&B refuses, for instance because nobody is logged in.
+        """
+        settings = self._wandb.Settings(
+            silent=True, console="off", disable_git=True, save_code=False
+        )
+        try:
+            self._run = self._wandb.init(
+                project=self._config.project,
+                entity=self._config.entity or None,
+                group=self._config.group or None,
+                name=self._folder.name,
+                dir=self._folder,
+                mode=self._config.mode,
+                config=self._scenario.to_dict(),
+                reinit="create_new",
+                settings=settings,
+            )
+        except self._wandb.Error as error:
+            raise RecordError(
+                f"Weights & Biases did not start: {error}; run 'wandb login', or set "
+                "tracking.wandb.mode=offline"
+            ) from None
+        self._budgets = plan.budgets
+        self._run.define_metric("round")
+        self._run.define_metric("*", step_metric="round")
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Logs the round: globally, by device class, by group, and one table row per client."""
+        metrics = {**_global_metrics(report), **self._class_metrics(report)}
+        for group, kept in report.structure.counts.items():
+            metrics[f"structure/{group}"] = kept
+        if report.clients:
+            names = list(columns.CLIENTS)
+            rows = [[getattr(client, name) for name in names] for client in report.clients]
+            metrics["clients"] = self._wandb.Table(columns=names, data=rows)
+        self._run.log(metrics)
+
+    def on_note(self, text: str) -> None:
+        """Ignores the note: W&B has no place for single lines."""
+
+    def on_finish(self, summary: Summary) -> None:
+        """Puts the run's summary into W&B's."""
+        self._finished = True
+        self._run.summary.update({**vars(summary), "versions": dict(summary.versions)})
+
+    def close(self) -> None:
+        """Ends the W&B run, as crashed where the experiment did not finish."""
+        run, self._run = self._run, None
+        if run is not None:
+            run.finish(exit_code=0 if self._finished else 1)
+
+    def _class_metrics(self, report: RoundReport) -> dict[str, Any]:
+        metrics: dict[str, Any] = {}
+        for name, seen in by_class(report).items():
+            values = {
+                "memory_peak_bytes": seen.memory_peak_bytes,
+                "memory_budget_bytes": self._budgets.get(name),
+                "accuracy": seen.accuracy,
+                "batch_size": seen.batch_size_max,
+                "failures": seen.failures,
+            }
+            known = {key: value for key, value in values.items() if value is not None}
+            metrics.update({f"class/{name}/{key}": value for key, value in known.items()})
+        return metrics
+
+
+def _global_metrics(report: RoundReport) -> dict[str, Any]:
+    return {
+        "round": report.round,
+        "accuracy": report.accuracy,
+        "loss": report.loss,
+        "compression": report.compression,
+        "params": report.params,
+        "training_bytes": report.training_bytes,
+        "bytes_up": report.bytes_up,
+        "bytes_down": report.bytes_down,
+        "failures": len(report.failures),
+        "budget_violations": report.budget_violations,
+        "seconds": report.seconds,
+    }

@@ -1,0 +1,72 @@
+"""The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
+
+from fedhp.devices import format_size
+from fedhp.state import ClientReport, RoundReport
+from fedhp.tracking.totals import Summary
+from fedhp.tracking.tracker import RunPlan
+
+
+def one_line(text: str, limit: int = 500) -> str:
+    """Returns the text on one line without control characters; a client may send anything."""
+    clean = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
+    joined = " ".join(clean.split())
+    return joined if len(joined) <= limit else joined[: limit - 1] + "…"
+
+
+def percent(share: float | None) -> str:
+    """Writes a share such as 0.874 as ``87.4%``; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """Writes a duration as ``h:mm:ss``."""
+    whole = max(0, round(seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def devices(plan: RunPlan) -> str:
+    """Says how many clients of which classes there are, and with which budgets."""
+    return ", ".join(
+        f"{n} {name} ({budget(plan.budgets[name])})" for name, n in plan.devices.items()
+    )
+
+
+def budget(num_bytes: int | None) -> str:
+    """Writes a budget."""
+    return "no limit" if num_bytes is None else format_size(num_bytes)
+
+
+def start(plan: RunPlan) -> str:
+    """Tells the start of a run."""
+    scenario = plan.scenario
+    return (
+        f"start: scenario {scenario.name}, seed {scenario.seed}, {scenario.rounds} rounds; "
+        f"{devices(plan)}; full model of {plan.params_full} parameters, "
+        f"{format_size(plan.training_bytes_full)} to train"
+    )
+
+
+def round_line(report: RoundReport) -> str:
+    """Tells a round."""
+    return (
+        f"round {report.round}: accuracy {percent(report.accuracy)}, loss {report.loss:.4f}, "
+        f"compression {report.compression:.2f}, {report.params} parameters, "
+        f"replies {len(report.clients) - len(report.failures)}, failures {len(report.failures)}"
+    )
+
+
+def failure(row: ClientReport) -> str:
+    """Tells a client's failure: round, client, stage and cause."""
+    stage, colon, cause = row.failure.partition(": ")
+    where = f" in {stage}: {cause}" if colon else f": {row.failure}"
+    return one_line(f"round {row.round}: client {row.client} ({row.device_class}) failed{where}")
+
+
+def finish(summary: Summary) -> str:
+    """Tells the end of a run."""
+    return (
+        f"{summary.status}: {summary.rounds} rounds in {duration(summary.seconds)}, "
+        f"accuracy {percent(summary.final_accuracy)} (best {percent(summary.best_accuracy)}), "
+        f"compression {summary.compression:.2f}, {summary.params_final} parameters, "
+        f"failures {summary.failures}, budget violations {summary.budget_violations}"
+    )

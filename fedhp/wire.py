@@ -1,0 +1,289 @@
+"""Values <-> Flower records: the only file that knows record keys. Trusts nothing that arrives.
+
+Weights and kept units travel in one ``ArrayRecord``: parameters by name, and per group a ``structure.<group>``
+array of packed bits. Arrays are read by their known type and shape, never unpickled.
+"""
+
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from fedhp.devices import DeviceProfile
+from fedhp.errors import WireError
+from fedhp.state import ModelState, Statistics, Update
+from fedhp.structure import Layout, Structure
+
+_MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
+_STRUCTURE = "structure."
+_NO_BUDGET = -1
+_NPY_HEADER_LIMIT = 1024
+
+_T = TypeVar("_T", bool, int, float, str)
+
+
+def pack_state(state: ModelState) -> ArrayRecord:
+    """Packs a model and its structure."""
+    arrays = {name: Array(np.ascontiguousarray(w)) for name, w in state.weights.items()}
+    for group, bits in state.structure.to_bits().items():
+        arrays[_STRUCTURE + group] = Array(bits)
+    return ArrayRecord(arrays)
+
+
+def unpack_state(
+    record: ArrayRecord, layout: Layout, within: Structure | None = None
+) -> ModelState:
+    """Unpacks `pack_state`, checking keys, bits, shapes, types and values.
+
+    Args:
+        record: What arrived.
+        layout: The model's wiring.
+        within: The structure that the arrived one must be contained in; None allows any.
+
+    Raises:
+        WireError: If anything is not as it must be; the message names the field.
+    """
+    expected = set(layout.shapes) | {_STRUCTURE + group for group in layout.widths}
+    if set(record) != expected:
+        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
+        raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
+    structure = _unpack_structure(record, layout, within)
+    weights = {}
+    for name in layout.shapes:
+        shape = layout.shape(name, structure.counts)
+        weights[name] = _read_array(name, record[name], shape, np.dtype(np.float32))
+        if not np.isfinite(weights[name]).all():
+            raise WireError(f"{name}: holds NaN or infinite values")
+    return ModelState(weights, structure)
+
+
+def record_bytes(record: ArrayRecord) -> int:
+    """Returns the payload bytes of a record's arrays."""
+    return sum(len(array.data) for array in record.values())
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What every message to a device says of the run, so that a device needs no scenario of its own.
+
+    Attributes:
+        scenario: The resolved scenario as JSON.
+        input_shape: Shape of one sample, channels first.
+        num_classes: Number of classes.
+        prunes: Whether clients prune.
+        budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
+    """
+
+    scenario: str
+    input_shape: tuple[int, ...]
+    num_classes: int
+    prunes: bool
+    budgeted: bool
+
+
+def pack_query(brief: Brief) -> RecordDict:
+    """Packs the question that every device is asked once: who are you?"""
+    return RecordDict({_TASK: _pack_brief(brief)})
+
+
+def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict:
+    """Packs a device's answer; a device without a partition id answers -1."""
+    budget = _NO_BUDGET if profile.memory_bytes is None else profile.memory_bytes
+    answer = ConfigRecord(
+        {
+            "device-class": profile.device_class,
+            "memory-bytes": budget,
+            "num-examples": profile.num_examples,
+            "partition-id": -1 if partition_id is None else partition_id,
+        }
+    )
+    return RecordDict({_PROFILE: answer})
+
+
+def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
+    """Unpacks `pack_profile`.
+
+    Raises:
+        WireError: If a field is missing, of another type or out of its range.
+    """
+    answer = _config(content, _PROFILE)
+    name = _field(answer, "device-class", str)
+    budget = _field(answer, "memory-bytes", int)
+    num_examples = _field(answer, "num-examples", int)
+    client = _field(answer, "partition-id", int)
+    if not 0 <= num_examples < 2**40:
+        raise WireError(f"profile: num-examples is {num_examples}, expected 0 or more")
+    if budget != _NO_BUDGET and budget <= 0:
+        raise WireError(f"profile: memory-bytes is {budget}, expected above 0")
+    profile = DeviceProfile(name, None if budget == _NO_BUDGET else budget, num_examples)
+    return profile, client if client >= 0 else None
+
+
+def pack_task(state: ArrayRecord, brief: Brief, server_round: int) -> RecordDict:
+    """Packs what a round's clients of one structure share: one object for all of them."""
+    task = _pack_brief(brief)
+    task["server-round"] = server_round
+    return RecordDict({_MODEL: state, _TASK: task})
+
+
+def unpack_brief(content: RecordDict) -> Brief:
+    """Returns what a query or a task says of the run.
+
+    Raises:
+        WireError: If a field is missing or of another type.
+    """
+    task = _config(content, _TASK)
+    shape = task.get("input-shape")
+    if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        raise WireError(f"input-shape: expected positive integers, got {shape!r}")
+    return Brief(
+        _field(task, "scenario", str),
+        tuple(int(n) for n in shape),
+        _field(task, "num-classes", int),
+        _field(task, "prunes", bool),
+        _field(task, "budgeted", bool),
+    )
+
+
+def unpack_task(content: RecordDict, layout: Layout) -> tuple[int, ModelState]:
+    """Returns the round that a task is for, and the model that it carries.
+
+    Raises:
+        WireError: As `unpack_state`.
+    """
+    server_round = _field(_config(content, _TASK), "server-round", int)
+    return server_round, unpack_state(_arrays(content), layout)
+
+
+def pack_update(update: Update) -> RecordDict:
+    """Packs a client's reply."""
+    metrics = MetricRecord({"num-examples": update.num_examples})
+    for name, value in asdict(update.statistics).items():
+        metrics[name.replace("_", "-")] = value
+    return RecordDict({_MODEL: pack_state(update.state), _METRICS: metrics})
+
+
+def unpack_update(
+    content: RecordDict, layout: Layout, client: int, assigned: Structure, profile: DeviceProfile
+) -> Update:
+    """Unpacks and checks a client's reply against what it was sent.
+
+    Raises:
+        WireError: If the reply has wrong keys, shapes, types, bits beyond the assignment, NaN or infinite
+            weights, or more examples than the client announced.
+    """
+    state = unpack_state(_arrays(content), layout, within=assigned)
+    metrics = content.metric_records.get(_METRICS)
+    if metrics is None:
+        raise WireError(f"reply: no metric record '{_METRICS}', got {sorted(content)}")
+    num_examples = _field(metrics, "num-examples", int)
+    if not 1 <= num_examples <= profile.num_examples:
+        raise WireError(
+            f"reply: num-examples is {num_examples}, expected 1 to {profile.num_examples}, "
+            f"which the client announced"
+        )
+    statistics = _unpack_statistics(metrics)
+    return Update(client, assigned, state, num_examples, statistics)
+
+
+def update_bytes(content: RecordDict) -> int:
+    """Returns the payload bytes of a reply's arrays."""
+    return sum(record_bytes(record) for record in content.array_records.values())
+
+
+def _pack_brief(brief: Brief) -> ConfigRecord:
+    return ConfigRecord(
+        {
+            "scenario": brief.scenario,
+            "input-shape": list(brief.input_shape),
+            "num-classes": brief.num_classes,
+            "prunes": brief.prunes,
+            "budgeted": brief.budgeted,
+        }
+    )
+
+
+def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | None) -> Structure:
+    bits = {}
+    for group, width in layout.widths.items():
+        name = _STRUCTURE + group
+        bits[group] = _read_array(name, record[name], (-(-width // 8),), np.dtype(np.uint8))
+    try:
+        structure = Structure.from_bits(bits, layout.widths)
+    except ValueError as error:
+        raise WireError(f"structure: {error}") from None
+    for group, count in structure.counts.items():
+        if count < layout.floors[group]:
+            raise WireError(
+                f"structure.{group}: {count} units, below the floor {layout.floors[group]}"
+            )
+    if within is not None and not within.contains(structure):
+        raise WireError("structure: holds units that were not assigned")
+    return structure
+
+
+def _read_array(
+    name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> NDArray[Any]:
+    """Reads an array of known type and shape from NumPy's format, without copying, checking each claim.
+
+    The header is compared before anything is allocated: a forged one cannot claim memory.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    data = array.data
+    if array.stype != "numpy.ndarray" or not size < len(data) <= size + _NPY_HEADER_LIMIT:
+        raise WireError(
+            f"{name}: expected {dtype} of shape {shape}, got {len(data)} bytes of {array.stype} "
+            f"said to be {array.dtype} of shape {tuple(array.shape)}"
+        )
+    start = len(data) - size
+    header = io.BytesIO(data[:start])
+    try:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(header)
+        got = read[version](header, max_header_size=_NPY_HEADER_LIMIT)
+    except (ValueError, KeyError) as error:
+        raise WireError(f"{name}: no NumPy array: {error}") from None
+    if got != (shape, False, dtype) or header.tell() != start:
+        raise WireError(
+            f"{name}: expected {dtype} of shape {shape} in C order, got {got[2]} of shape {got[0]}"
+        )
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _arrays(content: RecordDict) -> ArrayRecord:
+    record = content.array_records.get(_MODEL)
+    if record is None:
+        raise WireError(f"no array record '{_MODEL}', got {sorted(content)}")
+    return record
+
+
+def _config(content: RecordDict, key: str) -> ConfigRecord:
+    record = content.config_records.get(key)
+    if record is None:
+        raise WireError(f"no config record '{key}', got {sorted(content)}")
+    return record
+
+
+def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
+    value = record.get(key)
+    if type(value) is not kind:
+        raise WireError(f"{key}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def _unpack_statistics(metrics: MetricRecord) -> Statistics:
+    values = {}
+    for entry in fields(Statistics):
+        key = entry.name.replace("_", "-")
+        kind = entry.type if isinstance(entry.type, type) else float
+        value = _field(metrics, key, kind)
+        if not math.isfinite(value) or value < 0:
+            raise WireError(f"{key}: expected a finite number, 0 or more, got {value}")
+        values[entry.name] = value
+    return Statistics(**values)

@@ -1,0 +1,273 @@
+"""What every fedhp strategy shares: sampling, one payload per structure, checked and ordered replies."""
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from fedhp import wire
+from fedhp.assignment import fit_structure
+from fedhp.config import Scenario
+from fedhp.errors import TrainingError, WireError
+from fedhp.memory import MemoryModel
+from fedhp.reconcile import Reconciliation
+from fedhp.seeds import generator
+from fedhp.state import ClientReport, ModelState, Update
+from fedhp.structure import Structure
+from fedhp.trainer import Recipe
+
+from .roster import Device
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a sampled device was sent in a round."""
+
+    device: Device
+    structure: Structure
+    num_parameters: int
+    num_bytes: int
+
+
+class FleetStrategy(Strategy):
+    """A Flower strategy for devices of different memory; subclasses say who takes part and what survives.
+
+    Use: construct with the scenario, `enlist` the devices that `roster.query_fleet` found, then `start`.
+
+    Args:
+        scenario: The scenario.
+        recipe: How clients train.
+        memory: The memory model that devices are measured by.
+        state: The initial model.
+
+    Attributes:
+        state: The global model now.
+        reports: One row per client sampled in the last round, by partition id.
+    """
+
+    prunes: bool
+    budgeted: bool
+
+    def __init__(
+        self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState
+    ) -> None:
+        self.scenario, self.recipe, self.memory, self.state = scenario, recipe, memory, state
+        self.layout = recipe.architecture.layout
+        self.brief = wire.Brief(
+            scenario.to_json(),
+            recipe.architecture.input_shape,
+            recipe.architecture.num_classes,
+            self.prunes,
+            self.budgeted,
+        )
+        self.devices: list[Device] = []
+        self.reports: tuple[ClientReport, ...] = ()
+        self._sent: dict[int, Sent] = {}
+
+    @abstractmethod
+    def admits(self, device: Device) -> bool:
+        """Says whether a device can take part."""
+
+    @abstractmethod
+    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
+        """Returns the units of the global structure that survive the round."""
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices that can take part.
+
+        Raises:
+            TrainingError: If none can.
+        """
+        self.devices = [device for device in devices if self.admits(device)]
+        if not self.devices:
+            raise TrainingError(
+                f"no device of the fleet can take part in strategy '{self.scenario.strategy.name}': "
+                f"the model does not fit any budget. Raise a budget or choose a smaller model"
+            )
+
+    def summary(self) -> None:
+        """Logs who takes part."""
+        _logger.debug("%s with %d devices", type(self).__name__, len(self.devices))
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Samples devices and sends each the largest structure that it can train within its budget."""
+        payloads: dict[str, tuple[wire.RecordDict, Sent]] = {}
+        self._sent = {}
+        messages = []
+        for device in self.sample(server_round):
+            structure = self._structure_for(device)
+            if structure.digest not in payloads:
+                payloads[structure.digest] = self._payload(structure, device, server_round)
+            content, sent = payloads[structure.digest]
+            self._sent[device.node_id] = Sent(
+                device, structure, sent.num_parameters, sent.num_bytes
+            )
+            messages.append(
+                Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round))
+            )
+        return messages
+
+    def sample(self, server_round: int) -> list[Device]:
+        """Returns the round's devices by partition id: a seeded draw, without replacement."""
+        number = self.scenario.server.clients_per_round
+        if not 0 < number < len(self.devices):
+            return self.devices
+        stream = generator(self.scenario.seed, "sampling", server_round)
+        chosen = stream.choice(len(self.devices), size=number, replace=False)
+        return [self.devices[index] for index in sorted(chosen)]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Checks each reply as it arrives and adds it, by partition id; then decides what survives.
+
+        Raises:
+            TrainingError: If every client of the round failed.
+        """
+        started = time.perf_counter()
+        reconciliation = Reconciliation(self.layout, self.state)
+        self.reports = tuple(
+            self._take(server_round, sent, reply, reconciliation)
+            for sent, reply in in_order(self._sent, replies)
+        )
+        self._refuse_silence(server_round)
+        valid = [row for row in self.reports if row.status == "ok"]
+        if len(valid) < self.scenario.server.min_replies:
+            _logger.warning(
+                "round %d: %d valid replies, fewer than server.min_replies = %d; the model stays",
+                server_round,
+                len(valid),
+                self.scenario.server.min_replies,
+            )
+            return None, None
+        self.state = reconciliation.mean(self.survivors(reconciliation, server_round))
+        _logger.debug("round %d took %.3f s", server_round, time.perf_counter() - started)
+        loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
+        examples = sum(row.num_examples for row in valid)
+        metrics = MetricRecord({"num-examples": examples, "train-loss": loss / examples})
+        return wire.pack_state(self.state), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Asks no client: the server evaluates the global model on the held-out set."""
+        return []
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """Nothing was asked, nothing is aggregated."""
+        return None
+
+    def _structure_for(self, device: Device) -> Structure:
+        budget = device.profile.memory_bytes if self.budgeted else None
+        return fit_structure(self.memory, self.state, budget, self.scenario.train.batch_size)
+
+    def _payload(
+        self, structure: Structure, device: Device, server_round: int
+    ) -> tuple[wire.RecordDict, Sent]:
+        state = self.state.cut(self.layout, structure)
+        record = wire.pack_state(state)
+        sent = Sent(device, structure, state.num_parameters(), wire.record_bytes(record))
+        return wire.pack_task(record, self.brief, server_round), sent
+
+    def _take(
+        self,
+        server_round: int,
+        sent: Sent,
+        reply: Message | None,
+        reconciliation: Reconciliation,
+    ) -> ClientReport:
+        """Adds one reply, or names the failure."""
+        if reply is None:
+            return self._failed(server_round, sent, "timeout: no reply arrived in time")
+        if reply.has_error():
+            return self._failed(server_round, sent, reply.error.reason or "client: no reason given")
+        device = sent.device
+        try:
+            update = wire.unpack_update(
+                reply.content, self.layout, device.client, sent.structure, device.profile
+            )
+        except WireError as error:
+            return self._failed(server_round, sent, f"reply: {error}")
+        reconciliation.add(update)
+        return self._succeeded(server_round, sent, update, wire.update_bytes(reply.content))
+
+    def _failed(self, server_round: int, sent: Sent, failure: str) -> ClientReport:
+        client = sent.device.client
+        _logger.warning("round %d, client %d failed: %s", server_round, client, failure)
+        return ClientReport(**self._about(server_round, sent), status="failed", failure=failure)
+
+    def _succeeded(
+        self, server_round: int, sent: Sent, update: Update, num_bytes: int
+    ) -> ClientReport:
+        statistics = update.statistics
+        return ClientReport(
+            **self._about(server_round, sent),
+            status="ok",
+            failure="",
+            bytes_up=num_bytes,
+            memory_predicted_bytes=statistics.memory_predicted_bytes,
+            memory_measured_bytes=statistics.memory_measured_bytes,
+            batch_size_first=statistics.batch_size_first,
+            batch_size_last=statistics.batch_size_last,
+            params_sent=update.state.num_parameters(),
+            units_pruned=sent.structure.num_units() - update.state.structure.num_units(),
+            train_loss=statistics.train_loss,
+            accuracy=statistics.accuracy,
+            seconds=statistics.seconds,
+        )
+
+    def _about(self, server_round: int, sent: Sent) -> dict[str, object]:
+        profile = sent.device.profile
+        return {
+            "round": server_round,
+            "client": sent.device.client,
+            "device_class": profile.device_class,
+            "num_examples": profile.num_examples,
+            "memory_budget_bytes": profile.memory_bytes if self.budgeted else None,
+            "params_received": sent.num_parameters,
+            "bytes_down": sent.num_bytes,
+        }
+
+    def _refuse_silence(self, server_round: int) -> None:
+        if any(row.status == "ok" for row in self.reports):
+            return
+        first = self.reports[0]
+        raise TrainingError(
+            f"round {server_round}: all {len(self.reports)} clients failed; the first, client "
+            f"{first.client}, with: {first.failure}"
+        )
+
+
+def in_order(
+    sent: Mapping[int, Sent], replies: Iterable[Message]
+) -> Iterator[tuple[Sent, Message | None]]:
+    """Yields each sampled device with its reply, by partition id, as soon as the order allows.
+
+    Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
+    None at the end of the stream; replies from devices that were not asked, or a second one, are dropped.
+    """
+    order = sorted(sent, key=lambda node: sent[node].device.client)
+    early: dict[int, Message] = {}
+    next_up = 0
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        if node not in sent or node in early or node in order[:next_up]:
+            _logger.warning("dropped an unexpected reply from node %d", node)
+            continue
+        early[node] = reply
+        while next_up < len(order) and order[next_up] in early:
+            yield sent[order[next_up]], early.pop(order[next_up])
+            next_up += 1
+    for node in order[next_up:]:
+        yield sent[node], early.pop(node, None)

@@ -1,0 +1,43 @@
+"""The strategy that fedhp exists for: every device prunes, and the intersection of the masks survives."""
+
+from fedhp.errors import BudgetError
+from fedhp.reconcile import RECONCILERS, Reconciliation
+from fedhp.schedule import scheduled_counts
+from fedhp.structure import Structure
+
+from .fleet import FleetStrategy
+from .roster import Device
+
+
+class MaskIntersection(FleetStrategy):
+    """Reconciles differently pruned clients by mask intersection with a quorum.
+
+    A unit survives a round when at least ``strategy.quorum`` (by examples) of the participants that it was
+    assigned to kept it. The structure never falls below the schedule's size for the round (except where
+    all assignees agree): as many clients cut different units in one round, their plain intersection
+    would shrink many times faster than each of them was asked to.
+    """
+
+    prunes = True
+    budgeted = True
+
+    def admits(self, device: Device) -> bool:
+        """Every device that can train at least the smallest structure with one sample."""
+        budget = device.profile.memory_bytes
+        smallest = self.memory.training_bytes(self.layout.smallest(), 1)
+        if budget is not None and smallest > budget:
+            raise BudgetError(
+                f"client {device.client} ({device.profile.device_class}): training the smallest structure "
+                f"with one sample takes {smallest:,} bytes; its budget is {budget:,} bytes"
+            )
+        return True
+
+    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
+        """The mask intersection, bounded by the schedule's size at the end of the round."""
+        progress = server_round / self.scenario.rounds
+        bounds = scheduled_counts(self.layout, self.scenario.prune, progress)
+        for group, floor in self.layout.floors.items():
+            bounds[group] = max(bounds[group], floor)
+        return RECONCILERS["intersection"](
+            reconciliation.shares(), self.state.structure, bounds, self.scenario.strategy.quorum
+        )

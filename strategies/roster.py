@@ -1,0 +1,106 @@
+"""The server's list of devices: asked once, at the start."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedhp import wire
+from fedhp.devices import DeviceProfile
+from fedhp.errors import DataError, TrainingError, WireError
+
+_POLL_SECONDS = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device as the server knows it.
+
+    Attributes:
+        node_id: Flower's name for it, different in every run.
+        client: Its partition id, which names it in records and fixes its place in every order.
+        profile: What it said of itself.
+    """
+
+    node_id: int
+    client: int
+    profile: DeviceProfile
+
+
+def query_fleet(
+    grid: Grid, brief: wire.Brief, num_clients: int, timeout_seconds: float
+) -> list[Device]:
+    """Asks every node for its profile and returns the devices by partition id.
+
+    Waits until the number of nodes that the scenario names is connected: Flower registers them one by one.
+
+    Raises:
+        TrainingError: If too few nodes connect in time, or a device does not answer.
+        DataError: If a device has no data.
+        WireError: If an answer is not as it must be, or two devices claim the same partition.
+    """
+    nodes = _wait_for_nodes(grid, num_clients, timeout_seconds)
+    content = wire.pack_query(brief)
+    messages = [Message(content, node, MessageType.QUERY, group_id="query") for node in nodes]
+    answers = [_read(reply) for reply in grid.send_and_receive(messages, timeout=timeout_seconds)]
+    if len(answers) < num_clients:
+        raise TrainingError(
+            f"{num_clients - len(answers)} of {num_clients} devices did not answer the first query "
+            f"within {timeout_seconds:g} s; check that their processes run"
+        )
+    return _numbered(answers)
+
+
+def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> list[int]:
+    deadline = time.monotonic() + timeout_seconds
+    while len(nodes := list(grid.get_node_ids())) < num_clients:
+        if time.monotonic() > deadline:
+            raise TrainingError(
+                f"{len(nodes)} of {num_clients} devices connected within {timeout_seconds:g} s; start the "
+                f"missing ones or lower fleet.num_clients"
+            )
+        _logger.info("waiting for devices: %d of %d connected", len(nodes), num_clients)
+        time.sleep(_POLL_SECONDS)
+    return sorted(nodes)
+
+
+def _read(reply: Message) -> tuple[int, DeviceProfile, int | None]:
+    node = reply.metadata.src_node_id
+    if reply.has_error():
+        raise TrainingError(f"node {node} failed to describe itself: {reply.error.reason}")
+    try:
+        profile, client = wire.unpack_profile(reply.content)
+    except WireError as error:
+        raise WireError(f"node {node}: {error}") from None
+    if not profile.num_examples:
+        raise DataError(f"node {node} (partition {client}) has no training samples")
+    return node, profile, client
+
+
+def _numbered(answers: Sequence[tuple[int, DeviceProfile, int | None]]) -> list[Device]:
+    """Gives devices without a partition id the numbers that are free, in the order of their node ids."""
+    claimed = [client for _, _, client in answers if client is not None]
+    twice = sorted(client for client, count in Counter(claimed).items() if count > 1)
+    if twice:
+        raise WireError(f"several devices claim the same partition-id: {twice}")
+    free = _free_numbers(claimed)
+    devices = [
+        Device(node, next(free) if client is None else client, profile)
+        for node, profile, client in sorted(answers, key=lambda answer: answer[0])
+    ]
+    return sorted(devices, key=lambda device: device.client)
+
+
+def _free_numbers(claimed: Iterable[int]) -> Iterator[int]:
+    taken = set(claimed)
+    number = 0
+    while True:
+        if number not in taken:
+            yield number
+        number += 1

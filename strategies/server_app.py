@@ -1,0 +1,157 @@
+"""The server's side, and the composition root: scenario -> fleet -> strategy -> trackers."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+
+from fedhp import wire
+from fedhp.config import Scenario, from_json, load_scenario
+from fedhp.state import RoundReport
+from fedhp.tracking import (
+    ConsoleTracker,
+    RunPlan,
+    RunRecord,
+    RunTotals,
+    Tracker,
+    Trackers,
+    WandbTracker,
+    default_folder,
+)
+from fedhp.trainer import evaluate
+
+from .roster import Device, query_fleet
+from .setup import Setup, prepare
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Runs a scenario. Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``."""
+    scenario = _scenario(context)
+    folder = Path(str(context.run_config.get("out") or default_folder(scenario.name)))
+    with _reporting(scenario, folder) as trackers:
+        setup = prepare(scenario)
+        _run(grid, setup, trackers)
+
+
+def _scenario(context: Context) -> Scenario:
+    """Reads the run configuration; ``resolved`` is how `fedhp run` hands over what it has checked."""
+    config = context.run_config
+    if config.get("resolved"):
+        return from_json(str(config["resolved"]))
+    overrides = str(config.get("overrides", "")).split()
+    return load_scenario(str(config.get("scenario", "quickstart")), overrides)
+
+
+def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
+    scenario, strategy = setup.scenario, setup.strategy
+    timeout = scenario.server.timeout_seconds
+    devices = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, timeout)
+    strategy.enlist(devices)
+    plan = _plan(setup, devices)
+    trackers.on_start(plan)
+    watch = _RoundWatch(setup, plan, trackers)
+    strategy.start(
+        grid,
+        wire.pack_state(strategy.state),
+        num_rounds=scenario.rounds,
+        timeout=timeout,
+        train_config=ConfigRecord(),
+        evaluate_fn=watch.after_round,
+    )
+    trackers.on_finish(watch.totals.summary())
+
+
+class _RoundWatch:
+    """Evaluates the global model after each round and tells the trackers what happened."""
+
+    def __init__(self, setup: Setup, plan: RunPlan, trackers: Trackers) -> None:
+        self._setup, self._plan, self._trackers = setup, plan, trackers
+        self._previous = time.perf_counter()
+        self.totals = RunTotals(plan)
+
+    def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Flower calls this with round 0 before training, and after every round."""
+        setup, state = self._setup, self._setup.strategy.state
+        accuracy, loss = evaluate(
+            setup.recipe.architecture, state, setup.test, setup.recipe.device()
+        )
+        now = time.perf_counter()
+        params = state.num_parameters()
+        batch = setup.scenario.train.batch_size
+        report = RoundReport(
+            round=server_round,
+            accuracy=accuracy,
+            loss=loss,
+            structure=state.structure,
+            params=params,
+            compression=self._plan.params_full / params,
+            training_bytes=setup.memory.training_bytes(state.structure.counts, batch),
+            clients=setup.strategy.reports,
+            seconds=now - self._previous,
+        )
+        self._previous = now
+        self.totals.add(report)
+        self._trackers.on_round(report, state)
+        return MetricRecord({"accuracy": accuracy, "loss": loss})
+
+
+def _plan(setup: Setup, devices: Sequence[Device]) -> RunPlan:
+    layout, scenario = setup.recipe.architecture.layout, setup.scenario
+    budgeted = setup.strategy.budgeted
+    classes = Counter(device.profile.device_class for device in devices)
+    budgets = {
+        device.profile.device_class: device.profile.memory_bytes if budgeted else None
+        for device in devices
+    }
+    batch = scenario.train.batch_size
+    return RunPlan(
+        scenario=scenario,
+        layout=layout,
+        devices=classes,
+        budgets=budgets,
+        params_full=layout.num_parameters(layout.widths),
+        training_bytes_full=setup.memory.training_bytes(layout.widths, batch),
+        input_shape=setup.recipe.architecture.input_shape,
+        num_classes=setup.recipe.architecture.num_classes,
+    )
+
+
+@contextmanager
+def _reporting(scenario: Scenario, folder: Path) -> Iterator[Trackers]:
+    """Opens the trackers and closes them whatever happens; warnings of fedhp become notes."""
+    members: list[Tracker] = [RunRecord(folder), ConsoleTracker(folder=folder)]
+    if scenario.tracking.wandb.mode != "none":
+        members.append(WandbTracker(scenario.tracking.wandb, scenario, folder))
+    trackers = Trackers(members)
+    notes = _Notes(trackers)
+    logger = logging.getLogger("fedhp")
+    logger.addHandler(notes)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(scenario.simulation.threads_per_worker)
+    try:
+        yield trackers
+    finally:
+        torch.set_num_threads(threads)
+        logger.removeHandler(notes)
+        trackers.close()
+
+
+class _Notes(logging.Handler):
+    """Passes warnings on to the trackers: a lost worker, a dropped reply."""
+
+    def __init__(self, trackers: Trackers) -> None:
+        super().__init__(logging.WARNING)
+        self._trackers = trackers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tells the trackers."""
+        self._trackers.on_note(record.getMessage())

@@ -1,0 +1,72 @@
+"""From a scenario to what a run needs, with every check that can be made before the first device is asked."""
+
+from dataclasses import dataclass
+
+from fedhp.assignment import fit_counts
+from fedhp.config import Scenario
+from fedhp.data import Shard, open_dataset, partition_rows, test_shard
+from fedhp.errors import BudgetError, ScenarioError
+from fedhp.memory import MemoryModel
+from fedhp.models import initial_state
+from fedhp.references import resolve
+from fedhp.schedule import check_target
+from fedhp.trainer import Recipe
+
+from . import STRATEGIES
+from .fleet import FleetStrategy
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the server holds before the first round."""
+
+    scenario: Scenario
+    recipe: Recipe
+    memory: MemoryModel
+    test: Shard
+    strategy: FleetStrategy
+
+
+def prepare(scenario: Scenario) -> Setup:
+    """Opens the data, lays out the model and checks that everything fits together.
+
+    Raises:
+        ScenarioError: If the strategy is unknown, or the target cannot be reached.
+        BudgetError: If a device class cannot train even the smallest structure.
+        DataError: If the data is missing or wrong, or cannot be partitioned as asked.
+    """
+    kind = _strategy_class(scenario.strategy.name)
+    dataset = open_dataset(scenario.data)
+    partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
+    recipe = scenario.recipe(dataset.input_shape, dataset.num_classes)
+    test = test_shard(scenario.data)
+    memory = recipe.memory_model(test.raw_itemsize)
+    recipe.device()
+    if kind.prunes:
+        check_target(recipe.architecture.layout, scenario.prune)
+    if kind.budgeted and kind.prunes:
+        _check_budgets(scenario, memory)
+    state = initial_state(recipe.architecture, scenario.seed)
+    return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state))
+
+
+def _strategy_class(name: str) -> type[FleetStrategy]:
+    if name in STRATEGIES:
+        return STRATEGIES[name]
+    if ":" not in name:
+        raise ScenarioError(
+            f"strategy.name must be one of {', '.join(STRATEGIES)}, or a class of your own as "
+            f"'package.module:Class'; got '{name}'"
+        )
+    found = resolve(name)
+    if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
+        raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
+    return found
+
+
+def _check_budgets(scenario: Scenario, memory: MemoryModel) -> None:
+    for kind in scenario.fleet.classes:
+        try:
+            fit_counts(memory, memory.layout.widths, kind.memory_bytes, 1)
+        except BudgetError as error:
+            raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}") from None

@@ -1,0 +1,177 @@
+"""The arrows between modules, as a table: whoever adds a module says here what it may know."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("fedhp", "clients", "strategies")
+
+# A module imports only from rows above its own. A package inside fedhp counts as one module.
+ROWS = (
+    {"errors"},
+    {"structure", "seeds"},
+    {"devices"},
+    {"state"},
+    {"memory", "criteria", "schedule", "measure"},
+    {"models", "data", "pruning", "reconcile"},
+    {"trainer", "assignment"},
+    {"config"},
+    {"wire", "tracking"},
+    {"report"},
+    {"clients", "strategies"},
+    {"simulation"},
+    {"bench", "api"},
+    {"cli"},
+    {"__main__"},
+)
+ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
+
+# Who may know a library: each stays behind as few doors as possible.
+DOORS = {
+    "flwr": {"wire", "simulation", "bench", "api", "cli", "clients", "strategies"},
+    "omegaconf": {"config"},
+    "ray": {"simulation", "bench"},
+    "wandb": {"tracking"},
+}
+
+SAYS_NOTHING = {"base", "common", "helpers", "manager", "misc", "util", "utils"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_of(dotted: str) -> str:
+    """Maps ``fedhp.tracking.wandb`` to ``tracking``, ``clients.client_app`` to ``clients``."""
+    first, *rest = dotted.split(".")
+    if first != "fedhp":
+        return first
+    # Names that are no module, such as fedhp.__version__, come from the front door.
+    is_module = rest and ((ROOT / "fedhp" / rest[0]).is_dir() or rest[0] in ROW_OF)
+    return rest[0] if is_module else "__init__"
+
+
+def module_at(path: Path) -> str:
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return rest[0] if folder == "fedhp" else folder
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yields the absolute dotted name of all that a file imports, in functions and branches too."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import(names=aliases):
+                yield from (alias.name for alias in aliases)
+            case ast.ImportFrom(module=module, names=aliases, level=level):
+                above = package[: len(package) - level + 1] if level else ()
+                prefix = ".".join([*above, *([module] if module else [])])
+                yield from (f"{prefix}.{alias.name}" for alias in aliases)
+            case ast.Call(
+                func=ast.Name(id="import_module" | "__import__")
+                | ast.Attribute(attr="import_module"),
+                args=[ast.Constant(value=str(dotted)), *_],
+            ):
+                yield dotted
+
+
+def is_front_door(path: Path) -> bool:
+    return path == ROOT / "fedhp" / "__init__.py"
+
+
+SOURCES = [path for path in sources(*PACKAGES) if not is_front_door(path)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_module_imports_only_from_rows_above_it(path: Path) -> None:
+    own = module_at(path)
+    assert own in ROW_OF, (
+        f"{name(path)} stands in no row of ROWS in {name(Path(__file__))}: "
+        f"add '{own}' below all that it imports"
+    )
+    known = {module_of(dotted) for dotted in imports(path) if dotted.split(".")[0] in PACKAGES}
+    wrong = {
+        module
+        for module in known - {own, "__init__"}
+        if ROW_OF.get(module, len(ROWS)) >= ROW_OF[own]
+    }
+    assert not wrong, f"{name(path)} may not import {sorted(wrong)}: they are not above '{own}'"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_a_library_is_known_only_behind_its_doors(path: Path) -> None:
+    libraries = {dotted.split(".")[0] for dotted in imports(path)} & set(DOORS)
+    wrong = {library for library in libraries if module_at(path) not in DOORS[library]}
+    assert not wrong, f"{name(path)} may not import {sorted(wrong)}"
+
+
+def test_the_front_door_imports_nothing_of_fedhp_eagerly() -> None:
+    """Flower's command line imports it on the way to the apps, and must not pay for the rest."""
+    door = ROOT / "fedhp" / "__init__.py"
+    body = ast.parse(door.read_text()).body if door.exists() else []
+    eager = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert not [line for line in eager if re.search(r"\bfedhp\b|from \.", line)]
+
+
+def test_core_refers_to_the_apps_by_name_only() -> None:
+    """Installed they are ``fedhp.clients``, in a checkout ``clients``: no import suits both."""
+    wrong = [
+        f"{name(path)} imports {dotted}"
+        for path in sources("fedhp")
+        for dotted in imports(path)
+        if re.match(r"(fedhp\.)?(clients|strategies)\b", dotted)
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("folder", ["clients", "strategies"])
+def test_siblings_are_imported_relatively_and_the_core_absolutely(folder: str) -> None:
+    wrong = []
+    for path in sources(folder):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                dotted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                dotted = ["beyond the package"] if node.level > 1 else []
+                dotted += [node.module or ""] if node.level == 0 else []
+            else:
+                continue
+            bad = [d for d in dotted if d.split(".")[0] in ("clients", "strategies") or " " in d]
+            wrong += [f"{name(path)}:{node.lineno} imports {d}" for d in bad]
+    assert not wrong
+
+
+def test_modules_are_named_after_what_they_hold() -> None:
+    assert not [name(path) for path in sources(*PACKAGES) if path.stem in SAYS_NOTHING]
+
+
+def test_only_the_command_line_prints() -> None:
+    wrong = [
+        f"{name(path)}:{node.lineno}"
+        for path in SOURCES
+        if module_at(path) != "cli"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "print"
+    ]
+    assert not wrong
+
+
+def test_tests_are_no_package() -> None:
+    """With an ``__init__.py``, pytest would put a folder in the path that shadows ``clients``."""
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_no_source_names_a_place_of_one_machine() -> None:
+    place = re.compile(r"(?<![\w.}])/(?:Users|farm|home|mnt|root|work)/")
+    files = [*sources(*PACKAGES, "tests"), *(ROOT / "scenarios").rglob("*.yaml")]
+    assert not [name(path) for path in files if place.search(path.read_text())]

@@ -1,0 +1,648 @@
+"""Trackers: what a run leaves on disk, in the terminal and in W&B, and reading it back."""
+
+import dataclasses
+import io
+import json
+import logging
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fedhp.config import Scenario, WandbConfig
+from fedhp.devices import DeviceClassConfig, FleetConfig
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.state import ClientReport, ModelState, RoundReport
+from fedhp.structure import AxisRef, Layout, Structure
+from fedhp.tracking import (
+    ConsoleTracker,
+    RunPlan,
+    RunRecord,
+    RunTotals,
+    Trackers,
+    WandbTracker,
+    default_folder,
+    load_run,
+    load_state,
+)
+from fedhp.tracking.progress import Progress, Trace
+
+pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
+pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")
+
+LAYOUT = Layout(
+    widths={"hidden": 10},
+    shapes={"a.weight": (10, 3), "a.bias": (10,), "b.weight": (2, 10), "b.bias": (2,)},
+    axes={
+        "a.weight": (AxisRef("hidden"), None),
+        "a.bias": (AxisRef("hidden"),),
+        "b.weight": (None, AxisRef("hidden")),
+        "b.bias": (None,),
+    },
+    floors={"hidden": 1},
+)
+# 10 units: 10 * 3 weights and 10 biases, then 2 * 10 weights and 2 biases.
+PARAMS_FULL = 62
+# Units 1, 4 and 9: bits 01001000 01000000, in hexadecimal 48 and 40.
+KEPT = Structure({"hidden": np.isin(np.arange(10), [1, 4, 9])})
+
+CLIENT_COLUMNS = [
+    "round",
+    "client",
+    "device_class",
+    "status",
+    "failure",
+    "num_examples",
+    "memory_budget_bytes",
+    "memory_predicted_bytes",
+    "memory_measured_bytes",
+    "batch_size_first",
+    "batch_size_last",
+    "params_received",
+    "params_sent",
+    "units_pruned",
+    "bytes_down",
+    "bytes_up",
+    "train_loss",
+    "accuracy",
+    "seconds",
+]
+ROUND_COLUMNS = [
+    "round",
+    "accuracy",
+    "loss",
+    "params",
+    "compression",
+    "training_bytes",
+    "num_replies",
+    "num_failures",
+    "budget_violations",
+    "bytes_down",
+    "bytes_up",
+    "seconds",
+    "structure",
+]
+SUMMARY_KEYS = [
+    "status",
+    "scenario",
+    "seed",
+    "rounds",
+    "final_accuracy",
+    "best_accuracy",
+    "params_full",
+    "params_final",
+    "compression",
+    "training_bytes_full",
+    "training_bytes_final",
+    "budget_violations",
+    "failures",
+    "bytes_up",
+    "bytes_down",
+    "seconds",
+    "client_rounds_per_second",
+    "versions",
+]
+
+
+def make_plan() -> RunPlan:
+    classes = [DeviceClassConfig("big", 1, "4KiB"), DeviceClassConfig("small", 1, "1KiB")]
+    fleet = FleetConfig(num_clients=4, classes=classes)
+    return RunPlan(
+        scenario=Scenario(name="tiny", seed=7, rounds=2, fleet=fleet),
+        layout=LAYOUT,
+        devices={"big": 2, "small": 2},
+        budgets={"big": 4096, "small": 1024},
+        params_full=PARAMS_FULL,
+        training_bytes_full=5000,
+        input_shape=(3,),
+        num_classes=2,
+    )
+
+
+def make_state(structure: Structure) -> ModelState:
+    shapes = {name: LAYOUT.shape(name, structure.counts) for name in LAYOUT.shapes}
+    # A transposed array, as a slice may leave it, must be stored by value and not by memory order.
+    return ModelState(
+        {
+            name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape[::-1]).T
+            for name, shape in shapes.items()
+        },
+        structure,
+    )
+
+
+def ok_row(round: int, client: int, name: str, budget: int, measured: int) -> ClientReport:
+    return ClientReport(
+        round=round,
+        client=client,
+        device_class=name,
+        status="ok",
+        failure="",
+        num_examples=50,
+        memory_budget_bytes=budget,
+        params_received=62,
+        bytes_down=248,
+        bytes_up=100,
+        memory_predicted_bytes=measured - 8,
+        memory_measured_bytes=measured,
+        batch_size_first=4,
+        batch_size_last=8,
+        params_sent=20,
+        units_pruned=7,
+        train_loss=0.5,
+        accuracy=0.25 if client else 0.75,
+        seconds=0.1,
+    )
+
+
+def failed_row(round: int, client: int) -> ClientReport:
+    failure = "train: out of memory\n\x1b[31mboom"
+    return ClientReport(round, client, "small", "failed", failure, 50, 1024, 20, 80)
+
+
+def make_report(round: int) -> RoundReport:
+    """Round 0 has no clients; in round 1 client 2 exceeds its budget; in round 2 all fail."""
+    structure = KEPT if round else LAYOUT.full()
+    params = LAYOUT.num_parameters(structure.counts)
+    rows = {
+        0: (),
+        1: (ok_row(1, 0, "big", 4096, 2048), ok_row(1, 2, "small", 1024, 1025), failed_row(1, 3)),
+        2: (failed_row(2, 1), failed_row(2, 3)),
+    }[round]
+    return RoundReport(
+        round=round,
+        accuracy=(0.1, 0.8, 0.7)[round],
+        loss=1.0,
+        structure=structure,
+        params=params,
+        compression=PARAMS_FULL / params,
+        training_bytes=5000 - 1000 * round,
+        clients=rows,
+        seconds=0.5,
+    )
+
+
+RecordRun = Callable[..., RunRecord]
+
+
+@pytest.fixture
+def record_run() -> Iterator[RecordRun]:
+    """Records rounds 0 to ``rounds`` - 1 and, with ``finish``, the end; closed after the test."""
+    records = []
+
+    def run(folder: Path, rounds: int = 3, finish: bool = True) -> RunRecord:
+        record, totals = RunRecord(folder), RunTotals(make_plan())
+        records.append(record)
+        record.on_start(make_plan())
+        for number in range(rounds):
+            report = make_report(number)
+            totals.add(report)
+            record.on_round(report, make_state(report.structure))
+        if finish:
+            record.on_finish(totals.summary())
+        return record
+
+    yield run
+    for record in records:
+        record.close()
+
+
+def test_clients_table_has_one_typed_row_per_client_and_round(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    record_run(tmp_path / "run").close()
+    clients = pd.read_parquet(tmp_path / "run" / "clients.parquet")
+    assert list(clients.columns) == CLIENT_COLUMNS
+    keys = list(zip(clients["round"], clients["client"], strict=True))
+    assert keys == [(1, 0), (1, 2), (1, 3), (2, 1), (2, 3)]
+    for row, written in zip(
+        clients.to_dict("records"), [*make_report(1).clients, *make_report(2).clients], strict=True
+    ):
+        for column, value in row.items():
+            expected = getattr(written, column)
+            assert (pd.isna(value) and expected is None) or value == expected
+
+
+def test_rounds_table_holds_counts_sums_and_structure(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    """Round 1: 2 replies, 1 failure; down 248 + 248 + 80 = 576, up 100 + 100 = 200 bytes.
+
+    One violation: 1025 measured of 1024. 3 units are 3 * 3 + 3 + 2 * 3 + 2 = 20 parameters.
+    """
+    record_run(tmp_path / "run").close()
+    rounds = pd.read_parquet(tmp_path / "run" / "rounds.parquet")
+    assert list(rounds.columns) == ROUND_COLUMNS
+    assert list(rounds["round"]) == [0, 1, 2]
+    first = rounds.iloc[1]
+    assert (first["num_replies"], first["num_failures"], first["budget_violations"]) == (2, 1, 1)
+    assert (first["bytes_down"], first["bytes_up"], first["params"]) == (576, 200, 20)
+    assert first["compression"] == 62 / 20
+    assert json.loads(first["structure"]) == {"hidden": "4840"}
+
+
+def test_summary_adds_up_the_rounds(record_run: RecordRun, tmp_path: Path) -> None:
+    """2 client rounds succeeded in 3 * 0.5 s; 576 + 160 = 736 bytes went down in rounds 1 and 2."""
+    record_run(tmp_path / "run").close()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert list(summary) == SUMMARY_KEYS
+    assert {"python", "numpy", "torch", "flwr", "fedhp"} <= set(summary.pop("versions"))
+    assert summary == {
+        "status": "finished",
+        "scenario": "tiny",
+        "seed": 7,
+        "rounds": 2,
+        "final_accuracy": 0.7,
+        "best_accuracy": 0.8,
+        "params_full": 62,
+        "params_final": 20,
+        "compression": 62 / 20,
+        "training_bytes_full": 5000,
+        "training_bytes_final": 3000,
+        "budget_violations": 1,
+        "failures": 3,
+        "bytes_up": 200,
+        "bytes_down": 736,
+        "seconds": 1.5,
+        "client_rounds_per_second": 2 / 1.5,
+    }
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_tables_are_readable_while_the_run_goes_on(
+    record_run: RecordRun, tmp_path: Path, rounds: int
+) -> None:
+    """As a killed run leaves it; a half-written part lies beside the others."""
+    record_run(tmp_path / "run", rounds, finish=False)
+    clients = tmp_path / "run" / "clients.parquet"
+    (clients / ".part-000009.parquet").write_bytes(b"PAR1 half")
+    table = pd.read_parquet(clients)
+    assert len(table) == (0, 0, 3, 5)[rounds]
+    assert list(table.columns) == CLIENT_COLUMNS
+    assert len(pd.read_parquet(tmp_path / "run" / "rounds.parquet")) == rounds
+
+
+def test_a_part_once_written_is_not_written_again(record_run: RecordRun, tmp_path: Path) -> None:
+    record = record_run(tmp_path / "run", 2, finish=False)
+    part = tmp_path / "run" / "clients.parquet" / "part-000001.parquet"
+    before = part.stat()
+    record.on_round(make_report(2), make_state(KEPT))
+    after = part.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_columns_of_nulls_keep_their_types_across_parts(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    record = record_run(tmp_path / "run", finish=False)
+    part = tmp_path / "run" / "clients.parquet" / "part-000002.parquet"
+    nulls_only = pq.read_schema(part)
+    record.close()
+    assert pq.read_schema(tmp_path / "run" / "clients.parquet").equals(nulls_only)
+    assert str(nulls_only.field("memory_measured_bytes").type) == "int64"
+
+
+def test_interrupted_run_leaves_a_partial_summary(record_run: RecordRun, tmp_path: Path) -> None:
+    record = record_run(tmp_path / "run", 2, finish=False)
+    record.close()
+    record.close()
+    run = load_run(tmp_path / "run")
+    assert (run.summary["status"], run.summary["rounds"]) == ("interrupted", 1)
+    assert run.summary["final_accuracy"] == 0.8
+    assert len(run.clients) == 3
+    assert "interrupted: 1 rounds" in (tmp_path / "run" / "events.log").read_text()
+
+
+def test_event_log_tells_failures_on_one_clean_line_each(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    record = record_run(tmp_path / "run", finish=False)
+    record.on_note("worker 1 was\nreplaced")
+    lines = (tmp_path / "run" / "events.log").read_text().splitlines()
+    texts = [line.split(" ", 1)[1] for line in lines]
+    assert texts[0].startswith("start: scenario tiny, seed 7, 2 rounds; 2 big (4.0 KiB)")
+    assert texts[3] == "round 1: client 3 (small) failed in train: out of memory [31mboom"
+    assert texts[-1] == "worker 1 was replaced"
+    assert all(text.isprintable() for text in texts)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(RecordError, match="choose another --out or remove it"):
+        RunRecord(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
+    with pytest.raises(RecordError, match="cannot be made"):
+        RunRecord(tmp_path / "keep.txt")
+
+
+def test_a_run_that_never_started_leaves_no_folder(tmp_path: Path) -> None:
+    RunRecord(tmp_path / "deep" / "run").close()
+    assert not (tmp_path / "deep" / "run").exists()
+
+
+def test_default_folder_is_free_and_one_level_deep(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        folder = default_folder("../my run", tmp_path)
+        folder.mkdir()
+        names.append(folder.name)
+        assert folder.parent == tmp_path
+    assert len(set(names)) == 3
+    assert all(name.startswith("my-run-") for name in names)
+
+
+def test_run_reads_back(record_run: RecordRun, tmp_path: Path) -> None:
+    record_run(tmp_path / "run").close()
+    run = load_run(tmp_path / "run")
+    assert run.config == make_plan().scenario
+    assert list(run.rounds["accuracy"]) == [0.1, 0.8, 0.7]
+    assert run.rounds is run.rounds
+    assert len(run.clients) == 5
+
+
+def read_all(folder: Path) -> int:
+    run = load_run(folder)
+    return len(run.clients) + len(run.rounds)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("summary.json", None, "summary.json is missing"),
+        ("summary.json", b'{"status": "fin', "summary.json is damaged"),
+        (
+            "summary.json",
+            b'{"status": "finished"}',
+            "summary.json is incomplete: it lacks",
+        ),
+        ("config.yaml", None, "config.yaml is missing"),
+        ("config.yaml", b"rounds: many\n", "config.yaml holds no scenario"),
+        ("clients.parquet", None, "clients.parquet is missing"),
+        ("clients.parquet", b"PAR1 half", "clients.parquet cannot be read"),
+        ("rounds.parquet", b"", "rounds.parquet cannot be read"),
+    ],
+)
+def test_damaged_record_is_refused_by_name(
+    record_run: RecordRun, tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    record_run(tmp_path).close()
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecordError, match=message):
+        read_all(tmp_path)
+
+
+def test_table_of_other_columns_is_refused(record_run: RecordRun, tmp_path: Path) -> None:
+    record_run(tmp_path).close()
+    pd.DataFrame({"round": [1]}).to_parquet(tmp_path / "clients.parquet")
+    with pytest.raises(RecordError, match="expected the columns"):
+        _ = load_run(tmp_path).clients
+
+
+def test_state_reads_back_with_its_metadata(record_run: RecordRun, tmp_path: Path) -> None:
+    record_run(tmp_path, finish=False)
+    state, metadata = load_state(tmp_path)
+    expected = make_state(KEPT)
+    assert state.structure == KEPT
+    assert set(state.weights) == set(expected.weights)
+    for name, array in expected.weights.items():
+        np.testing.assert_array_equal(state.weights[name], array)
+    assert metadata["model"] == dataclasses.asdict(make_plan().scenario.model)
+    assert (metadata["input_shape"], metadata["num_classes"]) == ([3], 2)
+    assert metadata["widths"] == {"hidden": 10}
+
+
+def rewrite(path: Path, drop: str = "", **tensors: np.ndarray) -> None:
+    """Replaces tensors of a checkpoint and drops one."""
+    from safetensors import safe_open
+    from safetensors.numpy import save_file
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+        held = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    held = {key: array for key, array in {**held, **tensors}.items() if key != drop}
+    save_file(held, path, metadata)
+
+
+@pytest.mark.parametrize(
+    ("drop", "tensors", "message"),
+    [
+        ("a.bias", {}, "'a.bias' is missing"),
+        ("structure.hidden", {}, "'structure.hidden' is missing"),
+        ("", {"a.bias": np.zeros(4, np.float32)}, r"'a.bias'.* shape \(3,\), got .* \(4,\)"),
+        ("", {"a.bias": np.zeros(3, np.float64)}, "asks for float32.*got float64"),
+        ("", {"extra": np.zeros(1, np.float32)}, r"unknown tensors \['extra'\]"),
+        ("", {"structure.hidden": np.array([255, 255], np.uint8)}, "beyond its 10 units"),
+    ],
+)
+def test_unfitting_tensors_are_refused(
+    record_run: RecordRun, tmp_path: Path, drop: str, tensors: dict[str, np.ndarray], message: str
+) -> None:
+    record_run(tmp_path, finish=False)
+    rewrite(tmp_path / "model.safetensors", drop, **tensors)
+    with pytest.raises(RecordError, match=message):
+        load_state(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not tensors at all", b"\xff" * 64])
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(RecordError, match="no model at"):
+        load_state(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(RecordError, match="no safetensors file"):
+        load_state(tmp_path)
+
+
+class Broken:
+    """A tracker that fails at everything."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __getattr__(self, name: str) -> object:
+        def fail(*_: object) -> None:
+            raise self.error
+
+        return fail
+
+
+def test_failing_tracker_stops_neither_the_run_nor_the_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trackers = Trackers([Broken(OSError("disk full")), RunRecord(tmp_path)])  # type: ignore[list-item]
+    trackers.on_start(make_plan())
+    trackers.on_round(make_report(0), make_state(LAYOUT.full()))
+    trackers.on_note("a note")
+    trackers.on_finish(RunTotals(make_plan()).summary())
+    trackers.close()
+    assert caplog.text.count("Broken failed and training goes on: OSError: disk full") == 5
+    assert len(load_run(tmp_path).rounds) == 1
+
+
+def test_record_error_at_the_start_stops_the_run() -> None:
+    trackers = Trackers([Broken(RecordError("no room"))])  # type: ignore[list-item]
+    with pytest.raises(RecordError, match="no room"):
+        trackers.on_start(make_plan())
+
+
+def test_trace_thins_itself_and_draws_the_range() -> None:
+    """Of 0..8 with room for 4: 0..3, at 4 every second (0, 2, 4), 6; at 8 every fourth: 0, 4, 8."""
+    trace = Trace(limit=4)
+    for value in range(9):
+        trace.add(float(value))
+    assert trace.values == [0.0, 4.0, 8.0]
+    assert trace.sparkline() == "▁▅█"
+    assert Trace(values=[0.5, 0.5]).sparkline() == "▁▁"
+
+
+def test_time_left_follows_the_pace_of_the_rounds() -> None:
+    """Rounds 0 and 1 end at 5 s and 15 s: 10 s a round; one is left, 4 s of it gone at 19 s."""
+    now = [0.0]
+    progress = Progress(make_plan(), lambda: now[0])
+    for number, moment in ((0, 5.0), (1, 15.0)):
+        now[0] = moment
+        assert progress.seconds_left() is None
+        progress.add(make_report(number))
+    now[0] = 19.0
+    assert (progress.elapsed(), progress.seconds_left()) == (19.0, 6.0)
+    now[0] = 100.0
+    assert progress.seconds_left() == 0.0
+    progress.add(make_report(2))
+    assert progress.seconds_left() is None
+
+
+def console(terminal: bool, width: int = 80, height: int = 24) -> object:
+    from rich.console import Console
+
+    return Console(
+        file=io.TextIOWrapper(io.BytesIO(), encoding="utf-8"),
+        force_terminal=terminal,
+        width=width,
+        height=height,
+        color_system=None,
+        _environ={"TERM": "xterm"},
+    )
+
+
+def written(target: object) -> str:
+    file = target.file  # type: ignore[attr-defined]
+    file.flush()
+    return file.buffer.getvalue().decode()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (40, 10)])
+def test_live_display_shows_the_run_and_gives_the_terminal_back(width: int, height: int) -> None:
+    """The last peak of 'small' is 1025 of 1024 bytes, 100 %; of 'big' 2048 of 4096, 50 %."""
+    target = console(True, width, height)
+    tracker = ConsoleTracker(target, Path("runs/x"))  # type: ignore[arg-type]
+    tracker.on_start(make_plan())
+    for number in (0, 1):
+        tracker.on_round(make_report(number), make_state(KEPT))
+    tracker.close()
+    text = written(target)
+    assert "round 1/2" in text
+    assert "interrupted; record: runs/x" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, and shown again
+    if width >= 80:
+        for piece in ("tiny", "80.0%", "3.10", "50%", "100%", "4-8", "client 3 (small) failed in"):
+            assert piece in text
+
+
+def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    target = console(False)
+    now = [0.0]
+    tracker = ConsoleTracker(target, Path("runs/x"), lambda: now[0])  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO, logger="fedhp"):
+        tracker.on_start(make_plan())
+        for number in (0, 1):
+            now[0] = 60.0 * number
+            tracker.on_round(make_report(number), make_state(KEPT))
+        tracker.on_finish(RunTotals(make_plan()).summary())
+        tracker.close()
+    assert written(target) == ""
+    assert caplog.messages[2:4] == [
+        "round 1: client 3 (small) failed in train: out of memory [31mboom",
+        "round 1: accuracy 80.0%, loss 1.0000, compression 3.10, 20 parameters, replies 2, "
+        "failures 1, big peak 2.0 KiB (50% of 4.0 KiB), small peak 1.0 KiB (100% of 1.0 KiB), "
+        "0:01:00 left",
+    ]
+    assert caplog.messages[-1] == "record: runs/x"
+
+
+def test_wandb_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'"):
+        WandbTracker(WandbConfig(mode="offline"), make_plan().scenario, tmp_path)
+
+
+def wandb_payloads(path: Path) -> list[bytes]:
+    """Reads a W&B transaction log: 7 bytes of header, then LevelDB's log format.
+
+    Blocks of 32 KiB; in them chunks of checksum (4 bytes), length (2), type (1: whole; 2, 3, 4:
+    first, middle and last piece) and data.
+    """
+    data, position = path.read_bytes(), 7
+    payloads, pieces = [], b""
+    while position + 7 <= len(data):
+        if (left := 32768 - position % 32768) < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        pieces += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            payloads.append(pieces)
+            pieces = b""
+    return payloads
+
+
+def wandb_history(folder: Path) -> list[dict[str, object]]:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    steps = []
+    for payload in wandb_payloads(log):
+        record = Record.FromString(payload)
+        if record.HasField("history"):
+            items = record.history.item
+            steps.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
+    return steps
+
+
+def test_wandb_offline_holds_the_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Round 1: 'big' peaks at 2048 bytes; the only accuracy of 'small' is client 2's, 0.25."""
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    plan = make_plan()
+    tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+    tracker.on_start(plan)
+    for number in range(3):
+        tracker.on_round(make_report(number), make_state(KEPT))
+    tracker.on_finish(RunTotals(plan).summary())
+    tracker.close()
+    tracker.close()
+    assert capfd.readouterr().out == ""
+    steps = wandb_history(tmp_path)
+    assert [step["round"] for step in steps] == [0, 1, 2]
+    assert [step["accuracy"] for step in steps] == [0.1, 0.8, 0.7]
+    assert steps[1]["class/big/memory_peak_bytes"] == 2048
+    assert steps[1]["class/small/memory_budget_bytes"] == 1024
+    assert steps[1]["class/small/accuracy"] == 0.25
+    assert steps[1]["class/big/batch_size"] == 8
+    assert (steps[0]["structure/hidden"], steps[1]["structure/hidden"]) == (10, 3)
+    assert "clients" not in steps[0]
+    (file,) = tmp_path.glob("wandb/offline-run-*/files/media/table/clients_1_*.table.json")
+    table = json.loads(file.read_text())
+    assert table["columns"] == CLIENT_COLUMNS
+    assert [row[8] for row in table["data"]] == [2048, 1025, None]
