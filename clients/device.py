@@ -46,11 +46,14 @@ def open_shard(brief: Brief, node: NodeConfig) -> Shard:
     Raises:
         DataError: If the data cannot be read or does not fit the model.
     """
+    scenario = from_json(brief.scenario)
     if "data-path" in node:
         return device_shard(
-            str(node["data-path"]), input_shape=brief.input_shape, num_classes=brief.num_classes
+            str(node["data-path"]),
+            source=scenario.data.name,
+            input_shape=brief.input_shape,
+            num_classes=brief.num_classes,
         )
-    scenario = from_json(brief.scenario)
     client = _partition_id(node)
     assert client is not None  # `describe` has refused the node otherwise
     return client_shard(scenario.data, scenario.fleet.num_clients, scenario.seed, client)
@@ -73,8 +76,7 @@ def _device_class(brief: Brief, client: int | None) -> DeviceClassConfig:
     classes = _classes(brief.scenario)
     if not 0 <= client < len(classes):
         raise ScenarioError(
-            f"node configuration: partition-id is {client}, but the fleet has clients 0 to "
-            f"{len(classes) - 1}"
+            f"node configuration: partition-id is {client}, but the fleet has clients 0 to {len(classes) - 1}"
         )
     return classes[client]
 

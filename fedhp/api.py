@@ -1,5 +1,6 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,7 @@ SERVER_APP = "strategies.server_app:app"
 PREPARE = "strategies.setup:prepare"
 
 
-def simulate(
-    scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any
-) -> RunResult:
+def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
     """Runs a scenario on simulated devices and returns its record.
 
     Example:
@@ -52,6 +51,7 @@ def simulate(
         CLIENT_APP,
         scenario.fleet.num_clients,
         scenario.server.timeout_seconds,
+        on_note=logging.getLogger("fedhp.notes").warning,
     ) as grid:
         resolve(SERVER_APP)(grid, context)
     return load_run(folder)
@@ -67,7 +67,5 @@ def load_model(folder: str | Path) -> nn.Module:
         RecordError: If the record holds no such model, or it does not match its structure.
     """
     state, metadata = load_state(folder)
-    arch = architecture(
-        ModelConfig(**metadata["model"]), metadata["input_shape"], metadata["num_classes"]
-    )
+    arch = architecture(ModelConfig(**metadata["model"]), metadata["input_shape"], metadata["num_classes"])
     return to_module(arch, state).eval()

@@ -13,9 +13,7 @@ from fedhp.state import ModelState
 from fedhp.structure import Layout, Structure
 
 
-def fit_counts(
-    memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, batch: int
-) -> dict[str, int]:
+def fit_counts(memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, batch: int) -> dict[str, int]:
     """Returns the largest unit counts, proportional to ``top``, that train within a budget.
 
     They fit at the wanted batch where they can; a device too small for that gets a smaller batch before it
@@ -41,9 +39,7 @@ def fit_counts(
     )
 
 
-def fit_structure(
-    memory: MemoryModel, state: ModelState, budget_bytes: int | None, batch: int
-) -> Structure:
+def fit_structure(memory: MemoryModel, state: ModelState, budget_bytes: int | None, batch: int) -> Structure:
     """Returns the best structure within the global one that a device can train within its budget.
 
     A device that cannot hold all of the global model gets the units of the largest weight norm: those

@@ -20,9 +20,10 @@ from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
+from fedhp.optimizers import TrainConfig
 from fedhp.reconcile import StrategyConfig
 from fedhp.schedule import PruneConfig
-from fedhp.trainer import Recipe, TrainConfig
+from fedhp.trainer import Recipe
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class ServerConfig:
         if self.min_replies < 1:
             raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
         if not self.timeout_seconds > 0:
-            raise ScenarioError(
-                f"server.timeout_seconds must be above 0, got {self.timeout_seconds}"
-            )
+            raise ScenarioError(f"server.timeout_seconds must be above 0, got {self.timeout_seconds}")
 
 
 @dataclass(frozen=True)
@@ -208,9 +207,7 @@ def from_json(text: str) -> Scenario:
     except json.JSONDecodeError as error:
         raise ScenarioError(f"the scenario that arrived is no JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ScenarioError(
-            f"the scenario that arrived is no mapping but a {type(values).__name__}"
-        )
+        raise ScenarioError(f"the scenario that arrived is no mapping but a {type(values).__name__}")
     return _checked([OmegaConf.create(values)], "the scenario that arrived")
 
 
@@ -258,9 +255,7 @@ def _dotlist(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # any parser error means an ill-formed value
-        raise ScenarioError(
-            f"overrides {' '.join(overrides)} cannot be read: {_first_line(error)}"
-        ) from None
+        raise ScenarioError(f"overrides {' '.join(overrides)} cannot be read: {_first_line(error)}") from None
 
 
 def _nested(values: Mapping[str, Any]) -> DictConfig:

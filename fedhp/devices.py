@@ -61,9 +61,7 @@ class DeviceClassConfig:
     def __post_init__(self) -> None:
         parse_size(self.memory)
         if self.share <= 0:
-            raise ScenarioError(
-                f"fleet class '{self.name}': share must be above 0, got {self.share}"
-            )
+            raise ScenarioError(f"fleet class '{self.name}': share must be above 0, got {self.share}")
 
     @property
     def memory_bytes(self) -> int:

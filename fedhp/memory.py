@@ -49,8 +49,7 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         if self.batch_policy not in BATCH_POLICIES:
             raise ScenarioError(
-                f"memory.batch_policy must be one of {', '.join(BATCH_POLICIES)}, "
-                f"got '{self.batch_policy}'"
+                f"memory.batch_policy must be one of {', '.join(BATCH_POLICIES)}, got '{self.batch_policy}'"
             )
         if self.lr_scaling not in LR_SCALINGS:
             raise ScenarioError(
@@ -118,10 +117,7 @@ class MemoryModel:
 
     def largest_batch(self, counts: Mapping[str, int], budget_bytes: int) -> int:
         """Returns the largest batch whose step fits the budget; 0 when not even one sample fits."""
-        return min(
-            max(0, (budget_bytes - moment.fixed) // moment.per_sample)
-            for moment in self._of(counts)
-        )
+        return min(max(0, (budget_bytes - moment.fixed) // moment.per_sample) for moment in self._of(counts))
 
     def _of(self, counts: Mapping[str, int]) -> tuple[Moment, ...]:
         return self._moments(tuple(counts[group] for group in self.layout.widths))
@@ -164,11 +160,7 @@ def _backward_moments(
     later_gradients = sum(sizes[index + 1 :])
     below = _saved(ops[:index]) + op.kept
     input_gradient = ops[index - 1].output if index else 0
-    moments = [
-        Moment(
-            resting + later_gradients + sizes[index], entry + below + op.output + input_gradient
-        )
-    ]
+    moments = [Moment(resting + later_gradients + sizes[index], entry + below + op.output + input_gradient)]
     if op.relu:
         moments.append(Moment(resting + later_gradients, entry + below + 3 * op.output))
     return moments

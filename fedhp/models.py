@@ -34,13 +34,10 @@ class ModelConfig:
         if self.name not in MODELS:
             raise ScenarioError(f"model.name must be one of {', '.join(MODELS)}, got '{self.name}'")
         if not self.widths or min(self.widths) < 1:
-            raise ScenarioError(
-                f"model.widths must be a list of positive numbers, got {self.widths}"
-            )
+            raise ScenarioError(f"model.widths must be a list of positive numbers, got {self.widths}")
         if not 1 <= self.floor <= min(self.widths):
             raise ScenarioError(
-                f"model.floor must be from 1 to the smallest width, {min(self.widths)}, "
-                f"got {self.floor}"
+                f"model.floor must be from 1 to the smallest width, {min(self.widths)}, got {self.floor}"
             )
 
 
@@ -68,9 +65,7 @@ class Architecture:
         return MemoryModel(self.layout, self.ops, size, raw_itemsize, state_slots)
 
 
-def architecture(
-    config: ModelConfig, input_shape: Sequence[int], num_classes: int
-) -> Architecture:
+def architecture(config: ModelConfig, input_shape: Sequence[int], num_classes: int) -> Architecture:
     """Returns the architecture for inputs of this shape and this many classes.
 
     Raises:
@@ -96,9 +91,7 @@ def initial_state(arch: Architecture, seed: int) -> ModelState:
     return ModelState(weights, layout.full())
 
 
-def to_module(
-    arch: Architecture, state: ModelState, device: torch.device | str = "cpu"
-) -> nn.Module:
+def to_module(arch: Architecture, state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
     """Builds the compact module that holds a copy of the state's weights."""
     module = arch.build(state.structure.counts)
     for name, parameter in module.named_parameters():
@@ -260,7 +253,7 @@ def _layout(
         shapes[bias] = (layer.num_outputs,)
         axes[weight] = (rows, columns, *(None for _ in kernel))
         axes[bias] = (rows,)
-    return Layout(dict(widths), shapes, axes, {group: floor for group in widths})
+    return Layout(dict(widths), shapes, axes, dict.fromkeys(widths, floor))
 
 
 MODELS: dict[str, Callable[[Any, tuple[int, ...], int], Architecture]] = {

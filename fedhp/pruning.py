@@ -37,8 +37,7 @@ class Contributions:
         self._generator = generator
         parameters = dict(module.named_parameters())
         self._entering = {
-            group: [parameters[name] for name in _entering(layout, group)]
-            for group in layout.widths
+            group: [parameters[name] for name in _entering(layout, group)] for group in layout.widths
         }
         self._average: dict[str, torch.Tensor] = {}
 
@@ -72,11 +71,7 @@ class Contributions:
 
 def _entering(layout: Layout, group: str) -> list[str]:
     """Returns the parameters whose first axis is the group's units: what determines their activations."""
-    return [
-        name
-        for name, axes in layout.axes.items()
-        if axes[0] is not None and axes[0].group == group
-    ]
+    return [name for name, axes in layout.axes.items() if axes[0] is not None and axes[0].group == group]
 
 
 def select(
@@ -143,9 +138,13 @@ def cut(
 
 
 def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:
-    for axis, positions in takes:
-        tensor = tensor.index_select(axis, torch.from_numpy(positions).to(tensor.device))
-    return tensor
+    """Returns the entries to keep in one step: cutting axis by axis would hold two copies for a moment."""
+    positions = [torch.from_numpy(p).to(tensor.device) for _, p in takes]
+    if len(takes) == 1:
+        return tensor.index_select(takes[0][0], positions[0])
+    mesh = iter(torch.meshgrid(*positions, indexing="ij"))
+    chosen = {axis for axis, _ in takes}
+    return tensor[tuple(next(mesh) if a in chosen else slice(None) for a in range(tensor.dim()))]
 
 
 def _restate_sizes(module: nn.Module) -> None:

@@ -91,9 +91,7 @@ class Reconciliation:
         mean = {}
         for name, old in self._state.weights.items():
             held = self._held.get(name, 0.0) + self._held_by_all
-            total = np.divide(
-                self._sums[name], held, out=old.astype(np.float64), where=np.asarray(held) > 0
-            )
+            total = np.divide(self._sums[name], held, out=old.astype(np.float64), where=np.asarray(held) > 0)
             mean[name] = total.astype(np.float32)
         return ModelState(mean, self._state.structure).cut(self._layout, structure)
 
@@ -115,9 +113,7 @@ def _index(ndim: int, takes: tuple[tuple[int, NDArray[np.intp]], ...]) -> Any:
     return tuple(next(mesh) if axis in chosen else slice(None) for axis in range(ndim))
 
 
-def intersection(
-    shares: Shares, structure: Structure, bounds: Mapping[str, int], quorum: float
-) -> Structure:
+def intersection(shares: Shares, structure: Structure, bounds: Mapping[str, int], quorum: float) -> Structure:
     """Mask intersection: a unit survives when at least ``quorum`` of its assignees kept it.
 
     With quorum 1 and every client assigned everything, that is the intersection of the clients' masks. Where

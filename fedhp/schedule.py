@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fedhp.errors import ScenarioError
 from fedhp.structure import Layout
@@ -30,9 +31,7 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         if self.target_compression < 1:
-            raise ScenarioError(
-                f"prune.target_compression must be at least 1, got {self.target_compression}"
-            )
+            raise ScenarioError(f"prune.target_compression must be at least 1, got {self.target_compression}")
         if not 0 <= self.start < self.end <= 1:
             raise ScenarioError(
                 f"prune.start and prune.end must satisfy 0 <= start < end <= 1, "
@@ -98,8 +97,13 @@ def largest_counts(
 
 def scheduled_counts(layout: Layout, config: PruneConfig, progress: float) -> dict[str, int]:
     """Returns how many units of each group may be left at this progress of the whole training."""
+    return dict(_counts_for_size(layout, scheduled_size(config, progress)))
+
+
+@lru_cache(maxsize=1024)
+def _counts_for_size(layout: Layout, size: float) -> Mapping[str, int]:
     full = dict(layout.widths)
-    allowed = scheduled_size(config, progress) * layout.num_parameters(full)
+    allowed = size * layout.num_parameters(full)
     counts = largest_counts(layout, full, lambda c: layout.num_parameters(c) <= allowed)
     return counts if counts is not None else layout.smallest()
 

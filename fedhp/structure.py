@@ -12,6 +12,7 @@ repeated or out of range) can be expressed.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -117,9 +118,7 @@ class Structure:
         return {group: np.packbits(mask) for group, mask in self.masks.items()}
 
     @classmethod
-    def from_bits(
-        cls, bits: Mapping[str, NDArray[np.uint8]], widths: Mapping[str, int]
-    ) -> "Structure":
+    def from_bits(cls, bits: Mapping[str, NDArray[np.uint8]], widths: Mapping[str, int]) -> "Structure":
         """Unpacks `to_bits`.
 
         Raises:
@@ -143,9 +142,11 @@ def _unpack(group: str, packed: NDArray[np.uint8], width: int) -> Mask:
     return unpacked[:width].astype(np.bool_)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """How a model is wired: the only place that knows, so that nothing else asks for layer names.
+
+    Compared and hashed by identity, so that what is derived from it can be cached.
 
     Attributes:
         widths: Per group, the number of units of the full model.
@@ -184,11 +185,9 @@ class Layout:
 
     def num_parameters(self, counts: Mapping[str, int]) -> int:
         """Returns the number of parameters (scalars) when each group keeps ``counts[group]`` units."""
-        return sum(int(np.prod(self.shape(name, counts))) for name in self.shapes)
+        return sum(math.prod(self.shape(name, counts)) for name in self.shapes)
 
-    def indices(
-        self, name: str, within: Structure, sub: Structure
-    ) -> tuple[tuple[int, Indices], ...]:
+    def indices(self, name: str, within: Structure, sub: Structure) -> tuple[tuple[int, Indices], ...]:
         """Returns, for a parameter compact under ``within``, what to take to make it compact under ``sub``.
 
         Returns:

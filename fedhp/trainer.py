@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,109 +15,25 @@ from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.measure import LiveTensors
 from fedhp.memory import MemoryConfig, MemoryModel
 from fedhp.models import Architecture, to_module
+from fedhp.optimizers import (
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    TrainConfig,
+    allocate_state,
+    state_tensors,
+)
 from fedhp.pruning import Contributions, cut, select
 from fedhp.schedule import PruneConfig, scheduled_counts, scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
 from fedhp.structure import Structure
 
-LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
-}
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Local training.
-
-    Attributes:
-        local_epochs: Passes over the local data per round.
-        batch_size: Samples per step; the reference for the batch policies.
-        learning_rate: At the reference batch and the start of the schedule.
-        optimizer: A name in `OPTIMIZERS`.
-        momentum: Of SGD.
-        weight_decay: L2 penalty (decoupled for adamw).
-        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
-        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
-    """
-
-    local_epochs: int = 1
-    batch_size: int = 32
-    learning_rate: float = 0.05
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    lr_schedule: str = "cosine"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        _check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        _check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
-        if self.local_epochs < 1 or self.batch_size < 1:
-            raise ScenarioError(
-                f"train.local_epochs and train.batch_size must be at least 1, "
-                f"got {self.local_epochs} and {self.batch_size}"
-            )
-        if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0):
-            raise ScenarioError(
-                "train.learning_rate must be above 0, train.momentum in [0, 1) and "
-                f"train.weight_decay 0 or more, got {self.learning_rate}, {self.momentum} and "
-                f"{self.weight_decay}"
-            )
-
-    @property
-    def state_slots(self) -> int:
-        """Optimiser tensors per parameter."""
-        return len(OPTIMIZERS[self.optimizer].state_names(self))
-
-
-def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ScenarioError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
-
-
-@dataclass(frozen=True, slots=True)
-class OptimizerKind:
-    """How to make an optimiser, and which tensors of a parameter's shape it keeps."""
-
-    make: Callable[[Iterable[nn.Parameter], TrainConfig], torch.optim.Optimizer]
-    state_names: Callable[[TrainConfig], tuple[str, ...]]
-
-
-def _sgd(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def _adam(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-OPTIMIZERS: dict[str, OptimizerKind] = {
-    "sgd": OptimizerKind(_sgd, lambda config: ("momentum_buffer",) if config.momentum else ()),
-    "adam": OptimizerKind(_adam, lambda config: ("exp_avg", "exp_avg_sq")),
-    "adamw": OptimizerKind(_adamw, lambda config: ("exp_avg", "exp_avg_sq")),
-}
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How every client trains: the read-only part of a scenario that the trainer needs.
+
+    Compared and hashed by identity, so that what is derived from it can be cached.
 
     Attributes:
         rounds: Rounds of the whole training, over which schedules run.
@@ -131,6 +47,7 @@ class Recipe:
     rounds: int
     seed: int
 
+    @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
         """Returns the memory model for this recipe's optimiser and data stored at this item size."""
         return self.architecture.memory_model(self.train.state_slots, raw_itemsize)
@@ -179,10 +96,8 @@ class _Session:
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
         self.module = to_module(recipe.architecture, task.state, self.device)
-        self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(
-            self.module.parameters(), recipe.train
-        )
-        _allocate_state(self.optimizer, recipe.train)
+        self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
+        allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         self.contributions = self._contributions()
         self.predicted = self.measured = 0
@@ -205,9 +120,7 @@ class _Session:
             seconds=seconds,
         )
         state = ModelState(weights, self.structure)
-        return Update(
-            self.task.client, self.task.state.structure, state, len(self.shard), statistics
-        )
+        return Update(self.task.client, self.task.state.structure, state, len(self.shard), statistics)
 
     def _epoch(self, epoch: int) -> None:
         total = len(self.shard)
@@ -249,23 +162,25 @@ class _Session:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
 
         The live tensors of a step are a function of shapes alone, so that one measurement serves every
-        client and round that takes a step of the same shape.
+        client and round that takes a step of the same shape. An epoch's shorter last step takes less than
+        the others and is measured only where it is the first of its shapes.
         """
+        if self.phase_measured:
+            return self._step(rows)
+        self.phase_measured = True
         key = self._shape_key(len(rows))
-        if key not in _MEASURED:
-            existing = [*self.module.parameters(), *_state_tensors(self.optimizer)]
-            with LiveTensors(existing) as meter:
+        if key in _MEASURED:
+            result = self._step(rows)
+        else:
+            with LiveTensors([*self.module.parameters(), *state_tensors(self.optimizer)]) as meter:
                 result = self._step(rows)
             _MEASURED[key] = meter.peak
-        else:
-            result = self._step(rows)
         self.measured = max(self.measured, _MEASURED[key])
         return result
 
     def _shape_key(self, batch: int) -> tuple[object, ...]:
         shapes = tuple(tuple(p.shape) for p in self.module.parameters())
-        tracked = self.contributions is not None
-        return shapes, batch, self.recipe.train.optimizer, self.memory.state_slots, tracked
+        return shapes, batch, self.memory.state_slots, self.contributions is not None
 
     def _progress(self, epoch: int, done: int) -> float:
         """Returns the share of the whole training that is done, 0 to 1."""
@@ -282,9 +197,8 @@ class _Session:
 
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
-        self.batch = choose_batch(
-            self.recipe, self.memory, self.structure, self.task.profile.memory_bytes
-        )
+        self.phase_measured = False
+        self.batch = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
         self.batch = min(self.batch, len(self.shard))
         peak = self.memory.training_bytes(self.structure.counts, self.batch)
         self.predicted = max(self.predicted, peak)
@@ -325,9 +239,7 @@ class _Session:
 _MEASURED: dict[tuple[object, ...], int] = {}
 
 
-def choose_batch(
-    recipe: Recipe, memory: MemoryModel, structure: Structure, budget_bytes: int | None
-) -> int:
+def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budget_bytes: int | None) -> int:
     """Returns the batch that the policy takes for this structure within the budget.
 
     Raises:
@@ -346,26 +258,6 @@ def choose_batch(
     if recipe.memory.batch_policy == "fill":
         return min(largest, max(recipe.memory.max_batch, 1))
     return min(largest, wanted)
-
-
-def _allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
-    """Allocates the optimiser's state before the first step, as zeros, which is what it starts from.
-
-    So every step takes the same memory, the first one too, and a cut finds all state in place.
-    """
-    names = OPTIMIZERS[config.optimizer].state_names(config)
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            state = optimizer.state[parameter]
-            for name in names:
-                state[name] = torch.zeros_like(parameter)
-            if config.optimizer != "sgd":
-                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-
-
-def _state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    values = (value for state in optimizer.state.values() for value in state.values())
-    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 @torch.inference_mode()

@@ -35,9 +35,7 @@ def pack_state(state: ModelState) -> ArrayRecord:
     return ArrayRecord(arrays)
 
 
-def unpack_state(
-    record: ArrayRecord, layout: Layout, within: Structure | None = None
-) -> ModelState:
+def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None = None) -> ModelState:
     """Unpacks `pack_state`, checking keys, bits, shapes, types and values.
 
     Args:
@@ -219,17 +217,13 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
         raise WireError(f"structure: {error}") from None
     for group, count in structure.counts.items():
         if count < layout.floors[group]:
-            raise WireError(
-                f"structure.{group}: {count} units, below the floor {layout.floors[group]}"
-            )
+            raise WireError(f"structure.{group}: {count} units, below the floor {layout.floors[group]}")
     if within is not None and not within.contains(structure):
         raise WireError("structure: holds units that were not assigned")
     return structure
 
 
-def _read_array(
-    name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> NDArray[Any]:
+def _read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Reads an array of known type and shape from NumPy's format, without copying, checking each claim.
 
     The header is compared before anything is allocated: a forged one cannot claim memory.

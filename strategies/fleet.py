@@ -1,7 +1,6 @@
 """What every fedhp strategy shares: sampling, one payload per structure, checked and ordered replies."""
 
 import logging
-import time
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fedhp.trainer import Recipe
 
 from .roster import Device
 
-_logger = logging.getLogger(__name__)
+_notes = logging.getLogger("fedhp.notes")
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,7 @@ class FleetStrategy(Strategy):
     prunes: bool
     budgeted: bool
 
-    def __init__(
-        self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState
-    ) -> None:
+    def __init__(self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState) -> None:
         self.scenario, self.recipe, self.memory, self.state = scenario, recipe, memory, state
         self.layout = recipe.architecture.layout
         self.brief = wire.Brief(
@@ -93,8 +90,7 @@ class FleetStrategy(Strategy):
             )
 
     def summary(self) -> None:
-        """Logs who takes part."""
-        _logger.debug("%s with %d devices", type(self).__name__, len(self.devices))
+        """Says nothing: the trackers show the scenario and the fleet."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -108,12 +104,8 @@ class FleetStrategy(Strategy):
             if structure.digest not in payloads:
                 payloads[structure.digest] = self._payload(structure, device, server_round)
             content, sent = payloads[structure.digest]
-            self._sent[device.node_id] = Sent(
-                device, structure, sent.num_parameters, sent.num_bytes
-            )
-            messages.append(
-                Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round))
-            )
+            self._sent[device.node_id] = Sent(device, structure, sent.num_parameters, sent.num_bytes)
+            messages.append(Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round)))
         return messages
 
     def sample(self, server_round: int) -> list[Device]:
@@ -133,7 +125,6 @@ class FleetStrategy(Strategy):
         Raises:
             TrainingError: If every client of the round failed.
         """
-        started = time.perf_counter()
         reconciliation = Reconciliation(self.layout, self.state)
         self.reports = tuple(
             self._take(server_round, sent, reply, reconciliation)
@@ -142,7 +133,7 @@ class FleetStrategy(Strategy):
         self._refuse_silence(server_round)
         valid = [row for row in self.reports if row.status == "ok"]
         if len(valid) < self.scenario.server.min_replies:
-            _logger.warning(
+            _notes.warning(
                 "round %d: %d valid replies, fewer than server.min_replies = %d; the model stays",
                 server_round,
                 len(valid),
@@ -150,7 +141,6 @@ class FleetStrategy(Strategy):
             )
             return None, None
         self.state = reconciliation.mean(self.survivors(reconciliation, server_round))
-        _logger.debug("round %d took %.3f s", server_round, time.perf_counter() - started)
         loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)
         metrics = MetricRecord({"num-examples": examples, "train-loss": loss / examples})
@@ -162,9 +152,7 @@ class FleetStrategy(Strategy):
         """Asks no client: the server evaluates the global model on the held-out set."""
         return []
 
-    def aggregate_evaluate(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> MetricRecord | None:
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Nothing was asked, nothing is aggregated."""
         return None
 
@@ -203,13 +191,9 @@ class FleetStrategy(Strategy):
         return self._succeeded(server_round, sent, update, wire.update_bytes(reply.content))
 
     def _failed(self, server_round: int, sent: Sent, failure: str) -> ClientReport:
-        client = sent.device.client
-        _logger.warning("round %d, client %d failed: %s", server_round, client, failure)
         return ClientReport(**self._about(server_round, sent), status="failed", failure=failure)
 
-    def _succeeded(
-        self, server_round: int, sent: Sent, update: Update, num_bytes: int
-    ) -> ClientReport:
+    def _succeeded(self, server_round: int, sent: Sent, update: Update, num_bytes: int) -> ClientReport:
         statistics = update.statistics
         return ClientReport(
             **self._about(server_round, sent),
@@ -249,9 +233,7 @@ class FleetStrategy(Strategy):
         )
 
 
-def in_order(
-    sent: Mapping[int, Sent], replies: Iterable[Message]
-) -> Iterator[tuple[Sent, Message | None]]:
+def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
     """Yields each sampled device with its reply, by partition id, as soon as the order allows.
 
     Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
@@ -263,7 +245,7 @@ def in_order(
     for reply in replies:
         node = reply.metadata.src_node_id
         if node not in sent or node in early or node in order[:next_up]:
-            _logger.warning("dropped an unexpected reply from node %d", node)
+            _notes.warning("dropped an unexpected reply from node %d", node)
             continue
         early[node] = reply
         while next_up < len(order) and order[next_up] in early:

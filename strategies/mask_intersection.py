@@ -1,5 +1,8 @@
 """The strategy that fedhp exists for: every device prunes, and the intersection of the masks survives."""
 
+from collections.abc import Sequence
+
+from fedhp.assignment import fit_structure
 from fedhp.errors import BudgetError
 from fedhp.reconcile import RECONCILERS, Reconciliation
 from fedhp.schedule import scheduled_counts
@@ -31,6 +34,18 @@ class MaskIntersection(FleetStrategy):
                 f"with one sample takes {smallest:,} bytes; its budget is {budget:,} bytes"
             )
         return True
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices, and starts from the largest structure that one of them can train.
+
+        Units that no device could ever hold would stay at their random initial weights and only do harm.
+        """
+        super().enlist(devices)
+        budgets = [device.profile.memory_bytes for device in self.devices]
+        most = None if None in budgets else max(budget for budget in budgets if budget is not None)
+        batch = self.scenario.train.batch_size
+        structure = fit_structure(self.memory, self.state, most, batch)
+        self.state = self.state.cut(self.layout, structure)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The mask intersection, bounded by the schedule's size at the end of the round."""

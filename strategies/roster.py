@@ -15,7 +15,7 @@ from fedhp.errors import DataError, TrainingError, WireError
 
 _POLL_SECONDS = 0.5
 
-_logger = logging.getLogger(__name__)
+_notes = logging.getLogger("fedhp.notes")
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Device:
     profile: DeviceProfile
 
 
-def query_fleet(
-    grid: Grid, brief: wire.Brief, num_clients: int, timeout_seconds: float
-) -> list[Device]:
+def query_fleet(grid: Grid, brief: wire.Brief, num_clients: int, timeout_seconds: float) -> list[Device]:
     """Asks every node for its profile and returns the devices by partition id.
 
     Waits until the number of nodes that the scenario names is connected: Flower registers them one by one.
@@ -65,7 +63,7 @@ def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> lis
                 f"{len(nodes)} of {num_clients} devices connected within {timeout_seconds:g} s; start the "
                 f"missing ones or lower fleet.num_clients"
             )
-        _logger.info("waiting for devices: %d of %d connected", len(nodes), num_clients)
+        _notes.info("waiting for devices: %d of %d connected", len(nodes), num_clients)
         time.sleep(_POLL_SECONDS)
     return sorted(nodes)
 

@@ -1,6 +1,7 @@
 """The server's side, and the composition root: scenario -> fleet -> strategy -> trackers."""
 
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,7 @@ class _RoundWatch:
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Flower calls this with round 0 before training, and after every round."""
         setup, state = self._setup, self._setup.strategy.state
-        accuracy, loss = evaluate(
-            setup.recipe.architecture, state, setup.test, setup.recipe.device()
-        )
+        accuracy, loss = evaluate(setup.recipe.architecture, state, setup.test, setup.recipe.device())
         now = time.perf_counter()
         params = state.num_parameters()
         batch = setup.scenario.train.batch_size
@@ -109,8 +108,7 @@ def _plan(setup: Setup, devices: Sequence[Device]) -> RunPlan:
     budgeted = setup.strategy.budgeted
     classes = Counter(device.profile.device_class for device in devices)
     budgets = {
-        device.profile.device_class: device.profile.memory_bytes if budgeted else None
-        for device in devices
+        device.profile.device_class: device.profile.memory_bytes if budgeted else None for device in devices
     }
     batch = scenario.train.batch_size
     return RunPlan(
@@ -127,31 +125,43 @@ def _plan(setup: Setup, devices: Sequence[Device]) -> RunPlan:
 
 @contextmanager
 def _reporting(scenario: Scenario, folder: Path) -> Iterator[Trackers]:
-    """Opens the trackers and closes them whatever happens; warnings of fedhp become notes."""
-    members: list[Tracker] = [RunRecord(folder), ConsoleTracker(folder=folder)]
+    """Opens the trackers, and closes them whatever happens."""
+    members: list[Tracker] = [RunRecord(folder)]
     if scenario.tracking.wandb.mode != "none":
         members.append(WandbTracker(scenario.tracking.wandb, scenario, folder))
+    members.append(ConsoleTracker(folder=folder))
     trackers = Trackers(members)
-    notes = _Notes(trackers)
-    logger = logging.getLogger("fedhp")
-    logger.addHandler(notes)
     threads = torch.get_num_threads()
     torch.set_num_threads(scenario.simulation.threads_per_worker)
+    with _notes_to(trackers):
+        try:
+            yield trackers
+        finally:
+            torch.set_num_threads(threads)
+            trackers.close()
+
+
+@contextmanager
+def _notes_to(trackers: Trackers) -> Iterator[None]:
+    """Passes what is logged as a note (a lost worker, a dropped reply) to the trackers, which show it."""
+    if not logging.getLogger().handlers and not logging.getLogger("fedhp").handlers:
+        logging.getLogger("fedhp").addHandler(logging.StreamHandler(sys.stdout))
+        logging.getLogger("fedhp").setLevel(logging.INFO)
+    logger = logging.getLogger("fedhp.notes")
+    handler = _Notes(trackers)
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
-        yield trackers
+        yield
     finally:
-        torch.set_num_threads(threads)
-        logger.removeHandler(notes)
-        trackers.close()
+        logger.propagate = True
+        logger.removeHandler(handler)
 
 
 class _Notes(logging.Handler):
-    """Passes warnings on to the trackers: a lost worker, a dropped reply."""
-
     def __init__(self, trackers: Trackers) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._trackers = trackers
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Tells the trackers."""
         self._trackers.on_note(record.getMessage())

@@ -13,10 +13,10 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds"},
+    {"structure", "seeds", "references"},
     {"devices"},
     {"state"},
-    {"memory", "criteria", "schedule", "measure"},
+    {"memory", "criteria", "schedule", "measure", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"trainer", "assignment"},
     {"config"},
@@ -76,8 +76,7 @@ def imports(path: Path) -> Iterator[str]:
                 prefix = ".".join([*above, *([module] if module else [])])
                 yield from (f"{prefix}.{alias.name}" for alias in aliases)
             case ast.Call(
-                func=ast.Name(id="import_module" | "__import__")
-                | ast.Attribute(attr="import_module"),
+                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
                 args=[ast.Constant(value=str(dotted)), *_],
             ):
                 yield dotted
@@ -98,11 +97,7 @@ def test_a_module_imports_only_from_rows_above_it(path: Path) -> None:
         f"add '{own}' below all that it imports"
     )
     known = {module_of(dotted) for dotted in imports(path) if dotted.split(".")[0] in PACKAGES}
-    wrong = {
-        module
-        for module in known - {own, "__init__"}
-        if ROW_OF.get(module, len(ROWS)) >= ROW_OF[own]
-    }
+    wrong = {module for module in known - {own, "__init__"} if ROW_OF.get(module, len(ROWS)) >= ROW_OF[own]}
     assert not wrong, f"{name(path)} may not import {sorted(wrong)}: they are not above '{own}'"
 
 
@@ -159,9 +154,7 @@ def test_only_the_command_line_prints() -> None:
         for path in SOURCES
         if module_at(path) != "cli"
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id == "print"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not wrong
 

@@ -107,9 +107,7 @@ def test_importing_the_package_is_light():
 def test_idx_files_are_read_from_root_or_its_folder(tmp_path, suffix, below):
     arrays = write_mnist(tmp_path / below, suffix)
     dataset = open_dataset(DataConfig("mnist", str(tmp_path)))
-    np.testing.assert_array_equal(
-        dataset.train_images[:, 0], arrays["train-images-idx3-ubyte"], strict=True
-    )
+    np.testing.assert_array_equal(dataset.train_images[:, 0], arrays["train-images-idx3-ubyte"], strict=True)
     np.testing.assert_array_equal(dataset.test_labels, arrays["t10k-labels-idx1-ubyte"])
     assert dataset.input_shape == (1, 4, 5)
     assert dataset.train_labels.dtype == np.int64
@@ -391,8 +389,7 @@ def test_racing_processes_agree(tmp_path):
     barrier, answers = context.Barrier(2), context.Queue()
     cache = str(tmp_path / "cache")
     workers = [
-        context.Process(target=_prepare_slowly, args=(cache, barrier, value, answers))
-        for value in (1, 2)
+        context.Process(target=_prepare_slowly, args=(cache, barrier, value, answers)) for value in (1, 2)
     ]
     for worker in workers:
         worker.start()
@@ -564,9 +561,7 @@ def test_torch_sees_every_byte_of_a_batch(dtype, raw_bytes):
     with torch.profiler.profile(profile_memory=True) as profile:
         batch = shard.batch(np.arange(8))
     allocated = sum(
-        event.self_cpu_memory_usage
-        for event in profile.events()
-        if event.self_cpu_memory_usage > 16
+        event.self_cpu_memory_usage for event in profile.events() if event.self_cpu_memory_usage > 16
     )
     assert allocated == 384 * raw_bytes + 4 * 384 + 8 * 8
     assert batch[0].shape == (8, 3, 4, 4)

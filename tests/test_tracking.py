@@ -210,9 +210,7 @@ def record_run() -> Iterator[RecordRun]:
         record.close()
 
 
-def test_clients_table_has_one_typed_row_per_client_and_round(
-    record_run: RecordRun, tmp_path: Path
-) -> None:
+def test_clients_table_has_one_typed_row_per_client_and_round(record_run: RecordRun, tmp_path: Path) -> None:
     record_run(tmp_path / "run").close()
     clients = pd.read_parquet(tmp_path / "run" / "clients.parquet")
     assert list(clients.columns) == CLIENT_COLUMNS
@@ -226,9 +224,7 @@ def test_clients_table_has_one_typed_row_per_client_and_round(
             assert (pd.isna(value) and expected is None) or value == expected
 
 
-def test_rounds_table_holds_counts_sums_and_structure(
-    record_run: RecordRun, tmp_path: Path
-) -> None:
+def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp_path: Path) -> None:
     """Round 1: 2 replies, 1 failure; down 248 + 248 + 80 = 576, up 100 + 100 = 200 bytes.
 
     One violation: 1025 measured of 1024. 3 units are 3 * 3 + 3 + 2 * 3 + 2 = 20 parameters.
@@ -294,9 +290,7 @@ def test_a_part_once_written_is_not_written_again(record_run: RecordRun, tmp_pat
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-def test_columns_of_nulls_keep_their_types_across_parts(
-    record_run: RecordRun, tmp_path: Path
-) -> None:
+def test_columns_of_nulls_keep_their_types_across_parts(record_run: RecordRun, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     record = record_run(tmp_path / "run", finish=False)
@@ -318,9 +312,7 @@ def test_interrupted_run_leaves_a_partial_summary(record_run: RecordRun, tmp_pat
     assert "interrupted: 1 rounds" in (tmp_path / "run" / "events.log").read_text()
 
 
-def test_event_log_tells_failures_on_one_clean_line_each(
-    record_run: RecordRun, tmp_path: Path
-) -> None:
+def test_event_log_tells_failures_on_one_clean_line_each(record_run: RecordRun, tmp_path: Path) -> None:
     record = record_run(tmp_path / "run", finish=False)
     record.on_note("worker 1 was\nreplaced")
     lines = (tmp_path / "run" / "events.log").read_text().splitlines()
@@ -575,9 +567,7 @@ def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCapture
     assert caplog.messages[-1] == "record: runs/x"
 
 
-def test_wandb_that_is_not_installed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wandb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'"):
         WandbTracker(WandbConfig(mode="offline"), make_plan().scenario, tmp_path)

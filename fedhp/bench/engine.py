@@ -9,7 +9,6 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedhp.config import SimulationConfig
 from fedhp.simulation import open_grid
 
 _ARRAY_LENGTH = 10_000
@@ -45,6 +44,9 @@ def run_engine(
         ``startup_seconds``, ..., and with ``vs_flower`` also ``flower_messages_per_second`` and
         ``ratio``.
     """
+    # Not above: workers import this file for its app, and a scenario's schema brings torch along.
+    from fedhp.config import SimulationConfig
+
     rounds = rounds or max(1, _MESSAGES_WANTED // num_nodes)
     config = SimulationConfig(num_workers=num_workers)
     started = time.perf_counter()

@@ -55,9 +55,7 @@ def checked_labels(
         DataError: If the labels are no integers, as many as the images, in range.
     """
     if array.shape != (num_samples,):
-        raise DataError(
-            f"{place} must hold one label per image, shape ({num_samples},), got {array.shape}"
-        )
+        raise DataError(f"{place} must hold one label per image, shape ({num_samples},), got {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError(
             f"{place} must hold integers (class numbers from 0 on), got {array.dtype}; map the "
@@ -96,7 +94,6 @@ def _checked_floats(array: NDArray[Any], place: str) -> NDArray[np.float32]:
         floats = array.astype(np.float32)
     if not np.isfinite(floats).all():
         raise DataError(
-            f"{place} holds NaN, infinite or too large values (not finite as float32); remove or "
-            f"replace them"
+            f"{place} holds NaN, infinite or too large values (not finite as float32); remove or replace them"
         )
     return floats

@@ -37,9 +37,7 @@ class PartitionConfig:
             raise ScenarioError(f"data.partition.alpha must be a number above 0, got {self.alpha}")
         for key in ("shards_per_client", "classes_per_client", "min_samples"):
             if getattr(self, key) < 1:
-                raise ScenarioError(
-                    f"data.partition.{key} must be at least 1, got {getattr(self, key)}"
-                )
+                raise ScenarioError(f"data.partition.{key} must be at least 1, got {getattr(self, key)}")
 
 
 @dataclass(frozen=True)

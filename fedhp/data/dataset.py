@@ -64,9 +64,7 @@ def open_dataset(config: DataConfig) -> Dataset:
 def _opened(name: str, root: str, max_train: int, cache: Path) -> Dataset:
     source = SOURCES[name]
     located = source.locate(root)
-    key = key_of(
-        {"source": located.identity, "files": stamps(located.files), "max_train": max_train}
-    )
+    key = key_of({"source": located.identity, "files": stamps(located.files), "max_train": max_train})
     arrays = prepared("datasets", key, lambda: _limited(located, max_train))
     mean, std = source.normalisation(arrays["train_images"].dtype)
     return Dataset(

@@ -47,9 +47,7 @@ def _divided(
         "num_clients": num_clients,
         "seed": seed,
     }
-    arrays = prepared(
-        "partitions", key_of(identity), lambda: _divide(dataset, config, num_clients, seed)
-    )
+    arrays = prepared("partitions", key_of(identity), lambda: _divide(dataset, config, num_clients, seed))
     return tuple(np.split(arrays["rows"], arrays["offsets"][1:-1]))
 
 

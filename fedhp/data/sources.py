@@ -191,9 +191,7 @@ def _read_hub(hub: _Hub, folder: str, names: str, looked: str) -> Arrays:
         for key, split in (("train", splits["train"]), ("test", splits["test"])):
             raw[f"x_{key}"] = np.stack([np.asarray(image) for image in split[hub.images]])
             raw[f"y_{key}"] = np.asarray(split["label"][:])
-    except (
-        Exception
-    ) as error:  # the hub's client raises many kinds; offline or not, all mean no data
+    except Exception as error:  # the hub's client raises many kinds; offline or not, all mean no data
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"{purpose} failed: {cause}. Put {names} into a folder <root>/{folder} and set "

@@ -63,9 +63,7 @@ class RunRecord:
             (self.folder / "config.yaml").write_text(plan.scenario.to_yaml(), encoding="utf-8")
             self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
             self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", columns.ROUNDS)
-            self._clients = self._parquet.PartedTable(
-                self.folder / "clients.parquet", columns.CLIENTS
-            )
+            self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", columns.CLIENTS)
         except OSError as error:
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
@@ -159,8 +157,7 @@ def _make_empty(folder: Path) -> None:
         taken = any(folder.iterdir())
     except OSError as error:
         raise RecordError(
-            f"the run record needs a folder at {folder}, which cannot be made: {error}; "
-            "choose another --out"
+            f"the run record needs a folder at {folder}, which cannot be made: {error}; choose another --out"
         ) from None
     if taken:
         raise RecordError(

@@ -45,9 +45,7 @@ class WandbTracker:
         Raises:
             RecordError: If W&B refuses, for instance because nobody is logged in.
         """
-        settings = self._wandb.Settings(
-            silent=True, console="off", disable_git=True, save_code=False
-        )
+        settings = self._wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
         try:
             self._run = self._wandb.init(
                 project=self._config.project,

@@ -26,9 +26,7 @@ def duration(seconds: float) -> str:
 
 def devices(plan: RunPlan) -> str:
     """Says how many clients of which classes there are, and with which budgets."""
-    return ", ".join(
-        f"{n} {name} ({budget(plan.budgets[name])})" for name, n in plan.devices.items()
-    )
+    return ", ".join(f"{n} {name} ({budget(plan.budgets[name])})" for name, n in plan.devices.items())
 
 
 def budget(num_bytes: int | None) -> str:

@@ -1,0 +1,136 @@
+"""The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedhp.errors import FedhpError
+
+_INPUT_REFUSED = 2
+_INTERRUPTED = 130
+
+app = typer.Typer(
+    help="Federated training of one shrinking model on devices with little memory.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Out = Annotated[Path | None, typer.Option(help="Folder of the run record; default runs/<scenario>-<time>.")]
+Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]
+
+
+@app.command()
+def run(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCENARIO] [KEY=VALUE]...",
+            help="A scenario's name or YAML file (default: quickstart), then overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Simulate a fleet: train and prune one model on devices that each have a memory budget.
+
+    [bold]Examples[/bold]
+
+      fedhp run
+
+      fedhp run fashion_mnist_fleet rounds=20 prune.target_compression=5
+
+      fedhp run my_fleet.yaml strategy.name=dense --out runs/dense
+
+      fedhp run quickstart simulation.num_workers=0 tracking.wandb.mode=offline
+
+    Overrides are dotted scenario keys; `fedhp show SCENARIO` prints all of them with their values.
+    """
+    with _readable_errors(debug):
+        from fedhp.api import simulate
+        from fedhp.config import load_scenario
+
+        name, overrides = _split(arguments or [])
+        simulate(load_scenario(name, overrides), out)
+
+
+@app.command()
+def scenarios() -> None:
+    """List the scenarios that ship."""
+    from fedhp.config import load_scenario, shipped_scenarios
+
+    table = Table(box=None, header_style="bold")
+    for column in ("scenario", "clients", "rounds", "model", "what it is"):
+        table.add_column(column)
+    for name in shipped_scenarios():
+        one = load_scenario(name)
+        model = f"{one.model.name} {'-'.join(map(str, one.model.widths))}"
+        table.add_row(name, str(one.fleet.num_clients), str(one.rounds), model, one.description)
+    Console().print(table)
+
+
+@app.command()
+def show(
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[SCENARIO] [KEY=VALUE]...", show_default=False)
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Print a scenario as it would run, every key with its value, as YAML."""
+    with _readable_errors(debug):
+        from fedhp.config import load_scenario
+
+        name, overrides = _split(arguments or [])
+        typer.echo(load_scenario(name, overrides).to_yaml(), nl=False)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    """Splits the arguments into a scenario and overrides; what comes first and has no = is the scenario."""
+    if arguments and "=" not in arguments[0]:
+        return arguments[0], arguments[1:]
+    return "quickstart", arguments
+
+
+@contextmanager
+def _readable_errors(debug: bool) -> Iterator[None]:
+    """Sets up logging, and ends with one readable line and exit code 2 where input is refused."""
+    _set_up_logging(debug)
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted", style="yellow")
+        raise typer.Exit(_INTERRUPTED) from None
+    except FedhpError as error:
+        if debug:
+            raise
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]error:[/bold red] {error}", highlight=False, markup=True
+        )
+        raise typer.Exit(_INPUT_REFUSED) from None
+
+
+def _set_up_logging(debug: bool) -> None:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    from flwr.supercore.logger import log as flower_log
+
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)
+    flower_log.propagate = False
+    if not debug:
+        # Flower announces every round on its own; fedhp's display says the same and more.
+        flower_log.setLevel(logging.ERROR)

@@ -1,0 +1,121 @@
+"""Local optimisation: the schema of the training section, the optimisers, the learning-rate schedules."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fedhp.errors import ScenarioError
+
+LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Local training.
+
+    Attributes:
+        local_epochs: Passes over the local data per round.
+        batch_size: Samples per step; the reference for the batch policies.
+        learning_rate: At the reference batch and the start of the schedule.
+        optimizer: A name in `OPTIMIZERS`.
+        momentum: Of SGD.
+        weight_decay: L2 penalty (decoupled for adamw).
+        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+    """
+
+    local_epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float = 0.05
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    lr_schedule: str = "cosine"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
+        _check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        _check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
+        if self.local_epochs < 1 or self.batch_size < 1:
+            raise ScenarioError(
+                f"train.local_epochs and train.batch_size must be at least 1, "
+                f"got {self.local_epochs} and {self.batch_size}"
+            )
+        if not (self.learning_rate > 0 and 0 <= self.momentum < 1 and self.weight_decay >= 0):
+            raise ScenarioError(
+                "train.learning_rate must be above 0, train.momentum in [0, 1) and "
+                f"train.weight_decay 0 or more, got {self.learning_rate}, {self.momentum} and "
+                f"{self.weight_decay}"
+            )
+
+    @property
+    def state_slots(self) -> int:
+        """Optimiser tensors per parameter."""
+        return len(OPTIMIZERS[self.optimizer].state_names(self))
+
+
+def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ScenarioError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerKind:
+    """How to make an optimiser, and which tensors of a parameter's shape it keeps."""
+
+    make: Callable[[Iterable[nn.Parameter], TrainConfig], torch.optim.Optimizer]
+    state_names: Callable[[TrainConfig], tuple[str, ...]]
+
+
+def _sgd(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _adam(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+
+
+def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+
+
+OPTIMIZERS: dict[str, OptimizerKind] = {
+    "sgd": OptimizerKind(_sgd, lambda config: ("momentum_buffer",) if config.momentum else ()),
+    "adam": OptimizerKind(_adam, lambda config: ("exp_avg", "exp_avg_sq")),
+    "adamw": OptimizerKind(_adamw, lambda config: ("exp_avg", "exp_avg_sq")),
+}
+
+
+def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+    """Allocates the optimiser's state before the first step, as zeros, which is what it starts from.
+
+    So every step takes the same memory, the first one too, and a cut finds all state in place.
+    """
+    names = OPTIMIZERS[config.optimizer].state_names(config)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            state = optimizer.state[parameter]
+            for name in names:
+                state[name] = torch.zeros_like(parameter)
+            if config.optimizer != "sgd":
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    values = (value for state in optimizer.state.values() for value in state.values())
+    return [value for value in values if isinstance(value, torch.Tensor)]

@@ -1,0 +1,58 @@
+"""The client app of the simulation's tests: apart from them, so that workers import little."""
+
+import os
+import sys
+import time
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+
+class ShardError(ValueError):
+    """A client's own exception, which says at which stage it arose."""
+
+    stage = "data"
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Does as the message says if it names this node; else answers what the client sees."""
+    order = message.content["order"]
+    assert isinstance(order, ConfigRecord)
+    if context.node_id in order["nodes"]:
+        if order["do"] == "sleep":
+            time.sleep(order["seconds"])
+        elif order["do"] == "die":
+            os._exit(1)
+        elif order["do"] == "exit":
+            sys.exit("enough")
+        elif order["do"] == "raise":
+            context.state["spoilt"] = MetricRecord({"yes": 1})
+            raise ShardError("labels are missing")
+        elif order["do"] == "garbage":
+            return 42  # type: ignore[return-value]
+        elif order["do"] == "stranger":
+            return Message(RecordDict(), dst_node_id=0, message_type="train")
+        elif order["do"] == "count":
+            before = context.state.metric_records.get("visits", {"n": 0})["n"]
+            context.state["visits"] = MetricRecord({"n": before + 1})
+        elif order["do"] == "forget":
+            context.state.clear()
+    return Message(RecordDict({"seen": _what_is_seen(context)}), reply_to=message)
+
+
+def _what_is_seen(context: Context) -> MetricRecord:
+    visits = context.state.metric_records.get("visits", {"n": 0})["n"]
+    return MetricRecord(
+        {
+            "node": context.node_id,
+            "partition": context.node_config["partition-id"],
+            "partitions": context.node_config["num-partitions"],
+            "run": context.run_id,
+            "visits": visits,
+            "spoilt": int("spoilt" in context.state),
+            "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
+        }
+    )

@@ -1,0 +1,467 @@
+"""The simulated grid: order, sharing, state, failures, and Ray's coming and going."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedhp.config import SimulationConfig
+from fedhp.errors import FedhpError, MissingExtraError
+from fedhp.simulation import load_app, open_grid
+from fedhp.simulation.answering import Answer
+from fedhp.simulation.batch import Batch, Span
+from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
+
+HERE = Path(__file__).parent
+APP = "simulated_app:app"
+NUM_NODES = 32
+
+
+def order(do: str = "", nodes: Sequence[int] = (), seconds: float = 0.0) -> RecordDict:
+    return RecordDict({"order": ConfigRecord({"do": do, "nodes": list(nodes), "seconds": seconds})})
+
+
+def to(content: RecordDict, nodes: Sequence[int]) -> list[Message]:
+    return [Message(content, node, "train") for node in nodes]
+
+
+def ask(grid: Grid, content: RecordDict, nodes: Sequence[int] | None = None) -> list[Message]:
+    return list(grid.send_and_receive(to(content, list(nodes or grid.get_node_ids()))))
+
+
+def seen(replies: Sequence[Message], key: str) -> list[int]:
+    return [reply.content["seen"][key] for reply in replies]  # type: ignore[index]
+
+
+def reasons(replies: Sequence[Message]) -> dict[int, str | None]:
+    failed = (reply for reply in replies if reply.has_error())
+    return {reply.metadata.src_node_id: reply.error.reason for reply in failed}
+
+
+def config(num_workers: int, address: str = "") -> SimulationConfig:
+    return SimulationConfig(num_workers=num_workers, address=address)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """Lets the app beside this file be imported by name, here and in the workers."""
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(HERE))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def cluster(importable: None) -> Iterator[None]:
+    """One local Ray for all tests here; starting it takes seconds."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    ray.init(
+        address="local",
+        num_cpus=3,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=100 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def notes() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def workers(cluster: None, notes: list[str]) -> Iterator[Grid]:
+    with open_grid(config(2), APP, NUM_NODES, 60.0, notes.append) as grid:
+        yield grid
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[Grid]:
+    with open_grid(config(0), APP, NUM_NODES, 60.0) as grid:
+        yield grid
+
+
+@pytest.fixture(params=["local", "workers"])
+def grid(request: pytest.FixtureRequest) -> Grid:
+    return request.getfixturevalue(request.param)
+
+
+def test_replies_come_in_the_order_of_the_messages_and_name_them(grid: Grid) -> None:
+    nodes = [9, 3, 30, 1, 17, 4]
+    messages = to(order("sleep", nodes=[9], seconds=0.3), nodes)
+
+    replies = list(grid.send_and_receive(messages))
+
+    assert seen(replies, "node") == nodes
+    assert [reply.metadata.src_node_id for reply in replies] == nodes
+    ids = [message.metadata.message_id for message in messages]
+    assert len(set(ids)) == len(nodes) and "" not in ids
+    assert [reply.metadata.reply_to_message_id for reply in replies] == ids
+
+
+def test_node_i_holds_partition_i_minus_1(grid: Grid) -> None:
+    assert list(grid.get_node_ids()) == list(range(1, NUM_NODES + 1))
+    assert [node.node_id for node in grid.get_nodes()] == list(range(1, NUM_NODES + 1))
+
+    replies = ask(grid, order(), [1, 32])
+
+    assert seen(replies, "partition") == [0, 31]
+    assert seen(replies, "partitions") == [NUM_NODES, NUM_NODES]
+    assert seen(replies, "run") == [RUN_ID, RUN_ID]
+
+
+def test_one_worker_two_workers_and_none_answer_alike(cluster: None, workers: Grid, local: Grid) -> None:
+    content = order("raise", nodes=[5, 20])
+    with open_grid(config(1), APP, NUM_NODES, 60.0) as single:
+        answers = [[_plain(reply) for reply in ask(g, content)] for g in (single, workers, local)]
+
+    assert len(answers[0]) == NUM_NODES
+    assert answers[0] == answers[1] == answers[2]
+
+
+def _plain(reply: Message) -> tuple[object, ...]:
+    who = (reply.metadata.src_node_id, reply.metadata.dst_node_id, reply.metadata.message_type)
+    if reply.has_error():
+        return (*who, reply.error.code, reply.error.reason)
+    shown = dict(reply.content["seen"])
+    return (*who, {key: shown[key] for key in ("node", "partition", "visits", "spoilt")})
+
+
+def test_a_shared_payload_is_stored_once(workers: Grid, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    stored: list[object] = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: (stored.append(value), put(value))[1])
+    first, second = order(), order()
+
+    messages = [Message(first if node % 2 else second, node, "train") for node in workers.get_node_ids()]
+    replies = list(workers.send_and_receive(messages))
+
+    assert seen(replies, "node") == list(range(1, NUM_NODES + 1))
+    assert [id(value) for value in stored] == [id(first), id(second)]
+
+
+def test_state_lasts_over_rounds_and_only_where_there_is_some(grid: Grid) -> None:
+    ask(grid, order("count", nodes=[2, 3]))
+    assert seen(ask(grid, order("count", nodes=[2])), "visits")[:4] == [0, 2, 1, 0]
+
+    assert seen(ask(grid, order("forget", nodes=[2])), "visits")[:4] == [0, 0, 1, 0]
+    ask(grid, order("forget", nodes=[3]))
+    assert grid._states == {}  # type: ignore[attr-defined]
+
+
+def test_a_nodes_second_message_sees_what_its_first_one_left(grid: Grid) -> None:
+    replies = ask(grid, order("count", nodes=[8]), [8, 7, 8, 8])
+
+    assert seen(replies, "node") == [8, 7, 8, 8]
+    assert seen(replies, "visits") == [1, 0, 2, 3]
+    ask(grid, order("forget", nodes=[8]))
+
+
+def test_a_client_that_raises_is_named_and_keeps_its_old_state(grid: Grid) -> None:
+    replies = ask(grid, order("raise", nodes=[4, 6]))
+
+    assert reasons(replies) == dict.fromkeys([4, 6], "data: ShardError: labels are missing")
+    assert sum(reply.has_content() for reply in replies) == NUM_NODES - 2
+    assert seen(ask(grid, order(), [4]), "spoilt") == [0]
+
+
+@pytest.mark.parametrize(
+    ("do", "reason"),
+    [
+        ("garbage", "reply: client returned a int, not a flwr.app.Message"),
+        ("stranger", "reply: client returned a message that does not reply to the one it got"),
+        ("exit", "client: SystemExit: enough"),
+    ],
+)
+def test_what_is_no_answer_fails_alone(grid: Grid, do: str, reason: str) -> None:
+    replies = ask(grid, order(do, nodes=[11]))
+
+    assert list(reasons(replies)) == [11]
+    assert (reasons(replies)[11] or "").startswith(reason)
+
+
+def test_a_node_that_is_not_there_fails_alone(grid: Grid) -> None:
+    replies = list(grid.send_and_receive(to(order(), [1, NUM_NODES + 1, 2])))
+
+    assert reasons(replies) == {33: "node: no node 33, this simulation has 1 to 32"}
+    assert [reply.has_content() for reply in replies] == [True, False, True]
+
+
+def test_pushed_messages_are_answered_when_pulled(grid: Grid) -> None:
+    ids = list(grid.push_messages(to(order(), [5, 6])))
+
+    assert seen(list(grid.pull_messages([*ids, "unknown"])), "node") == [5, 6]
+    assert list(grid.pull_messages(ids)) == []
+
+
+def test_create_message_writes_as_the_server(grid: Grid) -> None:
+    message = grid.create_message(order(), "train", 3, "7")
+
+    assert (message.metadata.run_id, message.metadata.src_node_id) == (RUN_ID, SERVER_NODE_ID)
+    assert (message.metadata.dst_node_id, message.metadata.group_id) == (3, "7")
+    assert grid.run.run_id == RUN_ID
+
+
+def test_a_slow_client_fails_after_the_fact_without_workers(local: Grid) -> None:
+    messages = to(order("sleep", nodes=[2], seconds=0.2), [1, 2, 3])
+
+    replies = list(local.send_and_receive(messages, timeout=0.1))
+
+    assert reasons(replies) == {2: "timeout: client took longer than 0.1 s"}
+
+
+def test_a_stuck_client_is_cut_off_and_only_it_fails(workers: Grid, notes: list[str]) -> None:
+    notes.clear()
+    messages = to(order("sleep", nodes=[7], seconds=600.0), list(workers.get_node_ids()))
+
+    replies = list(workers.send_and_receive(messages, timeout=1.0))
+
+    assert reasons(replies) == {7: "timeout: client took longer than 1 s"}
+    assert [reply.metadata.src_node_id for reply in replies] == list(range(1, NUM_NODES + 1))
+    assert "a worker took longer than 1 s at node 7 and was replaced" in notes
+
+
+def test_slow_clients_under_the_limit_are_not_cut_off(workers: Grid) -> None:
+    """Four clients of 0.6 s share a chunk; together they pass the limit of 2 s, none does alone."""
+    messages = to(order("sleep", nodes=[1, 2, 3, 4], seconds=0.6), list(workers.get_node_ids()))
+
+    assert reasons(list(workers.send_and_receive(messages, timeout=2.0))) == {}
+
+
+def test_a_client_that_kills_its_worker_twice_fails_alone(workers: Grid, notes: list[str]) -> None:
+    notes.clear()
+
+    replies = ask(workers, order("die", nodes=[12]))
+
+    assert reasons(replies) == {12: "worker: the process died while the client ran"}
+    assert len([note for note in notes if note.startswith("a worker died")]) == 2
+    assert reasons(ask(workers, order())) == {}
+
+
+def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
+    stream = iter(workers.send_and_receive(to(order("sleep", [1, 2, 3], 30.0), [4, 1, 2, 3])))
+    assert next(stream).metadata.src_node_id == 4
+    stream.close()  # type: ignore[attr-defined]
+
+    assert seen(ask(workers, order()), "node") == list(range(1, NUM_NODES + 1))
+
+
+def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
+    """A worker that hands back 1 of the 4 messages of a span leaves 3, which go out first again."""
+    messages = to_as_server(range(1, 33))
+    batch = Batch(messages, {}, num_workers=2)  # 32 // (2 * 4) = 4 messages per span
+    first, second = batch.next(), batch.next()
+    assert first == Span(0, 4) and second == Span(4, 8)
+
+    done, rest = Span(0, 4).split(1)
+    batch.finish(done, "answers")
+    batch.again(rest)
+
+    assert batch.next() == Span(1, 4)
+    assert batch.ready() == (Span(0, 1), "answers")
+    assert batch.ready() is None
+
+
+def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
+    """400 messages, 1 worker: spans of 64, of which 4 may be out; one read message lets one more."""
+    batch = Batch(to_as_server(range(1, 401)), {}, num_workers=1)
+    spans = [batch.next() for _ in range(5)]
+    assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]
+
+    batch.read(Answer(batch.messages[0]))
+    assert batch.next() == Span(256, 320)
+
+
+def to_as_server(nodes: Sequence[int]) -> list[Message]:
+    with acting_as(SERVER_NODE_ID):
+        return to(order(), nodes)
+
+
+def test_workers_keep_to_their_threads(workers: Grid) -> None:
+    assert set(seen(ask(workers, order()), "threads")) == {1}
+
+
+def test_torch_threads_are_set_for_the_life_of_a_local_grid() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    with open_grid(SimulationConfig(num_workers=0, threads_per_worker=3), APP, 1, 1.0):
+        assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == before
+
+
+def test_flower_takes_the_identity_that_we_set() -> None:
+    """Contract: TaskIdentity is internal to Flower; this fails when a new version moves it."""
+    with acting_as(5):
+        metadata = Message(RecordDict(), 9, "query").metadata
+        with acting_as(6):
+            inner = Message(RecordDict(), 9, "query").metadata
+        again = Message(RecordDict(), 9, "query").metadata
+    assert (metadata.run_id, metadata.src_node_id, metadata.dst_node_id) == (RUN_ID, 5, 9)
+    assert (inner.src_node_id, again.src_node_id) == (6, 5)
+
+
+def test_no_identity_is_left_behind() -> None:
+    code = (
+        "from flwr.app import Message, RecordDict\n"
+        "from fedhp.simulation.identity import acting_as\n"
+        "with acting_as(1): pass\n"
+        "Message(RecordDict(), 1, 'train')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, env=_environment())
+    assert ended.returncode == 1
+    assert b"TaskIdentity.run_id is not set" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("reference", "reason"),
+    [
+        ("simulated_app", "named as 'module:attr'"),
+        ("nowhere.client_app:app", "neither 'nowhere.client_app' nor 'fedhp.nowhere.client_app'"),
+        ("simulated_app:missing", "found nothing"),
+        ("simulated_app:train", "found a function"),
+    ],
+)
+def test_an_app_that_is_not_there_is_refused(reference: str, reason: str) -> None:
+    with pytest.raises(FedhpError, match=re.escape(reason)):
+        load_app(reference)
+
+
+def test_a_module_that_misses_its_own_import_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_app.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="not_installed_anywhere"):
+        load_app("broken_app:app")
+
+
+def test_an_installed_app_is_found_inside_fedhp() -> None:
+    """In a wheel ``bench`` stands where ``clients`` does; it is no top-level module either."""
+    from fedhp.bench.engine import app as engine_app
+
+    assert load_app("bench.engine:app") is engine_app
+
+
+def test_a_missing_app_is_named_by_the_workers_too(cluster: None) -> None:
+    with pytest.raises(FedhpError, match="no client app 'nowhere:app'"):  # noqa: SIM117
+        with open_grid(config(1), "nowhere:app", 1, 60.0):
+            pass
+
+
+def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"num_workers=0.*'fedhp\[sim\]'"):  # noqa: SIM117
+        with open_grid(config(2), APP, 1, 60.0):
+            pass
+
+
+def test_without_workers_ray_is_not_imported() -> None:
+    code = (
+        "import sys\n"
+        "from fedhp.config import SimulationConfig\n"
+        "from fedhp.simulation import open_grid\n"
+        f"with open_grid(SimulationConfig(num_workers=0), '{APP}', 2, 1.0): pass\n"
+        "assert 'ray' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=_environment(), cwd="/")
+
+
+TWO_NODES = """
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+app = ClientApp()
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    import ray
+    where = ConfigRecord({"where": ray.get_runtime_context().get_node_id()})
+    return Message(RecordDict({"where": where}), reply_to=message)
+
+if __name__ == "__main__":
+    from ray.cluster_utils import Cluster
+    from fedhp.config import SimulationConfig
+    from fedhp.simulation import open_grid
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    try:
+        config = SimulationConfig(num_workers=-1, address=cluster.address)
+        with open_grid(config, "two_nodes:app", 20, 60.0) as grid:
+            content = RecordDict({"c": ConfigRecord()})
+            nodes = grid.get_node_ids()
+            replies = list(grid.send_and_receive([Message(content, n, "train") for n in nodes]))
+        assert [r.metadata.src_node_id for r in replies] == list(range(1, 21))
+        print("nodes used:", len({r.content["where"]["where"] for r in replies}))
+    finally:
+        cluster.shutdown()
+"""
+
+
+def test_an_existing_cluster_of_two_nodes_is_used_whole(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    (tmp_path / "two_nodes.py").write_text(TWO_NODES)
+    ended = subprocess.run(
+        [sys.executable, "two_nodes.py"],
+        cwd=tmp_path,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "nodes used: 2" in ended.stdout
+
+
+INTERRUPTED = f"""
+import psutil
+from flwr.app import ConfigRecord, Message, RecordDict
+from fedhp.config import SimulationConfig
+from fedhp.simulation import open_grid
+
+order = ConfigRecord({{"do": "sleep", "nodes": [1, 2], "seconds": 600.0}})
+with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:
+    replies = grid.send_and_receive(
+        [Message(RecordDict({{"order": order}}), node, "train") for node in (1, 2)]
+    )
+    print(*(p.pid for p in psutil.Process().children(recursive=True)), flush=True)
+    list(replies)
+"""
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    psutil = pytest.importorskip("psutil")
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        cwd=tmp_path,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    started = [int(pid) for pid in process.stdout.readline().split()]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+
+    assert len(started) >= 4, errors  # Ray's two daemons and the two workers, at the least
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    left = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
+    _, alive = psutil.wait_procs(left, timeout=10)
+    assert alive == []
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(HERE.parent), str(HERE)])
+    return {**os.environ, "PYTHONPATH": path, "FLWR_TELEMETRY_ENABLED": "0"}
