@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from fedhp.errors import BudgetError
 from fedhp.memory import MemoryModel
 from fedhp.pruning import select
-from fedhp.schedule import largest_counts
+from fedhp.schedule import Shape
 from fedhp.state import ModelState
 from fedhp.structure import Layout, Structure
 
 
-def fit_counts(memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, batch: int) -> dict[str, int]:
-    """Returns the largest unit counts, proportional to ``top``, that train within a budget.
+def fit_counts(
+    memory: MemoryModel, shape: Shape, top: Mapping[str, int], budget_bytes: int, batch: int
+) -> dict[str, int]:
+    """Returns the largest unit counts below ``top`` that train within a budget.
 
     They fit at the wanted batch where they can; a device too small for that gets a smaller batch before it
     is given up.
@@ -23,10 +25,8 @@ def fit_counts(memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, b
         BudgetError: If not even the smallest structure fits with one sample.
     """
     while batch >= 1:
-        counts = largest_counts(
-            memory.layout,
-            top,
-            lambda counts, batch=batch: memory.training_bytes(counts, batch) <= budget_bytes,
+        counts = shape.largest(
+            top, lambda counts, batch=batch: memory.training_bytes(counts, batch) <= budget_bytes
         )
         if counts is not None:
             return counts
@@ -39,7 +39,9 @@ def fit_counts(memory: MemoryModel, top: Mapping[str, int], budget_bytes: int, b
     )
 
 
-def fit_structure(memory: MemoryModel, state: ModelState, budget_bytes: int | None, batch: int) -> Structure:
+def fit_structure(
+    memory: MemoryModel, shape: Shape, state: ModelState, budget_bytes: int | None, batch: int
+) -> Structure:
     """Returns the best structure within the global one that a device can train within its budget.
 
     A device that cannot hold all of the global model gets the units of the largest weight norm: those
@@ -51,7 +53,7 @@ def fit_structure(memory: MemoryModel, state: ModelState, budget_bytes: int | No
     current = state.structure
     if budget_bytes is None or memory.training_bytes(current.counts, batch) <= budget_bytes:
         return current
-    counts = fit_counts(memory, current.counts, budget_bytes, batch)
+    counts = fit_counts(memory, shape, current.counts, budget_bytes, batch)
     return select(unit_norms(memory.layout, state), current, counts, memory.layout.floors)
 
 

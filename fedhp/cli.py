@@ -126,10 +126,12 @@ def _readable_errors(debug: bool) -> Iterator[None]:
 
 def _set_up_logging(debug: bool) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    from flwr.supercore.logger import log as flower_log
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)
+    import flwr.app  # noqa: F401  (Flower sets its logger up on import; what follows must come after)
+
+    flower_log = logging.getLogger("flwr")
     flower_log.propagate = False
     if not debug:
         # Flower announces every round on its own; fedhp's display says the same and more.

@@ -119,6 +119,22 @@ class MemoryModel:
         """Returns the largest batch whose step fits the budget; 0 when not even one sample fits."""
         return min(max(0, (budget_bytes - moment.fixed) // moment.per_sample) for moment in self._of(counts))
 
+    def shares(self, batch: int) -> dict[str, float]:
+        """Returns how much of the training memory each group is behind, relative to the heaviest one.
+
+        A group's weight is what the full model's step would save if the group were at its floor.
+
+        Returns:
+            Per group, a number above 0 (a small floor keeps every group able to shrink) and at most 1.
+        """
+        full = self.training_bytes(self.layout.widths, batch)
+        saved = {
+            group: full - self.training_bytes({**self.layout.widths, group: floor}, batch)
+            for group, floor in self.layout.floors.items()
+        }
+        heaviest = max(1, *saved.values())
+        return {group: max(0.05, weight / heaviest) for group, weight in saved.items()}
+
     def _of(self, counts: Mapping[str, int]) -> tuple[Moment, ...]:
         return self._moments(tuple(counts[group] for group in self.layout.widths))
 

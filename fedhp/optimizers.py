@@ -117,5 +117,6 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    """Returns every tensor that the optimiser keeps."""
     values = (value for state in optimizer.state.values() for value in state.values())
     return [value for value in values if isinstance(value, torch.Tensor)]

@@ -1,9 +1,12 @@
-"""DynHP on one device: train, prune, grow the batch, never exceed the budget. Knows neither Flower nor Ray."""
+"""DynHP on one device: train, prune, grow the batch, never exceed the budget.
+
+Knows neither Flower nor Ray.
+"""
 
 import math
 import time
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -23,7 +26,7 @@ from fedhp.optimizers import (
     state_tensors,
 )
 from fedhp.pruning import Contributions, cut, select
-from fedhp.schedule import PruneConfig, scheduled_counts, scheduled_size
+from fedhp.schedule import PruneConfig, Schedule, Shape, scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
 from fedhp.structure import Structure
@@ -51,6 +54,17 @@ class Recipe:
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
         """Returns the memory model for this recipe's optimiser and data stored at this item size."""
         return self.architecture.memory_model(self.train.state_slots, raw_itemsize)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How the groups of the model shrink together, by their weight in this recipe's memory."""
+        memory = self.memory_model(raw_itemsize=1)
+        return Shape(self.architecture.layout, memory.shares(self.train.batch_size))
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """How many units may be left, when."""
+        return Schedule(self.prune, self.shape)
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
@@ -215,13 +229,13 @@ class _Session:
 
     def _excess(self, progress: float) -> bool:
         """Says whether the structure is larger than the schedule allows at this progress."""
-        allowed = scheduled_counts(self.layout, self.recipe.prune, progress)
+        allowed = self.recipe.schedule.counts(progress)
         return any(count > allowed[group] for group, count in self.structure.counts.items())
 
     def _prune_if_due(self, progress: float) -> None:
         if self.contributions is None or scheduled_size(self.recipe.prune, progress) >= 1:
             return
-        allowed = scheduled_counts(self.layout, self.recipe.prune, progress)
+        allowed = self.recipe.schedule.counts(progress)
         if not self.recipe.prune.marginal and not self._excess(progress):
             return
         scores = {g: s.cpu().numpy() for g, s in self.contributions.scores().items()}

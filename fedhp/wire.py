@@ -1,7 +1,7 @@
 """Values <-> Flower records: the only file that knows record keys. Trusts nothing that arrives.
 
-Weights and kept units travel in one ``ArrayRecord``: parameters by name, and per group a ``structure.<group>``
-array of packed bits. Arrays are read by their known type and shape, never unpickled.
+Weights and kept units travel in one ``ArrayRecord``: parameters by name, and per group an array
+``structure.<group>`` of packed bits. Arrays are read by their known type and shape, never unpickled.
 """
 
 import io
@@ -266,7 +266,8 @@ def _config(content: RecordDict, key: str) -> ConfigRecord:
 
 def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     value = record.get(key)
-    if type(value) is not kind:
+    # Not isinstance: True is no number of examples, though Python counts it as an integer.
+    if type(value) is not kind or value is None:
         raise WireError(f"{key}: expected {kind.__name__}, got {value!r}")
     return value
 

@@ -2,8 +2,8 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
@@ -20,19 +20,10 @@ from fedhp.state import ClientReport, ModelState, Update
 from fedhp.structure import Structure
 from fedhp.trainer import Recipe
 
+from .replies import Sent, in_order
 from .roster import Device
 
 _notes = logging.getLogger("fedhp.notes")
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What a sampled device was sent in a round."""
-
-    device: Device
-    structure: Structure
-    num_parameters: int
-    num_bytes: int
 
 
 class FleetStrategy(Strategy):
@@ -158,7 +149,9 @@ class FleetStrategy(Strategy):
 
     def _structure_for(self, device: Device) -> Structure:
         budget = device.profile.memory_bytes if self.budgeted else None
-        return fit_structure(self.memory, self.state, budget, self.scenario.train.batch_size)
+        return fit_structure(
+            self.memory, self.recipe.shape, self.state, budget, self.scenario.train.batch_size
+        )
 
     def _payload(
         self, structure: Structure, device: Device, server_round: int
@@ -191,14 +184,24 @@ class FleetStrategy(Strategy):
         return self._succeeded(server_round, sent, update, wire.update_bytes(reply.content))
 
     def _failed(self, server_round: int, sent: Sent, failure: str) -> ClientReport:
-        return ClientReport(**self._about(server_round, sent), status="failed", failure=failure)
+        profile = sent.device.profile
+        return ClientReport(
+            round=server_round,
+            client=sent.device.client,
+            device_class=profile.device_class,
+            status="failed",
+            failure=failure,
+            num_examples=profile.num_examples,
+            memory_budget_bytes=profile.memory_bytes if self.budgeted else None,
+            params_received=sent.num_parameters,
+            bytes_down=sent.num_bytes,
+        )
 
     def _succeeded(self, server_round: int, sent: Sent, update: Update, num_bytes: int) -> ClientReport:
         statistics = update.statistics
-        return ClientReport(
-            **self._about(server_round, sent),
+        return replace(
+            self._failed(server_round, sent, ""),
             status="ok",
-            failure="",
             bytes_up=num_bytes,
             memory_predicted_bytes=statistics.memory_predicted_bytes,
             memory_measured_bytes=statistics.memory_measured_bytes,
@@ -211,18 +214,6 @@ class FleetStrategy(Strategy):
             seconds=statistics.seconds,
         )
 
-    def _about(self, server_round: int, sent: Sent) -> dict[str, object]:
-        profile = sent.device.profile
-        return {
-            "round": server_round,
-            "client": sent.device.client,
-            "device_class": profile.device_class,
-            "num_examples": profile.num_examples,
-            "memory_budget_bytes": profile.memory_bytes if self.budgeted else None,
-            "params_received": sent.num_parameters,
-            "bytes_down": sent.num_bytes,
-        }
-
     def _refuse_silence(self, server_round: int) -> None:
         if any(row.status == "ok" for row in self.reports):
             return
@@ -231,25 +222,3 @@ class FleetStrategy(Strategy):
             f"round {server_round}: all {len(self.reports)} clients failed; the first, client "
             f"{first.client}, with: {first.failure}"
         )
-
-
-def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
-    """Yields each sampled device with its reply, by partition id, as soon as the order allows.
-
-    Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
-    None at the end of the stream; replies from devices that were not asked, or a second one, are dropped.
-    """
-    order = sorted(sent, key=lambda node: sent[node].device.client)
-    early: dict[int, Message] = {}
-    next_up = 0
-    for reply in replies:
-        node = reply.metadata.src_node_id
-        if node not in sent or node in early or node in order[:next_up]:
-            _notes.warning("dropped an unexpected reply from node %d", node)
-            continue
-        early[node] = reply
-        while next_up < len(order) and order[next_up] in early:
-            yield sent[order[next_up]], early.pop(order[next_up])
-            next_up += 1
-    for node in order[next_up:]:
-        yield sent[node], early.pop(node, None)

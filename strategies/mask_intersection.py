@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fedhp.assignment import fit_structure
 from fedhp.errors import BudgetError
 from fedhp.reconcile import RECONCILERS, Reconciliation
-from fedhp.schedule import scheduled_counts
 from fedhp.structure import Structure
 
 from .fleet import FleetStrategy
@@ -44,13 +43,12 @@ class MaskIntersection(FleetStrategy):
         budgets = [device.profile.memory_bytes for device in self.devices]
         most = None if None in budgets else max(budget for budget in budgets if budget is not None)
         batch = self.scenario.train.batch_size
-        structure = fit_structure(self.memory, self.state, most, batch)
+        structure = fit_structure(self.memory, self.recipe.shape, self.state, most, batch)
         self.state = self.state.cut(self.layout, structure)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The mask intersection, bounded by the schedule's size at the end of the round."""
-        progress = server_round / self.scenario.rounds
-        bounds = scheduled_counts(self.layout, self.scenario.prune, progress)
+        bounds = self.recipe.schedule.counts(server_round / self.scenario.rounds)
         for group, floor in self.layout.floors.items():
             bounds[group] = max(bounds[group], floor)
         return RECONCILERS["intersection"](

@@ -9,7 +9,6 @@ from fedhp.errors import BudgetError, ScenarioError
 from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
 from fedhp.references import resolve
-from fedhp.schedule import check_target
 from fedhp.trainer import Recipe
 
 from . import STRATEGIES
@@ -43,9 +42,9 @@ def prepare(scenario: Scenario) -> Setup:
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()
     if kind.prunes:
-        check_target(recipe.architecture.layout, scenario.prune)
+        recipe.schedule.check_target()
     if kind.budgeted and kind.prunes:
-        _check_budgets(scenario, memory)
+        _check_budgets(scenario, recipe, memory)
     state = initial_state(recipe.architecture, scenario.seed)
     return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state))
 
@@ -64,9 +63,9 @@ def _strategy_class(name: str) -> type[FleetStrategy]:
     return found
 
 
-def _check_budgets(scenario: Scenario, memory: MemoryModel) -> None:
+def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:
     for kind in scenario.fleet.classes:
         try:
-            fit_counts(memory, memory.layout.widths, kind.memory_bytes, 1)
+            fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, 1)
         except BudgetError as error:
             raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}") from None

@@ -4,7 +4,8 @@ import os
 import sys
 import time
 
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 app = ClientApp()
@@ -41,6 +42,17 @@ def train(message: Message, context: Context) -> Message:
         elif order["do"] == "forget":
             context.state.clear()
     return Message(RecordDict({"seen": _what_is_seen(context)}), reply_to=message)
+
+
+averaged = ClientApp()
+
+
+@averaged.train()
+def train_average(message: Message, context: Context) -> Message:
+    """Returns the node's id as its weights, as stock strategies want them."""
+    weights = ArrayRecord({"w": Array(np.array([context.node_id], dtype=np.float64))})
+    metrics = MetricRecord({"num-examples": 1})
+    return Message(RecordDict({"arrays": weights, "metrics": metrics}), reply_to=message)
 
 
 def _what_is_seen(context: Context) -> MetricRecord:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
 
 from fedhp.config import SimulationConfig
 from fedhp.errors import FedhpError, MissingExtraError
@@ -250,6 +252,36 @@ def test_a_client_that_kills_its_worker_twice_fails_alone(workers: Grid, notes: 
     assert reasons(ask(workers, order())) == {}
 
 
+def test_a_single_worker_comes_back_from_everything(cluster: None) -> None:
+    with open_grid(config(1), APP, 9, 60.0) as grid:
+        messages = to(order("die", nodes=[2]), [1, 2, 3]) + to(order("sleep", [5], 600.0), [4, 5, 6])
+        replies = list(grid.send_and_receive(messages, timeout=1.0))
+
+    assert reasons(replies) == {
+        2: "worker: the process died while the client ran",
+        5: "timeout: client took longer than 1 s",
+    }
+
+
+def test_a_client_a_little_over_the_limit_fails_whatever_the_chunk(grid: Grid) -> None:
+    messages = to(order("sleep", nodes=[9], seconds=0.4), list(grid.get_node_ids()))
+
+    replies = list(grid.send_and_receive(messages, timeout=0.3))
+
+    assert reasons(replies) == {9: "timeout: client took longer than 0.3 s"}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_stock_fedavg_runs_on_the_grid(cluster: None, num_workers: int) -> None:
+    """Nodes 1 to 4 return their ids, with equal weights: the mean is 10 / 4 = 2.5."""
+    with open_grid(config(num_workers), "simulated_app:averaged", 4, 60.0) as grid:
+        strategy = FedAvg(fraction_evaluate=0.0, min_available_nodes=4)
+        start = ArrayRecord({"w": Array(np.zeros(1))})
+        result = strategy.start(grid, start, num_rounds=1)
+
+    assert result.arrays["w"].numpy() == [2.5]
+
+
 def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
     stream = iter(workers.send_and_receive(to(order("sleep", [1, 2, 3], 30.0), [4, 1, 2, 3])))
     assert next(stream).metadata.src_node_id == 4
@@ -275,7 +307,7 @@ def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
 
 
 def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
-    """400 messages, 1 worker: spans of 64, of which 4 may be out; one read message lets one more."""
+    """400 messages, 1 worker: spans of 64, of which 4 may be out; reading one lets one more go."""
     batch = Batch(to_as_server(range(1, 401)), {}, num_workers=1)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]

@@ -1,6 +1,7 @@
 """One client answers one message: what counts as an answer, and what as which failure."""
 
 import logging
+import time
 from typing import NamedTuple, Protocol
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
@@ -53,11 +54,19 @@ class Answer(NamedTuple):
         )
 
 
-def answer(app: App, message: Message, state: RecordDict | None, num_nodes: int) -> Answer:
+def answer(app: App, message: Message, state: RecordDict | None, num_nodes: int, seconds: float) -> Answer:
     """Runs the app on a message; whatever goes wrong inside becomes an error reply.
 
-    A failed client leaves its node's state as it was.
+    A client that took longer than ``seconds`` has failed too, even where nobody cuts it off. A
+    failed client leaves its node's state as it was.
     """
+    started = time.monotonic()
+    result = _run(app, message, state, num_nodes)
+    late = time.monotonic() - started > seconds
+    return timed_out(message, seconds) if late else result
+
+
+def _run(app: App, message: Message, state: RecordDict | None, num_nodes: int) -> Answer:
     node_id = message.metadata.dst_node_id
     context = Context(
         run_id=RUN_ID,

@@ -1,13 +1,12 @@
 """Clients in the server's own process: no Ray, no interruption, good for debugging."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
 
-from fedhp.simulation.answering import Answer, App, answer, timed_out
+from fedhp.simulation.answering import Answer, App, answer
 
 
 class LocalExecutor:
@@ -33,7 +32,4 @@ class LocalExecutor:
                 payloads[id(content)] = deepcopy(content)
             copy = make_message(deepcopy(message.metadata), payloads[id(content)])
             state = deepcopy(states.get(message.metadata.dst_node_id))
-            started = time.monotonic()
-            result = answer(self._app, copy, state, self._num_nodes)
-            late = time.monotonic() - started > seconds
-            yield timed_out(message, seconds) if late else result
+            yield answer(self._app, copy, state, self._num_nodes, seconds)

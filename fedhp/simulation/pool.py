@@ -75,22 +75,22 @@ class RayPool:
                 self._replace(lane)
         batch = Batch(messages, states, len(self._lanes))
         while batch.unread < len(messages):
-            self._dispatch(batch)
             self._collect(batch, seconds, wait=False)
+            self._dispatch(batch, seconds)
             if done := batch.ready():
                 yield from self._read(batch, *done)
             else:
                 self._collect(batch, seconds, wait=True)
 
-    def _dispatch(self, batch: Batch) -> None:
+    def _dispatch(self, batch: Batch, seconds: float) -> None:
         for depth in (1, 2):  # nobody gets a second chunk while somebody has none
             for lane in self._lanes:
                 if len(lane.queue) < min(depth, lane.depth) and (span := batch.next()):
-                    self._send(lane, batch, span)
+                    self._send(lane, batch, span, seconds)
 
-    def _send(self, lane: _Lane, batch: Batch, span: Span) -> None:
+    def _send(self, lane: _Lane, batch: Batch, span: Span, seconds: float) -> None:
         jobs, payloads = batch.pack(span, ray.put)
-        report, answers = lane.actor.answer.options(num_returns=2).remote(jobs, *payloads)
+        report, answers = lane.actor.answer.options(num_returns=2).remote(jobs, seconds, *payloads)
         if not lane.queue:
             lane.head_since = time.monotonic()
         lane.queue.append(_Dispatched(span, report, answers))
@@ -147,9 +147,7 @@ class RayPool:
         span = lane.queue[0].span
         self._return_waiting(lane, batch)
         self._replace(lane)
-        self._on_note(
-            f"a worker took longer than {seconds:g} s at {_nodes(batch, span)} and was replaced"
-        )
+        self._on_note(f"a worker took longer than {seconds:g} s at {_nodes(batch, span)} and was replaced")
         if span.num_messages > 1:
             batch.again_one_by_one(span, span.strikes)
         else:
@@ -210,6 +208,4 @@ def _nodes(batch: Batch, span: Span) -> str:
 def _cause(error: RayError) -> str:
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
-    return (
-        "the process died while the client ran" if isinstance(error, RayActorError) else str(error)
-    )
+    return "the process died while the client ran" if isinstance(error, RayActorError) else str(error)

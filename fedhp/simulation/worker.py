@@ -32,9 +32,10 @@ class Worker:
         self._app = load_app(self._reference)
         limit_threads(self._num_threads)
 
-    def answer(self, jobs: list[Job], *payloads: RecordDict) -> tuple[Report, list[Answer]]:
+    def answer(self, jobs: list[Job], limit: float, *payloads: RecordDict) -> tuple[Report, list[Answer]]:
         """Answers a chunk, or only its first jobs if they are slow or their replies large.
 
+        ``limit`` is the seconds that one client may take.
         A chunk handed back early can go on elsewhere, costs little if a worker dies, and keeps a
         timeout about one client; small chunks for all would cost the quick clients their speed.
         """
@@ -42,7 +43,8 @@ class Worker:
         answers: list[Answer] = []
         num_bytes = 0
         for job in jobs:
-            result = answer(self._app, job.message(payloads), job.state, self._num_nodes)
+            message = job.message(payloads)
+            result = answer(self._app, message, job.state, self._num_nodes, limit)
             answers.append(result)
             num_bytes += result.payload_bytes
             if time.monotonic() - started > SLICE_SECONDS or num_bytes > SLICE_BYTES:

@@ -1,0 +1,45 @@
+"""Replies as they arrive, put into the one order that results may depend on: by partition id."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from flwr.app import Message
+
+from fedhp.structure import Structure
+
+from .roster import Device
+
+_notes = logging.getLogger("fedhp.notes")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a sampled device was sent in a round."""
+
+    device: Device
+    structure: Structure
+    num_parameters: int
+    num_bytes: int
+
+
+def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
+    """Yields each sampled device with its reply, by partition id, as soon as the order allows.
+
+    Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
+    None at the end of the stream; replies from devices that were not asked, or a second one, are dropped.
+    """
+    order = sorted(sent, key=lambda node: sent[node].device.client)
+    early: dict[int, Message] = {}
+    next_up = 0
+    for reply in replies:
+        node = reply.metadata.src_node_id
+        if node not in sent or node in early or node in order[:next_up]:
+            _notes.warning("dropped an unexpected reply from node %d", node)
+            continue
+        early[node] = reply
+        while next_up < len(order) and order[next_up] in early:
+            yield sent[order[next_up]], early.pop(order[next_up])
+            next_up += 1
+    for node in order[next_up:]:
+        yield sent[node], early.pop(node, None)

@@ -1,0 +1,129 @@
+"""Small models, structures and data for the tests of the numeric core."""
+
+import numpy as np
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from fedhp.data import Shard
+from fedhp.devices import DeviceProfile
+from fedhp.memory import MemoryConfig
+from fedhp.models import Architecture, ModelConfig, architecture, initial_state
+from fedhp.optimizers import TrainConfig
+from fedhp.schedule import PruneConfig
+from fedhp.state import ModelState, RoundTask
+from fedhp.structure import Layout, Structure
+from fedhp.trainer import Recipe
+
+torch.set_num_threads(1)
+
+# The same examples in every run: a red build can be repeated.
+FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True)
+
+# Every model of MODELS; with odd sides, since pooling drops the last row or column, and several channels.
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp-1-hidden": architecture(ModelConfig("mlp", [11], 1), (1, 3, 5), 4),
+    "mlp-3-hidden": architecture(ModelConfig("mlp", [9, 12, 5], 2), (3, 2, 4), 3),
+    "cnn-1-conv": architecture(ModelConfig("cnn", [9, 6], 2), (3, 5, 8), 3),
+    "cnn-2-convs": architecture(ModelConfig("cnn", [5, 6, 7], 1), (1, 9, 7), 4),
+}
+
+
+def masks(width: int, floor: int = 1) -> st.SearchStrategy[np.ndarray]:
+    """Masks of a group that keep at least ``floor`` units."""
+    kept = st.sets(st.integers(0, width - 1), min_size=floor)
+    return kept.map(lambda units: np.isin(np.arange(width), list(units)))
+
+
+def structures(layout: Layout, within: Structure | None = None) -> st.SearchStrategy[Structure]:
+    """Structures with every group at its floor or above, below ``within`` where it is given."""
+    if within is None:
+        return st.fixed_dictionaries({g: masks(w, layout.floors[g]) for g, w in layout.widths.items()}).map(
+            Structure
+        )
+    inner = {g: masks(n, min(n, layout.floors[g])) for g, n in within.counts.items()}
+    return st.fixed_dictionaries(inner).map(
+        lambda kept: Structure({g: _scatter(within.masks[g], kept[g]) for g in kept})
+    )
+
+
+def _scatter(mask: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(mask)
+    out[np.flatnonzero(mask)[chosen]] = True
+    return out
+
+
+def random_structure(layout: Layout, seed: int, share: float = 0.6) -> Structure:
+    rng = np.random.default_rng(seed)
+    chosen = {}
+    for group, width in layout.widths.items():
+        count = max(layout.floors[group], int(share * width))
+        chosen[group] = np.isin(np.arange(width), rng.choice(width, count, replace=False))
+    return Structure(chosen)
+
+
+def fancy(weights: dict[str, np.ndarray], kept: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Slices the weights of a chain of layers by plain NumPy indexing, without asking a layout.
+
+    A layer's rows are its own units where it has any (the head has none), its columns those of the layer
+    before; after a flatten, one unit owns as many consecutive columns as there are per unit.
+
+    Args:
+        weights: ``layer.weight`` and ``layer.bias`` in the order of the layers.
+        kept: Positions to keep per layer name.
+    """
+    out, before, num_before = {}, None, 0
+    for name, array in weights.items():
+        layer = name.split(".")[0]
+        cut = array[kept[layer]] if layer in kept else array
+        if name.endswith("weight"):
+            if before is not None:
+                by_unit = cut.reshape(len(cut), num_before, -1, *cut.shape[2:])
+                by_unit = by_unit[:, kept[before]]
+                cut = by_unit.reshape(len(cut), -1, *cut.shape[2:])
+            before, num_before = layer, len(array)
+        out[name] = cut
+    return out
+
+
+def random_shard(
+    input_shape: tuple[int, ...], num_classes: int, size: int, *, seed: int = 0, dtype: type = np.uint8
+) -> Shard:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, num_classes, size)
+    images = rng.normal(size=(size, *input_shape)) * 30 + 20 * labels.reshape(-1, 1, 1, 1) + 100
+    images = images.clip(0, 255).astype(dtype)
+    if dtype == np.float32:
+        images /= 255
+    return Shard(images, labels, np.arange(size), num_classes=num_classes, mean=0.4, std=0.2)
+
+
+def small_recipe(
+    arch: Architecture,
+    train: TrainConfig | None = None,
+    prune: PruneConfig | None = None,
+    memory: MemoryConfig | None = None,
+    *,
+    rounds: int = 1,
+    seed: int = 3,
+) -> Recipe:
+    return Recipe(
+        arch,
+        train or TrainConfig(batch_size=8, device="cpu"),
+        prune or PruneConfig(target_compression=1.0),
+        memory or MemoryConfig(),
+        rounds,
+        seed,
+    )
+
+
+def small_task(
+    recipe: Recipe,
+    shard: Shard,
+    budget_bytes: int | None = None,
+    *,
+    round_: int = 1,
+    state: ModelState | None = None,
+) -> RoundTask:
+    profile = DeviceProfile("test", budget_bytes, len(shard))
+    return RoundTask(round_, 5, profile, state or initial_state(recipe.architecture, recipe.seed))

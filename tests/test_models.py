@@ -1,0 +1,128 @@
+"""The oracle: a compact model computes what the full one does with the dropped units silenced."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import ARCHITECTURES, FEW, structures
+from torch import nn
+
+from fedhp.errors import ScenarioError
+from fedhp.models import MODELS, ModelConfig, architecture, initial_state, to_module
+from fedhp.structure import Structure
+
+
+def silence(module: nn.Module, structure: Structure) -> None:
+    """Multiplies each group's activations, after its ReLU, by the group's mask."""
+    for group, mask in structure.masks.items():
+        kept = torch.tensor(mask, dtype=torch.float32)
+
+        def hook(_module, _inputs, output, kept=kept):
+            return output * kept.view(1, -1, *[1] * (output.dim() - 2))
+
+        module.get_submodule(f"relu_{group}").register_forward_hook(hook)
+
+
+def test_every_model_stands_before_the_oracle():
+    assert {case.split("-")[0] for case in ARCHITECTURES} == set(MODELS)
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_compact_equals_full_with_the_dropped_units_zeroed(case):
+    arch = ARCHITECTURES[case]
+    state = initial_state(arch, 7)
+
+    @FEW
+    @given(st.data())
+    def check(data):
+        structure = data.draw(structures(arch.layout))
+        samples = torch.randn(4, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+        full = to_module(arch, state)
+        silence(full, structure)
+        compact = to_module(arch, state.cut(arch.layout, structure))
+        with torch.no_grad():
+            wanted, got = full(samples.clone()), compact(samples.clone())
+        assert got.shape == (4, arch.num_classes)
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
+
+    check()
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_layers_have_the_compact_sizes(case):
+    arch = ARCHITECTURES[case]
+    counts = arch.layout.smallest()
+    shapes = {name: tuple(p.shape) for name, p in arch.build(counts).named_parameters()}
+    assert shapes == {name: arch.layout.shape(name, counts) for name in arch.layout.shapes}
+
+
+def test_the_size_of_the_usual_mlp():
+    """784*300 + 300 + 300*100 + 100 + 100*10 + 10 = 266,610."""
+    arch = architecture(ModelConfig("mlp", [300, 100]), (1, 28, 28), 10)
+    assert arch.layout.num_parameters(arch.layout.widths) == 266_610
+
+
+def test_the_size_of_the_usual_cnn():
+    """9*8 + 8 + 9*8*16 + 16 + 7*7*16*64 + 64 + 64*10 + 10 = 52,138, with sides 28, 14 and 7."""
+    arch = architecture(ModelConfig("cnn", [8, 16, 64]), (1, 28, 28), 10)
+    assert arch.layout.num_parameters(arch.layout.widths) == 52_138
+
+
+def test_initial_weights_are_those_of_torch_in_distribution():
+    """Uniform in +-1/sqrt(fan_in): fan_in 784 gives 1/28 and a variance of (1/28)^2 / 3."""
+    arch = architecture(ModelConfig("mlp", [300, 100]), (1, 28, 28), 10)
+    state = initial_state(arch, 0)
+    for name, fan_in in {"fc1.weight": 784, "fc1.bias": 784, "fc2.bias": 300, "head.weight": 100}.items():
+        weights, bound = state.weights[name], fan_in**-0.5
+        assert abs(weights).max() <= bound
+        assert abs(weights).max() > 0.95 * bound
+        assert weights.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_initial_weights_follow_from_the_seed_alone():
+    arch = ARCHITECTURES["cnn-2-convs"]
+    torch.manual_seed(1)
+    first = initial_state(arch, 5)
+    torch.manual_seed(2)
+    second = initial_state(arch, 5)
+    assert all((first.weights[n] == second.weights[n]).all() for n in first.weights)
+    other = initial_state(arch, 6)
+    assert not any((first.weights[n] == other.weights[n]).all() for n in first.weights)
+
+
+def test_a_module_copies_the_state():
+    arch = ARCHITECTURES["mlp-1-hidden"]
+    state = initial_state(arch, 0)
+    before = state.weights["head.bias"].copy()
+    with torch.no_grad():
+        for parameter in to_module(arch, state).parameters():
+            parameter.zero_()
+    assert (state.weights["head.bias"] == before).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"name": "resnet"}, "mlp, cnn, got 'resnet'"),
+        ({"widths": []}, "positive numbers"),
+        ({"widths": [3, 0]}, "positive numbers"),
+        ({"widths": [8, 4], "floor": 5}, "from 1 to the smallest width, 4, got 5"),
+        ({"floor": 0}, "got 0"),
+    ],
+)
+def test_impossible_models_are_refused(values, said):
+    with pytest.raises(ScenarioError, match=said):
+        ModelConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("widths", "shape", "said"),
+    [
+        ([8], (1, 9, 9), "at least two widths"),
+        ([8, 8], (81,), "takes images"),
+        ([8, 8, 8], (1, 9, 3), "halves the image 2 times"),
+    ],
+)
+def test_images_that_the_cnn_cannot_take_are_refused(widths, shape, said):
+    with pytest.raises(ScenarioError, match=said):
+        architecture(ModelConfig("cnn", widths), shape, 10)
