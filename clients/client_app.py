@@ -11,17 +11,18 @@ from fedhp.config import from_json
 from fedhp.state import RoundTask
 from fedhp.trainer import Recipe, train_locally
 
-from .device import describe, open_shard
+from .device import open_device
+from .failures import tell_failures
 
-app = ClientApp()
+app = ClientApp(mods=[tell_failures])
 
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Says which device this is: its class, memory budget and number of samples."""
     brief = wire.unpack_brief(message.content)
-    profile, partition_id = describe(brief, context.node_config)
-    return Message(wire.pack_profile(profile, partition_id), reply_to=message)
+    device = open_device(brief, context.node_config)
+    return Message(wire.pack_profile(device.profile, device.partition_id), reply_to=message)
 
 
 @app.train()
@@ -30,12 +31,10 @@ def train(message: Message, context: Context) -> Message:
     brief = wire.unpack_brief(message.content)
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
-    profile, partition_id = describe(brief, context.node_config)
-    if not brief.budgeted:
-        profile = replace(profile, memory_bytes=None)
-    client = context.node_id if partition_id is None else partition_id
-    task = RoundTask(server_round, client, profile, state)
-    update = train_locally(recipe, task, open_shard(brief, context.node_config))
+    device = open_device(brief, context.node_config)
+    profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
+    client = context.node_id if device.partition_id is None else device.partition_id
+    update = train_locally(recipe, RoundTask(server_round, client, profile, state), device.shard)
     return Message(wire.pack_update(update), reply_to=message)
 
 

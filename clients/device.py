@@ -5,47 +5,57 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``partition-id``: which part of the scenario's data this device plays, and its name in the records;
 - ``data-path``: the device's own ``.npz`` file (``x_train``, ``y_train``) instead of a partition;
 - ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
-- ``name``: the device class shown in records.
+- ``name``: the device class shown in records; devices of one name should have one budget.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard
-from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, parse_size
+from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
 
 
-def describe(brief: Brief, node: NodeConfig) -> tuple[DeviceProfile, int | None]:
-    """Returns the device's profile, and its partition id if it has one.
+@dataclass(frozen=True)
+class LocalDevice:
+    """The device that this process plays or is.
+
+    Attributes:
+        partition_id: Its place in the scenario's fleet, if it has one.
+        profile: What the server needs to know of it.
+        shard: Its own training data.
+    """
+
+    partition_id: int | None
+    profile: DeviceProfile
+    shard: Shard
+
+
+def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
+    """Returns the device that a node configuration describes, its data opened.
 
     Raises:
         ScenarioError: If the node configuration says neither a partition nor a data path, or the partition
             is beyond the scenario's fleet.
-    """
-    client = _partition_id(node)
-    if client is None and "data-path" not in node:
-        raise ScenarioError(
-            "the node configuration must name a partition-id or a data-path, such as "
-            "--node-config 'partition-id=0' or --node-config 'data-path=\"/data/mine.npz\"'"
-        )
-    kind = _device_class(brief, client)
-    budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
-    name = str(node.get("name", kind.name))
-    return DeviceProfile(name, budget, len(open_shard(brief, node))), client
-
-
-def open_shard(brief: Brief, node: NodeConfig) -> Shard:
-    """Returns the device's own training data.
-
-    Raises:
         DataError: If the data cannot be read or does not fit the model.
     """
+    client = _partition_id(node)
+    kind = _device_class(brief, client)
+    budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
+    # Records show one budget per device class: a budget of its own makes a class of its own.
+    own = f"{kind.name} {format_size(budget)}" if budget != kind.memory_bytes else kind.name
+    shard = _open_shard(brief, node, client)
+    profile = DeviceProfile(str(node.get("name", own)), budget, len(shard))
+    return LocalDevice(client, profile, shard)
+
+
+def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
     scenario = from_json(brief.scenario)
     if "data-path" in node:
         return device_shard(
@@ -54,8 +64,11 @@ def open_shard(brief: Brief, node: NodeConfig) -> Shard:
             input_shape=brief.input_shape,
             num_classes=brief.num_classes,
         )
-    client = _partition_id(node)
-    assert client is not None  # `describe` has refused the node otherwise
+    if client is None:
+        raise ScenarioError(
+            "the node configuration must name a partition-id or a data-path, such as "
+            "--node-config 'partition-id=0' or --node-config 'data-path=\"/data/mine.npz\"'"
+        )
     return client_shard(scenario.data, scenario.fleet.num_clients, scenario.seed, client)
 
 

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from fedhp.errors import FedhpError
@@ -71,7 +72,7 @@ def scenarios() -> None:
 
     table = Table(box=None, header_style="bold")
     for column in ("scenario", "clients", "rounds", "model", "what it is"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
         model = f"{one.model.name} {'-'.join(map(str, one.model.widths))}"
@@ -119,7 +120,7 @@ def _readable_errors(debug: bool) -> Iterator[None]:
         if debug:
             raise
         Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/bold red] {error}", highlight=False, markup=True
+            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False
         )
         raise typer.Exit(_INPUT_REFUSED) from None
 

@@ -5,6 +5,7 @@ them, and finds, merges and checks what the user wrote.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -47,7 +48,7 @@ class ServerConfig:
             )
         if self.min_replies < 1:
             raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
-        if not self.timeout_seconds > 0:
+        if not 0 < self.timeout_seconds < math.inf:
             raise ScenarioError(f"server.timeout_seconds must be above 0, got {self.timeout_seconds}")
 
 
@@ -73,7 +74,7 @@ class SimulationConfig:
                 f"simulation.num_workers must be -1 (one per core), 0 (no Ray) or more, "
                 f"got {self.num_workers}"
             )
-        if self.gpus_per_worker < 0 or self.threads_per_worker < 1:
+        if not 0 <= self.gpus_per_worker < math.inf or self.threads_per_worker < 1:
             raise ScenarioError(
                 "simulation.gpus_per_worker must be 0 or more and simulation.threads_per_worker at "
                 f"least 1, got {self.gpus_per_worker} and {self.threads_per_worker}"
@@ -208,7 +209,11 @@ def from_json(text: str) -> Scenario:
         raise ScenarioError(f"the scenario that arrived is no JSON: {error}") from None
     if not isinstance(values, dict):
         raise ScenarioError(f"the scenario that arrived is no mapping but a {type(values).__name__}")
-    return _checked([OmegaConf.create(values)], "the scenario that arrived")
+    place = "the scenario that arrived"
+    try:
+        return _checked([OmegaConf.create(values)], place)
+    except OmegaConfBaseException as error:
+        raise ScenarioError(f"{place}: {_explain(error)}") from None
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -261,7 +266,10 @@ def _dotlist(overrides: Sequence[str]) -> DictConfig:
 def _nested(values: Mapping[str, Any]) -> DictConfig:
     config = OmegaConf.create({})
     for key, value in values.items():
-        OmegaConf.update(config, key, value, merge=True, force_add=True)
+        try:
+            OmegaConf.update(config, key, value, merge=True, force_add=True)
+        except OmegaConfBaseException as error:
+            raise ScenarioError(f"{key}: {_first_line(error)}") from None
     return config
 
 

@@ -87,8 +87,8 @@ class FleetConfig:
 def assign_classes(fleet: FleetConfig) -> Sequence[DeviceClassConfig]:
     """Returns each client's device class, by partition id.
 
-    Classes are interleaved as evenly as their shares allow, so that the first clients of a fleet are a
-    fair sample of it; the counts are the shares rounded by largest remainder.
+    Classes are interleaved: each client gets the class that lags most behind its share so far, so that the
+    first clients of a fleet are a fair sample of it.
     """
     total = sum(entry.share for entry in fleet.classes)
     given = [0] * len(fleet.classes)

@@ -119,11 +119,11 @@ def cut(
         TypeError: If the optimiser keeps state of a shape that it is not known how to cut.
     """
     for name, parameter in module.named_parameters():
+        parameter.grad = None
         takes = layout.indices(name, within, sub)
         if not takes:
             continue
         before = parameter.shape
-        parameter.grad = None
         parameter.data = _take(parameter.data, takes)
         for key, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, torch.Tensor) or value.dim() == 0:

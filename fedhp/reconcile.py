@@ -118,7 +118,8 @@ def intersection(shares: Shares, structure: Structure, bounds: Mapping[str, int]
 
     With quorum 1 and every client assigned everything, that is the intersection of the clients' masks. Where
     fewer than ``bounds[group]`` units would survive, the most-kept ones are taken back, ties to the lower
-    index, except units that *every* assignee pruned, which only a bound of the floor takes back.
+    index; units that *every* assignee pruned are never taken back. With a smaller quorum, more than
+    ``bounds[group]`` units may survive.
 
     Args:
         shares: Per kept unit of ``structure``, the share of its assignees (by examples) that kept it.

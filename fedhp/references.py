@@ -21,9 +21,13 @@ def resolve(reference: str) -> Any:
     if not module_name or not attribute:
         raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
     module = _find(module_name) or _find(f"fedhp.{module_name}")
-    if module is None or not hasattr(module, attribute):
-        missing = "module" if module is None else f"attribute '{attribute}' in the module"
-        raise ScenarioError(f"'{reference}' names no {missing} on the Python path")
+    if module is None:
+        raise ScenarioError(
+            f"'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "
+            f"module on the Python path"
+        )
+    if not hasattr(module, attribute):
+        raise ScenarioError(f"'{reference}' is not to be found: module '{module_name}' has no '{attribute}'")
     return getattr(module, attribute)
 
 

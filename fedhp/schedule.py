@@ -1,5 +1,6 @@
 """When to prune, and how small by then."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +31,7 @@ class PruneConfig:
     marginal: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.target_compression < 1:
+        if not 1 <= self.target_compression < math.inf:
             raise ScenarioError(f"prune.target_compression must be at least 1, got {self.target_compression}")
         if not 0 <= self.start < self.end <= 1:
             raise ScenarioError(
@@ -96,16 +97,20 @@ class Shape:
         """
         if not fits(self.counts(0.0, top)):
             return None
-        # Fine enough that two neighbouring fractions differ by at most one unit of the widest group.
-        steps = 2 * max(top.values())
-        low, high = 0, steps
+        # The counts change at these fractions only, so that the bisection misses no member of the family.
+        steps = sorted(
+            (count / most) ** (1 / self.shares[group])
+            for group, most in top.items()
+            for count in range(most + 1)
+        )
+        low, high = 0, len(steps) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            if fits(self.counts(middle / steps, top)):
+            if fits(self.counts(steps[middle], top)):
                 low = middle
             else:
                 high = middle - 1
-        return self.counts(low / steps, top)
+        return self.counts(steps[low], top)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,11 +5,13 @@ Knows neither Flower nor Ray.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.criteria import CRITERIA
@@ -23,6 +25,7 @@ from fedhp.optimizers import (
     OPTIMIZERS,
     TrainConfig,
     allocate_state,
+    drop_gradients,
     state_tensors,
 )
 from fedhp.pruning import Contributions, cut, select
@@ -144,7 +147,7 @@ class _Session:
         done = 0
         while done < total:
             rows = order[done : done + self.batch]
-            self._set_learning_rate(self._progress(epoch, done), len(rows))
+            self._set_learning_rate(self._progress(epoch, done))
             loss, right = self._measured_step(rows)
             loss_sum += loss * len(rows)
             num_right += right
@@ -157,32 +160,24 @@ class _Session:
                 f"{self.loss}; lower train.learning_rate"
             )
 
-    def _step(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.shard.batch(rows)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        logits = self.module(images)
-        loss = nn.functional.cross_entropy(logits, labels)
-        right = (logits.detach().argmax(1) == labels).sum()
-        del logits  # the backward pass does not need them
-        loss.backward()
-        if self.contributions is not None:
-            self.contributions.observe()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), right
+        observe = self.contributions.observe if self.contributions is not None else None
+        return training_step(self.module, self.optimizer, images, labels, observe)
 
-    def _measured_step(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
 
-        The live tensors of a step are a function of shapes alone, so that one measurement serves every
-        client and round that takes a step of the same shape. An epoch's shorter last step takes less than
-        the others and is measured only where it is the first of its shapes.
+        The live tensors of a step are a function of its shapes alone, so that one measurement serves every
+        client and round that takes the same step. An epoch's last step may be shorter and takes less: it is
+        measured where it comes first, and the next full one is measured again.
         """
-        if self.phase_measured:
+        if len(rows) <= self.batch_measured:
             return self._step(rows)
-        self.phase_measured = True
-        key = self._shape_key(len(rows))
+        self.batch_measured = len(rows)
+        key = self._step_key(len(rows))
         if key in _MEASURED:
             result = self._step(rows)
         else:
@@ -192,16 +187,25 @@ class _Session:
         self.measured = max(self.measured, _MEASURED[key])
         return result
 
-    def _shape_key(self, batch: int) -> tuple[object, ...]:
-        shapes = tuple(tuple(p.shape) for p in self.module.parameters())
-        return shapes, batch, self.memory.state_slots, self.contributions is not None
+    def _step_key(self, batch: int) -> tuple[object, ...]:
+        """Returns everything that a step's peak depends on."""
+        return (
+            tuple(tuple(p.shape) for p in self.module.parameters()),
+            batch,
+            self.shard.input_shape,
+            self.shard.raw_itemsize,
+            self.recipe.train.optimizer,
+            self.memory.state_slots,
+            self.recipe.prune.criterion if self.contributions is not None else None,
+            self.device.type,
+        )
 
     def _progress(self, epoch: int, done: int) -> float:
         """Returns the share of the whole training that is done, 0 to 1."""
         local = (epoch + done / len(self.shard)) / self.recipe.train.local_epochs
         return (self.task.round - 1 + local) / self.recipe.rounds
 
-    def _set_learning_rate(self, progress: float, batch: int) -> None:
+    def _set_learning_rate(self, progress: float) -> None:
         train = self.recipe.train
         # Scaled by the batch that the policy chose, not by an epoch's shorter last one.
         factor = self.recipe.memory.lr_factor(self.batch, train.batch_size)
@@ -211,7 +215,7 @@ class _Session:
 
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
-        self.phase_measured = False
+        self.batch_measured = 0
         self.batch = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
         self.batch = min(self.batch, len(self.shard))
         peak = self.memory.training_bytes(self.structure.counts, self.batch)
@@ -247,6 +251,37 @@ class _Session:
         self.contributions.cut(self.structure, target)
         self.structure = target
         self._begin_phase()
+
+
+def training_step(
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    observe: Callable[[], None] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Takes one step on a batch.
+
+    Args:
+        module: The model.
+        optimizer: Its optimiser.
+        images: Samples, float32 of shape ``(batch, channels, height, width)``.
+        labels: Classes, int64 of shape ``(batch,)``.
+        observe: Called between the backward pass and the update, while there are gradients.
+
+    Returns:
+        The mean loss, and the number of samples predicted right, as 0-d tensors.
+    """
+    logits = module(images)
+    loss = nn.functional.cross_entropy(logits, labels)
+    right = (logits.detach().argmax(1) == labels).sum()
+    del logits  # the backward pass does not need them
+    loss.backward()
+    if observe is not None:
+        observe()
+    optimizer.step()
+    drop_gradients(optimizer)
+    return loss.detach(), right
 
 
 # Peaks already measured in this process, by the shape of the step; a cache, never state.

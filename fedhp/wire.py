@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,16 +23,18 @@ from fedhp.structure import Layout, Structure
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE = "structure."
 _NO_BUDGET = -1
-_NPY_HEADER_LIMIT = 1024
+_NUMPY = "numpy.ndarray"
+_LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
+_FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
 _T = TypeVar("_T", bool, int, float, str)
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
     """Packs a model and its structure."""
-    arrays = {name: Array(np.ascontiguousarray(w)) for name, w in state.weights.items()}
+    arrays = {name: _write_array(weights) for name, weights in state.weights.items()}
     for group, bits in state.structure.to_bits().items():
-        arrays[_STRUCTURE + group] = Array(bits)
+        arrays[_STRUCTURE + group] = _write_array(bits)
     return ArrayRecord(arrays)
 
 
@@ -54,7 +57,7 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     weights = {}
     for name in layout.shapes:
         shape = layout.shape(name, structure.counts)
-        weights[name] = _read_array(name, record[name], shape, np.dtype(np.float32))
+        weights[name] = _read_array(name, record[name], shape, _FLOAT)
         if not np.isfinite(weights[name]).all():
             raise WireError(f"{name}: holds NaN or infinite values")
     return ModelState(weights, structure)
@@ -210,7 +213,7 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
     bits = {}
     for group, width in layout.widths.items():
         name = _STRUCTURE + group
-        bits[group] = _read_array(name, record[name], (-(-width // 8),), np.dtype(np.uint8))
+        bits[group] = _read_array(name, record[name], (-(-width // 8),), _BYTE)
     try:
         structure = Structure.from_bits(bits, layout.widths)
     except ValueError as error:
@@ -223,31 +226,35 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
     return structure
 
 
-def _read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Reads an array of known type and shape from NumPy's format, without copying, checking each claim.
+@lru_cache(maxsize=4096)
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
+    """Returns what NumPy's format puts before the data of such an array."""
+    file = io.BytesIO()
+    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, fields)
+    return file.getvalue()
 
-    The header is compared before anything is allocated: a forged one cannot claim memory.
+
+def _write_array(array: NDArray[Any]) -> Array:
+    """Writes an array as ``numpy.save`` does, at a tenth of the time for small ones."""
+    content = _header(array.shape, array.dtype) + np.ascontiguousarray(array).tobytes()
+    return Array(str(array.dtype), array.shape, _NUMPY, content)
+
+
+def _read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Reads an array of known type and shape from NumPy's format, without copying.
+
+    The header is compared with the one that belongs there and never parsed, so that a forged one can neither
+    claim memory nor reach the parser.
     """
+    header, data = _header(shape, dtype), array.data
     size = math.prod(shape) * dtype.itemsize
-    data = array.data
-    if array.stype != "numpy.ndarray" or not size < len(data) <= size + _NPY_HEADER_LIMIT:
+    if array.stype != _NUMPY or len(data) != len(header) + size or not data.startswith(header):
         raise WireError(
-            f"{name}: expected {dtype} of shape {shape}, got {len(data)} bytes of {array.stype} "
-            f"said to be {array.dtype} of shape {tuple(array.shape)}"
+            f"{name}: expected {dtype} of shape {shape} in C order and NumPy's format, got {len(data)} bytes "
+            f"of {array.stype}, said to be {array.dtype} of shape {tuple(array.shape)}"
         )
-    start = len(data) - size
-    header = io.BytesIO(data[:start])
-    try:
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        version = np.lib.format.read_magic(header)
-        got = read[version](header, max_header_size=_NPY_HEADER_LIMIT)
-    except (ValueError, KeyError) as error:
-        raise WireError(f"{name}: no NumPy array: {error}") from None
-    if got != (shape, False, dtype) or header.tell() != start:
-        raise WireError(
-            f"{name}: expected {dtype} of shape {shape} in C order, got {got[2]} of shape {got[0]}"
-        )
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    return np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
 
 
 def _arrays(content: RecordDict) -> ArrayRecord:
@@ -278,7 +285,7 @@ def _unpack_statistics(metrics: MetricRecord) -> Statistics:
         key = entry.name.replace("_", "-")
         kind = entry.type if isinstance(entry.type, type) else float
         value = _field(metrics, key, kind)
-        if not math.isfinite(value) or value < 0:
-            raise WireError(f"{key}: expected a finite number, 0 or more, got {value}")
+        if not 0 <= value <= _LARGEST:
+            raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
         values[entry.name] = value
     return Statistics(**values)

@@ -39,6 +39,10 @@ class Exclusive(FleetStrategy):
         budget = device.profile.memory_bytes
         return budget is None or self.memory.training_bytes(self.layout.widths, 1) <= budget
 
+    def assign(self, device: Device) -> Structure:
+        """All of the model: `admits` has seen that it fits, with a smaller batch if need be."""
+        return self.state.structure
+
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """All units."""
         return self.state.structure

@@ -67,6 +67,12 @@ class FleetStrategy(Strategy):
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """Returns the units of the global structure that survive the round."""
 
+    def assign(self, device: Device) -> Structure:
+        """Returns the part of the global model that a device is sent: the largest that fits its budget."""
+        budget = device.profile.memory_bytes if self.budgeted else None
+        batch = self.scenario.train.batch_size
+        return fit_structure(self.memory, self.recipe.shape, self.state, budget, batch)
+
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices that can take part.
 
@@ -91,7 +97,7 @@ class FleetStrategy(Strategy):
         self._sent = {}
         messages = []
         for device in self.sample(server_round):
-            structure = self._structure_for(device)
+            structure = self.assign(device)
             if structure.digest not in payloads:
                 payloads[structure.digest] = self._payload(structure, device, server_round)
             content, sent = payloads[structure.digest]
@@ -147,12 +153,6 @@ class FleetStrategy(Strategy):
         """Nothing was asked, nothing is aggregated."""
         return None
 
-    def _structure_for(self, device: Device) -> Structure:
-        budget = device.profile.memory_bytes if self.budgeted else None
-        return fit_structure(
-            self.memory, self.recipe.shape, self.state, budget, self.scenario.train.batch_size
-        )
-
     def _payload(
         self, structure: Structure, device: Device, server_round: int
     ) -> tuple[wire.RecordDict, Sent]:
@@ -202,6 +202,7 @@ class FleetStrategy(Strategy):
         return replace(
             self._failed(server_round, sent, ""),
             status="ok",
+            num_examples=update.num_examples,
             bytes_up=num_bytes,
             memory_predicted_bytes=statistics.memory_predicted_bytes,
             memory_measured_bytes=statistics.memory_measured_bytes,

@@ -57,13 +57,16 @@ def query_fleet(grid: Grid, brief: wire.Brief, num_clients: int, timeout_seconds
 
 def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> list[int]:
     deadline = time.monotonic() + timeout_seconds
+    told = -1
     while len(nodes := list(grid.get_node_ids())) < num_clients:
         if time.monotonic() > deadline:
             raise TrainingError(
                 f"{len(nodes)} of {num_clients} devices connected within {timeout_seconds:g} s; start the "
                 f"missing ones or lower fleet.num_clients"
             )
-        _notes.info("waiting for devices: %d of %d connected", len(nodes), num_clients)
+        if len(nodes) != told:
+            told = len(nodes)
+            _notes.info("waiting for devices: %d of %d connected", told, num_clients)
         time.sleep(_POLL_SECONDS)
     return sorted(nodes)
 

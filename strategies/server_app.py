@@ -1,6 +1,7 @@
 """The server's side, and the composition root: scenario -> fleet -> strategy -> trackers."""
 
 import logging
+import shlex
 import sys
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
+from fedhp.errors import FedhpError, ScenarioError
 from fedhp.state import RoundReport
 from fedhp.tracking import (
     ConsoleTracker,
@@ -36,8 +38,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Runs a scenario. Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``."""
+    logging.getLogger("flwr").addFilter(_one_line)
     scenario = _scenario(context)
-    folder = Path(str(context.run_config.get("out") or default_folder(scenario.name)))
+    folder = _folder(context, scenario)
     with _reporting(scenario, folder) as trackers:
         setup = prepare(scenario)
         _run(grid, setup, trackers)
@@ -48,8 +51,18 @@ def _scenario(context: Context) -> Scenario:
     config = context.run_config
     if config.get("resolved"):
         return from_json(str(config["resolved"]))
-    overrides = str(config.get("overrides", "")).split()
+    try:
+        overrides = shlex.split(str(config.get("overrides", "")))
+    except ValueError as error:
+        raise ScenarioError(f"overrides {config['overrides']!r} cannot be split: {error}") from None
     return load_scenario(str(config.get("scenario", "quickstart")), overrides)
+
+
+def _folder(context: Context, scenario: Scenario) -> Path:
+    """Returns where the record goes: absolute under Flower, where nobody sees what it is relative to."""
+    config = context.run_config
+    folder = Path(str(config.get("out") or default_folder(scenario.name)))
+    return folder if config.get("resolved") else folder.absolute()
 
 
 def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
@@ -165,3 +178,11 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._trackers.on_note(record.getMessage())
+
+
+def _one_line(record: logging.LogRecord) -> bool:
+    """Lets Flower log what fedhp refuses as its message, without a traceback."""
+    refused = record.exc_info[1] if record.exc_info else None
+    if isinstance(refused, FedhpError):
+        record.msg, record.args, record.exc_info = "%s", (refused,), None
+    return True

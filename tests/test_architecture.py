@@ -24,7 +24,8 @@ ROWS = (
     {"report"},
     {"clients", "strategies"},
     {"simulation"},
-    {"bench", "api"},
+    {"api"},
+    {"bench"},
     {"cli"},
     {"__main__"},
 )

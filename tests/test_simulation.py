@@ -107,7 +107,8 @@ def test_replies_come_in_the_order_of_the_messages_and_name_them(grid: Grid) -> 
     assert seen(replies, "node") == nodes
     assert [reply.metadata.src_node_id for reply in replies] == nodes
     ids = [message.metadata.message_id for message in messages]
-    assert len(set(ids)) == len(nodes) and "" not in ids
+    assert len(set(ids)) == len(nodes)
+    assert "" not in ids
     assert [reply.metadata.reply_to_message_id for reply in replies] == ids
 
 
@@ -293,9 +294,9 @@ def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
 def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
     """A worker that hands back 1 of the 4 messages of a span leaves 3, which go out first again."""
     messages = to_as_server(range(1, 33))
-    batch = Batch(messages, {}, num_workers=2)  # 32 // (2 * 4) = 4 messages per span
+    batch = Batch(messages, {}, num_workers=2)  # 32 // (2 * 4) = 4 messages, then 28 // 8 = 3
     first, second = batch.next(), batch.next()
-    assert first == Span(0, 4) and second == Span(4, 8)
+    assert (first, second) == (Span(0, 4), Span(4, 7))
 
     done, rest = Span(0, 4).split(1)
     batch.finish(done, "answers")
@@ -307,13 +308,20 @@ def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
 
 
 def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
-    """400 messages, 1 worker: spans of 64, of which 4 may be out; reading one lets one more go."""
-    batch = Batch(to_as_server(range(1, 401)), {}, num_workers=1)
+    """600 messages, 1 worker: spans of 600 // 4, at most 64; 4 may be out; reading lets one more go."""
+    batch = Batch(to_as_server(range(1, 601)), {}, num_workers=1)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]
 
     batch.read(Answer(batch.messages[0]))
     assert batch.next() == Span(256, 320)
+
+
+def test_spans_shrink_so_that_the_load_levels() -> None:
+    """20 messages, 1 worker: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, then singly."""
+    batch = Batch(to_as_server(range(1, 21)), {}, num_workers=1)
+    sizes = [span.num_messages for span in iter(batch.next, None)]
+    assert sizes == [5, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
 def to_as_server(nodes: Sequence[int]) -> list[Message]:
@@ -359,9 +367,9 @@ def test_no_identity_is_left_behind() -> None:
 @pytest.mark.parametrize(
     ("reference", "reason"),
     [
-        ("simulated_app", "named as 'module:attr'"),
+        ("simulated_app", "reads 'module:attribute'"),
         ("nowhere.client_app:app", "neither 'nowhere.client_app' nor 'fedhp.nowhere.client_app'"),
-        ("simulated_app:missing", "found nothing"),
+        ("simulated_app:missing", "'simulated_app' has no 'missing'"),
         ("simulated_app:train", "found a function"),
     ],
 )
@@ -385,7 +393,7 @@ def test_an_installed_app_is_found_inside_fedhp() -> None:
 
 
 def test_a_missing_app_is_named_by_the_workers_too(cluster: None) -> None:
-    with pytest.raises(FedhpError, match="no client app 'nowhere:app'"):  # noqa: SIM117
+    with pytest.raises(FedhpError, match="neither 'nowhere' nor"):  # noqa: SIM117
         with open_grid(config(1), "nowhere:app", 1, 60.0):
             pass
 

@@ -85,10 +85,11 @@ def test_what_arrives_cannot_be_written_to():
         back.weights["c.bias"][0] = 1
 
 
-def test_version_2_of_numpys_format_is_read_too():
+def test_only_the_header_that_numpy_writes_by_itself_is_accepted():
     bias = np.array([1.5, -2.5], np.float32)
-    got = unpack(carrying("c.bias", npy(bias, (2, 0)), bias))
-    assert got.state.weights["c.bias"].tolist() == [1.5, -2.5]
+    assert unpack(carrying("c.bias", npy(bias, (1, 0)), bias)).state.weights["c.bias"].tolist() == [1.5, -2.5]
+    with pytest.raises(WireError, match="c.bias"):
+        unpack(carrying("c.bias", npy(bias, (2, 0)), bias))
 
 
 def test_an_update_comes_back_exactly():
@@ -209,7 +210,7 @@ def test_a_header_that_claims_a_huge_shape_is_refused_and_allocates_nothing():
     content = carrying("f.weight", npy_claiming(header, RAW.tobytes()), RAW)
     tracemalloc.start()
     try:
-        with pytest.raises(WireError, match=r"f\.weight.*1048576"):
+        with pytest.raises(WireError, match=r"f\.weight.*175 bytes"):
             unpack(content)
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
@@ -303,7 +304,7 @@ def test_a_bool_is_no_number_of_examples():
         ("memory-predicted-bytes", -1),
         ("memory-measured-bytes", 1.5),
         ("batch-size-last", 8.0),
-        ("batch-size-first", 10**400),
+        pytest.param("batch-size-first", 10**400, id="beyond-float"),
     ],
 )
 def test_a_statistic_that_is_no_finite_number_is_refused_by_name(name, value):

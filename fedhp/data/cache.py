@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def cache_folder() -> Path:
     Raises:
         DataError: If ``FEDHP_CACHE`` is set and cannot be written, or nothing can.
     """
-    wanted = os.environ.get("FEDHP_CACHE")
+    return _writable_folder(os.environ.get("FEDHP_CACHE"))
+
+
+@lru_cache(maxsize=8)
+def _writable_folder(wanted: str | None) -> Path:
     user = getattr(os, "getuid", lambda: "user")()
     places = (
         [Path(wanted)]

@@ -120,7 +120,7 @@ def device_shard(
     path: str,
     *,
     source: str = "npz",
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> Shard:
     """Opens a real device's own data, an ``.npz`` file with ``x_train`` and ``y_train``.

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 class App(Protocol):
     """What a ``flwr.clientapp.ClientApp`` is to the simulation."""
 
-    def __call__(self, message: Message, context: Context) -> Message: ...
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Answers a message."""
+        ...
 
 
 class Job(NamedTuple):

@@ -1,0 +1,174 @@
+"""fedhp from Python, end to end on a small fleet: the record, the model, and the same seed's same bits."""
+
+import json
+import sys
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+import fedhp
+from fedhp.config import load_scenario
+from fedhp.data import test_shard as held_out
+from fedhp.errors import BudgetError, RecordError, ScenarioError
+from fedhp.structure import Structure
+from fedhp.tracking import columns
+
+SMALL = {
+    "rounds": 3,
+    "fleet.num_clients": 8,
+    "model.widths": [24, 16],
+    "data.max_train": 600,
+    "simulation.num_workers": 0,
+    "fleet.classes": [{"name": "gateway", "memory": "256KiB"}, {"name": "sensor", "memory": "24KiB"}],
+}
+
+
+def simulate(out, **overrides) -> fedhp.tracking.RunResult:
+    return fedhp.simulate("quickstart", out, **{**SMALL, **overrides})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("api") / "run")
+
+
+def test_the_frames_have_the_columns_of_the_record(run):
+    assert list(run.rounds.columns) == list(columns.ROUNDS)
+    assert list(run.clients.columns) == list(columns.CLIENTS)
+    assert run.rounds["round"].tolist() == [0, 1, 2, 3]
+    assert run.clients["client"].tolist() == list(range(8)) * 3
+    assert run.clients["device_class"].tolist() == ["gateway", "sensor"] * 12
+
+
+def test_no_client_failed_and_no_budget_was_exceeded(run):
+    assert set(run.clients["status"]) == {"ok"}
+    assert (run.clients["memory_predicted_bytes"] <= run.clients["memory_budget_bytes"]).all()
+    assert (run.clients["memory_measured_bytes"] <= run.clients["memory_budget_bytes"]).all()
+    assert run.rounds["num_failures"].sum() == run.rounds["budget_violations"].sum() == 0
+    assert run.summary["budget_violations"] == 0
+
+
+def test_after_the_last_round_the_target_is_reached(run):
+    """A perceptron 64-24-16-10 has 24*65 + 16*25 + 10*17 = 2,130 parameters; the target is a sixth."""
+    assert run.summary["params_full"] == 2130
+    assert run.rounds["params"].iloc[0] == 2130
+    assert run.rounds["params"].iloc[-1] <= 2130 / run.config.prune.target_compression
+    assert run.rounds["compression"].iloc[-1] >= run.config.prune.target_compression
+    assert run.rounds["params"].is_monotonic_decreasing
+
+
+def test_the_global_structure_only_shrinks(run):
+    widths = {"fc1": 24, "fc2": 16}
+    structures = []
+    for text in run.rounds["structure"]:
+        packed = {g: np.frombuffer(bytes.fromhex(b), np.uint8) for g, b in json.loads(text).items()}
+        structures.append(Structure.from_bits(packed, widths))
+    assert structures[0] == Structure.full(widths)
+    assert all(a.contains(b) for a, b in pairwise(structures))
+
+
+def test_small_devices_were_sent_less_than_large_ones(run):
+    first = run.clients[run.clients["round"] == 1].groupby("device_class")["params_received"].max()
+    assert first["gateway"] == 2130
+    assert first["sensor"] < 2130
+
+
+def test_the_model_learned(run):
+    assert run.rounds["loss"].iloc[-1] < run.rounds["loss"].iloc[0]
+
+
+def test_the_configuration_is_the_scenario_that_ran(run):
+    assert run.config == load_scenario("quickstart", values=SMALL)
+    assert load_scenario(run.folder / "config.yaml") == run.config
+
+
+def test_a_run_loads_again(run):
+    again = fedhp.load_run(run.folder)
+    assert again.summary == run.summary
+    assert again.rounds.equals(run.rounds)
+    assert again.clients.equals(run.clients)
+
+
+def test_the_loaded_model_has_the_accuracy_that_the_record_says(run):
+    model = fedhp.load_model(run.folder)
+    test = held_out(run.config.data)
+    images, labels = test.batch(np.arange(len(test)))
+    assert not model.training
+    with torch.no_grad():
+        accuracy = (model(images).argmax(1) == labels).double().mean().item()
+    assert accuracy == pytest.approx(run.rounds["accuracy"].iloc[-1], abs=1e-9)
+    assert sum(p.numel() for p in model.parameters()) == run.summary["params_final"]
+
+
+def fingerprint(run: fedhp.tracking.RunResult) -> list:
+    """What a run's outcome is, without durations."""
+    rounds = run.rounds[["accuracy", "loss", "params", "structure", "bytes_up", "bytes_down"]]
+    clients = run.clients.drop(columns="seconds")
+    return [*rounds.to_dict("list").items(), *clients.to_dict("list").items()]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, tmp_path):
+    assert fingerprint(simulate(tmp_path / "again")) == fingerprint(run)
+    other = simulate(tmp_path / "other", seed=1)
+    assert other.rounds["structure"].iloc[-1] != run.rounds["structure"].iloc[-1]
+    assert other.rounds["loss"].iloc[-1] != run.rounds["loss"].iloc[-1]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_number_of_workers_changes_no_bit(run, tmp_path, num_workers):
+    with_ray = simulate(tmp_path / "ray", **{"simulation.num_workers": num_workers})
+    assert fingerprint(with_ray) == fingerprint(run)
+
+
+def test_sampled_rounds_are_the_same_again(tmp_path):
+    sampled = {"server.clients_per_round": 3, "rounds": 2}
+    one, again = simulate(tmp_path / "one", **sampled), simulate(tmp_path / "again", **sampled)
+    assert fingerprint(one) == fingerprint(again)
+    assert one.clients.groupby("round").size().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("dense", {"gateway", "sensor"}), ("exclusive", {"gateway"})],
+)
+def test_the_yardsticks_train_the_full_model_on_their_devices(tmp_path, name, classes):
+    run = simulate(tmp_path / name, **{"strategy.name": name, "rounds": 2})
+    assert set(run.clients["device_class"]) == classes
+    assert set(run.clients["params_received"]) == set(run.clients["params_sent"]) == {2130}
+    assert run.rounds["params"].tolist() == [2130] * 3
+
+
+def test_a_scenario_object_runs_and_takes_no_overrides(tmp_path):
+    scenario = load_scenario("quickstart", values={**SMALL, "rounds": 1})
+    assert fedhp.simulate(scenario, tmp_path / "run").config == scenario
+    with pytest.raises(TypeError, match="overrides"):
+        fedhp.simulate(scenario, tmp_path / "other", rounds=2)
+
+
+def test_an_existing_record_is_refused_before_anything_starts(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")}
+    with pytest.raises(RecordError, match=r"nothing is overwritten.*--out"):
+        simulate(run.folder, **{"simulation.num_workers": 1})
+    assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
+
+
+def test_an_empty_folder_is_taken(tmp_path):
+    assert simulate(tmp_path, rounds=1).folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error"),
+    [
+        ({"trian.batch_size": 3}, ScenarioError),
+        ({"strategy.name": "nonsense"}, ScenarioError),
+        ({"fleet.classes": [{"name": "mote", "memory": "1KiB"}]}, BudgetError),
+    ],
+)
+def test_what_is_refused_leaves_no_folder_behind(tmp_path, overrides, error):
+    with pytest.raises(error):
+        simulate(tmp_path / "run", **overrides)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,184 @@
+"""The command line: what it prints, and that refused input ends in one readable error and exit code 2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from fedhp.cli import _readable_errors, app
+from fedhp.config import load_scenario, shipped_scenarios
+from fedhp.errors import MissingExtraError, RecordError, ScenarioError
+
+ROOT = Path(__file__).parent.parent
+FAST = ["rounds=1", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=0"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FEDHP_DATA", raising=False)
+
+
+def cli(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    """Runs a command that must be refused and returns its one error, which may span lines."""
+    result = cli(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("error: ") == 1
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def test_help_names_every_command_and_run_shows_examples():
+    assert all(name in cli("--help").output for name in ("run", "show", "scenarios"))
+    text = cli("run", "--help").output
+    assert "fedhp run quickstart" in text
+    assert "--out" in text
+
+
+def test_no_command_shows_the_help():
+    result = cli()
+    assert "Usage" in result.output
+    assert result.exit_code in (0, 2)
+
+
+def test_scenarios_lists_all_that_ship_by_their_whole_names(monkeypatch):
+    """A name is there to be copied: it must not be cut on a terminal of the usual 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    result = cli("scenarios")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in shipped_scenarios())
+
+
+def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):
+    result = cli("show", "mnist_fleet", "rounds=3")
+    assert result.exit_code == 0
+    file = tmp_path / "shown.yaml"
+    file.write_text(result.stdout, encoding="utf-8")
+    assert load_scenario(file) == load_scenario("mnist_fleet", ["rounds=3"])
+
+
+def test_show_without_a_scenario_is_the_quickstart():
+    assert yaml.safe_load(cli("show").stdout)["name"] == "quickstart"
+    assert yaml.safe_load(cli("show", "rounds=3", "seed=4").stdout)["rounds"] == 3
+
+
+def test_a_scenario_comes_first_and_the_error_says_so_readably():
+    assert "key=value" in refused("show", "rounds=3", "quickstart")
+
+
+def test_run_writes_a_record(tmp_path):
+    result = cli("run", "quickstart", *FAST, "--out", "record")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "record" / "summary.json").is_file()
+    assert load_scenario(tmp_path / "record" / "config.yaml").rounds == 1
+
+
+def test_options_may_stand_before_or_after_the_overrides(tmp_path):
+    assert cli("run", "--out", "one", *FAST).exit_code == 0
+    assert cli("run", *FAST, "--out", "two").exit_code == 0
+    first = load_scenario(tmp_path / "one" / "config.yaml")
+    assert first == load_scenario(tmp_path / "two" / "config.yaml")
+
+
+def test_run_takes_a_file(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: quickstart\nname: mine\n", encoding="utf-8")
+    assert cli("run", "mine.yaml", *FAST, "--out", "record").exit_code == 0
+    assert load_scenario(tmp_path / "record" / "config.yaml").name == "mine"
+
+
+def test_a_typo_is_refused_and_the_nearest_key_named():
+    line = refused("run", "quickstart", "trian.batch_size=3")
+    assert "trian" in line
+    assert "train" in line
+
+
+def test_an_unknown_scenario_is_refused_and_the_known_ones_listed():
+    assert "fashion_mnist_fleet" in refused("run", "quikstart")
+    assert "fashion_mnist_fleet" in refused("show", "quikstart")
+
+
+def test_bad_yaml_is_refused_by_its_path(tmp_path):
+    (tmp_path / "bad.yaml").write_text("rounds: [1\n", encoding="utf-8")
+    assert "bad.yaml" in refused("run", "bad.yaml")
+
+
+def test_a_budget_too_small_names_class_need_and_budget():
+    line = refused("run", "fleet.classes=[{name: mote, memory: 2KiB}]")
+    assert "'mote'" in line
+    assert "takes" in line
+    assert "2,048 bytes" in line
+
+
+def test_data_that_is_not_there_is_refused_by_path():
+    assert "nowhere" in refused("run", "data.name=npz", "data.root=nowhere")
+
+
+def test_half_a_data_set_is_refused_by_the_missing_files(tmp_path):
+    """With a file there the rest is not looked for elsewhere, so that no test asks the network."""
+    (tmp_path / "mnist").mkdir()
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").touch()
+    message = refused("run", "mnist_fleet", f"data.root={tmp_path}")
+    assert "train-images-idx3-ubyte" in message
+    assert "train-labels-idx1-ubyte" not in message
+
+
+def test_an_existing_record_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "record").mkdir()
+    (tmp_path / "record" / "precious").write_text("data", encoding="utf-8")
+    assert "record" in refused("run", *FAST, "--out", "record")
+    assert (tmp_path / "record" / "precious").read_text(encoding="utf-8") == "data"
+
+
+def test_debug_shows_the_traceback():
+    result = cli("run", "quikstart", "--debug")
+    assert isinstance(result.exception, ScenarioError)
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ScenarioError("prune.marginal must be in [0, 1), got [red]"),
+        RecordError("no record at [/tmp/x] or [bold]"),
+        MissingExtraError("simulation", "ray", "sim"),
+    ],
+)
+def test_brackets_in_an_error_are_printed_as_they_are(error, capsys):
+    """Square brackets are rich's markup: 'fedhp[sim]' must not become 'fedhp'."""
+    with pytest.raises(typer.Exit) as caught, _readable_errors(debug=False):
+        raise error
+    assert caught.value.exit_code == 2
+    assert str(error) in capsys.readouterr().err
+
+
+def test_interrupting_exits_as_the_shell_expects():
+    with pytest.raises(typer.Exit) as caught, _readable_errors(debug=False):
+        raise KeyboardInterrupt
+    assert caught.value.exit_code == 130
+
+
+def test_the_module_is_the_command(tmp_path):
+    """In a process of its own, outside the checkout: exit code 2, one line, no traceback."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "fedhp", "run", "quickstart", "rounds=0"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: rounds must be at least 1, got 0")
+    assert len(done.stderr.strip().splitlines()) == 1

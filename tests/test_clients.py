@@ -1,0 +1,210 @@
+"""The device's side: who it says it is, and that what it trains is acceptable and within its budget."""
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, MessageType, RecordDict
+
+from clients.client_app import app
+from clients.device import open_device
+from fedhp import wire
+from fedhp.config import Scenario, load_scenario
+from fedhp.data import partition_rows
+from fedhp.devices import DeviceProfile, assign_classes
+from fedhp.errors import DataError, ScenarioError
+from fedhp.models import initial_state
+from fedhp.simulation.identity import RUN_ID, acting_as
+
+NODE = 7
+
+
+def scenario(**values) -> Scenario:
+    small = {"rounds": 2, "data": {"max_train": 400}, "model": {"widths": [16, 8]}, "train.local_epochs": 1}
+    return load_scenario("quickstart", values={**small, **values})
+
+
+def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = True) -> wire.Brief:
+    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, prunes, budgeted)
+
+
+def send(content: RecordDict, kind: str, node_config: dict) -> Message:
+    """Lets the app answer a message from the server."""
+    with acting_as(0):
+        message = Message(content, NODE, kind)
+    context = Context(RUN_ID, NODE, node_config, RecordDict(), {})
+    with acting_as(NODE):
+        return app(message, context)
+
+
+def profile_of(node_config: dict, chosen: Scenario | None = None) -> tuple[DeviceProfile, int | None]:
+    return wire.unpack_profile(send(wire.pack_query(brief(chosen)), MessageType.QUERY, node_config).content)
+
+
+@pytest.fixture
+def own_data(tmp_path):
+    """A device's own 30 samples of the digits' shape."""
+    file = tmp_path / "mine.npz"
+    stream = np.random.default_rng(0)
+    images = stream.integers(0, 17, (30, 8, 8)).astype(np.uint8)
+    np.savez(file, x_train=images, y_train=np.arange(30) % 10)
+    return str(file)
+
+
+@pytest.mark.parametrize("client", [0, 1, 2, 3, 19])
+def test_a_partition_answers_with_its_class_budget_and_samples(client):
+    chosen = scenario()
+    kind = assign_classes(chosen.fleet)[client]
+    samples = len(partition_rows(chosen.data, 20, chosen.seed)[client])
+    expected = DeviceProfile(kind.name, kind.memory_bytes, samples)
+    assert profile_of({"partition-id": client}) == (expected, client)
+
+
+def test_the_first_four_partitions_are_of_the_four_classes():
+    """Four classes of equal share are interleaved: one of each among the first four."""
+    names = {profile_of({"partition-id": client})[0].device_class for client in range(4)}
+    assert names == {"gateway", "phone", "camera", "sensor"}
+
+
+def test_the_node_configuration_may_name_its_own_budget_and_class():
+    profile, client = profile_of({"partition-id": 2, "memory-budget": "96KiB", "name": "thermostat"})
+    assert (profile.device_class, profile.memory_bytes, client) == ("thermostat", 96 * 1024, 2)
+
+
+def test_a_device_with_its_own_data_needs_no_partition(own_data):
+    profile, client = profile_of({"data-path": own_data, "memory-budget": 50_000, "name": "mine"})
+    assert profile == DeviceProfile("mine", 50_000, 30)
+    assert client is None
+
+
+def test_a_device_may_name_both_its_own_data_and_its_number(own_data):
+    profile, client = profile_of({"data-path": own_data, "partition-id": 3})
+    assert (profile.num_examples, client) == (30, 3)
+
+
+def test_partitions_are_told_apart_by_their_samples():
+    one = open_device(brief(), {"partition-id": 0}).shard
+    again, other = (open_device(brief(), {"partition-id": n}).shard for n in (0, 1))
+    rows = np.arange(5)
+    assert np.array_equal(one.batch(rows)[0], again.batch(rows)[0])
+    assert not np.array_equal(one.batch(rows)[0], other.batch(rows)[0])
+
+
+@pytest.mark.parametrize("client", [-1, 20, 1000])
+def test_a_partition_beyond_the_fleet_is_refused(client):
+    with pytest.raises(ScenarioError, match=rf"partition-id is {client}, .* clients 0 to 19"):
+        open_device(brief(), {"partition-id": client})
+
+
+@pytest.mark.parametrize("value", ["first", "1.5", ""])
+def test_a_partition_that_is_no_number_is_refused(value):
+    with pytest.raises(ScenarioError, match="partition-id"):
+        open_device(brief(), {"partition-id": value})
+
+
+def test_neither_partition_nor_data_is_refused():
+    with pytest.raises(ScenarioError, match=r"partition-id or a data-path"):
+        open_device(brief(), {"memory-budget": "1MiB"})
+
+
+@pytest.mark.parametrize("budget", ["lots", "0", "-4MiB", "4 parsecs"])
+def test_a_budget_that_is_no_size_is_refused(budget):
+    with pytest.raises(ScenarioError, match="memory size"):
+        open_device(brief(), {"partition-id": 0, "memory-budget": budget})
+
+
+def test_missing_own_data_is_refused_by_path(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz"):
+        open_device(brief(), {"data-path": str(tmp_path / "none.npz")})
+
+
+def test_own_data_of_another_shape_is_refused(tmp_path):
+    file = tmp_path / "large.npz"
+    np.savez(file, x_train=np.zeros((4, 28, 28), np.uint8), y_train=np.zeros(4, np.int64))
+    with pytest.raises(DataError, match=r"\(1, 28, 28\).*\(1, 8, 8\)"):
+        open_device(brief(), {"data-path": str(file)})
+
+
+def test_own_labels_beyond_the_classes_are_refused(tmp_path):
+    file = tmp_path / "odd.npz"
+    np.savez(file, x_train=np.zeros((2, 8, 8), np.uint8), y_train=np.array([0, 10]))
+    with pytest.raises(DataError, match=r"y_train"):
+        open_device(brief(), {"data-path": str(file)})
+
+
+def train(node_config: dict, chosen: Scenario | None = None, **flags):
+    """Sends the full model and unpacks the answer as the server would."""
+    said = brief(chosen, **flags)
+    chosen = chosen or scenario()
+    arch = chosen.recipe((1, 8, 8), 10).architecture
+    state = initial_state(arch, 0)
+    reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config)
+    profile = open_device(said, node_config).profile
+    return wire.unpack_update(reply.content, arch.layout, 0, state.structure, profile), state
+
+
+def test_training_answers_an_update_that_the_server_accepts():
+    """Round 2 of 2 ends the schedule: the model of 16 and 8 units is cut to a sixth of its parameters."""
+    update, state = train({"partition-id": 0})
+    samples = len(partition_rows(scenario().data, 20, 0)[0])
+    assert update.num_examples == samples
+    assert state.num_parameters() / update.state.num_parameters() >= 6
+    assert update.statistics.memory_predicted_bytes <= 256 * 1024
+    assert update.statistics.train_loss > 0
+
+
+def test_training_keeps_within_the_nodes_own_smaller_budget():
+    """Of the scenario's 256 KiB the node has only 18 KiB: it takes a smaller batch from the start."""
+    roomy, _ = train({"partition-id": 0})
+    tight, _ = train({"partition-id": 0, "memory-budget": "18KiB"})
+    assert roomy.statistics.memory_predicted_bytes > 18 * 1024
+    assert tight.statistics.memory_predicted_bytes <= 18 * 1024
+    assert tight.statistics.memory_measured_bytes <= 18 * 1024
+    assert tight.statistics.batch_size_first < roomy.statistics.batch_size_first
+
+
+def refusal(content: RecordDict, kind: str, node_config: dict) -> str:
+    """Returns the reason of the error reply that a message is answered with."""
+    reply = send(content, kind, node_config)
+    assert reply.has_error()
+    return reply.error.reason
+
+
+def test_a_model_beyond_the_nodes_budget_is_refused_with_what_it_takes():
+    state = initial_state(scenario().recipe((1, 8, 8), 10).architecture, 0)
+    task = wire.pack_task(wire.pack_state(state), brief(), 1)
+    node = {"partition-id": 0, "memory-budget": "4KiB"}
+    assert "BudgetError" in (reason := refusal(task, MessageType.TRAIN, node))
+    assert "the budget is 4,096 bytes" in reason
+
+
+def test_training_on_own_data_counts_its_samples(own_data):
+    update, _ = train({"data-path": own_data})
+    assert update.num_examples == 30
+
+
+def test_a_dense_yardstick_prunes_nothing_and_knows_no_budget():
+    update, state = train({"partition-id": 0, "memory-budget": "4KiB"}, prunes=False, budgeted=False)
+    assert update.state.structure == state.structure
+
+
+def test_the_same_task_gives_the_same_update_and_another_client_another():
+    one, again, other = (train({"partition-id": client})[0] for client in (0, 0, 1))
+    assert one.state.structure == again.state.structure
+    assert all(np.array_equal(one.state.weights[n], again.state.weights[n]) for n in one.state.weights)
+    assert one.statistics.train_loss != other.statistics.train_loss
+
+
+@pytest.mark.parametrize(
+    ("content", "field"),
+    [(RecordDict(), "no config record 'task'"), (wire.pack_query(brief()), "server-round")],
+)
+def test_a_task_that_is_not_as_it_must_be_is_answered_with_what_is_wrong(content, field):
+    assert field in refusal(content, MessageType.TRAIN, {"partition-id": 0})
+
+
+def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
+    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, True, True))
+    assert "no JSON" in refusal(broken, MessageType.QUERY, {"partition-id": 0})
+
+
+def test_a_device_that_cannot_describe_itself_answers_why():
+    assert "clients 0 to 19" in refusal(wire.pack_query(brief()), MessageType.QUERY, {"partition-id": 20})

@@ -1,0 +1,239 @@
+"""Scenarios: found, inherited, overridden, checked, and written back."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fedhp.config import Scenario, from_json, load_scenario, shipped_scenarios
+from fedhp.errors import ScenarioError
+
+SHIPPED = ["fashion_mnist_cnn_fleet", "fashion_mnist_fleet", "mnist_fleet", "quickstart"]
+
+
+def written(folder, name="mine.yaml", text="rounds: 7\n"):
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_scenarios_that_ship_include_those_the_readme_speaks_of():
+    assert set(SHIPPED) <= set(shipped_scenarios())
+
+
+@pytest.mark.parametrize("name", sorted(shipped_scenarios()))
+def test_every_shipped_scenario_loads_under_its_own_name_and_says_what_it_is(name):
+    scenario = load_scenario(name)
+    assert scenario.name == name
+    assert scenario.description
+
+
+@pytest.mark.parametrize("name", sorted(shipped_scenarios()))
+def test_json_and_yaml_come_back_equal(name, tmp_path):
+    scenario = load_scenario(name, ["seed=3", "train.learning_rate=1e-3", "fleet.num_clients=21"])
+    assert from_json(scenario.to_json()) == scenario
+    assert load_scenario(written(tmp_path, text=scenario.to_yaml())) == scenario
+
+
+def test_texts_that_yaml_could_misread_come_back_equal(tmp_path):
+    texts = {"name": "012", "description": "yes: 'no' # null\n${nothing"[:17]}
+    scenario = dataclasses.replace(load_scenario("quickstart"), **texts)
+    assert load_scenario(written(tmp_path, text=scenario.to_yaml())) == scenario
+    assert from_json(scenario.to_json()) == scenario
+
+
+def test_a_child_takes_what_it_does_not_say_from_its_parent():
+    parent, child = load_scenario("fashion_mnist_fleet"), load_scenario("mnist_fleet")
+    assert child.data.name == "mnist"
+    assert child.data.partition == parent.data.partition
+    assert child.fleet == parent.fleet
+
+
+def test_a_users_file_extends_one_beside_it_and_that_one_a_shipped_one(tmp_path):
+    written(tmp_path, "parent.yaml", "extends: quickstart\nseed: 5\nrounds: 3\ntrain: {momentum: 0.5}\n")
+    child = load_scenario(written(tmp_path, "child.yaml", "extends: parent.yaml\nrounds: 9\n"))
+    shipped = load_scenario("quickstart")
+    assert (child.seed, child.rounds, child.train.momentum) == (5, 9, 0.5)
+    assert child.fleet == shipped.fleet
+    assert child.train.local_epochs == shipped.train.local_epochs
+
+
+def test_scenarios_that_extend_each_other_are_refused(tmp_path):
+    written(tmp_path, "a.yaml", "extends: b.yaml\n")
+    written(tmp_path, "b.yaml", "extends: a.yaml\n")
+    with pytest.raises(ScenarioError, match="circle"):
+        load_scenario(tmp_path / "a.yaml")
+
+
+def test_a_scenario_that_extends_itself_is_refused(tmp_path):
+    with pytest.raises(ScenarioError, match="circle"):
+        load_scenario(written(tmp_path, "a.yaml", "extends: a.yaml\n"))
+
+
+def test_a_parent_that_does_not_exist_is_refused_by_name(tmp_path):
+    with pytest.raises(ScenarioError, match="grandmother"):
+        load_scenario(written(tmp_path, text="extends: grandmother\n"))
+
+
+def test_values_win_over_the_dotlist_and_it_over_the_file(tmp_path):
+    path = written(tmp_path, text="rounds: 7\nseed: 7\ntrain: {batch_size: 7, momentum: 0.7}\n")
+    dotlist = ["seed=8", "rounds=8", "train.batch_size=8"]
+    scenario = load_scenario(path, dotlist, {"rounds": 9, "train.batch_size": 9})
+    assert (scenario.rounds, scenario.seed, scenario.train.batch_size) == (9, 8, 9)
+    assert scenario.train.momentum == 0.7
+
+
+def test_nested_and_dotted_values_mean_the_same():
+    nested = load_scenario("quickstart", values={"data": {"partition": {"alpha": 2.0}}})
+    assert nested == load_scenario("quickstart", values={"data.partition.alpha": 2.0})
+    assert nested == load_scenario("quickstart", ["data.partition.alpha=2.0"])
+
+
+def test_a_dotlist_holds_lists():
+    assert load_scenario("quickstart", ["model.widths=[10,20,30]"]).model.widths == [10, 20, 30]
+
+
+@pytest.mark.parametrize("value", [np.int64(3), object()], ids=["numpy", "object"])
+def test_a_value_that_no_file_could_hold_is_refused_by_key(value):
+    """Sweeps loop over ``np.arange``, whose numbers are no Python numbers."""
+    with pytest.raises(ScenarioError, match="seed"):
+        load_scenario("quickstart", values={"seed": value})
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("trian.learning_rate=0.1", ["trian", "train"]),
+        ("train.lerning_rate=0.1", ["lerning_rate", "learning_rate"]),
+        ("round=3", ["round", "rounds"]),
+        ("data.partition.alfa=1", ["alfa", "alpha"]),
+    ],
+)
+def test_a_typo_names_the_nearest_key(override, names):
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("quickstart", [override])
+    assert all(name in str(caught.value) for name in names)
+    assert "quickstart" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("rounds=many", "rounds"),
+        ("rounds=2.5", "rounds"),
+        ("train.batch_size=big", "train.batch_size"),
+        ("train.learning_rate=[1]", "train.learning_rate"),
+        ("model.widths=3", "model.widths"),
+        ("fleet.classes=[1]", "fleet.classes"),
+        ("train=3", "TrainConfig"),
+    ],
+)
+def test_an_ill_typed_value_names_its_key(override, key):
+    with pytest.raises(ScenarioError, match=key.rpartition(".")[2]):
+        load_scenario("quickstart", [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("rounds=0", "rounds must be at least 1"),
+        ("data.name=mnits", r"data\.name must be one of .*mnist.*'mnits'"),
+        ("data.max_train=-1", r"data\.max_train"),
+        ("data.partition.name=even", r"data\.partition\.name must be one of .*dirichlet"),
+        ("data.partition.alpha=0", r"data\.partition\.alpha"),
+        ("data.partition.min_samples=0", r"data\.partition\.min_samples"),
+        ("model.name=resnet", r"model\.name must be one of mlp, cnn"),
+        ("model.widths=[]", r"model\.widths"),
+        ("model.widths=[8,0]", r"model\.widths"),
+        ("model.floor=65", r"model\.floor"),
+        ("fleet.num_clients=0", r"fleet\.num_clients"),
+        ("fleet.classes=[]", r"fleet\.classes"),
+        ("fleet.classes=[{name: a},{name: a}]", r"fleet\.classes"),
+        ("fleet.classes=[{name: a, share: 0}]", r"class 'a': share"),
+        ("fleet.classes=[{name: a, memory: much}]", r"'much' is not a memory size"),
+        ("fleet.classes=[{name: a, memory: 0KiB}]", r"'0KiB' is not a memory size"),
+        ("fleet.classes=[{name: a, memory: 4XiB}]", r"'4XiB' is not a memory size"),
+        ("train.optimizer=lion", r"train\.optimizer must be one of .*sgd"),
+        ("train.learning_rate=0", r"train\.learning_rate"),
+        ("train.momentum=1", r"train\.momentum"),
+        ("train.local_epochs=0", r"train\.local_epochs"),
+        ("train.lr_schedule=stairs", r"train\.lr_schedule"),
+        ("train.device=tpu", r"train\.device"),
+        ("prune.criterion=magnitud", r"prune\.criterion must be one of .*taylor"),
+        ("prune.target_compression=0.5", r"prune\.target_compression"),
+        ("prune.start=0.7", r"prune\.start"),
+        ("prune.cuts=0", r"prune\.cuts"),
+        ("prune.marginal=1", r"prune\.marginal"),
+        ("memory.batch_policy=grow", r"memory\.batch_policy must be one of fixed, fill"),
+        ("memory.max_batch=0", r"memory\.max_batch"),
+        ("memory.lr_scaling=cubic", r"memory\.lr_scaling"),
+        ("strategy.quorum=0", r"strategy\.quorum"),
+        ("server.clients_per_round=-1", r"server\.clients_per_round"),
+        ("server.min_replies=0", r"server\.min_replies"),
+        ("server.timeout_seconds=0", r"server\.timeout_seconds"),
+        ("simulation.num_workers=-2", r"simulation\.num_workers"),
+        ("simulation.gpus_per_worker=-1", r"simulation\.gpus_per_worker"),
+        ("simulation.threads_per_worker=0", r"simulation\.threads_per_worker"),
+        ("tracking.wandb.mode=on", r"tracking\.wandb\.mode must be one of none"),
+        # Across sections.
+        ("server.clients_per_round=21", r"clients_per_round = 21 exceeds fleet\.num_clients = 20"),
+        ("server.min_replies=21", r"min_replies = 21 exceeds"),
+    ],
+)
+def test_a_value_out_of_its_range_names_its_key(override, match):
+    with pytest.raises(ScenarioError, match=match):
+        load_scenario("quickstart", [override])
+
+
+def test_min_replies_may_not_exceed_the_sample():
+    with pytest.raises(ScenarioError, match="min_replies = 6"):
+        load_scenario("quickstart", ["server.clients_per_round=5", "server.min_replies=6"])
+    assert load_scenario("quickstart", ["server.clients_per_round=5", "server.min_replies=5"])
+
+
+@pytest.mark.parametrize("key", ["train.learning_rate", "strategy.quorum", "server.timeout_seconds"])
+def test_a_number_that_is_none_is_refused(key):
+    with pytest.raises(ScenarioError):
+        load_scenario("quickstart", [f"{key}=.nan"])
+
+
+@pytest.mark.parametrize(
+    "key", ["prune.target_compression", "prune.marginal", "train.weight_decay", "simulation.gpus_per_worker"]
+)
+def test_nan_is_refused_where_it_would_pass_a_comparison(key):
+    with pytest.raises(ScenarioError, match=key.rpartition(".")[2]):
+        load_scenario("quickstart", [f"{key}=.nan"])
+
+
+@pytest.mark.parametrize("text", ["rounds: [1\n", "- a\n- b\n", "just a text\n", "\tx: 1\n"])
+def test_a_file_that_is_no_mapping_is_refused_by_path(tmp_path, text):
+    with pytest.raises(ScenarioError, match=r"mine\.yaml"):
+        load_scenario(written(tmp_path, text=text))
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    assert load_scenario(written(tmp_path, text="")) == Scenario()
+
+
+def test_an_unknown_scenario_lists_those_that_ship():
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("quikstart")
+    assert all(name in str(caught.value) for name in ("quikstart", *SHIPPED))
+
+
+@pytest.mark.parametrize("override", ["rounds", "rounds 5", ""])
+def test_an_override_without_an_equals_sign_is_refused(override):
+    with pytest.raises(ScenarioError, match="key=value"):
+        load_scenario("quickstart", [override])
+
+
+@pytest.mark.parametrize("override", ["model.widths=[1,2", "name=${nothing}", "name='a", "=3", "name=${"])
+def test_an_override_that_cannot_be_read_is_refused(override):
+    with pytest.raises(ScenarioError):
+        load_scenario("quickstart", [override])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '"a"', '{"trian": 1}', '{"rounds": 0}', '{"name": "${"}'])
+def test_json_that_is_no_scenario_is_refused(text):
+    with pytest.raises(ScenarioError):
+        from_json(text)

@@ -1,0 +1,256 @@
+"""The memory model by hand, against PyTorch's own tracker, and its inverse."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import ARCHITECTURES, FEW, random_shard, small_recipe, small_task
+from torch.distributed._tools.mem_tracker import MemTracker
+
+from fedhp.errors import ScenarioError
+from fedhp.measure import LiveTensors
+from fedhp.memory import MemoryConfig
+from fedhp.models import MODELS, ModelConfig, architecture
+from fedhp.optimizers import TrainConfig, state_tensors
+from fedhp.schedule import PruneConfig
+from fedhp.trainer import _Session
+
+TINY = architecture(ModelConfig("mlp", [3], 1), (1, 2, 2), 2)
+
+# Large enough that the few scalars of a step (the loss, Adam's step counts) do not show.
+TRACKED = {
+    "mlp": architecture(ModelConfig("mlp", [96, 48]), (1, 16, 16), 10),
+    "cnn": architecture(ModelConfig("cnn", [12, 24, 64]), (2, 15, 13), 10),
+    "mlp-many-classes": architecture(ModelConfig("mlp", [64]), (1, 4, 4), 100),
+}
+OPTIMISERS = {
+    "sgd": TrainConfig(optimizer="sgd", momentum=0.0, device="cpu"),
+    "momentum": TrainConfig(optimizer="sgd", momentum=0.9, device="cpu"),
+    "adamw": TrainConfig(optimizer="adamw", device="cpu"),
+}
+
+
+# --- by hand ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch", "num_bytes"), [(1, 336), (2, 372), (3, 420), (5, 540)])
+def test_an_mlp_4_3_2_by_hand(batch, num_bytes):
+    """Momentum, 8-bit images, float32 = 4 bytes.
+
+    fc1 has (4*3 + 3)*4 = 60 bytes, head (3*2 + 2)*4 = 32, together 92. At rest: 2 * 92 for parameters
+    and momentum, 2*4*3 = 24 for contributions: 208. Per sample: input 4*4 = 16 and label 8 = 24; raw
+    image 4; hidden layer 12; logits 8. So the moments, for batch b, are
+
+    - loading: 208 + 28b; the optimiser's step, with all gradients: 208 + 92 + 24b = 300 + 24b
+    - loss forward, with the log-probabilities: 208 + (24 + 12 + 8 + 8)b = 208 + 52b
+    - loss backward, they and two gradients: 208 + (24 + 12 + 3*8)b = 208 + 60b
+    - head backward, its gradients of 32 bytes, the logits' gradient and the hidden one:
+      240 + (24 + 12 + 8 + 12)b = 240 + 56b
+    - ReLU backward, kept result, gradients of output and input: 240 + (24 + 3*12)b = 240 + 60b
+    - fc1 backward, all gradients and the hidden one: 300 + (24 + 12)b = 300 + 36b
+
+    The maximum is 300 + 36b up to b = 2 (372 against 360) and 240 + 60b from 3 on (420 against 408).
+    """
+    model = TINY.memory_model(state_slots=1, raw_itemsize=1)
+    assert model.training_bytes({"fc1": 3}, batch) == num_bytes
+
+
+@pytest.mark.parametrize(("budget", "batch"), [(335, 0), (336, 1), (371, 1), (372, 2), (539, 4), (540, 5)])
+def test_the_largest_batch_by_hand(budget, batch):
+    """The inverse of the table above: 240 + 60 * 4 = 480 <= 539 < 540."""
+    model = TINY.memory_model(state_slots=1, raw_itemsize=1)
+    assert model.largest_batch({"fc1": 3}, budget) == batch
+
+
+def test_a_raw_batch_counts_while_it_is_loaded():
+    """784 inputs and one hidden unit: loading (784*5 + 8)b outweighs all else, 4 bytes and 1 per pixel.
+
+    At rest: (784 + 1 + 2 + 2)*4 = 3156 and 8 for one unit's contribution. Data stored as float32 is not
+    converted and needs no second copy: then fc1's backward pass is the peak, with all gradients, 3156
+    more, and the hidden unit's of 4 bytes per sample.
+    """
+    arch = architecture(ModelConfig("mlp", [1], 1), (1, 28, 28), 2)
+    bytes_at = arch.memory_model(state_slots=0, raw_itemsize=1).training_bytes
+    assert bytes_at({"fc1": 1}, 100) == 3164 + (784 * 5 + 8) * 100
+    floats_at = arch.memory_model(state_slots=0, raw_itemsize=4).training_bytes
+    assert floats_at({"fc1": 1}, 100) == 3164 + 3156 + (784 * 4 + 8 + 4) * 100
+
+
+MANY_CLASSES = architecture(ModelConfig("mlp", [1], 1), (1, 1, 1), 50)
+
+
+def test_many_classes_make_the_loss_the_peak():
+    """One input, one hidden unit, 50 classes, plain SGD. At rest (2 + 100)*4 + 8 = 416; the loss backward
+    holds, per sample, input and label 12, the hidden unit 4 and three times the 200 bytes of logits.
+    """
+    model = MANY_CLASSES.memory_model(state_slots=0, raw_itemsize=1)
+    assert model.training_bytes({"fc1": 1}, 10) == 416 + (12 + 4 + 3 * 200) * 10
+
+
+def test_shares_are_relative_to_the_heaviest_group():
+    """The 784 inputs make the first layer weigh most; a group that saves nothing keeps a small share."""
+    arch = architecture(ModelConfig("mlp", [300, 100]), (1, 28, 28), 10)
+    shares = arch.memory_model(1, 1).shares(32)
+    full = arch.memory_model(1, 1).training_bytes({"fc1": 300, "fc2": 100}, 32)
+    without_second = arch.memory_model(1, 1).training_bytes({"fc1": 300, "fc2": 2}, 32)
+    without_first = arch.memory_model(1, 1).training_bytes({"fc1": 2, "fc2": 100}, 32)
+    assert shares["fc1"] == 1
+    assert shares["fc2"] == pytest.approx((full - without_second) / (full - without_first))
+    at_floor = architecture(ModelConfig("mlp", [9, 2]), (1, 4, 4), 3).memory_model(0, 1).shares(1)
+    assert at_floor == {"fc1": 1, "fc2": 0.05}
+
+
+# --- the inverse and the order ---------------------------------------------------------------
+
+slots_and_items = st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from([1, 4]))
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_the_largest_batch_is_maximal(case):
+    @FEW
+    @given(slots_and_items, st.floats(0, 1), st.integers(0, 400_000))
+    def check(kind, share, budget):
+        model = ARCHITECTURES[case].memory_model(*kind)
+        counts = {g: max(1, int(share * w)) for g, w in model.layout.widths.items()}
+        batch = model.largest_batch(counts, budget)
+        assert batch >= 0
+        assert batch == 0 or model.training_bytes(counts, batch) <= budget
+        assert model.training_bytes(counts, batch + 1) > budget
+        exact = model.training_bytes(counts, batch + 1)
+        assert model.largest_batch(counts, exact) == batch + 1
+
+    check()
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_more_units_or_samples_never_take_less(case):
+    model = ARCHITECTURES[case].memory_model(1, 1)
+    for batch in (1, 9, 200):
+        counts = dict.fromkeys(model.layout.widths, 1)
+        previous = model.training_bytes(counts, batch)
+        while counts != model.layout.widths:
+            group = next(g for g, w in model.layout.widths.items() if counts[g] < w)
+            counts[group] += 1
+            now = model.training_bytes(counts, batch)
+            assert previous <= now < model.training_bytes(counts, batch + 1)
+            previous = now
+
+
+# --- against PyTorch's tracker ---------------------------------------------------------------
+
+
+def tracked_session(model: str, optimiser: str, batch: int, dtype: type = np.uint8) -> _Session:
+    """A client in the middle of its training: state allocated, contributions tracked, one step done."""
+    arch = TRACKED[model]
+    shard = random_shard(arch.input_shape, arch.num_classes, batch, dtype=dtype)
+    prune = PruneConfig(target_compression=4)
+    recipe = small_recipe(arch, OPTIMISERS[optimiser], prune)
+    session = _Session(recipe, small_task(recipe, shard), shard)
+    session._step(np.arange(batch))
+    assert session.contributions is not None
+    return session
+
+
+def averages(session: _Session) -> list[torch.Tensor]:
+    assert session.contributions is not None
+    return list(session.contributions._average.values())
+
+
+def peak_by_torch(session: _Session, batch: int) -> int:
+    tracker = MemTracker()
+    tracker.track_external(session.module, session.optimizer, *averages(session))
+    with tracker:
+        session._step(np.arange(batch))
+    return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
+
+
+def peak_by_meter(session: _Session, batch: int) -> int:
+    existing = [*session.module.parameters(), *state_tensors(session.optimizer), *averages(session)]
+    with LiveTensors(existing) as meter:
+        session._step(np.arange(batch))
+    return meter.peak
+
+
+def test_every_model_is_tracked():
+    assert {case.split("-")[0] for case in TRACKED} == set(MODELS)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("model", TRACKED)
+@pytest.mark.parametrize("batch", [1, 7, 64, 1024])
+def test_the_model_is_within_five_percent_of_torch(model, optimiser, batch):
+    """It may say up to 5 % more than the tracker sees, and at most 1 % less."""
+    session = tracked_session(model, optimiser, batch)
+    seen = peak_by_torch(session, batch)
+    said = session.memory.training_bytes(session.structure.counts, batch)
+    assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+    assert peak_by_meter(session, batch) == seen
+
+
+def test_data_stored_as_floats_is_within_five_percent_of_torch():
+    session = tracked_session("cnn", "momentum", 64, np.float32)
+    seen = peak_by_torch(session, 64)
+    said = session.memory.training_bytes(session.structure.counts, 64)
+    assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+
+
+# --- the meter -------------------------------------------------------------------------------
+
+
+def test_the_meter_counts_what_lives_at_once():
+    """400 bytes exist; two temporaries of 400 live one after the other, then two of 400 together."""
+    existing = torch.zeros(100)
+    with LiveTensors([existing, existing.view(10, 10)]) as meter:
+        assert meter.peak == 400
+        torch.ones(100)
+        torch.ones(100)
+        assert meter.peak == 800
+        first = torch.ones(100)
+        second = first + 1
+        assert meter.peak == 1200
+        del first, second
+        torch.ones(150)
+    assert meter.peak == 1200
+
+
+def test_views_and_writing_in_place_take_nothing():
+    existing = torch.zeros(100)
+    with LiveTensors([existing]) as meter:
+        existing.view(10, 10).t().add_(1)
+        existing[3:7].zero_()
+    assert meter.peak == 400
+
+
+def test_the_meter_stops_when_it_is_left():
+    with LiveTensors([]) as meter:
+        kept = torch.ones(10)
+    torch.ones(1000)
+    del kept
+    assert meter.peak == 40
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scaling", "factor"),
+    [("none", 1.0), ("sqrt", 2.0), ("linear", 4.0)],
+)
+def test_the_learning_rate_follows_the_batch(scaling, factor):
+    """Four times the reference batch of 32."""
+    assert MemoryConfig(lr_scaling=scaling).lr_factor(128, 32) == factor
+    assert MemoryConfig(lr_scaling=scaling).lr_factor(32, 32) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"batch_policy": "grow"}, "memory.batch_policy must be one of fixed, fill, got 'grow'"),
+        ({"lr_scaling": "cubic"}, "memory.lr_scaling"),
+        ({"max_batch": 0}, "memory.max_batch"),
+    ],
+)
+def test_impossible_settings_are_refused(values, said):
+    with pytest.raises(ScenarioError, match=said):
+        MemoryConfig(**values)

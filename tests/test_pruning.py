@@ -1,0 +1,287 @@
+"""Contributions, the choice of units, and the cut of module and optimiser."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import ARCHITECTURES, FEW, fancy, random_structure
+from torch import nn
+
+from fedhp.criteria import CRITERIA, Criterion
+from fedhp.measure import LiveTensors
+from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
+from fedhp.pruning import Contributions, cut, select
+from fedhp.structure import AxisRef, Layout, Structure
+
+OPTIMISERS = {
+    "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),
+    "sgd-momentum": TrainConfig(optimizer="sgd", momentum=0.9),
+    "adam": TrainConfig(optimizer="adam", learning_rate=0.01, weight_decay=0.01),
+    "adamw": TrainConfig(optimizer="adamw", learning_rate=0.01, weight_decay=0.1),
+}
+
+
+# --- contributions ---------------------------------------------------------------------------
+
+ONE_GROUP = Layout({"g": 3}, {"w": (3, 2)}, {"w": (AxisRef("g"), None)}, {"g": 1})
+
+
+def one_group() -> nn.ParameterDict:
+    return nn.ParameterDict({"w": nn.Parameter(torch.ones(3, 2))})
+
+
+def scripted(*scores: list[float]) -> Criterion:
+    left = iter(scores)
+    return Criterion(lambda parameters, generator: torch.tensor(next(left)), tracked=True)
+
+
+def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Contributions:
+    return Contributions(ONE_GROUP, criterion, module, torch.Generator().manual_seed(seed))
+
+
+def test_contributions_are_a_moving_average_as_shares_of_the_mean():
+    """First (1, 3, 8) as it is; then a tenth of the way to (11, 3, 8): (2, 3, 8), mean 13/3."""
+    tracker = contributions(scripted([1, 3, 8.0], [11, 3, 8.0]), one_group())
+    tracker.observe()
+    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([1, 3, 8]) / 4)
+    tracker.observe()
+    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([2, 3, 8]) * 3 / 13)
+
+
+def test_contributions_forget_the_units_cut():
+    """Units 0 and 2 of the first cut stay, then only 2; averages go on where they were."""
+    tracker = contributions(scripted([1, 3, 8.0], [11, 18.0], [28.0]), one_group())
+    full = ONE_GROUP.full()
+    ends, last = full.without("g", [1]), full.without("g", [0, 1])
+    tracker.observe()
+    tracker.cut(full, ends)
+    tracker.observe()  # (1, 8) a tenth of the way to (11, 18): (2, 9)
+    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([2, 9]) / 5.5)
+    tracker.cut(ends, last)
+    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([1.0]))
+
+
+def test_a_group_without_any_contribution_has_equal_scores():
+    tracker = contributions(scripted([0, 0, 0.0]), one_group())
+    tracker.observe()
+    assert tracker.scores()["g"].tolist() == [0, 0, 0]
+
+
+def test_a_criterion_that_ignores_the_data_scores_the_weights_of_now():
+    """Rows of norm 2, 4 and 6 have the mean 4."""
+    module = one_group()
+    tracker = contributions(CRITERIA["magnitude"], module)
+    tracker.observe()
+    module["w"].data = torch.tensor([[2.0, 0], [0, 4], [6, 0]])
+    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([0.5, 1, 1.5]))
+
+
+def test_random_scores_repeat_with_the_seed():
+    first, again, other = (
+        contributions(CRITERIA["random"], one_group(), seed).scores()["g"].tolist() for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_contributions_see_what_enters_a_group():
+    """In a chain a -> b -> head, b's score takes b's own weight and bias, not the head's columns of it."""
+    arch = architecture(ModelConfig("mlp", [3, 2], 1), (1, 1, 2), 2)
+    module = to_module(arch, initial_state(arch, 0))
+    seen = []
+
+    def score(parameters, generator):
+        seen.append([tuple(p.shape) for p in parameters])
+        return torch.ones(len(parameters[0]))
+
+    tracker = Contributions(arch.layout, Criterion(score, True), module, torch.Generator())
+    tracker.observe()
+    assert seen == [[(3, 2), (3,)], [(2, 3), (2,)]]
+
+
+# --- selection -------------------------------------------------------------------------------
+
+
+def chosen(scores, count, *, kept=None, floor=1, marginal=0.0) -> list[int]:
+    mask = np.ones(len(scores), bool) if kept is None else np.array(kept, bool)
+    result = select({"g": np.array(scores)}, Structure({"g": mask}), {"g": count}, {"g": floor}, marginal)
+    return list(result.kept("g"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "options", "wanted"),
+    [
+        ([1, 3, 2, 4], 2, {}, [1, 3]),
+        ([1, 3, 2, 4], 9, {}, [0, 1, 2, 3]),
+        ([2, 1, 2, 2], 2, {}, [0, 2]),  # of equal scores the lower unit
+        ([0, 0, 0, 0], 3, {}, [0, 1, 2]),
+        ([1, 3, 2, 4], 1, {"floor": 3}, [1, 2, 3]),
+        ([5, 7], 1, {"kept": [0, 1, 0, 1]}, [3]),  # scores are in the order of the kept units
+        ([5, 7], 0, {"kept": [0, 1, 0, 1], "floor": 3}, [1, 3]),  # below the floor already
+        ([0.1, 2, 0.9, 1], 4, {"marginal": 0.95}, [1, 3]),
+        ([0.1, 2, 0.9, 1], 1, {"marginal": 0.5}, [1]),  # marginal never keeps more
+        ([0.1, 0.2, 0.3, 3.4], 4, {"marginal": 0.5, "floor": 2}, [2, 3]),
+        ([0.5, 1.5], 2, {"marginal": 0.5}, [0, 1]),  # at the share is not below it
+    ],
+)
+def test_the_best_units_stay(scores, count, options, wanted):
+    assert chosen(scores, count, **options) == wanted
+
+
+@FEW
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12), st.integers(0, 12), st.integers(1, 12))
+def test_nobody_stays_who_scored_below_one_who_goes(scores, count, floor):
+    kept = chosen(scores, count, floor=floor)
+    assert len(kept) == min(max(count, floor), len(scores))
+    gone = [unit for unit in range(len(scores)) if unit not in kept]
+    assert all((scores[k], -k) > (scores[g], -g) for k in kept for g in gone)
+
+
+def test_groups_are_selected_separately():
+    full = Structure.full({"a": 2, "b": 2})
+    scores = {"a": np.array([1.0, 2.0]), "b": np.array([9.0, 8.0])}
+    result = select(scores, full, {"a": 1, "b": 1}, {"a": 1, "b": 1})
+    assert {g: list(result.kept(g)) for g in "ab"} == {"a": [1], "b": [0]}
+
+
+# --- the cut ---------------------------------------------------------------------------------
+
+
+class Training:
+    """A module in training, with random inputs, and everything that it keeps as NumPy arrays."""
+
+    def __init__(self, case: str, config: TrainConfig) -> None:
+        self.arch = ARCHITECTURES[case]
+        self.module = to_module(self.arch, initial_state(self.arch, 1))
+        self.config = config
+        self.optimizer = OPTIMIZERS[config.optimizer].make(self.module.parameters(), config)
+        allocate_state(self.optimizer, config)
+
+    def step(self, seed: int) -> None:
+        source = torch.Generator().manual_seed(seed)
+        images = torch.randn(6, *self.arch.input_shape, generator=source)
+        labels = torch.randint(0, self.arch.num_classes, (6,), generator=source)
+        self.optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(self.module(images), labels).backward()
+        self.optimizer.step()
+
+    def snapshot(self) -> dict[str, dict[str, np.ndarray]]:
+        """Returns, per key (parameter or optimiser state), the arrays by parameter name."""
+        taken = {"parameter": {n: p.detach().numpy().copy() for n, p in self.module.named_parameters()}}
+        for key in OPTIMIZERS[self.config.optimizer].state_names(self.config):
+            taken[key] = {
+                n: self.optimizer.state[p][key].numpy().copy() for n, p in self.module.named_parameters()
+            }
+        return taken
+
+
+def rebuilt(training: Training, counts, arrays: dict[str, dict[str, np.ndarray]], steps: int) -> Training:
+    """Builds a smaller module and its optimiser from arrays, without `cut`."""
+    made = Training.__new__(Training)
+    made.arch, made.config = training.arch, training.config
+    made.module = made.arch.build(counts)
+    for name, parameter in made.module.named_parameters():
+        parameter.data = torch.tensor(arrays["parameter"][name])
+    made.optimizer = OPTIMIZERS[made.config.optimizer].make(made.module.parameters(), made.config)
+    for name, parameter in made.module.named_parameters():
+        for key in arrays.keys() - {"parameter"}:
+            made.optimizer.state[parameter][key] = torch.tensor(arrays[key][name])
+        if made.config.optimizer != "sgd":
+            made.optimizer.state[parameter]["step"] = torch.tensor(float(steps))
+    return made
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_a_cut_slices_parameters_and_optimiser_state_and_training_goes_on(case, optimiser):
+    training = Training(case, OPTIMISERS[optimiser])
+    layout = training.arch.layout
+    training.step(0)
+    training.step(1)
+    objects = list(training.module.parameters())
+    grouped = [[id(p) for p in g["params"]] for g in training.optimizer.param_groups]
+    within = layout.full()
+    for seed, share in ((1, 0.8), (2, 0.5)):
+        before = training.snapshot()
+        sub = within.intersect(random_structure(layout, seed, share))
+        kept = {g: np.flatnonzero(np.isin(within.kept(g), sub.kept(g))) for g in layout.widths}
+        cut(training.module, training.optimizer, layout, within, sub)
+        wanted = {key: fancy(arrays, kept) for key, arrays in before.items()}
+        after = training.snapshot()
+        for key, arrays in wanted.items():
+            for name, array in arrays.items():
+                np.testing.assert_array_equal(after[key][name], array, err_msg=f"{key} of {name}")
+        within = sub
+    assert all(now is then for now, then in zip(training.module.parameters(), objects, strict=True))
+    assert [[id(p) for p in g["params"]] for g in training.optimizer.param_groups] == grouped
+    assert set(training.optimizer.state) <= set(objects)
+
+    independent = rebuilt(training, within.counts, wanted, steps=2)
+    for seed in (7, 8):
+        training.step(seed)
+        independent.step(seed)
+    for key, arrays in independent.snapshot().items():
+        for name, array in arrays.items():
+            np.testing.assert_allclose(training.snapshot()[key][name], array, atol=1e-6, rtol=1e-5)
+
+
+def test_no_gradient_is_left():
+    training = Training("cnn-2-convs", OPTIMISERS["sgd-momentum"])
+    layout = training.arch.layout
+    training.step(0)
+    assert all(p.grad is not None for p in training.module.parameters())
+    cut(training.module, training.optimizer, layout, layout.full(), random_structure(layout, 0))
+    left = [name for name, p in training.module.named_parameters() if p.grad is not None]
+    assert left == []
+
+
+def test_layers_say_their_new_sizes():
+    training = Training("cnn-2-convs", OPTIMISERS["sgd-plain"])
+    layout = training.arch.layout
+    sub = layout.full().without("conv1", [0]).without("conv2", [1, 2]).without("fc1", [3])
+    cut(training.module, training.optimizer, layout, layout.full(), sub)
+    layers = dict(training.module.named_children())
+    assert (layers["conv2"].in_channels, layers["conv2"].out_channels) == (4, 4)
+    assert (layers["fc1"].in_features, layers["fc1"].out_features) == (8, 6)
+    assert layers["head"].in_features == 6
+
+
+def test_cutting_nothing_changes_nothing():
+    training = Training("mlp-1-hidden", OPTIMISERS["adam"])
+    training.step(0)
+    storages = [p.data_ptr() for p in training.module.parameters()]
+    full = training.arch.layout.full()
+    cut(training.module, training.optimizer, training.arch.layout, full, full)
+    assert [p.data_ptr() for p in training.module.parameters()] == storages
+
+
+def test_state_that_is_not_of_the_parameters_shape_is_refused():
+    """As Adafactor keeps: one row and one column instead of a whole matrix."""
+    training = Training("mlp-1-hidden", OPTIMISERS["sgd-plain"])
+    layout = training.arch.layout
+    weight = training.module.get_parameter("fc1.weight")
+    training.optimizer.state[weight]["row_var"] = torch.zeros(11, 1)
+    with pytest.raises(TypeError, match=r"SGD keeps 'row_var' of shape \(11, 1\) for fc1.weight of shape"):
+        cut(training.module, training.optimizer, layout, layout.full(), random_structure(layout, 0))
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("case", ["mlp-3-hidden", "cnn-2-convs"])
+def test_a_cut_holds_one_tensor_twice_at_most(case, optimiser):
+    """Beside what lived before: the largest cut tensor, and the positions to take, 8 bytes per unit."""
+    training = Training(case, OPTIMISERS[optimiser])
+    layout = training.arch.layout
+    training.step(0)
+    training.optimizer.zero_grad(set_to_none=True)
+    sub = random_structure(layout, 3, 0.9)
+    alive = [*training.module.parameters(), *state_tensors(training.optimizer)]
+    before = sum(t.untyped_storage().nbytes() for t in alive)
+    del alive
+    with LiveTensors([*training.module.parameters(), *state_tensors(training.optimizer)]) as meter:
+        cut(training.module, training.optimizer, layout, layout.full(), sub)
+    largest = max(p.untyped_storage().nbytes() for p in training.module.parameters())
+    positions = 8 * max(sum(p.shape[:2]) for p in training.module.parameters())
+    assert before < meter.peak <= before + largest + positions
+    after = [*training.module.parameters(), *state_tensors(training.optimizer)]
+    assert sum(t.untyped_storage().nbytes() for t in after) < before

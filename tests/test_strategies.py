@@ -1,0 +1,541 @@
+"""Strategies and the roster: who is asked, with what, whose reply counts, and what survives."""
+
+import logging
+
+import numpy as np
+import pytest
+from factories import MemoryGrid, num_parameters, random_state, reply, same_bits, structure, trained, update
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+
+from fedhp import wire
+from fedhp.config import Scenario, load_scenario
+from fedhp.devices import DeviceProfile
+from fedhp.errors import BudgetError, DataError, ScenarioError, TrainingError, WireError
+from fedhp.memory import MemoryModel
+from fedhp.models import initial_state
+from fedhp.reconcile import Reconciliation
+from fedhp.simulation.identity import acting_as
+from strategies import STRATEGIES, Dense, Exclusive, FleetStrategy, MaskIntersection
+from strategies.replies import Sent, in_order
+from strategies.roster import Device, query_fleet
+from strategies.setup import prepare
+
+BRIEF = wire.Brief("{}", (1, 2, 2), 3, prunes=True, budgeted=True)
+
+
+@pytest.fixture(autouse=True)
+def _as_the_server():
+    with acting_as(0):
+        yield
+
+
+def scenario(**values) -> Scenario:
+    """A perceptron of 4 inputs, 8 and 6 hidden units and 3 classes: 8*5 + 6*9 + 3*7 = 115 parameters."""
+    small = {
+        "rounds": 4,
+        "model": {"widths": [8, 6], "floor": 2},
+        "fleet": {"num_clients": 5},
+        "prune": {"target_compression": 2.0, "start": 0.0, "end": 1.0},
+    }
+    return load_scenario("quickstart", values={**small, **values})
+
+
+def build(kind: type[FleetStrategy] = MaskIntersection, **values) -> FleetStrategy:
+    chosen = scenario(**values)
+    recipe = chosen.recipe((1, 2, 2), 3)
+    memory = recipe.memory_model(1)
+    return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed))
+
+
+def device(client: int, budget: int | None = None, num_examples: int = 50) -> Device:
+    """A device whose node id runs against its partition id, so that the two orders differ."""
+    return Device(1000 - client, client, DeviceProfile("phone", budget, num_examples))
+
+
+def enlisted(kind: type[FleetStrategy] = MaskIntersection, budgets=(None,) * 5, **values) -> FleetStrategy:
+    strategy = build(kind, **values)
+    strategy.enlist([device(client, budget) for client, budget in enumerate(budgets)])
+    return strategy
+
+
+def asked(strategy: FleetStrategy, server_round: int = 1) -> list[Message]:
+    return strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), MemoryGrid(lambda m: None))
+
+
+def answers(strategy: FleetStrategy, messages: list[Message], num_cut: int = 1) -> list[Message]:
+    return [
+        reply(message, trained(strategy.layout, message, 10 + index, num_cut))
+        for index, message in enumerate(messages)
+    ]
+
+
+def structure_of(strategy: FleetStrategy, message: Message):
+    return wire.unpack_task(message.content, strategy.layout)[1].structure
+
+
+# Asking
+
+
+def test_devices_of_one_structure_share_one_payload_object():
+    strategy = enlisted(budgets=(None, 900, None, 900, None))
+    messages = asked(strategy)
+    contents = {id(message.content) for message in messages}
+    digests = {structure_of(strategy, message).digest for message in messages}
+    assert len(messages) == 5
+    assert len(contents) == len(digests) == 2
+
+
+def test_what_is_sent_is_the_global_model_cut_to_the_structure():
+    strategy = enlisted(budgets=(None, 900))
+    for message in asked(strategy, 3):
+        server_round, state = wire.unpack_task(message.content, strategy.layout)
+        assert server_round == 3
+        assert message.metadata.message_type == MessageType.TRAIN
+        assert same_bits(state, strategy.state.cut(strategy.layout, state.structure))
+        assert wire.unpack_brief(message.content) == strategy.brief
+
+
+def fits(memory: MemoryModel, counts, budget: int, batch: int) -> bool:
+    return memory.training_bytes(counts, batch) <= budget
+
+
+@pytest.mark.parametrize("budget", [700, 900, 1200, 2000, 4000])
+def test_every_assigned_structure_fits_its_budget_and_lies_within_the_global_one(budget):
+    strategy = enlisted(budgets=(None, budget))
+    by_node = {message.metadata.dst_node_id: message for message in asked(strategy)}
+    whole = structure_of(strategy, by_node[1000])
+    small = structure_of(strategy, by_node[999])
+    assert whole == strategy.state.structure
+    assert strategy.state.structure.contains(small)
+    assert fits(strategy.memory, small.counts, budget, batch=1)
+
+
+def test_of_budgets_that_hold_the_wanted_batch_a_larger_one_is_given_at_least_as_many_units():
+    least = build().memory.training_bytes({"fc1": 2, "fc2": 2}, scenario().train.batch_size)
+    strategy = enlisted(budgets=(None, least, least + 500, least + 1000, 100_000))
+    sizes = [structure_of(strategy, message).num_units() for message in asked(strategy)[1:]]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1] == 14
+
+
+def test_a_sample_is_seeded_sorted_and_of_the_size_asked_for():
+    values = {"server": {"clients_per_round": 3}}
+    first, again = enlisted(**values), enlisted(**values)
+    draws = [[d.client for d in first.sample(number)] for number in range(1, 13)]
+    assert draws == [[d.client for d in again.sample(number)] for number in range(1, 13)]
+    assert all(len(set(draw)) == 3 and draw == sorted(draw) for draw in draws)
+    assert len(set(map(tuple, draws))) > 1
+    assert set().union(*draws) == set(range(5))
+
+
+def test_another_seed_samples_others():
+    one, other = (enlisted(server={"clients_per_round": 2}, seed=seed) for seed in (0, 1))
+    assert [[d.client for d in one.sample(n)] for n in range(1, 9)] != [
+        [d.client for d in other.sample(n)] for n in range(1, 9)
+    ]
+
+
+@pytest.mark.parametrize("number", [0, 5])
+def test_without_a_smaller_number_all_are_sampled(number):
+    strategy = enlisted(server={"clients_per_round": number})
+    assert [d.client for d in strategy.sample(1)] == [0, 1, 2, 3, 4]
+
+
+# Replies
+
+
+def test_in_order_yields_as_soon_as_the_order_allows_and_holds_only_early_replies():
+    """Replies of clients 1, 0, 3, 2 (nodes run the other way): nothing, then 0 and 1, nothing, 2 and 3."""
+    strategy = enlisted()
+    messages = asked(strategy)
+    replies = {1000 - m.metadata.dst_node_id: reply(m, "no") for m in messages}
+    read: list[int] = []
+
+    def arriving():
+        for client in (1, 0, 3, 2):
+            read.append(client)
+            yield replies[client]
+
+    stream = in_order(strategy._sent, arriving())
+    seen = []
+    for sent, _ in stream:
+        seen.append((sent.device.client, list(read)))
+    assert seen == [
+        (0, [1, 0]),
+        (1, [1, 0]),
+        (2, [1, 0, 3, 2]),
+        (3, [1, 0, 3, 2]),
+        (4, [1, 0, 3, 2]),
+    ]
+
+
+def test_in_order_gives_a_device_without_reply_none_and_the_later_ones_theirs():
+    strategy = enlisted()
+    messages = asked(strategy)
+    replies = [reply(m, "no") for m in messages if m.metadata.dst_node_id != 1000]
+    got = [(sent.device.client, answer is None) for sent, answer in in_order(strategy._sent, replies)]
+    assert got == [(0, True), (1, False), (2, False), (3, False), (4, False)]
+
+
+def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
+    strategy = enlisted(budgets=(None, None))
+    messages = asked(strategy)
+    first, second = (reply(m, "no") for m in messages)
+    stranger = reply(Message(RecordDict(), 77, MessageType.TRAIN), "who?")
+    with caplog.at_level(logging.WARNING, "fedhp.notes"):
+        # Node 999's second one while it waits, node 1000's after it was yielded.
+        got = list(in_order(strategy._sent, [stranger, second, second, first, first]))
+    assert [answer for _, answer in got] == [first, second]
+    assert [record.args for record in caplog.records] == [(77,), (999,), (1000,)]
+
+
+def test_sent_says_what_went_down():
+    """The full model of 115 parameters; bytes are at least 4 per parameter and one byte of bits per group."""
+    strategy = enlisted()
+    asked(strategy)
+    sent = strategy._sent[1000]
+    assert isinstance(sent, Sent)
+    assert sent.num_parameters == 115
+    assert sent.num_bytes == 4 * 115 + 2 + 8 * 128
+
+
+# Aggregation
+
+
+def test_the_order_of_replies_changes_no_bit():
+    results = []
+    for seed in range(4):
+        strategy = enlisted(budgets=(None, 900, 1200, None, 2000))
+        messages = asked(strategy)
+        replies = answers(strategy, messages)
+        shuffled = [replies[index] for index in np.random.default_rng(seed).permutation(5)]
+        arrays, metrics = strategy.aggregate_train(1, shuffled)
+        assert [row.client for row in strategy.reports] == [0, 1, 2, 3, 4]
+        assert same_bits(wire.unpack_state(arrays, strategy.layout), strategy.state)
+        results.append((strategy.state, dict(metrics)))
+    assert all(same_bits(results[0][0], state) for state, _ in results)
+    assert all(metrics == results[0][1] for _, metrics in results)
+
+
+def test_a_round_of_two_complete_replies_is_their_weighted_mean():
+    strategy = enlisted(Dense, budgets=(None, None))
+    messages = asked(strategy)
+    one = random_state(strategy.layout, strategy.layout.full(), 1)
+    two = random_state(strategy.layout, strategy.layout.full(), 2)
+    strategy.aggregate_train(
+        1, [reply(messages[0], update(one, None, 10)), reply(messages[1], update(two, None, 30))]
+    )
+    for name, got in strategy.state.weights.items():
+        expected = np.average([one.weights[name], two.weights[name]], 0, [10, 30])
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_tell_what_a_client_received_and_sent():
+    strategy = enlisted(budgets=(None, 900))
+    messages = asked(strategy)
+    replies = answers(strategy, messages, num_cut=1)
+    strategy.aggregate_train(1, replies)
+    for row, message, answer in zip(strategy.reports, messages, replies, strict=True):
+        task = wire.unpack_task(message.content, strategy.layout)[1]
+        back = wire.unpack_state(answer.content["model"], strategy.layout)
+        assert (row.round, row.status, row.failure) == (1, "ok", "")
+        assert row.params_received == num_parameters(strategy.layout, task.structure.counts)
+        assert row.params_sent == num_parameters(strategy.layout, back.structure.counts)
+        assert row.units_pruned == task.structure.num_units() - back.structure.num_units()
+        assert row.bytes_down == wire.record_bytes(message.content["model"])
+        assert row.bytes_up == wire.update_bytes(answer.content)
+    assert [row.memory_budget_bytes for row in strategy.reports] == [None, 900]
+
+
+def test_when_all_fail_the_round_stops_with_the_first_cause():
+    strategy = enlisted()
+    before = strategy.state
+    messages = asked(strategy)
+    replies = [reply(m, f"data: disk {m.metadata.dst_node_id} is gone") for m in reversed(messages)]
+    with pytest.raises(TrainingError, match=r"round 1: all 5 clients failed.*client 0.*disk 1000 is gone"):
+        strategy.aggregate_train(1, replies)
+    assert strategy.state is before
+    assert {row.status for row in strategy.reports} == {"failed"}
+
+
+def test_when_none_answers_the_round_stops_and_says_so():
+    strategy = enlisted()
+    asked(strategy)
+    with pytest.raises(TrainingError, match=r"all 5 clients failed.*timeout"):
+        strategy.aggregate_train(1, [])
+
+
+def test_too_few_valid_replies_change_nothing(caplog):
+    strategy = enlisted(server={"min_replies": 3})
+    before = strategy.state
+    messages = asked(strategy)
+    with caplog.at_level(logging.WARNING, "fedhp.notes"):
+        result = strategy.aggregate_train(1, answers(strategy, messages)[:2])
+    assert result == (None, None)
+    assert strategy.state is before
+    assert [row.status for row in strategy.reports] == ["ok", "ok", "failed", "failed", "failed"]
+    assert "min_replies" in caplog.text
+
+
+def test_failures_are_rows_and_the_round_goes_on_without_them():
+    """Client 1 errs, 2 answers NaN, 3 is silent: the result is that of clients 0 and 4 alone."""
+    strategy, alone = enlisted(), enlisted()
+    messages = asked(strategy)
+    replies = answers(strategy, messages)
+    broken = trained(strategy.layout, messages[2], 12)
+    broken.state.weights["fc1.bias"][0] = np.nan
+    mixed = [replies[0], reply(messages[1], "train: loss is nan"), reply(messages[2], broken), replies[4]]
+    strategy.aggregate_train(1, mixed)
+
+    reconciliation = Reconciliation(alone.layout, alone.state)
+    for index in (0, 4):
+        message, sent = messages[index], alone.state.structure
+        update_ = wire.unpack_update(replies[index].content, alone.layout, index, sent, device(index).profile)
+        assert message.metadata.dst_node_id == 1000 - index
+        reconciliation.add(update_)
+    expected = reconciliation.mean(alone.survivors(reconciliation, 1))
+
+    assert same_bits(strategy.state, expected)
+    assert [row.status for row in strategy.reports] == ["ok", "failed", "failed", "failed", "ok"]
+    assert strategy.reports[1].failure == "train: loss is nan"
+    assert strategy.reports[2].failure.startswith("reply: fc1.bias")
+    assert strategy.reports[3].failure.startswith("timeout: ")
+    assert strategy.reports[3].bytes_up == 0
+    assert strategy.reports[3].bytes_down > 0
+
+
+def test_a_reply_with_more_examples_than_announced_has_no_weight():
+    strategy = enlisted(budgets=(None, None))
+    messages = asked(strategy)
+    greedy = reply(messages[0], trained(strategy.layout, messages[0], 51))
+    honest = reply(messages[1], trained(strategy.layout, messages[1], 50))
+    _, metrics = strategy.aggregate_train(1, [greedy, honest])
+    assert metrics["num-examples"] == 50
+    assert "num-examples is 51" in strategy.reports[0].failure
+
+
+def test_the_loss_of_a_round_is_weighted_by_examples():
+    """STATISTICS says 0.5 for both: the mean is 0.5 over 10 + 11 examples."""
+    strategy = enlisted(budgets=(None, None))
+    messages = asked(strategy)
+    _, metrics = strategy.aggregate_train(1, answers(strategy, messages))
+    assert dict(metrics) == {"num-examples": 21, "train-loss": 0.5}
+
+
+def test_the_row_of_a_client_that_trained_on_fewer_samples_says_how_many():
+    """A device may announce 50 samples and train on 12: its weight in the mean is 12, and so its row."""
+    strategy = enlisted(budgets=(None,))
+    (message,) = asked(strategy)
+    _, metrics = strategy.aggregate_train(1, [reply(message, trained(strategy.layout, message, 12))])
+    assert strategy.reports[0].num_examples == metrics["num-examples"] == 12
+
+
+# Survivors
+
+
+@pytest.mark.parametrize("server_round", [1, 2, 3, 4])
+def test_the_structure_never_falls_below_the_schedule(server_round):
+    """Five clients cut 2 different units each of 8 and 6; their plain intersection would be far smaller."""
+    strategy = enlisted()
+    messages = asked(strategy)
+    plain = strategy.state.structure
+    replies = answers(strategy, messages, num_cut=2)
+    for answer in replies:
+        plain = plain.intersect(wire.unpack_state(answer.content["model"], strategy.layout).structure)
+    bounds = strategy.recipe.schedule.counts(server_round / 4)
+    strategy.aggregate_train(server_round, replies)
+    after = strategy.state.structure
+    assert after.contains(plain)
+    for group, count in after.counts.items():
+        assert count == max(plain.counts[group], bounds[group])
+
+
+def test_units_that_all_pruned_go_even_before_schedule():
+    # At round 1 of 100 the schedule, which begins at half-way, still wants the full model.
+    prune = {"target_compression": 2.0, "start": 0.5, "end": 1.0}
+    strategy = enlisted(budgets=(None, None), rounds=100, prune=prune)
+    kept = structure(strategy.layout, fc1=range(1, 8), fc2=range(6))
+    replies = [
+        reply(message, update(random_state(strategy.layout, kept), strategy.layout.full(), 10))
+        for message in asked(strategy)
+    ]
+    strategy.aggregate_train(1, replies)
+    assert strategy.state.structure == kept
+
+
+@pytest.mark.parametrize("kind", [Dense, Exclusive])
+def test_the_yardsticks_keep_all_units_whatever_a_client_sends(kind):
+    strategy = enlisted(kind)
+    messages = asked(strategy)
+    strategy.aggregate_train(1, answers(strategy, messages, num_cut=2))
+    assert strategy.state.structure == strategy.layout.full()
+
+
+# Who takes part
+
+
+def test_dense_knows_no_budget():
+    strategy = enlisted(Dense, budgets=(None, 1, 100))
+    assert [d.client for d in strategy.devices] == [0, 1, 2]
+    assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
+    strategy.aggregate_train(1, answers(strategy, asked(strategy)))
+    assert [row.memory_budget_bytes for row in strategy.reports] == [None, None, None]
+    assert (strategy.brief.prunes, strategy.brief.budgeted) == (False, False)
+
+
+def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample():
+    needed = build(Exclusive).memory.training_bytes({"fc1": 8, "fc2": 6}, 1)
+    strategy = enlisted(Exclusive, budgets=(needed - 1, needed, needed + 1, None))
+    assert [d.client for d in strategy.devices] == [1, 2, 3]
+    assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
+
+
+def test_exclusive_without_any_device_is_refused():
+    with pytest.raises(TrainingError, match=r"no device.*budget"):
+        enlisted(Exclusive, budgets=(1, 2))
+
+
+def test_a_device_too_small_for_the_smallest_structure_is_refused_by_name():
+    with pytest.raises(BudgetError, match=r"client 1 \(phone\).*10 bytes"):
+        enlisted(budgets=(None, 10))
+
+
+def test_the_global_model_starts_no_larger_than_the_largest_device_can_train():
+    strategy = enlisted(budgets=(900, 1200))
+    counts = strategy.state.structure.counts
+    assert sum(counts.values()) < 14
+    assert fits(strategy.memory, counts, 1200, batch=1)
+    largest = structure_of(strategy, asked(strategy)[1])
+    assert largest == strategy.state.structure
+
+
+def test_the_global_model_starts_whole_where_one_device_has_no_limit():
+    assert enlisted(budgets=(900, None)).state.structure.num_units() == 14
+
+
+# Set-up
+
+
+def test_the_registry_holds_the_strategies_that_ship():
+    assert set(STRATEGIES) == {"mask_intersection", "dense", "exclusive"}
+    for name, kind in STRATEGIES.items():
+        assert type(prepare(load_scenario("quickstart", [f"strategy.name={name}"])).strategy) is kind
+
+
+def test_a_strategy_of_the_users_own_is_found_by_reference():
+    chosen = load_scenario("quickstart", ["strategy.name='test_strategies:Own'"])
+    assert type(prepare(chosen).strategy).__name__ == "Own"
+
+
+class Own(MaskIntersection):
+    """A user's strategy."""
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("mask_intersektion", "mask_intersection, dense, exclusive"),
+        ("factories:MemoryGrid", "no subclass of FleetStrategy"),
+        ("factories:Nothing", "'factories' has no 'Nothing'"),
+        ("no_such_module:Own", "'no_such_module'.*Python path"),
+    ],
+)
+def test_an_unknown_strategy_is_refused_and_the_known_ones_named(name, match):
+    with pytest.raises(ScenarioError, match=match):
+        prepare(load_scenario("quickstart", values={"strategy.name": name}))
+
+
+def test_a_class_whose_budget_is_too_small_is_refused_before_the_run():
+    fleet = {"fleet.classes": [{"name": "gateway", "memory": "1MiB"}, {"name": "mote", "memory": "2KiB"}]}
+    with pytest.raises(BudgetError, match=r"'mote' \(2KiB\).*takes [\d,]+ bytes.*budget is 2,048 bytes"):
+        prepare(load_scenario("quickstart", values=fleet))
+    dense = prepare(load_scenario("quickstart", values={**fleet, "strategy.name": "dense"}))
+    assert isinstance(dense.strategy, Dense)
+
+
+def test_a_target_beyond_the_floors_is_refused_before_the_run():
+    with pytest.raises(ScenarioError, match=r"target_compression = 5000 cannot be reached"):
+        prepare(load_scenario("quickstart", ["prune.target_compression=5000"]))
+
+
+# The roster
+
+
+def fleet_of(profiles: dict[int, tuple[int | None, int]]) -> MemoryGrid:
+    """Nodes with the given partition ids and numbers of examples."""
+
+    def answer(message: Message) -> Message:
+        client, num_examples = profiles[message.metadata.dst_node_id]
+        return reply(message, wire.pack_profile(DeviceProfile("phone", 1000, num_examples), client))
+
+    return MemoryGrid(answer, [list(profiles)])
+
+
+def test_devices_come_by_partition_id_whatever_their_node_ids():
+    devices = query_fleet(fleet_of({30: (1, 5), 10: (2, 6), 20: (0, 7)}), BRIEF, 3, 1.0)
+    assert [(d.client, d.node_id, d.profile.num_examples) for d in devices] == [
+        (0, 20, 7),
+        (1, 30, 5),
+        (2, 10, 6),
+    ]
+
+
+def test_devices_without_a_partition_take_the_free_numbers_in_the_order_of_node_ids():
+    """Claimed are 0 and 2: the free numbers are 1, 3, 4 for the nodes 11, 12, 13."""
+    profiles = {13: (None, 1), 11: (None, 1), 20: (2, 1), 12: (None, 1), 21: (0, 1)}
+    devices = query_fleet(fleet_of(profiles), BRIEF, 5, 1.0)
+    assert [(d.client, d.node_id) for d in devices] == [(0, 21), (1, 11), (2, 20), (3, 12), (4, 13)]
+
+
+def test_the_query_goes_to_every_node_once_and_carries_the_brief():
+    grid = fleet_of({1: (0, 1), 2: (1, 1)})
+    seen = []
+    inner = grid._answer
+    grid._answer = lambda message: seen.append(message) or inner(message)
+    query_fleet(grid, BRIEF, 2, 1.0)
+    assert [m.metadata.dst_node_id for m in seen] == [1, 2]
+    assert all(m.metadata.message_type == MessageType.QUERY for m in seen)
+    assert all(wire.unpack_brief(m.content) == BRIEF for m in seen)
+
+
+def test_the_roster_waits_until_all_nodes_are_there(monkeypatch):
+    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    grid = fleet_of({1: (0, 1), 2: (1, 1), 3: (2, 1)})
+    grid._nodes = [[], [2], [2, 1], [2, 1, 3]]
+    assert [d.node_id for d in query_fleet(grid, BRIEF, 3, 60.0)] == [1, 2, 3]
+
+
+def test_nodes_that_never_connect_are_counted(monkeypatch):
+    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    with pytest.raises(TrainingError, match="1 of 2 devices connected"):
+        query_fleet(fleet_of({1: (0, 1)}), BRIEF, 2, 0.01)
+
+
+def test_two_devices_of_one_partition_are_refused():
+    with pytest.raises(WireError, match=r"partition-id: \[1\]"):
+        query_fleet(fleet_of({1: (1, 5), 2: (1, 5), 3: (0, 5)}), BRIEF, 3, 1.0)
+
+
+def test_a_device_without_data_is_refused_by_name():
+    with pytest.raises(DataError, match=r"node 2 \(partition 1\)"):
+        query_fleet(fleet_of({1: (0, 5), 2: (1, 0)}), BRIEF, 2, 1.0)
+
+
+def test_a_device_that_errs_is_refused_with_its_reason():
+    grid = MemoryGrid(lambda message: reply(message, "data: no file mine.npz"), [[4]])
+    with pytest.raises(TrainingError, match=r"node 4.*no file mine\.npz"):
+        query_fleet(grid, BRIEF, 1, 1.0)
+
+
+def test_a_device_that_answers_nonsense_is_refused_by_name():
+    grid = MemoryGrid(lambda message: reply(message, RecordDict()), [[4]])
+    with pytest.raises(WireError, match=r"node 4.*profile"):
+        query_fleet(grid, BRIEF, 1, 1.0)
+
+
+def test_a_device_that_does_not_answer_is_counted():
+    grid = fleet_of({1: (0, 1), 2: (1, 1)})
+    inner = grid._answer
+    grid._answer = lambda message: None if message.metadata.dst_node_id == 2 else inner(message)
+    with pytest.raises(TrainingError, match="1 of 2 devices did not answer"):
+        query_fleet(grid, BRIEF, 2, 1.0)

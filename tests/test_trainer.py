@@ -1,0 +1,384 @@
+"""Local training against a plain PyTorch loop, and its promises: budget, batch, repeatability."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_models import random_shard, random_structure, small_recipe, small_task
+from torch import nn
+
+from fedhp import trainer
+from fedhp.data import Shard
+from fedhp.errors import BudgetError, ScenarioError, TrainingError
+from fedhp.measure import LiveTensors
+from fedhp.memory import MemoryConfig
+from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.optimizers import TrainConfig, state_tensors
+from fedhp.schedule import PruneConfig
+from fedhp.seeds import generator
+from fedhp.state import ModelState, Update
+from fedhp.structure import Structure
+from fedhp.trainer import Recipe, choose_batch, evaluate, train_locally
+
+ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
+CNN = architecture(ModelConfig("cnn", [6, 8, 16]), (1, 9, 7), 5)
+SHARD = random_shard((1, 6, 6), 5, 120)
+TRAIN = TrainConfig(local_epochs=2, batch_size=8, device="cpu")
+PRUNE = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5)
+FILL = MemoryConfig("fill", max_batch=64)
+DENSE_NEED = ARCH.memory_model(1, 1).training_bytes(ARCH.layout.widths, 8)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured_yet(monkeypatch):
+    monkeypatch.setattr(trainer, "_MEASURED", {})
+
+
+def pruned(memory: MemoryConfig, **changes) -> Recipe:
+    return replace(small_recipe(ARCH, TRAIN, PRUNE, memory), **changes)
+
+
+def same(one: ModelState, other: ModelState) -> bool:
+    return one.structure == other.structure and all(
+        np.array_equal(one.weights[name], other.weights[name]) for name in other.weights
+    )
+
+
+class Spy:
+    """Measures every step of a training on its own, and notes its batch and learning rate."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.peaks: list[int] = []
+        self.batches: list[int] = []
+        self.rates: list[float] = []
+        self.structures: list[Structure] = []
+        step = trainer._Session._step
+
+        def spied(session, rows):
+            self.batches.append(len(rows))
+            self.rates.append(session.optimizer.param_groups[0]["lr"])
+            self.structures.append(session.structure)
+            with LiveTensors([*session.module.parameters(), *state_tensors(session.optimizer)]) as meter:
+                result = step(session, rows)
+            self.peaks.append(meter.peak)
+            return result
+
+        monkeypatch.setattr(trainer._Session, "_step", spied)
+
+
+# --- the numbers -----------------------------------------------------------------------------
+
+
+def plain_training(recipe: Recipe, shard: Shard, module: nn.Module) -> float:
+    """The textbook loop: SGD with momentum and a cosine; returns the last epoch's mean loss."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0, momentum=0.9, weight_decay=0.01)
+    order = generator(recipe.seed, "batches", 1, 5)
+    num_steps = math.ceil(len(shard) / 8)
+    for epoch in range(2):
+        rows, losses = order.permutation(len(shard)), []
+        for step in range(num_steps):
+            batch = rows[8 * step : 8 * step + 8]
+            done = (epoch + 8 * step / len(shard)) / 2
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * done)) / 2
+            images, labels = shard.batch(batch)
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(module(images), labels)
+            loss.backward()
+            optimizer.step()
+            losses += [loss.item()] * len(batch)
+    return sum(losses) / len(shard)
+
+
+@pytest.mark.parametrize("arch", [ARCH, CNN], ids=["mlp", "cnn"])
+def test_training_is_a_plain_loop_when_nothing_is_pruned(arch):
+    """117 samples: the last step of an epoch has 5 of 8, and counts by its samples in the mean loss."""
+    shard = random_shard(arch.input_shape, 5, 117)
+    recipe = small_recipe(arch, replace(TRAIN, weight_decay=0.01))
+    task = small_task(recipe, shard)
+    update = train_locally(recipe, task, shard)
+    module = to_module(arch, task.state)
+    loss = plain_training(recipe, shard, module)
+    for name, parameter in module.named_parameters():
+        np.testing.assert_allclose(update.state.weights[name], parameter.detach(), atol=1e-5)
+    assert update.statistics.train_loss == pytest.approx(loss, abs=1e-5)
+    assert update.state.structure == update.assigned == arch.layout.full()
+    assert (update.client, update.num_examples) == (5, 117)
+    assert update.statistics.seconds > 0
+
+
+def test_training_learns():
+    """The shard's classes differ in brightness; five of them leave chance at a fifth."""
+    recipe = small_recipe(ARCH, replace(TRAIN, local_epochs=8))
+    task = small_task(recipe, SHARD)
+    accuracy_before, loss_before = evaluate(ARCH, task.state, SHARD)
+    update = train_locally(recipe, task, SHARD)
+    accuracy, loss = evaluate(ARCH, update.state, SHARD)
+    assert loss < loss_before / 2
+    assert accuracy > max(0.6, accuracy_before)
+    assert update.statistics.accuracy > 0.5
+
+
+def test_the_assigned_weights_are_not_touched():
+    recipe = pruned(FILL)
+    task = small_task(recipe, SHARD, DENSE_NEED)
+    before = {name: array.copy() for name, array in task.state.weights.items()}
+    train_locally(recipe, task, SHARD)
+    assert all(np.array_equal(task.state.weights[name], array) for name, array in before.items())
+
+
+def test_the_same_seed_gives_the_same_result():
+    recipe = pruned(FILL)
+    first, again = (train_locally(recipe, small_task(recipe, SHARD, DENSE_NEED), SHARD) for _ in range(2))
+    assert same(first.state, again.state)
+    assert replace(first.statistics, seconds=0) == replace(again.statistics, seconds=0)
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "magnitude", "random"])
+def test_another_seed_gives_another_result(criterion):
+    one, other = (pruned(FILL, seed=s, prune=replace(PRUNE, criterion=criterion)) for s in (1, 2))
+    state = initial_state(ARCH, 0)
+    updates = [train_locally(r, small_task(r, SHARD, DENSE_NEED, state=state), SHARD) for r in (one, other)]
+    assert not same(updates[0].state, updates[1].state)
+
+
+def test_measuring_does_not_change_results():
+    """Once with every phase measured, once with every peak known already: equal bit for bit."""
+    recipe = pruned(FILL)
+    task = small_task(recipe, SHARD, DENSE_NEED)
+    measured = train_locally(recipe, task, SHARD)
+    known = dict(trainer._MEASURED)
+    assert len(known) > 2
+    unmeasured = train_locally(recipe, task, SHARD)
+    assert known == trainer._MEASURED
+    assert same(measured.state, unmeasured.state)
+    assert replace(measured.statistics, seconds=0) == replace(unmeasured.statistics, seconds=0)
+
+
+# --- pruning ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "magnitude", "random"])
+def test_the_target_is_reached_step_by_step(criterion, monkeypatch):
+    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, criterion=criterion))
+    spy = Spy(monkeypatch)
+    update = train_locally(recipe, small_task(recipe, SHARD), SHARD)
+    full = ARCH.layout.num_parameters(ARCH.layout.widths)
+    assert update.state.num_parameters() <= full / 4
+    assert update.state.structure.counts == recipe.schedule.counts(1.0)
+    shapes = {name: array.shape for name, array in update.state.weights.items()}
+    assert shapes == {name: ARCH.layout.shape(name, update.state.structure.counts) for name in shapes}
+    assert all(a.contains(b) for a, b in zip(spy.structures, spy.structures[1:], strict=False))
+    assert len(set(spy.structures)) > 3
+
+
+def test_every_step_obeys_the_schedule(monkeypatch):
+    """15 steps of 8 samples per epoch, 30 in all: before step n, n/30 of the training is done."""
+    spy = Spy(monkeypatch)
+    recipe = pruned(MemoryConfig())
+    train_locally(recipe, small_task(recipe, SHARD), SHARD)
+    assert len(spy.structures) == 30
+    for step, structure in enumerate(spy.structures):
+        assert structure.counts == recipe.schedule.counts(step / 30)
+
+
+def test_the_schedule_runs_over_all_rounds():
+    """Round 2 of 4 ends at half of the training; a model that is small enough is left alone then."""
+    recipe = pruned(MemoryConfig(), rounds=4)
+    update = train_locally(recipe, small_task(recipe, SHARD, round_=2), SHARD)
+    assert update.state.structure.counts == recipe.schedule.counts(0.5)
+    small = initial_state(ARCH, 0).cut(ARCH.layout, random_structure(ARCH.layout, 0, 0.1))
+    update = train_locally(recipe, small_task(recipe, SHARD, round_=2, state=small), SHARD)
+    assert update.state.structure == small.structure
+
+
+def test_nothing_is_cut_at_target_one_or_before_the_start():
+    for recipe in (
+        pruned(FILL, prune=replace(PRUNE, target_compression=1)),
+        pruned(FILL).without_pruning(),
+        pruned(FILL, prune=replace(PRUNE, marginal=0.5)).without_pruning(),
+        pruned(FILL, rounds=20, prune=replace(PRUNE, marginal=0.5)),
+    ):
+        update = train_locally(recipe, small_task(recipe, SHARD), SHARD)
+        assert update.state.structure == ARCH.layout.full()
+
+
+def test_marginal_units_go_ahead_of_schedule():
+    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=0.5))
+    update = train_locally(recipe, small_task(recipe, SHARD), SHARD)
+    allowed = recipe.schedule.counts(1.0)
+    counts = update.state.structure.counts
+    assert all(ARCH.layout.floors[g] <= counts[g] <= allowed[g] for g in counts)
+    assert sum(counts.values()) < sum(allowed.values())
+
+
+# --- memory ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["fixed", "fill"])
+@pytest.mark.parametrize("share", [1.0, 0.95, 1.5])
+def test_the_budget_holds_in_every_step(policy, share, monkeypatch):
+    budget = int(DENSE_NEED * share)
+    spy = Spy(monkeypatch)
+    recipe = pruned(MemoryConfig(policy, max_batch=64))
+    update = train_locally(recipe, small_task(recipe, SHARD, budget), SHARD)
+    statistics = update.statistics
+    assert update.state.structure != update.assigned
+    assert max(spy.peaks) <= budget
+    assert statistics.memory_predicted_bytes <= budget
+    assert statistics.memory_measured_bytes <= budget
+
+
+@pytest.mark.parametrize(("size", "epochs"), [(120, 2), (117, 2), (20, 4), (9, 6)])
+def test_the_measured_peak_is_the_largest_of_all_steps(size, epochs, monkeypatch):
+    """Steps of full and of shorter batches, cut at different places of an epoch."""
+    spy = Spy(monkeypatch)
+    shard = random_shard((1, 6, 6), 5, size)
+    recipe = pruned(MemoryConfig(), train=replace(TRAIN, local_epochs=epochs))
+    update = train_locally(recipe, small_task(recipe, shard), shard)
+    # The meter of a phase's first step does not know the averages, 4 bytes per unit, of the one before.
+    slack = 4 * 60 + 64
+    assert max(spy.peaks) - slack <= update.statistics.memory_measured_bytes <= max(spy.peaks) + slack
+
+
+def test_a_phase_that_starts_with_a_short_step_is_measured(monkeypatch):
+    """9 samples are a step of 8 and one of 1; the model shrinks after the first step of 12.
+
+    The structure that is left meets the short step first; its full steps follow in the next epoch.
+    """
+    spy = Spy(monkeypatch)
+    shard = random_shard((1, 6, 6), 5, 9)
+    prune = PruneConfig(target_compression=4, start=0.0, end=0.1, cuts=1)
+    recipe = pruned(MemoryConfig(), train=replace(TRAIN, local_epochs=6), prune=prune)
+    train_locally(recipe, small_task(recipe, shard), shard)
+    small = spy.structures[-1]
+    assert spy.structures[0] != spy.structures[1] == small
+    assert spy.batches[:4] == [8, 1, 8, 1]
+    shapes = tuple(ARCH.layout.shape(name, small.counts) for name in ARCH.layout.shapes)
+    measured = [peak for key, peak in trainer._MEASURED.items() if key[0] == shapes]
+    assert max(measured) >= max(spy.peaks[1:]) - 64
+
+
+def test_peaks_are_not_shared_between_steps_that_differ():
+    """The same parameters, but images of 9x7 and of 8x6: both pool to 4x3, and only the first is larger."""
+    peaks = []
+    for shape in ((1, 8, 6), (1, 9, 7)):
+        arch = architecture(ModelConfig("cnn", [6, 8]), shape, 5)
+        recipe = small_recipe(arch, TRAIN)
+        shard = random_shard(shape, 5, 16)
+        update = train_locally(recipe, small_task(recipe, shard), shard)
+        peaks.append(update.statistics.memory_measured_bytes)
+    assert peaks[0] < peaks[1]
+
+
+def test_the_batch_grows_into_what_a_cut_frees(monkeypatch):
+    spy = Spy(monkeypatch)
+    recipe = pruned(FILL)
+    update = train_locally(recipe, small_task(recipe, SHARD, DENSE_NEED), SHARD)
+    statistics = update.statistics
+    assert statistics.batch_size_first == spy.batches[0] == 8
+    assert statistics.batch_size_last == max(spy.batches) == 64
+    model = recipe.memory_model(1)
+    for batch, structure in zip(spy.batches, spy.structures, strict=True):
+        assert batch <= model.largest_batch(structure.counts, DENSE_NEED)
+
+
+def test_a_fixed_batch_stays(monkeypatch):
+    spy = Spy(monkeypatch)
+    recipe = pruned(MemoryConfig())
+    statistics = train_locally(recipe, small_task(recipe, SHARD, DENSE_NEED), SHARD).statistics
+    assert set(spy.batches) == {8}
+    assert (statistics.batch_size_first, statistics.batch_size_last) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("policy", "budget", "batch"),
+    [("fixed", None, 8), ("fill", None, 8), ("fixed", 10**9, 8), ("fill", 10**9, 64), ("fixed", "3", 3)],
+)
+def test_the_batch_that_a_policy_takes(policy, budget, batch):
+    """A budget of "3" is what three samples take."""
+    recipe = pruned(MemoryConfig(policy, max_batch=64))
+    memory, full = recipe.memory_model(1), ARCH.layout.full()
+    if budget == "3":
+        budget = memory.training_bytes(full.counts, 3)
+    assert choose_batch(recipe, memory, full, budget) == batch
+
+
+def test_the_batch_is_no_larger_than_the_shard():
+    shard = random_shard((1, 6, 6), 5, 3)
+    recipe = pruned(FILL)
+    statistics = train_locally(recipe, small_task(recipe, shard, 10**9), shard).statistics
+    assert (statistics.batch_size_first, statistics.batch_size_last) == (3, 3)
+
+
+@pytest.mark.parametrize(("scaling", "power"), [("none", 0), ("sqrt", 0.5), ("linear", 1)])
+def test_the_learning_rate_is_scaled_by_the_batch(scaling, power, monkeypatch):
+    """Batch 32 at a reference of 8 is a factor of 4; 120 samples leave a last step of 24 at that rate."""
+    spy = Spy(monkeypatch)
+    memory = MemoryConfig("fill", max_batch=32, lr_scaling=scaling)
+    train = replace(TRAIN, local_epochs=1, lr_schedule="constant")
+    recipe = small_recipe(ARCH, train, None, memory)
+    train_locally(recipe, small_task(recipe, SHARD, 10**9), SHARD)
+    assert spy.batches == [32, 32, 32, 24]
+    assert spy.rates == pytest.approx([0.05 * 4**power] * 4)
+
+
+# --- refusals --------------------------------------------------------------------------------
+
+
+def test_a_device_that_cannot_hold_one_sample_is_refused():
+    recipe = pruned(FILL)
+    least = recipe.memory_model(1).training_bytes(ARCH.layout.widths, 1)
+    train_locally(recipe, small_task(recipe, SHARD, least), SHARD)
+    with pytest.raises(BudgetError, match=f"takes {least:,} bytes; the budget is {least - 1:,} bytes"):
+        train_locally(recipe, small_task(recipe, SHARD, least - 1), SHARD)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    weights = {name: array.copy() for name, array in initial_state(ARCH, 0).weights.items()}
+    weights["head.bias"][0] = np.nan
+    state = ModelState(weights, ARCH.layout.full())
+    for recipe in (small_recipe(ARCH, TRAIN), pruned(FILL)):
+        with pytest.raises(TrainingError, match=r"client 5 in round 1 is nan; lower train.learning_rate"):
+            train_locally(recipe, small_task(recipe, SHARD, 10**9, state=state), SHARD)
+
+
+def test_a_missing_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ScenarioError, match=r"train.device = cuda"):
+        small_recipe(ARCH, replace(TRAIN, device="cuda")).device()
+    assert small_recipe(ARCH, replace(TRAIN, device="auto")).device() == torch.device("cpu")
+
+
+# --- evaluation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 1000])
+def test_evaluation_by_hand(batch):
+    """A model whose logits are (2x, 0) for one pixel x, on x = 1, -1, 1 with the labels 0, 1, 1.
+
+    The first two are right with a loss of log(1 + e^-2), the third is wrong with log(1 + e^2):
+    a third unit of ReLU carries the negative side, 2*relu(x) - 2*relu(-x) = 2x.
+    """
+    arch = architecture(ModelConfig("mlp", [2], 1), (1, 1, 1), 2)
+    weights = {
+        "fc1.weight": np.array([[1], [-1]], np.float32),
+        "fc1.bias": np.zeros(2, np.float32),
+        "head.weight": np.array([[2, -2], [0, 0]], np.float32),
+        "head.bias": np.zeros(2, np.float32),
+    }
+    images = np.array([1, -1, 9, 1], np.float32).reshape(4, 1, 1, 1)
+    shard = Shard(images, np.array([0, 1, 0, 1]), np.array([0, 1, 3]), num_classes=2, mean=0.0, std=1.0)
+    accuracy, loss = evaluate(arch, ModelState(weights, arch.layout.full()), shard, batch=batch)
+    assert accuracy == pytest.approx(2 / 3)
+    assert loss == pytest.approx((2 * math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 3, rel=1e-6)
+
+
+def test_an_update_can_be_evaluated_as_it_is():
+    recipe = pruned(FILL)
+    update = train_locally(recipe, small_task(recipe, SHARD, DENSE_NEED), SHARD)
+    assert isinstance(update, Update)
+    accuracy, loss = evaluate(ARCH, update.state, SHARD)
+    assert 0 <= accuracy <= 1
+    assert math.isfinite(loss)
