@@ -17,6 +17,7 @@ from fedhp.tracking import RunResult, default_folder, load_run, load_state
 CLIENT_APP = "clients.client_app:app"
 SERVER_APP = "strategies.server_app:app"
 PREPARE = "strategies.setup:prepare"
+STRATEGIES = "strategies:STRATEGIES"
 QUERY_FLEET = "strategies.roster:query_fleet"
 
 

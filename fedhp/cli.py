@@ -1,22 +1,14 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
-import logging
-import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from fedhp.errors import FedhpError
-
-_INPUT_REFUSED = 2
-_INTERRUPTED = 130
+from fedhp.bench.command import app as bench_app
+from fedhp.terminal import readable_errors
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -25,6 +17,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+app.add_typer(bench_app, name="bench")
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the run record; default runs/<scenario>-<time>.")]
 Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]
@@ -57,7 +51,7 @@ def run(
 
     Overrides are dotted scenario keys; `fedhp show SCENARIO` prints all of them with their values.
     """
-    with _readable_errors(debug):
+    with readable_errors(debug):
         from fedhp.api import simulate
         from fedhp.config import load_scenario
 
@@ -88,11 +82,25 @@ def show(
     debug: Debug = False,
 ) -> None:
     """Print a scenario as it would run, every key with its value, as YAML."""
-    with _readable_errors(debug):
+    with readable_errors(debug):
         from fedhp.config import load_scenario
 
         name, overrides = _split(arguments or [])
         typer.echo(load_scenario(name, overrides).to_yaml(), nl=False)
+
+
+@app.command()
+def strategies() -> None:
+    """List the aggregation strategies."""
+    from fedhp.api import STRATEGIES
+    from fedhp.references import resolve
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("strategy", no_wrap=True)
+    table.add_column("what it does")
+    for name, kind in resolve(STRATEGIES).items():
+        table.add_row(name, (kind.__doc__ or "").splitlines()[0])
+    Console().print(table)
 
 
 def main() -> None:
@@ -105,35 +113,3 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     if arguments and "=" not in arguments[0]:
         return arguments[0], arguments[1:]
     return "quickstart", arguments
-
-
-@contextmanager
-def _readable_errors(debug: bool) -> Iterator[None]:
-    """Sets up logging, and ends with one readable line and exit code 2 where input is refused."""
-    _set_up_logging(debug)
-    try:
-        yield
-    except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted", style="yellow")
-        raise typer.Exit(_INTERRUPTED) from None
-    except FedhpError as error:
-        if debug:
-            raise
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False
-        )
-        raise typer.Exit(_INPUT_REFUSED) from None
-
-
-def _set_up_logging(debug: bool) -> None:
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)
-    import flwr.app  # noqa: F401  (Flower sets its logger up on import; what follows must come after)
-
-    flower_log = logging.getLogger("flwr")
-    flower_log.propagate = False
-    if not debug:
-        # Flower announces every round on its own; fedhp's display says the same and more.
-        flower_log.setLevel(logging.ERROR)

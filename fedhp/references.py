@@ -10,8 +10,8 @@ from fedhp.errors import ScenarioError
 def resolve(reference: str) -> Any:
     """Returns what ``"module:attribute"`` names.
 
-    The apps that ship lie beside fedhp in a checkout and inside it once installed, so a module that does not
-    exist as named is also looked for inside ``fedhp``.
+    The apps that ship lie inside fedhp once installed, and beside it in a checkout. They are looked for inside
+    first: top-level names as common as ``strategies`` may be another distribution's.
 
     Raises:
         ScenarioError: If there is no such module or attribute.
@@ -20,7 +20,7 @@ def resolve(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute:
         raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
-    module = _find(module_name) or _find(f"fedhp.{module_name}")
+    module = _find(f"fedhp.{module_name}") or _find(module_name)
     if module is None:
         raise ScenarioError(
             f"'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "

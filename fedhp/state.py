@@ -150,6 +150,7 @@ class RoundReport:
         training_bytes: The memory model's bytes to train the global model at the scenario's batch size.
         clients: One row per sampled client, by partition id.
         seconds: Duration of the round, evaluation included.
+        evaluation_seconds: Duration of the server's evaluation alone.
     """
 
     round: int
@@ -161,6 +162,7 @@ class RoundReport:
     training_bytes: int
     clients: tuple[ClientReport, ...]
     seconds: float
+    evaluation_seconds: float
 
     @property
     def failures(self) -> tuple[ClientReport, ...]:

@@ -95,6 +95,7 @@ class _RoundWatch:
     def after_round(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
         """Flower calls this with round 0 before training, and after every round."""
         setup, state = self._setup, self._setup.strategy.state
+        trained = time.perf_counter()
         accuracy, loss = evaluate(setup.recipe.architecture, state, setup.test, setup.recipe.device())
         now = time.perf_counter()
         params = state.num_parameters()
@@ -109,6 +110,7 @@ class _RoundWatch:
             training_bytes=setup.memory.training_bytes(state.structure.counts, batch),
             clients=setup.strategy.reports,
             seconds=now - self._previous,
+            evaluation_seconds=now - trained,
         )
         self._previous = now
         self.totals.add(report)

@@ -13,7 +13,7 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references"},
+    {"structure", "seeds", "references", "terminal"},
     {"devices"},
     {"state"},
     {"memory", "criteria", "schedule", "measure", "optimizers"},
@@ -33,7 +33,7 @@ ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 
 # Who may know a library: each stays behind as few doors as possible.
 DOORS = {
-    "flwr": {"wire", "simulation", "bench", "api", "cli", "clients", "strategies"},
+    "flwr": {"wire", "simulation", "bench", "api", "terminal", "clients", "strategies"},
     "omegaconf": {"config"},
     "ray": {"simulation", "bench"},
     "wandb": {"tracking"},

@@ -10,9 +10,10 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
-from fedhp.cli import _readable_errors, app
+from fedhp.cli import app
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.errors import MissingExtraError, RecordError, ScenarioError
+from fedhp.terminal import readable_errors
 
 ROOT = Path(__file__).parent.parent
 FAST = ["rounds=1", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=0"]
@@ -155,14 +156,14 @@ def test_debug_shows_the_traceback():
 )
 def test_brackets_in_an_error_are_printed_as_they_are(error, capsys):
     """Square brackets are rich's markup: 'fedhp[sim]' must not become 'fedhp'."""
-    with pytest.raises(typer.Exit) as caught, _readable_errors(debug=False):
+    with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):
         raise error
     assert caught.value.exit_code == 2
     assert str(error) in capsys.readouterr().err
 
 
 def test_interrupting_exits_as_the_shell_expects():
-    with pytest.raises(typer.Exit) as caught, _readable_errors(debug=False):
+    with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
 

@@ -83,6 +83,7 @@ ROUND_COLUMNS = [
     "bytes_down",
     "bytes_up",
     "seconds",
+    "evaluation_seconds",
     "structure",
 ]
 SUMMARY_KEYS = [
@@ -182,6 +183,7 @@ def make_report(round: int) -> RoundReport:
         training_bytes=5000 - 1000 * round,
         clients=rows,
         seconds=0.5,
+        evaluation_seconds=0.125,
     )
 
 

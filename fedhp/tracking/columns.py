@@ -36,5 +36,6 @@ ROUNDS: dict[str, type] = {
     "bytes_down": int,
     "bytes_up": int,
     "seconds": float,
+    "evaluation_seconds": float,
     "structure": str,
 }

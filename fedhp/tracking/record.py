@@ -147,6 +147,7 @@ def round_row(report: RoundReport) -> dict[str, Any]:
         "bytes_down": report.bytes_down,
         "bytes_up": report.bytes_up,
         "seconds": report.seconds,
+        "evaluation_seconds": report.evaluation_seconds,
         "structure": json.dumps({group: packed.tobytes().hex() for group, packed in bits.items()}),
     }
 

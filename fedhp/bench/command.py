@@ -1,0 +1,112 @@
+"""``fedhp bench``: what the documentation's figures were measured with. Each prints a table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fedhp.terminal import readable_errors
+
+app = typer.Typer(
+    help="Measure speed, memory and accuracy; docs/benchmarks.md says with which commands.",
+    no_args_is_help=True,
+)
+
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+Workers = Annotated[int, typer.Option(help="Ray workers.")]
+
+
+@app.command()
+@readable_errors()
+def fleet(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "fashion_mnist_fleet",
+    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.")] = 3,
+    strategies: Annotated[
+        str, typer.Option(help="Strategies, by commas.")
+    ] = "mask_intersection,dense,exclusive",
+    workers: Workers = 2,
+    json_file: Json = None,
+) -> None:
+    """Accuracy, compression and memory of a fleet against the dense yardsticks, over seeds."""
+    from fedhp.bench.fleet import run_fleet
+
+    result = run_fleet(scenario, range(seeds), strategies.split(","), **{"simulation.num_workers": workers})
+    _show(result["runs"])
+    _show(result["strategies"])
+    _write(json_file, result)
+
+
+@app.command()
+@readable_errors()
+def memory(json_file: Json = None) -> None:
+    """The memory model against PyTorch's own measurement, per model, optimiser and batch."""
+    from fedhp.bench.memory import run_memory
+
+    _report(run_memory(), json_file)
+
+
+@app.command()
+@readable_errors()
+def engine(
+    nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 1000,
+    workers: Workers = 2,
+    vs_flower: Annotated[bool, typer.Option(help="Run Flower's engine beside it.")] = False,
+    json_file: Json = None,
+) -> None:
+    """Messages per second of the simulation engine; clients only return 40 KB."""
+    from fedhp.bench.engine import run_engine
+
+    _report(run_engine(nodes, workers, vs_flower), json_file)
+
+
+@app.command(name="round")
+@readable_errors()
+def round_(workers: Workers = 2, json_file: Json = None) -> None:
+    """Clients per second of plain federated averaging beside a bare PyTorch loop, and memory (PSS)."""
+    from fedhp.bench.round import run_round
+
+    _report(run_round(workers), json_file)
+
+
+@app.command()
+@readable_errors()
+def overhead(workers: Workers = 2, json_file: Json = None) -> None:
+    """A round's cost beyond the clients' own training, with 100 clients of the MLP."""
+    from fedhp.bench.overhead import run_overhead
+
+    _report(run_overhead(workers), json_file)
+
+
+@app.command()
+@readable_errors()
+def growth(workers: Workers = 2, json_file: Json = None) -> None:
+    """The server's peak memory for few and many clients and rounds."""
+    from fedhp.bench.growth import run_growth
+
+    _report(run_growth(workers), json_file)
+
+
+def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
+    rows = result.get("rows")
+    if rows:
+        _show(rows)
+    _show([{key: value for key, value in result.items() if not isinstance(value, list)}])
+    _write(json_file, result)
+
+
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(box=None, header_style="bold")
+    for column in rows[0]:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{v:,.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def _write(json_file: Path | None, result: Mapping[str, Any]) -> None:
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
