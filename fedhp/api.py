@@ -14,6 +14,8 @@ from fedhp.references import resolve
 from fedhp.simulation import open_grid
 from fedhp.tracking import RunResult, default_folder, load_run, load_state
 
+_logger = logging.getLogger("fedhp")
+
 CLIENT_APP = "clients.client_app:app"
 SERVER_APP = "strategies.server_app:app"
 PREPARE = "strategies.setup:prepare"
@@ -45,7 +47,11 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
         raise RecordError(
             f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
         )
+    data, clients = scenario.data.name, scenario.fleet.num_clients
+    _logger.info("preparing '%s' for %d clients", data, clients)
     resolve(PREPARE)(scenario)  # every check before any process starts
+    if scenario.simulation.num_workers:
+        _logger.info("starting the workers")
     run_config = {"resolved": scenario.to_json(), "out": str(folder)}
     context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
     with open_grid(

@@ -14,27 +14,39 @@ from torch import nn
 from fedhp.criteria import Criterion
 from fedhp.structure import Layout, Structure
 
-Scores = Mapping[str, torch.Tensor]
+Scores = dict[str, NDArray[np.float32]]
 
 # Weight of the newest step in the average of contributions: about ten steps of memory.
 _NEWEST = 0.1
 
 
 class Contributions:
-    """The contribution of every kept unit, averaged over the steps since training began.
+    """The contribution of every kept unit: what was known before, and what this training shows.
+
+    Scores are shares of their group's mean, which makes those of different clients and groups comparable.
 
     Args:
         layout: The model's wiring.
         criterion: What to score by.
         module: The model in training.
+        known: Per group, the scores known before, of shape ``(units,)``.
+        blend: Weight of the known scores, 0 to 1; the rest is that of the client's own.
         generator: Source of randomness for criteria that use it.
     """
 
     def __init__(
-        self, layout: Layout, criterion: Criterion, module: nn.Module, generator: torch.Generator
+        self,
+        layout: Layout,
+        criterion: Criterion,
+        module: nn.Module,
+        known: Mapping[str, NDArray[np.float32]],
+        blend: float,
+        generator: torch.Generator,
     ) -> None:
         self._criterion = criterion
         self._generator = generator
+        self._known = dict(known)
+        self._blend = blend
         parameters = dict(module.named_parameters())
         self._entering = {
             group: [parameters[name] for name in _entering(layout, group)] for group in layout.widths
@@ -52,21 +64,38 @@ class Contributions:
             else:
                 self._average[group] = score
 
-    def scores(self) -> Scores:
-        """Returns one score per kept unit and group, as shares of the group's mean score."""
+    def own(self) -> Scores:
+        """Returns the scores that this training alone shows, of shape ``(units,)`` per group."""
         raw = self._average if self._criterion.tracked else self._now()
-        return {group: score / score.mean().clamp_min(1e-30) for group, score in raw.items()}
+        return {group: _shares(score.cpu().numpy()) for group, score in raw.items()}
+
+    def blended(self) -> Scores:
+        """Returns the scores to select by: the known and the own, blended."""
+        known, own = np.float32(self._blend), np.float32(1 - self._blend)
+        return {
+            group: (known * _shares(self._known[group]) + own * score).astype(np.float32)
+            for group, score in self.own().items()
+        }
 
     def cut(self, within: Structure, sub: Structure) -> None:
         """Forgets the units that were cut."""
-        for group, average in self._average.items():
-            self._average[group] = average[torch.from_numpy(within.positions(sub, group))]
+        for group in self._entering:
+            positions = within.positions(sub, group)
+            self._known[group] = self._known[group][positions]
+            if group in self._average:
+                self._average[group] = self._average[group][torch.from_numpy(positions)]
 
     def _now(self) -> dict[str, torch.Tensor]:
         return {
             group: self._criterion.score(parameters, self._generator)
             for group, parameters in self._entering.items()
         }
+
+
+def _shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divides scores by their mean; where all are zero, all are alike."""
+    mean = scores.mean()
+    return scores / mean if mean > 0 else np.ones_like(scores)
 
 
 def _entering(layout: Layout, group: str) -> list[str]:

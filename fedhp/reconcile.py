@@ -60,6 +60,7 @@ class Reconciliation:
         counts = state.structure.counts
         self._assigned = {group: np.zeros(count) for group, count in counts.items()}
         self._kept = {group: np.zeros(count) for group, count in counts.items()}
+        self._scores = {group: np.zeros(count) for group, count in counts.items()}
 
     def add(self, update: Update) -> None:
         """Adds one update, whose structures must be contained in the global one."""
@@ -74,7 +75,9 @@ class Reconciliation:
         self._held_by_all += examples if complete else 0.0
         for group in current.masks:
             self._assigned[group][current.positions(update.assigned, group)] += examples
-            self._kept[group][current.positions(held, group)] += examples
+            kept = current.positions(held, group)
+            self._kept[group][kept] += examples
+            self._scores[group][kept] += update.state.scores[group] * np.float64(examples)
 
     def shares(self) -> Shares:
         """Returns, per kept unit of the global structure, the share of its assignees that kept it.
@@ -93,7 +96,16 @@ class Reconciliation:
             held = self._held.get(name, 0.0) + self._held_by_all
             total = np.divide(self._sums[name], held, out=old.astype(np.float64), where=np.asarray(held) > 0)
             mean[name] = total.astype(np.float32)
-        return ModelState(mean, self._state.structure).cut(self._layout, structure)
+        return ModelState(mean, self._state.structure, self._mean_scores()).cut(self._layout, structure)
+
+    def _mean_scores(self) -> dict[str, NDArray[np.float32]]:
+        """Returns the mean score over a unit's assignees, 0 for those that pruned it."""
+        means = {}
+        for group, given in self._assigned.items():
+            old = self._state.scores[group].astype(np.float64)
+            mean = np.divide(self._scores[group], given, out=old, where=given > 0)
+            means[group] = mean.astype(np.float32)
+        return means
 
     def _coverage(self, name: str) -> NDArray[np.float64]:
         if name not in self._held:

@@ -10,8 +10,8 @@ from fedhp.errors import ScenarioError
 def resolve(reference: str) -> Any:
     """Returns what ``"module:attribute"`` names.
 
-    The apps that ship lie inside fedhp once installed, and beside it in a checkout. They are looked for inside
-    first: top-level names as common as ``strategies`` may be another distribution's.
+    The apps that ship lie inside fedhp once installed, and beside it in a checkout. They are looked for
+    inside first: top-level names as common as ``strategies`` may be another distribution's.
 
     Raises:
         ScenarioError: If there is no such module or attribute.

@@ -19,6 +19,8 @@ class PruneConfig:
         start: Progress at which cutting begins.
         end: Progress at which the target is reached.
         cuts: The number of cuts between start and end, evenly spread.
+        blend: Weight of the fleet's scores against the client's own when it selects, 0 to 1: clients with few
+            classes should not vote out what others need.
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
             schedule; 0 switches it off.
     """
@@ -28,6 +30,7 @@ class PruneConfig:
     start: float = 0.05
     end: float = 0.6
     cuts: int = 40
+    blend: float = 0.5
     marginal: float = 0.0
 
     def __post_init__(self) -> None:
@@ -40,6 +43,8 @@ class PruneConfig:
             )
         if self.cuts < 1:
             raise ScenarioError(f"prune.cuts must be at least 1, got {self.cuts}")
+        if not 0 <= self.blend <= 1:
+            raise ScenarioError(f"prune.blend must be from 0 to 1, got {self.blend}")
         if not 0 <= self.marginal < 1:
             raise ScenarioError(f"prune.marginal must be in [0, 1), got {self.marginal}")
 

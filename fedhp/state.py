@@ -1,7 +1,7 @@
 """The values that cross borders: what goes down to a client, what comes up, what is reported."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,25 +16,32 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class ModelState:
-    """Compact weights and the structure that says which units of the full model they are.
+    """Compact weights, the structure that says which units of the full model they are, and their scores.
 
     Attributes:
         weights: Per parameter, a float32 array of the compact shape.
         structure: The kept units, in full-model coordinates.
+        scores: Per group, each kept unit's contribution as far as it is known, a float32 share of the
+            group's mean; 1 for units of which nothing is known yet.
     """
 
     weights: Weights
     structure: Structure
+    scores: Weights = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
+        unknown = {g: np.ones(count, np.float32) for g, count in self.structure.counts.items()}
+        object.__setattr__(self, "scores", MappingProxyType({**unknown, **self.scores}))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ModelState, (dict(self.weights), self.structure)
+        return ModelState, (dict(self.weights), self.structure, dict(self.scores))
 
     def cut(self, layout: Layout, structure: Structure) -> "ModelState":
         """Returns the state of a sub-structure of this one."""
-        return ModelState(layout.slice(self.weights, self.structure, structure), structure)
+        weights = layout.slice(self.weights, self.structure, structure)
+        scores = {g: score[self.structure.positions(structure, g)] for g, score in self.scores.items()}
+        return ModelState(weights, structure, scores)
 
     def num_parameters(self) -> int:
         """Returns the number of scalars in the weights."""

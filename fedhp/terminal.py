@@ -23,9 +23,9 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
     Args:
         debug: Let tracebacks through and show everything that is logged.
     """
-    _set_up_logging(debug)
     try:
-        yield
+        with _logging(debug):
+            yield
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="yellow")
         raise typer.Exit(_INTERRUPTED) from None
@@ -38,7 +38,8 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
         raise typer.Exit(_INPUT_REFUSED) from None
 
 
-def _set_up_logging(debug: bool) -> None:
+@contextmanager
+def _logging(debug: bool) -> Iterator[None]:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     # Flower sets its logger up when it is imported; what follows must come after.
     import flwr.app  # noqa: F401
@@ -46,7 +47,12 @@ def _set_up_logging(debug: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)
     flower = logging.getLogger("flwr")
+    before = flower.propagate, flower.level
     flower.propagate = False
     if not debug:
         # Flower announces every round on its own; fedhp's display says the same and more.
         flower.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.propagate, flower.level = before

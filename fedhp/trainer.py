@@ -136,7 +136,8 @@ class _Session:
             batch_size_last=self.batch,
             seconds=seconds,
         )
-        state = ModelState(weights, self.structure)
+        scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
+        state = ModelState(weights, self.structure, scores)
         return Update(self.task.client, self.task.state.structure, state, len(self.shard), statistics)
 
     def _epoch(self, epoch: int) -> None:
@@ -222,14 +223,15 @@ class _Session:
         self.predicted = max(self.predicted, peak)
 
     def _contributions(self) -> Contributions | None:
-        """Returns the tracker, or None when nothing will be cut in this round and tracking is for nothing."""
+        """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""
         prune = self.recipe.prune
-        if not prune.marginal and not self._excess(self.task.round / self.recipe.rounds):
+        if not prune.marginal and not self._excess(progress=1.0):
             return None
         source = torch.Generator().manual_seed(
             derive(self.recipe.seed, "criterion", self.task.round, self.task.client)
         )
-        return Contributions(self.layout, CRITERIA[prune.criterion], self.module, source)
+        criterion, known = CRITERIA[prune.criterion], self.task.state.scores
+        return Contributions(self.layout, criterion, self.module, known, prune.blend, source)
 
     def _excess(self, progress: float) -> bool:
         """Says whether the structure is larger than the schedule allows at this progress."""
@@ -242,9 +244,8 @@ class _Session:
         allowed = self.recipe.schedule.counts(progress)
         if not self.recipe.prune.marginal and not self._excess(progress):
             return
-        scores = {g: s.cpu().numpy() for g, s in self.contributions.scores().items()}
         marginal = self.recipe.prune.marginal
-        target = select(scores, self.structure, allowed, self.layout.floors, marginal)
+        target = select(self.contributions.blended(), self.structure, allowed, self.layout.floors, marginal)
         if target == self.structure:
             return
         cut(self.module, self.optimizer, self.layout, self.structure, target)

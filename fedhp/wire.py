@@ -1,7 +1,8 @@
 """Values <-> Flower records: the only file that knows record keys. Trusts nothing that arrives.
 
 Weights and kept units travel in one ``ArrayRecord``: parameters by name, and per group an array
-``structure.<group>`` of packed bits. Arrays are read by their known type and shape, never unpickled.
+``structure.<group>`` of packed bits and one ``score.<group>`` of contributions. Arrays are read by their
+known type and shape, never unpickled.
 """
 
 import io
@@ -21,7 +22,7 @@ from fedhp.state import ModelState, Statistics, Update
 from fedhp.structure import Layout, Structure
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
-_STRUCTURE = "structure."
+_STRUCTURE, _SCORE = "structure.", "score."
 _NO_BUDGET = -1
 _NUMPY = "numpy.ndarray"
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
@@ -35,6 +36,8 @@ def pack_state(state: ModelState) -> ArrayRecord:
     arrays = {name: _write_array(weights) for name, weights in state.weights.items()}
     for group, bits in state.structure.to_bits().items():
         arrays[_STRUCTURE + group] = _write_array(bits)
+    for group, scores in state.scores.items():
+        arrays[_SCORE + group] = _write_array(scores)
     return ArrayRecord(arrays)
 
 
@@ -49,7 +52,8 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     Raises:
         WireError: If anything is not as it must be; the message names the field.
     """
-    expected = set(layout.shapes) | {_STRUCTURE + group for group in layout.widths}
+    expected = set(layout.shapes)
+    expected |= {prefix + group for group in layout.widths for prefix in (_STRUCTURE, _SCORE)}
     if set(record) != expected:
         missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
         raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
@@ -60,7 +64,7 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
         weights[name] = _read_array(name, record[name], shape, _FLOAT)
         if not np.isfinite(weights[name]).all():
             raise WireError(f"{name}: holds NaN or infinite values")
-    return ModelState(weights, structure)
+    return ModelState(weights, structure, _unpack_scores(record, structure))
 
 
 def record_bytes(record: ArrayRecord) -> int:
@@ -239,6 +243,16 @@ def _write_array(array: NDArray[Any]) -> Array:
     """Writes an array as ``numpy.save`` does, at a tenth of the time for small ones."""
     content = _header(array.shape, array.dtype) + np.ascontiguousarray(array).tobytes()
     return Array(str(array.dtype), array.shape, _NUMPY, content)
+
+
+def _unpack_scores(record: ArrayRecord, structure: Structure) -> dict[str, NDArray[np.float32]]:
+    scores = {}
+    for group, count in structure.counts.items():
+        name = _SCORE + group
+        scores[group] = _read_array(name, record[name], (count,), _FLOAT)
+        if not ((scores[group] >= 0) & (scores[group] < np.inf)).all():
+            raise WireError(f"{name}: holds negative, NaN or infinite values")
+    return scores
 
 
 def _read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -38,16 +38,17 @@ def scripted(*scores: list[float]) -> Criterion:
 
 
 def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Contributions:
-    return Contributions(ONE_GROUP, criterion, module, torch.Generator().manual_seed(seed))
+    nothing = {"g": np.ones(len(module["w"]), np.float32)}
+    return Contributions(ONE_GROUP, criterion, module, nothing, 0.0, torch.Generator().manual_seed(seed))
 
 
 def test_contributions_are_a_moving_average_as_shares_of_the_mean():
     """First (1, 3, 8) as it is; then a tenth of the way to (11, 3, 8): (2, 3, 8), mean 13/3."""
     tracker = contributions(scripted([1, 3, 8.0], [11, 3, 8.0]), one_group())
     tracker.observe()
-    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([1, 3, 8]) / 4)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
     tracker.observe()
-    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([2, 3, 8]) * 3 / 13)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
 
 
 def test_contributions_forget_the_units_cut():
@@ -58,15 +59,15 @@ def test_contributions_forget_the_units_cut():
     tracker.observe()
     tracker.cut(full, ends)
     tracker.observe()  # (1, 8) a tenth of the way to (11, 18): (2, 9)
-    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([2, 9]) / 5.5)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 9]) / 5.5, rtol=1e-6)
     tracker.cut(ends, last)
-    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([1.0]))
+    np.testing.assert_allclose(tracker.own()["g"], np.array([1.0]), rtol=1e-6)
 
 
 def test_a_group_without_any_contribution_has_equal_scores():
     tracker = contributions(scripted([0, 0, 0.0]), one_group())
     tracker.observe()
-    assert tracker.scores()["g"].tolist() == [0, 0, 0]
+    assert tracker.own()["g"].tolist() == [1, 1, 1]
 
 
 def test_a_criterion_that_ignores_the_data_scores_the_weights_of_now():
@@ -75,12 +76,12 @@ def test_a_criterion_that_ignores_the_data_scores_the_weights_of_now():
     tracker = contributions(CRITERIA["magnitude"], module)
     tracker.observe()
     module["w"].data = torch.tensor([[2.0, 0], [0, 4], [6, 0]])
-    torch.testing.assert_close(tracker.scores()["g"], torch.tensor([0.5, 1, 1.5]))
+    np.testing.assert_allclose(tracker.own()["g"], np.array([0.5, 1, 1.5]), rtol=1e-6)
 
 
 def test_random_scores_repeat_with_the_seed():
     first, again, other = (
-        contributions(CRITERIA["random"], one_group(), seed).scores()["g"].tolist() for seed in (1, 1, 2)
+        contributions(CRITERIA["random"], one_group(), seed).own()["g"].tolist() for seed in (1, 1, 2)
     )
     assert first == again != other
 
@@ -95,9 +96,20 @@ def test_contributions_see_what_enters_a_group():
         seen.append([tuple(p.shape) for p in parameters])
         return torch.ones(len(parameters[0]))
 
-    tracker = Contributions(arch.layout, Criterion(score, True), module, torch.Generator())
+    known = {"fc1": np.ones(3, np.float32), "fc2": np.ones(2, np.float32)}
+    tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, torch.Generator())
     tracker.observe()
     assert seen == [[(3, 2), (3,)], [(2, 3), (2,)]]
+
+
+def test_known_and_own_scores_are_blended_as_shares_of_their_means():
+    """Known (2, 4, 6) are shares (.5, 1, 1.5), own (3, 0, 3) are (1.5, 0, 1.5); a quarter of the first."""
+    known = {"g": np.array([2, 4, 6], np.float32)}
+    module = one_group()
+    source = torch.Generator()
+    tracker = Contributions(ONE_GROUP, scripted([3, 0, 3.0]), module, known, 0.25, source)
+    tracker.observe()
+    np.testing.assert_allclose(tracker.blended()["g"], [1.25, 0.25, 1.5], rtol=1e-6)
 
 
 # --- selection -------------------------------------------------------------------------------

@@ -190,13 +190,13 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
 
 
 def test_sent_says_what_went_down():
-    """The full model of 115 parameters; bytes are at least 4 per parameter and one byte of bits per group."""
+    """The full model of 115 parameters; bytes are 4 per parameter and score, one of bits per group, and headers."""
     strategy = enlisted()
     asked(strategy)
     sent = strategy._sent[1000]
     assert isinstance(sent, Sent)
     assert sent.num_parameters == 115
-    assert sent.num_bytes == 4 * 115 + 2 + 8 * 128
+    assert sent.num_bytes == 4 * (115 + 14) + 2 + 10 * 128
 
 
 # Aggregation

@@ -205,7 +205,7 @@ def test_nothing_is_cut_at_target_one_or_before_the_start():
 
 
 def test_marginal_units_go_ahead_of_schedule():
-    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=0.5))
+    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=0.5, blend=0.0))
     update = train_locally(recipe, small_task(recipe, SHARD), SHARD)
     allowed = recipe.schedule.counts(1.0)
     counts = update.state.structure.counts

@@ -120,9 +120,9 @@ def test_the_bytes_of_a_reply_are_those_of_its_arrays():
     """Each array is its raw bytes after a header of 128 bytes (NumPy pads it to a multiple of 64).
 
     f.weight of (3, 2*4) float32: 96; c.weight of (2, 2, 3, 3): 144; c.bias 8; head (2, 3): 24; and one byte
-    of bits per group: 274, and 6 headers.
+    of bits per group: 274; the scores of the kept units, another 4 bytes each; and 8 headers.
     """
-    assert wire.update_bytes(good_reply()) == 274 + 6 * 128
+    assert wire.update_bytes(good_reply()) == 274 + 4 * 5 + 8 * 128
 
 
 def test_the_good_reply_that_the_refusals_start_from_is_accepted():

@@ -12,7 +12,8 @@ from fedhp.tracking import wording
 from fedhp.tracking.classes import ClassRound
 from fedhp.tracking.progress import Progress
 
-_WIDE = 100
+_WIDE = 112
+_LONGEST_NAME = 16
 _COLOURS = {"running": "cyan", "finished": "green", "interrupted": "yellow"}
 _PARTIAL = " ▏▎▍▌▋▊▉"
 
@@ -104,7 +105,10 @@ def _model(progress: Progress) -> Text:
 
 def _class_table(progress: Progress, wide: bool) -> Table:
     table = Table(box=box.SIMPLE_HEAD, expand=True, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("class", no_wrap=True, overflow="ellipsis", ratio=1)
+    longest = max(len(name) for name in progress.plan.devices)
+    table.add_column(
+        "class", no_wrap=True, overflow="ellipsis", ratio=1, min_width=min(longest, _LONGEST_NAME)
+    )
     columns = ["clients", "budget", "predicted", "measured"] if wide else ["clients", "budget"]
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
