@@ -53,7 +53,9 @@ class Reconciliation:
     def __init__(self, layout: Layout, state: ModelState) -> None:
         self._layout = layout
         self._state = state
-        self._sums = {name: np.zeros(w.shape, np.float64) for name, w in state.weights.items()}
+        # In the weights' own precision: the mean of a round's clients needs no more, and it is twice as fast.
+        self._sums = {name: np.zeros_like(w) for name, w in state.weights.items()}
+        self._scaled = {name: np.empty_like(w) for name, w in state.weights.items()}
         # Examples behind each entry; updates that hold every entry are counted once for all of them.
         self._held: dict[str, NDArray[np.float64]] = {}
         self._held_by_all = 0.0
@@ -68,10 +70,12 @@ class Reconciliation:
         examples = float(update.num_examples)
         complete = held == current
         for name, weights in update.state.weights.items():
+            if complete:
+                self._sums[name] += np.multiply(weights, np.float32(examples), out=self._scaled[name])
+                continue
             where = _index(weights.ndim, self._layout.indices(name, current, held))
-            self._sums[name][where] += weights * np.float64(examples)
-            if not complete:
-                self._coverage(name)[where] += examples
+            self._sums[name][where] += weights * np.float32(examples)
+            self._coverage(name)[where] += examples
         self._held_by_all += examples if complete else 0.0
         for group in current.masks:
             self._assigned[group][current.positions(update.assigned, group)] += examples
@@ -109,7 +113,7 @@ class Reconciliation:
 
     def _coverage(self, name: str) -> NDArray[np.float64]:
         if name not in self._held:
-            self._held[name] = np.zeros_like(self._sums[name])
+            self._held[name] = np.zeros(self._sums[name].shape)
         return self._held[name]
 
 

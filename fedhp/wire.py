@@ -8,7 +8,7 @@ known type and shape, never unpickled.
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -168,7 +168,7 @@ def unpack_task(content: RecordDict, layout: Layout) -> tuple[int, ModelState]:
 def pack_update(update: Update) -> RecordDict:
     """Packs a client's reply."""
     metrics = MetricRecord({"num-examples": update.num_examples})
-    for name, value in asdict(update.statistics).items():
+    for name, value in vars(update.statistics).items():
         metrics[name.replace("_", "-")] = value
     return RecordDict({_MODEL: pack_state(update.state), _METRICS: metrics})
 
@@ -241,7 +241,8 @@ def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
 
 def _write_array(array: NDArray[Any]) -> Array:
     """Writes an array as ``numpy.save`` does, at a tenth of the time for small ones."""
-    content = _header(array.shape, array.dtype) + np.ascontiguousarray(array).tobytes()
+    data = np.ascontiguousarray(array).data.cast("B")
+    content = b"".join((_header(array.shape, array.dtype), data))
     return Array(str(array.dtype), array.shape, _NUMPY, content)
 
 

@@ -294,7 +294,7 @@ def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
 def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
     """A worker that hands back 1 of the 4 messages of a span leaves 3, which go out first again."""
     messages = to_as_server(range(1, 33))
-    batch = Batch(messages, {}, num_workers=2)  # 32 // (2 * 4) = 4 messages, then 28 // 8 = 3
+    batch = Batch(messages, {}, num_workers=4)  # 32 // (4 * 2) = 4 messages, then 28 // 8 = 3
     first, second = batch.next(), batch.next()
     assert (first, second) == (Span(0, 4), Span(4, 7))
 
@@ -308,8 +308,8 @@ def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
 
 
 def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
-    """600 messages, 1 worker: spans of 600 // 4, at most 64; 4 may be out; reading lets one more go."""
-    batch = Batch(to_as_server(range(1, 601)), {}, num_workers=1)
+    """600 messages, 2 workers: spans of 600 // 4, at most 64; 4 may be out; reading lets one more go."""
+    batch = Batch(to_as_server(range(1, 601)), {}, num_workers=2)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]
 
@@ -318,8 +318,8 @@ def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
 
 
 def test_spans_shrink_so_that_the_load_levels() -> None:
-    """20 messages, 1 worker: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, then singly."""
-    batch = Batch(to_as_server(range(1, 21)), {}, num_workers=1)
+    """20 messages, 2 workers: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, then singly."""
+    batch = Batch(to_as_server(range(1, 21)), {}, num_workers=2)
     sizes = [span.num_messages for span in iter(batch.next, None)]
     assert sizes == [5, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 

@@ -190,7 +190,7 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
 
 
 def test_sent_says_what_went_down():
-    """The full model of 115 parameters; bytes are 4 per parameter and score, one of bits per group, and headers."""
+    """The full model of 115 parameters: 4 bytes per parameter and score, one per group, and headers."""
     strategy = enlisted()
     asked(strategy)
     sent = strategy._sent[1000]

@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from fedhp.simulation.answering import Answer, Job
 
 _LARGEST_CHUNK = 64
-_CHUNKS_PER_WORKER = 4
+_CHUNKS_PER_WORKER = 2
 
 
 @dataclass(frozen=True, order=True)

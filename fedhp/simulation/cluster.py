@@ -14,6 +14,7 @@ import ray
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.pool import RayPool
+from fedhp.simulation.transport import share_arrays
 from fedhp.simulation.worker import Worker
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def open_pool(
     try:
         if ours:
             _join(config, num_nodes)
+        share_arrays()
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
         pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
