@@ -21,5 +21,5 @@ def tell_failures(message: Message, context: Context, call_next: ClientAppCallab
         return call_next(message, context)
     except FedhpError as error:
         reason = f"client: {type(error).__name__}: {error}"
-        logger.warning("%s: refused: %s", message.metadata.message_type, error)
+        logger.debug("%s: refused: %s", message.metadata.message_type, error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -1,6 +1,8 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +56,9 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
         _logger.info("starting the workers")
     run_config = {"resolved": scenario.to_json(), "out": str(folder)}
     context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
-    with open_grid(
-        scenario.simulation,
-        CLIENT_APP,
-        scenario.fleet.num_clients,
-        scenario.server.timeout_seconds,
-        on_note=logging.getLogger("fedhp.notes").warning,
-    ) as grid:
+    notes = logging.getLogger("fedhp.notes")
+    timeout = scenario.server.timeout_seconds
+    with _quiet_flower(), open_grid(scenario.simulation, CLIENT_APP, clients, timeout, notes.warning) as grid:
         resolve(SERVER_APP)(grid, context)
     return load_run(folder)
 
@@ -75,5 +73,29 @@ def load_model(folder: str | Path) -> nn.Module:
         RecordError: If the record holds no such model, or it does not match its structure.
     """
     state, metadata = load_state(folder)
-    arch = architecture(ModelConfig(**metadata["model"]), metadata["input_shape"], metadata["num_classes"])
+    try:
+        model = ModelConfig(**metadata["model"])
+        arch = architecture(model, metadata["input_shape"], metadata["num_classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{folder} holds no model that this version knows: {error}") from None
+    for name, shape in arch.layout.shapes.items():
+        expected = arch.layout.shape(name, state.structure.counts)
+        if name not in state.weights or state.weights[name].shape != expected:
+            raise RecordError(
+                f"{folder}: '{name}' does not fit the model {model.name} {model.widths} that the record "
+                f"names; expected shape {expected} (of {shape} in the full model)"
+            )
     return to_module(arch, state).eval()
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Silences Flower's line per round and message, which fedhp's display says better, unless debugging."""
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    if not _logger.isEnabledFor(logging.DEBUG):
+        flower.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.setLevel(before)

@@ -1,5 +1,6 @@
 """Devices and fleets: who trains, and how much memory each may use."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -60,8 +61,10 @@ class DeviceClassConfig:
 
     def __post_init__(self) -> None:
         parse_size(self.memory)
-        if self.share <= 0:
-            raise ScenarioError(f"fleet class '{self.name}': share must be above 0, got {self.share}")
+        if not 0 < self.share < math.inf:
+            raise ScenarioError(
+                f"fleet class '{self.name}': share must be finite and above 0, got {self.share}"
+            )
 
     @property
     def memory_bytes(self) -> int:

@@ -1,6 +1,6 @@
 """Reconciliation: many updates of different structures -> one global model.
 
-Two questions, kept apart: *which units survive* is a rule over the clients' votes (`RECONCILERS`), and *what
+Two questions, kept apart: *which units survive* is a rule over the clients' votes (`intersection`), and *what
 their weights are* is, for every entry, the example-weighted mean over the clients that hold it. Both need
 only running sums, so that the server holds two models' worth of numbers however many clients reply.
 
@@ -8,7 +8,7 @@ Every unit has one of three states at a client: not assigned, assigned and kept,
 votes only on units that it was assigned: a small budget never votes a unit out, only judgement does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,8 +153,3 @@ def intersection(shares: Shares, structure: Structure, bounds: Mapping[str, int]
         masks[group] = np.zeros_like(mask)
         masks[group][structure.kept(group)[best]] = True
     return Structure(masks)
-
-
-Rule = Callable[[Shares, Structure, Mapping[str, int], float], Structure]
-
-RECONCILERS: dict[str, Rule] = {"intersection": intersection}

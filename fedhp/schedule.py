@@ -47,6 +47,11 @@ class PruneConfig:
             raise ScenarioError(f"prune.blend must be from 0 to 1, got {self.blend}")
         if not 0 <= self.marginal < 1:
             raise ScenarioError(f"prune.marginal must be in [0, 1), got {self.marginal}")
+        if self.marginal and self.target_compression == 1:
+            raise ScenarioError(
+                "prune.marginal has no effect with prune.target_compression = 1, which never prunes; "
+                "raise the target or set prune.marginal=0"
+            )
 
 
 def scheduled_size(config: PruneConfig, progress: float) -> float:

@@ -73,7 +73,8 @@ class Statistics:
         train_loss: Mean loss over the samples of the last local epoch, each at the time of its step.
         accuracy: Share of the last local epoch's samples predicted right at the time of their step.
         memory_predicted_bytes: The memory model's peak over the training.
-        memory_measured_bytes: The measured peak of live tensors over the training.
+        memory_measured_bytes: The measured peak of live tensors over the training; a step or a cut of
+            shapes that this process has measured before counts with that measurement.
         batch_size_first: Samples per step before the first cut.
         batch_size_last: Samples per step after the last cut.
         seconds: Duration of the local training.

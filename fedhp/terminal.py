@@ -23,36 +23,22 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
     Args:
         debug: Let tracebacks through and show everything that is logged.
     """
+    _set_up_logging(debug)
     try:
-        with _logging(debug):
-            yield
+        yield
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted", style="yellow")
         raise typer.Exit(_INTERRUPTED) from None
     except FedhpError as error:
         if debug:
-            raise
+            Console(stderr=True).print_exception()
         Console(stderr=True, soft_wrap=True).print(
             f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False
         )
         raise typer.Exit(_INPUT_REFUSED) from None
 
 
-@contextmanager
-def _logging(debug: bool) -> Iterator[None]:
+def _set_up_logging(debug: bool) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    # Flower sets its logger up when it is imported; what follows must come after.
-    import flwr.app  # noqa: F401
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)
-    flower = logging.getLogger("flwr")
-    before = flower.propagate, flower.level
-    flower.propagate = False
-    if not debug:
-        # Flower announces every round on its own; fedhp's display says the same and more.
-        flower.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        flower.propagate, flower.level = before

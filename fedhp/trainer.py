@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from fedhp.schedule import PruneConfig, Schedule, Shape, scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
 from fedhp.structure import Structure
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +115,14 @@ class _Session:
         self.device = recipe.device()
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
+        self.predicted = self.measured = 0
+        self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
+        self.first_batch = self.batch
         self.module = to_module(recipe.architecture, task.state, self.device)
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         self.contributions = self._contributions()
-        self.predicted = self.measured = 0
-        self._begin_phase()
-        self.first_batch = self.batch
 
     def run(self) -> Update:
         started = time.perf_counter()
@@ -178,12 +181,15 @@ class _Session:
         if len(rows) <= self.batch_measured:
             return self._step(rows)
         self.batch_measured = len(rows)
-        key = self._step_key(len(rows))
+        return self._metered(self._step_key(len(rows)), lambda: self._step(rows))
+
+    def _metered(self, key: tuple[object, ...], work: Callable[[], _T]) -> _T:
+        """Runs some work, and counts its peak of live tensors, measured now or by an equal piece of work."""
         if key in _MEASURED:
-            result = self._step(rows)
+            result = work()
         else:
             with LiveTensors([*self.module.parameters(), *state_tensors(self.optimizer)]) as meter:
-                result = self._step(rows)
+                result = work()
             _MEASURED[key] = meter.peak
         self.measured = max(self.measured, _MEASURED[key])
         return result
@@ -208,17 +214,17 @@ class _Session:
 
     def _set_learning_rate(self, progress: float) -> None:
         train = self.recipe.train
-        # Scaled by the batch that the policy chose, not by an epoch's shorter last one.
-        factor = self.recipe.memory.lr_factor(self.batch, train.batch_size)
-        rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](progress) * factor
+        rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](progress) * self.lr_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
         self.batch_measured = 0
-        self.batch = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
-        self.batch = min(self.batch, len(self.shard))
+        chosen = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
+        # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
+        self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)
+        self.batch = min(chosen, len(self.shard))
         peak = self.memory.training_bytes(self.structure.counts, self.batch)
         self.predicted = max(self.predicted, peak)
 
@@ -248,7 +254,9 @@ class _Session:
         target = select(self.contributions.blended(), self.structure, allowed, self.layout.floors, marginal)
         if target == self.structure:
             return
-        cut(self.module, self.optimizer, self.layout, self.structure, target)
+        key = ("cut", self._step_key(0), tuple(target.counts.values()))
+        within = self.structure
+        self._metered(key, lambda: cut(self.module, self.optimizer, self.layout, within, target))
         self.contributions.cut(self.structure, target)
         self.structure = target
         self._begin_phase()
@@ -306,7 +314,7 @@ def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budg
             f"{budget_bytes:,} bytes"
         )
     if recipe.memory.batch_policy == "fill":
-        return min(largest, max(recipe.memory.max_batch, 1))
+        return min(largest, max(recipe.memory.max_batch, wanted))
     return min(largest, wanted)
 
 

@@ -25,6 +25,7 @@ _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
 _NO_BUDGET = -1
 _NUMPY = "numpy.ndarray"
+_HUGE = 1e6
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
@@ -62,8 +63,10 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     for name in layout.shapes:
         shape = layout.shape(name, structure.counts)
         weights[name] = _read_array(name, record[name], shape, _FLOAT)
-        if not np.isfinite(weights[name]).all():
-            raise WireError(f"{name}: holds NaN or infinite values")
+        # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
+        # mean of all overflow.
+        if weights[name].size and not -_HUGE < weights[name].min() <= weights[name].max() < _HUGE:
+            raise WireError(f"{name}: holds NaN, infinite or absurdly large values (above {_HUGE:g})")
     return ModelState(weights, structure, _unpack_scores(record, structure))
 
 
@@ -234,8 +237,7 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Returns what NumPy's format puts before the data of such an array."""
     file = io.BytesIO()
-    fields = {"descr": dtype.str, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(file, fields)
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return file.getvalue()
 
 
@@ -303,4 +305,6 @@ def _unpack_statistics(metrics: MetricRecord) -> Statistics:
         if not 0 <= value <= _LARGEST:
             raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
         values[entry.name] = value
+    if values["accuracy"] > 1:
+        raise WireError(f"accuracy: expected a share from 0 to 1, got {values['accuracy']}")
     return Statistics(**values)

@@ -23,6 +23,8 @@ from fedhp.trainer import Recipe
 from .replies import Sent, in_order
 from .roster import Device
 
+_LONGEST_FAILURE = 500  # characters of what a client says went wrong
+
 _notes = logging.getLogger("fedhp.notes")
 
 
@@ -40,6 +42,7 @@ class FleetStrategy(Strategy):
     Attributes:
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
+        rounds_in_vain: How many rounds in a row, the last included, brought no valid reply at all.
     """
 
     prunes: bool
@@ -57,11 +60,16 @@ class FleetStrategy(Strategy):
         )
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
+        self.rounds_in_vain = 0
         self._sent: dict[int, Sent] = {}
 
     @abstractmethod
     def admits(self, device: Device) -> bool:
-        """Says whether a device can take part."""
+        """Says whether a device can take part.
+
+        Raises:
+            BudgetError: If the fleet is no fleet without it.
+        """
 
     @abstractmethod
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
@@ -96,8 +104,12 @@ class FleetStrategy(Strategy):
         payloads: dict[str, tuple[wire.RecordDict, Sent]] = {}
         self._sent = {}
         messages = []
+        assigned: dict[int | None, Structure] = {}
         for device in self.sample(server_round):
-            structure = self.assign(device)
+            budget = device.profile.memory_bytes
+            if budget not in assigned:
+                assigned[budget] = self.assign(device)
+            structure = assigned[budget]
             if structure.digest not in payloads:
                 payloads[structure.digest] = self._payload(structure, device, server_round)
             content, sent = payloads[structure.digest]
@@ -119,16 +131,15 @@ class FleetStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Checks each reply as it arrives and adds it, by partition id; then decides what survives.
 
-        Raises:
-            TrainingError: If every client of the round failed.
+        Below ``server.min_replies`` valid replies the model stays as it is.
         """
         reconciliation = Reconciliation(self.layout, self.state)
         self.reports = tuple(
             self._take(server_round, sent, reply, reconciliation)
             for sent, reply in in_order(self._sent, replies)
         )
-        self._refuse_silence(server_round)
         valid = [row for row in self.reports if row.status == "ok"]
+        self.rounds_in_vain = 0 if valid else self.rounds_in_vain + 1
         if len(valid) < self.scenario.server.min_replies:
             _notes.warning(
                 "round %d: %d valid replies, fewer than server.min_replies = %d; the model stays",
@@ -190,7 +201,7 @@ class FleetStrategy(Strategy):
             client=sent.device.client,
             device_class=profile.device_class,
             status="failed",
-            failure=failure,
+            failure=" ".join(failure.split())[:_LONGEST_FAILURE],
             num_examples=profile.num_examples,
             memory_budget_bytes=profile.memory_bytes if self.budgeted else None,
             params_received=sent.num_parameters,
@@ -213,13 +224,4 @@ class FleetStrategy(Strategy):
             train_loss=statistics.train_loss,
             accuracy=statistics.accuracy,
             seconds=statistics.seconds,
-        )
-
-    def _refuse_silence(self, server_round: int) -> None:
-        if any(row.status == "ok" for row in self.reports):
-            return
-        first = self.reports[0]
-        raise TrainingError(
-            f"round {server_round}: all {len(self.reports)} clients failed; the first, client "
-            f"{first.client}, with: {first.failure}"
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from fedhp.assignment import fit_structure
 from fedhp.errors import BudgetError
-from fedhp.reconcile import RECONCILERS, Reconciliation
+from fedhp.reconcile import Reconciliation, intersection
 from fedhp.structure import Structure
 
 from .fleet import FleetStrategy
@@ -51,6 +51,6 @@ class MaskIntersection(FleetStrategy):
         bounds = self.recipe.schedule.counts(server_round / self.scenario.rounds)
         for group, floor in self.layout.floors.items():
             bounds[group] = max(bounds[group], floor)
-        return RECONCILERS["intersection"](
+        return intersection(
             reconciliation.shares(), self.state.structure, bounds, self.scenario.strategy.quorum
         )

@@ -31,12 +31,14 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
     """
     order = sorted(sent, key=lambda node: sent[node].device.client)
     early: dict[int, Message] = {}
+    seen: set[int] = set()
     next_up = 0
     for reply in replies:
         node = reply.metadata.src_node_id
-        if node not in sent or node in early or node in order[:next_up]:
+        if node not in sent or node in seen:
             _notes.warning("dropped an unexpected reply from node %d", node)
             continue
+        seen.add(node)
         early[node] = reply
         while next_up < len(order) and order[next_up] in early:
             yield sent[order[next_up]], early.pop(order[next_up])

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.errors import FedhpError, ScenarioError
+from fedhp.errors import FedhpError, ScenarioError, TrainingError
 from fedhp.state import RoundReport
 from fedhp.tracking import (
     ConsoleTracker,
@@ -31,6 +31,8 @@ from fedhp.trainer import evaluate
 
 from .roster import Device, query_fleet
 from .setup import Setup, prepare
+
+_PATIENCE = 3
 
 app = ServerApp()
 
@@ -115,7 +117,23 @@ class _RoundWatch:
         self._previous = now
         self.totals.add(report)
         self._trackers.on_round(report, state)
+        self._refuse_silence(server_round)
         return MetricRecord({"accuracy": accuracy, "loss": loss})
+
+    def _refuse_silence(self, server_round: int) -> None:
+        """Ends the run when nobody has answered for some rounds: nothing is being learned.
+
+        Raises:
+            TrainingError: With the first cause.
+        """
+        strategy = self._setup.strategy
+        if strategy.rounds_in_vain < _PATIENCE:
+            return
+        first = strategy.reports[0]
+        raise TrainingError(
+            f"round {server_round}: all clients failed in {_PATIENCE} rounds in a row; client "
+            f"{first.client}, for one, with: {first.failure}"
+        )
 
 
 def _plan(setup: Setup, devices: Sequence[Device]) -> RunPlan:
@@ -151,6 +169,9 @@ def _reporting(scenario: Scenario, folder: Path) -> Iterator[Trackers]:
     with _notes_to(trackers):
         try:
             yield trackers
+        except FedhpError as error:
+            trackers.on_note(f"stopped: {error}")
+            raise
         finally:
             torch.set_num_threads(threads)
             trackers.close()

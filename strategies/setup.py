@@ -1,11 +1,12 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from fedhp.assignment import fit_counts
 from fedhp.config import Scenario
 from fedhp.data import Shard, open_dataset, partition_rows, test_shard
-from fedhp.errors import BudgetError, ScenarioError
+from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
 from fedhp.references import resolve
@@ -41,12 +42,24 @@ def prepare(scenario: Scenario) -> Setup:
     test = test_shard(scenario.data)
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()
+    _check_simulation(scenario)
     if kind.prunes:
         recipe.schedule.check_target()
     if kind.budgeted and kind.prunes:
         _check_budgets(scenario, recipe, memory)
     state = initial_state(recipe.architecture, scenario.seed)
     return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state))
+
+
+def _check_simulation(scenario: Scenario) -> None:
+    if scenario.tracking.wandb.mode != "none" and find_spec("wandb") is None:
+        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb")
+    simulation = scenario.simulation
+    if scenario.train.device == "cuda" and simulation.num_workers and not simulation.gpus_per_worker:
+        raise ScenarioError(
+            "train.device = cuda needs simulation.gpus_per_worker above 0 (or num_workers = 0): Ray shows "
+            "workers only the GPUs that they reserve"
+        )
 
 
 def _strategy_class(name: str) -> type[FleetStrategy]:

@@ -5,6 +5,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from fedhp.api import PREPARE, simulate
+from fedhp.config import load_scenario
+from fedhp.references import resolve
+
 _FEW_CLIENTS, _MANY_CLIENTS = 100, 1000
 _FEW_ROUNDS, _MANY_ROUNDS = 20, 100
 _MEBIBYTE = 2**20
@@ -20,6 +24,8 @@ def run_growth(num_workers: int = 2) -> dict[str, Any]:
         One row per run (``clients``, ``rounds``, ``peak_mebibytes``) and the ratios of the peaks,
         ``by_clients`` and ``by_rounds``.
     """
+    for num_clients in (_FEW_CLIENTS, _MANY_CLIENTS):
+        resolve(PREPARE)(load_scenario("fashion_mnist_fleet", values=_values(num_clients, _FEW_ROUNDS, 2)))
     rows = [
         _isolated(num_clients, rounds, num_workers)
         for num_clients, rounds in (
@@ -30,6 +36,16 @@ def run_growth(num_workers: int = 2) -> dict[str, Any]:
     ]
     few, more_clients, more_rounds = (row["peak_mebibytes"] for row in rows)
     return {"rows": rows, "by_clients": more_clients / few, "by_rounds": more_rounds / few}
+
+
+def _values(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]:
+    return {
+        "rounds": rounds,
+        "fleet.num_clients": num_clients,
+        "data.partition.name": "iid",
+        "train.local_epochs": 1,
+        "simulation.num_workers": num_workers,
+    }
 
 
 def _isolated(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]:
@@ -44,20 +60,12 @@ def _isolated(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]
 
 
 def _run(pipe: Any, num_clients: int, rounds: int, num_workers: int) -> None:
-    import resource
-
-    from fedhp.api import simulate
+    import resource  # not on every platform, and only this command needs it
 
     with tempfile.TemporaryDirectory(prefix="fedhp-bench-") as folder:
         simulate(
             "fashion_mnist_fleet",
             Path(folder) / "run",
-            **{
-                "rounds": rounds,
-                "fleet.num_clients": num_clients,
-                "data.partition.name": "iid",
-                "train.local_epochs": 1,
-                "simulation.num_workers": num_workers,
-            },
+            **_values(num_clients, rounds, num_workers),
         )
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

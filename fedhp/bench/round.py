@@ -110,16 +110,14 @@ class _BareWorkers:
 
     def run(self, rounds: int) -> None:
         """Runs rounds of federated averaging."""
-        share = _CLIENTS_PER_ROUND // len(self._pipes)
         for number in range(rounds):
             first = number * _CLIENTS_PER_ROUND
             for index, pipe in enumerate(self._pipes):
-                clients = [(first + index * share + n) % self._num_clients for n in range(share)]
-                pipe.send((self._state, clients))
+                numbers = range(first + index, first + _CLIENTS_PER_ROUND, len(self._pipes))
+                pipe.send((self._state, [number % self._num_clients for number in numbers]))
             sums = [pipe.recv() for pipe in self._pipes]
-            total = share * len(self._pipes)
             self._state = {name: sum(part[name] for part in sums[1:]) + sums[0][name] for name in self._state}
-            self._state = {name: weights / total for name, weights in self._state.items()}
+            self._state = {name: weights / _CLIENTS_PER_ROUND for name, weights in self._state.items()}
 
     def close(self) -> None:
         """Ends the processes."""

@@ -59,7 +59,7 @@ def _join(config: "SimulationConfig", num_nodes: int) -> None:
     if config.address:
         try:
             ray.init(address=config.address, log_to_driver=verbose, logging_level=level)
-        except ConnectionError as error:
+        except (ConnectionError, ValueError, RuntimeError) as error:
             raise FedhpError(
                 f"no Ray cluster answers at simulation.address = '{config.address}': {error}"
             ) from None
