@@ -78,13 +78,14 @@ def load_model(folder: str | Path) -> nn.Module:
         arch = architecture(model, metadata["input_shape"], metadata["num_classes"])
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{folder} holds no model that this version knows: {error}") from None
-    for name, shape in arch.layout.shapes.items():
-        expected = arch.layout.shape(name, state.structure.counts)
-        if name not in state.weights or state.weights[name].shape != expected:
-            raise RecordError(
-                f"{folder}: '{name}' does not fit the model {model.name} {model.widths} that the record "
-                f"names; expected shape {expected} (of {shape} in the full model)"
-            )
+    widths = {group: len(mask) for group, mask in state.structure.masks.items()}
+    shapes = {name: array.shape for name, array in state.weights.items()}
+    layout, counts = arch.layout, state.structure.counts
+    if widths != layout.widths or shapes != {name: layout.shape(name, counts) for name in layout.shapes}:
+        raise RecordError(
+            f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
+            f"{model.name} {model.widths}, of groups {dict(layout.widths)}"
+        )
     return to_module(arch, state).eval()
 
 

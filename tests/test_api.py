@@ -7,11 +7,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 import fedhp
 from fedhp.config import load_scenario
 from fedhp.data import test_shard as held_out
-from fedhp.errors import BudgetError, RecordError, ScenarioError
+from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.structure import Structure
 from fedhp.tracking import columns
 
@@ -172,3 +174,33 @@ def test_what_is_refused_leaves_no_folder_behind(tmp_path, overrides, error):
     with pytest.raises(error):
         simulate(tmp_path / "run", **overrides)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(tmp_path, monkeypatch):
+    """Three rounds in a row without a reply end a run; what happened can be read."""
+
+    def fail(*_):
+        raise DataError("the disk is gone")
+
+    monkeypatch.setattr("clients.client_app.train_locally", fail)
+    with pytest.raises(TrainingError, match=r"all clients failed in 3 rounds in a row.*the disk is gone"):
+        fedhp.simulate("quickstart", tmp_path / "run", **{**SMALL, "rounds": 9})
+    run = fedhp.load_run(tmp_path / "run")
+    assert run.summary["status"] == "interrupted"
+    assert list(run.rounds["num_replies"]) == [0, 0, 0, 0]
+    assert set(run.clients["failure"]) == {"client: DataError: the disk is gone"}
+    assert "the disk is gone" in (tmp_path / "run" / "events.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("name", "cnn"), ("name", "unheard"), ("widths", [3, 2]), ("colour", "red")],
+)
+def test_a_model_file_that_does_not_match_is_refused(run, tmp_path, key, value):
+    with safe_open(run.folder / "model.safetensors", "np") as file:
+        metadata = dict(file.metadata())
+    model = {**json.loads(metadata["model"]), key: value}
+    tensors = load_file(run.folder / "model.safetensors")
+    save_file(tensors, tmp_path / "model.safetensors", {**metadata, "model": json.dumps(model)})
+    with pytest.raises(RecordError):
+        fedhp.load_model(tmp_path)

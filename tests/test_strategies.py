@@ -247,22 +247,26 @@ def test_rows_tell_what_a_client_received_and_sent():
     assert [row.memory_budget_bytes for row in strategy.reports] == [None, 900]
 
 
-def test_when_all_fail_the_round_stops_with_the_first_cause():
+def test_a_round_in_which_all_fail_changes_nothing_and_is_counted():
     strategy = enlisted()
     before = strategy.state
     messages = asked(strategy)
     replies = [reply(m, f"data: disk {m.metadata.dst_node_id} is gone") for m in reversed(messages)]
-    with pytest.raises(TrainingError, match=r"round 1: all 5 clients failed.*client 0.*disk 1000 is gone"):
-        strategy.aggregate_train(1, replies)
+    assert strategy.aggregate_train(1, replies) == (None, None)
     assert strategy.state is before
-    assert {row.status for row in strategy.reports} == {"failed"}
+    assert [row.failure for row in strategy.reports] == [f"data: disk {1000 - n} is gone" for n in range(5)]
+    assert strategy.rounds_in_vain == 1
 
 
-def test_when_none_answers_the_round_stops_and_says_so():
+def test_rounds_in_vain_are_counted_in_a_row():
     strategy = enlisted()
-    asked(strategy)
-    with pytest.raises(TrainingError, match=r"all 5 clients failed.*timeout"):
-        strategy.aggregate_train(1, [])
+    for _ in range(2):
+        asked(strategy)
+        assert strategy.aggregate_train(1, []) == (None, None)
+    assert {row.failure for row in strategy.reports} == {"timeout: no reply arrived in time"}
+    assert strategy.rounds_in_vain == 2
+    strategy.aggregate_train(2, answers(strategy, asked(strategy)))
+    assert strategy.rounds_in_vain == 0
 
 
 def test_too_few_valid_replies_change_nothing(caplog):
