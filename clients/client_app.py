@@ -8,8 +8,9 @@ from flwr.clientapp import ClientApp
 
 from fedhp import wire
 from fedhp.config import from_json
+from fedhp.recipe import Recipe
 from fedhp.state import RoundTask
-from fedhp.trainer import Recipe, train_locally
+from fedhp.trainer import train_locally
 
 from .device import open_device
 from .failures import tell_failures

@@ -22,9 +22,9 @@ from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.recipe import Recipe
 from fedhp.reconcile import StrategyConfig
 from fedhp.schedule import PruneConfig
-from fedhp.trainer import Recipe
 
 
 @dataclass(frozen=True)

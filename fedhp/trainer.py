@@ -6,8 +6,6 @@ Knows neither Flower nor Ray.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -17,73 +15,23 @@ from torch import nn
 
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
-from fedhp.errors import BudgetError, ScenarioError, TrainingError
+from fedhp.errors import TrainingError
 from fedhp.measure import LiveTensors
-from fedhp.memory import MemoryConfig, MemoryModel
-from fedhp.models import Architecture, to_module
+from fedhp.models import to_module
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
-    TrainConfig,
     allocate_state,
     drop_gradients,
     state_tensors,
 )
 from fedhp.pruning import Contributions, cut, select
-from fedhp.schedule import PruneConfig, Schedule, Shape, scheduled_size
+from fedhp.recipe import Recipe, choose_batch
+from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
-from fedhp.structure import Structure
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, eq=False)
-class Recipe:
-    """How every client trains: the read-only part of a scenario that the trainer needs.
-
-    Compared and hashed by identity, so that what is derived from it can be cached.
-
-    Attributes:
-        rounds: Rounds of the whole training, over which schedules run.
-        seed: The run's seed.
-    """
-
-    architecture: Architecture
-    train: TrainConfig
-    prune: PruneConfig
-    memory: MemoryConfig
-    rounds: int
-    seed: int
-
-    @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
-    def memory_model(self, raw_itemsize: int) -> MemoryModel:
-        """Returns the memory model for this recipe's optimiser and data stored at this item size."""
-        return self.architecture.memory_model(self.train.state_slots, raw_itemsize)
-
-    @cached_property
-    def shape(self) -> Shape:
-        """How the groups of the model shrink together, by their weight in this recipe's memory."""
-        memory = self.memory_model(raw_itemsize=1)
-        return Shape(self.architecture.layout, memory.shares(self.train.batch_size))
-
-    @cached_property
-    def schedule(self) -> Schedule:
-        """How many units may be left, when."""
-        return Schedule(self.prune, self.shape)
-
-    def without_pruning(self) -> "Recipe":
-        """Returns the recipe of a dense model: nothing is cut."""
-        return replace(self, prune=replace(self.prune, target_compression=1.0, marginal=0.0))
-
-    def device(self) -> torch.device:
-        """Returns the device to compute on."""
-        wanted = self.train.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ScenarioError("train.device = cuda, but torch sees no CUDA device; use auto or cpu")
-        return torch.device(wanted)
 
 
 def train_locally(recipe: Recipe, task: RoundTask, shard: Shard) -> Update:
@@ -295,43 +243,3 @@ def training_step(
 
 # Peaks already measured in this process, by the shape of the step; a cache, never state.
 _MEASURED: dict[tuple[object, ...], int] = {}
-
-
-def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budget_bytes: int | None) -> int:
-    """Returns the batch that the policy takes for this structure within the budget.
-
-    Raises:
-        BudgetError: If not even one sample fits.
-    """
-    wanted = recipe.train.batch_size
-    if budget_bytes is None:
-        return wanted
-    largest = memory.largest_batch(structure.counts, budget_bytes)
-    if largest < 1:
-        needed = memory.training_bytes(structure.counts, 1)
-        raise BudgetError(
-            f"training this model with one sample takes {needed:,} bytes; the budget is "
-            f"{budget_bytes:,} bytes"
-        )
-    if recipe.memory.batch_policy == "fill":
-        return min(largest, max(recipe.memory.max_batch, wanted))
-    return min(largest, wanted)
-
-
-@torch.inference_mode()
-def evaluate(
-    architecture: Architecture,
-    state: ModelState,
-    shard: Shard,
-    device: torch.device | str = "cpu",
-    batch: int = 1000,
-) -> tuple[float, float]:
-    """Returns accuracy (0 to 1) and mean cross-entropy of a model on a shard."""
-    module = to_module(architecture, state, device)
-    num_right, loss_sum = 0, 0.0
-    for start in range(0, len(shard), batch):
-        images, labels = shard.batch(np.arange(start, min(start + batch, len(shard))))
-        logits, labels = module(images.to(device)), labels.to(device)
-        loss_sum += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        num_right += int((logits.argmax(1) == labels).sum())
-    return num_right / len(shard), loss_sum / len(shard)

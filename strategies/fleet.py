@@ -14,11 +14,11 @@ from fedhp.assignment import fit_structure
 from fedhp.config import Scenario
 from fedhp.errors import TrainingError, WireError
 from fedhp.memory import MemoryModel
+from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation
 from fedhp.seeds import generator
 from fedhp.state import ClientReport, ModelState, Update
 from fedhp.structure import Structure
-from fedhp.trainer import Recipe
 
 from .replies import Sent, in_order
 from .roster import Device

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
+from fedhp.evaluation import evaluate
 from fedhp.state import RoundReport
 from fedhp.tracking import (
     ConsoleTracker,
@@ -27,7 +28,6 @@ from fedhp.tracking import (
     WandbTracker,
     default_folder,
 )
-from fedhp.trainer import evaluate
 
 from .roster import Device, query_fleet
 from .setup import Setup, prepare

@@ -9,8 +9,8 @@ from fedhp.data import Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
+from fedhp.recipe import Recipe
 from fedhp.references import resolve
-from fedhp.trainer import Recipe
 
 from . import STRATEGIES
 from .fleet import FleetStrategy

@@ -10,10 +10,10 @@ from fedhp.devices import DeviceProfile
 from fedhp.memory import MemoryConfig
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state
 from fedhp.optimizers import TrainConfig
+from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState, RoundTask
 from fedhp.structure import Layout, Structure
-from fedhp.trainer import Recipe
 
 torch.set_num_threads(1)
 

@@ -12,15 +12,17 @@ from torch import nn
 from fedhp import trainer
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
+from fedhp.evaluation import evaluate
 from fedhp.measure import LiveTensors
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import TrainConfig, state_tensors
+from fedhp.recipe import Recipe, choose_batch
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.state import ModelState, Update
 from fedhp.structure import Structure
-from fedhp.trainer import Recipe, choose_batch, evaluate, train_locally
+from fedhp.trainer import train_locally
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 CNN = architecture(ModelConfig("cnn", [6, 8, 16]), (1, 9, 7), 5)
