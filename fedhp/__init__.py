@@ -9,6 +9,10 @@ from typing import Any
 __all__ = ["load_model", "load_run", "simulate"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
         from fedhp import api

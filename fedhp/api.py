@@ -1,8 +1,6 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +56,7 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
     context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
     notes = logging.getLogger("fedhp.notes")
     timeout = scenario.server.timeout_seconds
-    with _quiet_flower(), open_grid(scenario.simulation, CLIENT_APP, clients, timeout, notes.warning) as grid:
+    with open_grid(scenario.simulation, CLIENT_APP, clients, timeout, notes.warning) as grid:
         resolve(SERVER_APP)(grid, context)
     return load_run(folder)
 
@@ -87,16 +85,3 @@ def load_model(folder: str | Path) -> nn.Module:
             f"{model.name} {model.widths}, of groups {dict(layout.widths)}"
         )
     return to_module(arch, state).eval()
-
-
-@contextmanager
-def _quiet_flower() -> Iterator[None]:
-    """Silences Flower's line per round and message, which fedhp's display says better, unless debugging."""
-    flower = logging.getLogger("flwr")
-    before = flower.level
-    if not _logger.isEnabledFor(logging.DEBUG):
-        flower.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        flower.setLevel(before)

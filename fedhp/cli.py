@@ -1,5 +1,6 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
+import importlib.metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,17 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+
+
+@app.callback(invoke_without_command=True)
+def version(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Federated training of one shrinking model on devices with little memory."""
+    if show_version:
+        typer.echo(f"fedhp {importlib.metadata.version('fedhp')}")
+        raise typer.Exit
+
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the run record; default runs/<scenario>-<time>.")]
 Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]

@@ -6,8 +6,8 @@ them, and finds, merges and checks what the user wrote.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -191,9 +191,10 @@ def load_scenario(
     """
     file = _find(name_or_path)
     layers = [_read(path) for path in _ancestry(file)]
-    layers.append(_dotlist(overrides))
-    layers.append(_nested(values or {}))
-    return _checked(layers, str(file))
+    scenario = _checked(layers, str(file))
+    if not overrides and not values:
+        return scenario
+    return _checked([*layers, _dotlist(overrides), _nested(values or {})], "overrides")
 
 
 @lru_cache(maxsize=8)
@@ -225,6 +226,8 @@ def _find(name_or_path: str | Path) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if path.suffix in (".yaml", ".yml"):
+        raise ScenarioError(f"no scenario file {path}")
     raise ScenarioError(
         f"no scenario '{name_or_path}': it is neither the path of a YAML file nor one of those that "
         f"ship ({', '.join(shipped)})"
@@ -292,7 +295,18 @@ def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
 def _explain(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None)
     text = _first_line(error)
-    return f"{text} (at '{key}')" if key and str(key) not in text else text
+    text = f"{text} (at '{key}')" if key and str(key) not in text else text
+    elsewhere = [dotted for dotted in _dotted_keys(Scenario()) if dotted.endswith(f".{key}")]
+    return f"{text} Did you mean: {', '.join(elsewhere)}?" if elsewhere else text
+
+
+def _dotted_keys(part: Any, prefix: str = "") -> Iterator[str]:
+    """Yields every key of the schema, such as ``train.learning_rate``."""
+    for entry in fields(part):
+        yield prefix + entry.name
+        value = getattr(part, entry.name)
+        if is_dataclass(value):
+            yield from _dotted_keys(value, f"{prefix}{entry.name}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -347,10 +347,10 @@ def test_missing_or_damaged_npz_is_refused(tmp_path):
     npz_config(tmp_path)
     file = tmp_path / "data.npz"
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"cannot be read as an \.npz file"):
+    with pytest.raises(DataError, match=r"is no \.npz file"):
         open_dataset(DataConfig("npz", str(tmp_path)))
     np.save(tmp_path / "bare.npy", np.zeros(3))
-    with pytest.raises(DataError, match=r"cannot be read as an \.npz file"):
+    with pytest.raises(DataError, match=r"is no \.npz file"):
         open_dataset(DataConfig("npz", str(tmp_path / "bare.npy")))
 
 

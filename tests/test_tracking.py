@@ -541,7 +541,7 @@ def test_live_display_shows_the_run_and_gives_the_terminal_back(width: int, heig
     tracker.close()
     text = written(target)
     assert "round 1/2" in text
-    assert "interrupted; record: runs/x" in text
+    assert "record so far: runs/x" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, and shown again
     if width >= 80:
         for piece in ("tiny", "80.0%", "3.10", "50%", "100%", "4-8", "client 3 (small) failed in"):

@@ -52,6 +52,8 @@ def read_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
     """
     if not path.is_file():
         raise DataError(f"no file {path}; it should be an .npz file with {', '.join(required)}")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} is no .npz file (numpy.savez writes them) with {', '.join(required)}")
     try:
         # Opened here: NumPy leaves a damaged file open.
         with path.open("rb") as file:

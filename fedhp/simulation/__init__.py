@@ -5,6 +5,7 @@ workers, shares what many clients get, and yields replies in the order of the me
 results do not depend on the number of workers.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ def open_grid(
     opener = _local(config, client_app, num_nodes)
     if config.num_workers != 0:
         opener = _pool(config, client_app, num_nodes, on_note or _silent)
-    with opener as executor, acting_as(SERVER_NODE_ID):
+    with opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
         yield SimulatedGrid(executor, num_nodes, timeout_seconds)
 
 
@@ -80,6 +81,19 @@ def _pool(
 
     with open_pool(config, client_app, num_nodes, on_note) as pool:
         yield pool
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Silences Flower's lines per round, which fedhp's display says better, unless fedhp is debugged."""
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    if not logging.getLogger("fedhp").isEnabledFor(logging.DEBUG):
+        flower.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.setLevel(before)
 
 
 def _silent(_: str) -> None:

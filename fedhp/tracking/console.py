@@ -84,7 +84,7 @@ class ConsoleTracker:
             self._progress.end("interrupted")
             self._stop()
             if self._folder is not None:
-                self._say(f"interrupted; record: {self._folder}")
+                self._say(f"record so far: {self._folder}")
 
     def _stop(self) -> None:
         live, self._live = self._live, None

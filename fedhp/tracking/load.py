@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedhp.config import Scenario
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     """A run that has ended, finished or interrupted.
 
@@ -30,6 +30,11 @@ class RunResult:
     folder: Path
     summary: dict[str, Any]
     config: "Scenario"
+
+    def __repr__(self) -> str:
+        """Says which run it is and how it ended, not all that it holds."""
+        keys = ("status", "rounds", "final_accuracy", "compression", "failures")
+        return f"RunResult({self.folder}, {', '.join(f'{key}={self.summary[key]}' for key in keys)})"
 
     @cached_property
     def rounds(self) -> "pd.DataFrame":
