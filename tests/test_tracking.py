@@ -6,8 +6,10 @@ import json
 import logging
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -596,17 +598,25 @@ def wandb_payloads(path: Path) -> list[bytes]:
     return payloads
 
 
-def wandb_history(folder: Path) -> list[dict[str, object]]:
+def wandb_records(folder: Path, patience_seconds: float = 30.0) -> list[Any]:
+    """Returns the records of the log once W&B, a process of its own, has written the last of them."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     (log,) = folder.glob("wandb/offline-run-*/*.wandb")
-    steps = []
-    for payload in wandb_payloads(log):
-        record = Record.FromString(payload)
-        if record.HasField("history"):
-            items = record.history.item
-            steps.append({i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items})
-    return steps
+    until = time.monotonic() + patience_seconds
+    while True:
+        records = [Record.FromString(payload) for payload in wandb_payloads(log)]
+        if any(record.HasField("exit") for record in records) or time.monotonic() > until:
+            return records
+        time.sleep(0.1)
+
+
+def wandb_history(folder: Path) -> list[dict[str, object]]:
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in wandb_records(folder)
+        if record.HasField("history")
+    ]
 
 
 def test_wandb_offline_holds_the_rounds(
