@@ -590,6 +590,8 @@ def wandb_payloads(path: Path) -> list[bytes]:
             position += left
             continue
         _, length, kind = struct.unpack("<IHB", data[position : position + 7])
+        if position + 7 + length > len(data):
+            break  # still being written
         pieces += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
