@@ -280,8 +280,7 @@ def _nested(values: Mapping[str, Any]) -> DictConfig:
 
 def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(Scenario), *layers)
-        scenario = OmegaConf.to_object(merged)
+        scenario = OmegaConf.to_object(_merged(layers, place))
     except ScenarioError:
         raise
     except OmegaConfBaseException as error:
@@ -290,6 +289,16 @@ def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
         raise ScenarioError(f"{place}: {_explain(error)}") from None
     assert isinstance(scenario, Scenario)
     return scenario
+
+
+def _merged(layers: Sequence[DictConfig], place: str) -> Any:
+    try:
+        return OmegaConf.merge(OmegaConf.structured(Scenario), *layers)
+    except TypeError:  # OmegaConf's word for a mapping where a list is: fleet.classes.0.memory makes one
+        raise ScenarioError(
+            f"{place}: a list is given as a whole, such as model.widths=[64,32]; keys below one, such as "
+            "fleet.classes.0.memory, are refused"
+        ) from None
 
 
 def _explain(error: OmegaConfBaseException) -> str:

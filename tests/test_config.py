@@ -227,6 +227,17 @@ def test_an_override_without_an_equals_sign_is_refused(override):
         load_scenario("quickstart", [override])
 
 
+@pytest.mark.parametrize(
+    "override", ["fleet.classes.0.memory=1MiB", "fleet.classes[0].memory=1MiB", "model.widths.1=3"]
+)
+def test_a_key_into_a_list_is_refused_with_what_to_write(override):
+    with pytest.raises(ScenarioError, match=r"a list is given as a whole, such as model\.widths="):
+        load_scenario("quickstart", [override])
+    key, value = override.split("=")
+    with pytest.raises(ScenarioError):
+        load_scenario("quickstart", values={key: value})
+
+
 @pytest.mark.parametrize("override", ["model.widths=[1,2", "name=${nothing}", "name='a", "=3", "name=${"])
 def test_an_override_that_cannot_be_read_is_refused(override):
     with pytest.raises(ScenarioError):
