@@ -4,7 +4,10 @@ import dataclasses
 import io
 import json
 import logging
+import shutil
+import signal
 import struct
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from fedhp.cli import app
 from fedhp.config import Scenario, WandbConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
@@ -34,6 +39,8 @@ from fedhp.tracking.progress import Progress, Trace
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")
+
+ROOT = Path(__file__).parent.parent
 
 LAYOUT = Layout(
     widths={"hidden": 10},
@@ -369,7 +376,6 @@ def read_all(folder: Path) -> int:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("summary.json", None, "summary.json is missing"),
         ("summary.json", b'{"status": "fin', "summary.json is damaged"),
         (
             "summary.json",
@@ -392,6 +398,133 @@ def test_damaged_record_is_refused_by_name(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(RecordError, match=message):
         read_all(tmp_path)
+
+
+KILLED = """
+import os, signal, sys
+import fedhp
+from fedhp.tracking import RunRecord
+
+record_round = RunRecord.on_round
+
+def die_after_round_2(self, report, state):
+    record_round(self, report, state)
+    if report.round == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunRecord.on_round = die_after_round_2
+small = {"fleet.num_clients": 4, "data.max_train": 400, "simulation.num_workers": 0, "model.widths": [16, 8]}
+fedhp.simulate("quickstart", sys.argv[1], **small)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The record of a run that had no time for any farewell."""
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    command = [sys.executable, "-c", KILLED, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    return folder
+
+
+def test_a_killed_run_reads_back_as_far_as_it_came(killed: Path) -> None:
+    """4 clients in each of 2 rounds; 65 * 16 + 17 * 8 + 9 * 10 are 1266 parameters."""
+    assert not (killed / "summary.json").exists()
+    run = load_run(killed)
+    assert [run.summary[key] for key in ("status", "rounds", "params_full")] == ["unfinished", 2, 1266]
+    assert run.summary["final_accuracy"] == run.rounds["accuracy"].iloc[-1]
+    assert run.summary["bytes_up"] == run.clients["bytes_up"].sum() > 0
+    assert list(run.rounds["round"]) == [0, 1, 2]
+    assert run.clients.groupby("round").size().to_dict() == {1: 4, 2: 4}
+    assert "unfinished, rounds=2" in repr(run)
+    num_parameters = sum(array.size for array in load_state(killed)[0].weights.values())
+    assert num_parameters == run.summary["params_final"]
+
+
+def test_a_killed_runs_folder_is_refused_to_another_run_and_left_alone(killed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*")}
+    result = CliRunner().invoke(app, ["run", "rounds=1", "simulation.num_workers=0", "--out", str(killed)])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {killed} exists already")
+    assert "choose another --out or remove it" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in killed.rglob("*")} == before
+
+
+def test_the_added_up_summary_is_the_one_that_the_run_would_have_written(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    record_run(tmp_path, finish=True).close()
+    written = load_run(tmp_path).summary
+    (tmp_path / "summary.json").unlink()
+    added_up = load_run(tmp_path).summary
+    assert list(added_up) == SUMMARY_KEYS
+    assert added_up == {**written, "status": "unfinished", "versions": {}}
+    assert json.loads(json.dumps(added_up)) == added_up
+
+
+def test_before_the_first_round_the_summary_says_what_it_does_not_know(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    record_run(tmp_path, rounds=0, finish=False)
+    run = load_run(tmp_path)
+    assert [run.summary[key] for key in ("scenario", "status", "rounds")] == ["tiny", "unfinished", 0]
+    unknown = {key for key, value in run.summary.items() if value is None}
+    assert unknown == {
+        "final_accuracy",
+        "best_accuracy",
+        "params_full",
+        "params_final",
+        "compression",
+        "training_bytes_full",
+        "training_bytes_final",
+    }
+    assert run.clients.empty
+
+
+def test_the_training_bytes_of_a_model_that_nobody_could_hold_are_not_made_up(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    """Round 0 has 3 of 10 units already: its 20 parameters at compression 3.1 tell 62, and no bytes."""
+    record = record_run(tmp_path, rounds=0, finish=False)
+    begun = dataclasses.replace(make_report(0), structure=KEPT, params=20, compression=62 / 20)
+    record.on_round(begun, make_state(KEPT))
+    summary = load_run(tmp_path).summary
+    assert (summary["params_full"], summary["training_bytes_full"]) == (62, None)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(4000)])
+def test_parts_that_a_power_failure_emptied_are_left_out_and_named(
+    record_run: RecordRun, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    record_run(tmp_path / "run", finish=False)
+    after = shutil.copytree(tmp_path / "run", tmp_path / "after")
+    (after / "rounds.parquet" / "part-000002.parquet").write_bytes(content)
+    run = load_run(after)
+    assert (run.summary["rounds"], run.summary["final_accuracy"]) == (1, 0.8)
+    assert list(run.rounds["round"]) == [0, 1]
+    assert "part-000002.parquet is damaged" in caplog.text
+    for part in (after / "rounds.parquet").iterdir():
+        part.write_bytes(content)
+    with pytest.raises(RecordError, match=r"rounds\.parquet is missing, or no part of it is whole"):
+        load_run(after)
+
+
+def test_a_run_killed_between_the_renames_of_a_merge_reads_back(
+    record_run: RecordRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts have left and the merged file has not come: it is there under a hidden name."""
+    record, rename, done = record_run(tmp_path), Path.rename, []
+
+    def rename_and_die(path: Path, target: Path) -> None:
+        done.append(rename(path, target))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", rename_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        record.close()
+    assert not (tmp_path / "clients.parquet").exists()
+    assert (len(load_run(tmp_path).clients), len(load_run(tmp_path).rounds)) == (5, 3)
 
 
 def test_table_of_other_columns_is_refused(record_run: RecordRun, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Reading a run record back."""
+"""Reading a run record back, a killed run's too."""
 
 import json
+import logging
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -16,14 +17,18 @@ if TYPE_CHECKING:
 
     from fedhp.config import Scenario
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
-    """A run that has ended, finished or interrupted.
+    """A run as its record has it.
 
     Attributes:
         folder: The run record.
-        summary: What ``summary.json`` holds; see `Summary` for its keys.
+        summary: What ``summary.json`` holds; see `Summary` for its keys. A run that was killed, or still goes
+            on, has none: then the summary is added up from the rounds so far, ``status`` is "unfinished",
+            what they do not tell is None, and ``versions`` is empty.
         config: The resolved scenario.
     """
 
@@ -50,13 +55,19 @@ class RunResult:
 def load_run(folder: str | Path) -> RunResult:
     """Loads the record of a run; the tables are read when asked for.
 
+    A run may be loaded while it goes on, and after it was killed; see `RunResult`.
+
     Raises:
         RecordError: If a file is missing, incomplete or damaged; the message names it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise RecordError(f"no run record at {folder}: it is not a folder")
-    return RunResult(folder, _summary(folder / "summary.json"), _config(folder / "config.yaml"))
+    config, file = _config(folder / "config.yaml"), folder / "summary.json"
+    if file.exists():
+        return RunResult(folder, _summary(file), config)
+    rounds = _table(folder / "rounds.parquet", list(columns.ROUNDS))
+    return RunResult(folder, _added_up(config, rounds.to_dict("records")), config)
 
 
 def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
@@ -78,10 +89,6 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise RecordError(
-            f"{path} is missing: the run still goes on or was killed, or the folder is no record"
-        )
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
@@ -91,6 +98,37 @@ def _summary(path: Path) -> dict[str, Any]:
         missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)
         raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}")
     return summary
+
+
+def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any]:
+    """Returns the keys of `Summary`, from the rows of ``rounds.parquet``."""
+    first, last = (rounds[0], rounds[-1]) if rounds else ({}, {})
+
+    def total(key: str) -> Any:
+        return sum(row[key] for row in rounds)
+
+    seconds = total("seconds")
+    return {
+        "status": "unfinished",
+        "scenario": config.name,
+        "seed": config.seed,
+        "rounds": last.get("round", 0),
+        "final_accuracy": last.get("accuracy"),
+        "best_accuracy": max((row["accuracy"] for row in rounds), default=None),
+        "params_full": round(last["params"] * last["compression"]) if last else None,
+        "params_final": last.get("params"),
+        "compression": last.get("compression"),
+        # Where no device can train the full model, not even round 0 has it.
+        "training_bytes_full": first["training_bytes"] if first.get("compression") == 1 else None,
+        "training_bytes_final": last.get("training_bytes"),
+        "budget_violations": total("budget_violations"),
+        "failures": total("num_failures"),
+        "bytes_up": total("bytes_up"),
+        "bytes_down": total("bytes_down"),
+        "seconds": seconds,
+        "client_rounds_per_second": total("num_replies") / seconds if seconds else 0.0,
+        "versions": {},
+    }
 
 
 def _config(path: Path) -> "Scenario":
@@ -107,12 +145,20 @@ def _config(path: Path) -> "Scenario":
 def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
     try:
         import pandas as pd
+
+        from fedhp.tracking import parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("reading a run record", error.name or "pandas", "server") from None
-    if not path.exists():
-        raise RecordError(f"{path} is missing: the folder is no complete run record")
+    complete, damaged = parquet.files(path)
+    if not complete:
+        raise RecordError(
+            f"{path} is missing, or no part of it is whole: the folder is no complete run record"
+        )
+    for part in damaged:
+        logger.warning("%s is damaged, as after a power failure: its round is left out", part)
     try:
-        table = pd.read_parquet(path, engine="pyarrow")
+        # Handed on to pyarrow, which takes a list of files as one table.
+        table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from None
     if list(table.columns) != expected:

@@ -47,7 +47,7 @@ class PartedTable:
 
     def merge(self) -> None:
         """Replaces the folder of parts by one file; afterwards nothing more can be written."""
-        merged = self._path.with_name(f".{self._path.name}.merged")
+        merged = _merged(self._path)
         with pq.ParquetWriter(merged, self._schema) as writer:
             for table in self._row_groups():
                 writer.write_table(table)
@@ -65,3 +65,30 @@ class PartedTable:
                 yield pa.Table.from_batches(batches, schema=self._schema)
                 batches, num_rows = [], 0
         yield pa.Table.from_batches(batches, schema=self._schema)
+
+
+def files(path: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the files that hold the table at ``path``, at whatever moment its writer was killed.
+
+    Returns:
+        The files, in order, none where there is no table; and the parts that are damaged: a machine that
+        loses power may leave the latest parts empty.
+    """
+    if path.is_dir():
+        complete = {part: _is_complete(part) for part in sorted(path.glob("part-*.parquet"))}
+        return [part for part in complete if complete[part]], [p for p in complete if not complete[p]]
+    # Between the two renames of a merge, the merged file is all that there is.
+    return [file for file in (path, _merged(path)) if file.exists()][:1], []
+
+
+def _is_complete(part: Path) -> bool:
+    try:
+        pq.read_metadata(part)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _merged(path: Path) -> Path:
+    """Returns where a table's parts are merged before the result takes their place."""
+    return path.with_name(f".{path.name}.merged")

@@ -2,7 +2,8 @@
 
 ``config.yaml`` (the resolved scenario), ``events.log``, ``rounds.parquet``, ``clients.parquet``,
 ``model.safetensors`` (the latest global model) and ``summary.json``. All but the last can be
-read at any time while the run goes on; ``summary.json`` appears when it ends.
+read at any time while the run goes on; ``summary.json`` appears when it ends. `load_run` reads the
+record of a run that goes on or was killed, too.
 """
 
 import json

@@ -19,7 +19,8 @@ class Summary:
     """A whole run in a few numbers: ``summary.json``.
 
     Attributes:
-        status: "finished", or "interrupted" where the run ended before its last round.
+        status: "finished", or "interrupted" where the run ended before its last round. A run that was killed
+            writes no summary; `fedhp.tracking.load_run` adds one up whose status is "unfinished".
         rounds: Rounds done; the model before training, round 0, does not count.
         final_accuracy: The global model's accuracy after the last round; None before the first.
         best_accuracy: The best of all rounds.
