@@ -1,6 +1,7 @@
 """The command line: what it prints, and that refused input ends in one readable error and exit code 2."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -168,18 +169,36 @@ def test_interrupting_exits_as_the_shell_expects():
     assert caught.value.exit_code == 130
 
 
-def test_the_module_is_the_command(tmp_path):
-    """In a process of its own, outside the checkout: exit code 2, one line, no traceback."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
-    done = subprocess.run(
-        [sys.executable, "-m", "fedhp", "run", "quickstart", "rounds=0"],
+def process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in a process of its own, outside the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "fedhp", *arguments],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
-        env=environment,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80", **environment},
         timeout=120,
         check=False,
     )
+
+
+def test_data_that_is_nowhere_is_refused_in_one_line_and_no_retries(tmp_path):
+    """Neither files nor a hub: nothing listens on the port. Its client tells of its retries if let."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    hub = {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub"), "NO_PROXY": "127.0.0.1"}
+    done = process(tmp_path, "run", "mnist_fleet", **hub)
+    assert done.returncode == 2
+    assert done.stdout == "preparing 'mnist' for 100 clients\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: loading 'ylecun/mnist' from the Hugging Face hub (no local folder")
+    assert "train-images-idx3-ubyte" in line
+    assert "FEDHP_DATA" in line
+
+
+def test_the_module_is_the_command(tmp_path):
+    """In a process of its own: exit code 2, one line, no traceback."""
+    done = process(tmp_path, "run", "quickstart", "rounds=0")
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: rounds must be at least 1, got 0")
     assert len(done.stderr.strip().splitlines()) == 1

@@ -3,9 +3,12 @@
 import gzip
 import multiprocessing
 import os
+import socket
 import struct
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,29 @@ REAL_DATA = os.environ.get("FEDHP_DATA", "")
 def _own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("FEDHP_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FEDHP_DATA", raising=False)
+
+
+@pytest.fixture
+def hub_address(monkeypatch, tmp_path):
+    """Moves the hub to a loopback port that nothing listens on, and what came from it out of sight."""
+    datasets = pytest.importorskip("datasets")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    return "127.0.0.1", port
+
+
+@pytest.fixture
+def hub(hub_address):
+    """Lets something answer at the hub's address."""
+    with HTTPServer(hub_address, BaseHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
 
 
 def write_idx(path: Path, array: np.ndarray, magic: bytes | None = None) -> None:
@@ -205,6 +231,7 @@ def test_damaged_idx_files_are_refused(tmp_path, damage):
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_missing_files_and_no_hub_say_what_was_looked_for(tmp_path, monkeypatch, name):
     datasets = pytest.importorskip("datasets")
@@ -222,8 +249,12 @@ def test_missing_files_and_no_hub_say_what_was_looked_for(tmp_path, monkeypatch,
     assert "\n" not in message
 
 
-def test_hub_images_become_arrays(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reachable", [True, False])
+def test_hub_images_become_arrays(tmp_path, monkeypatch, request, reachable):
+    """Where the hub cannot be reached, its client is asked for what it has loaded before, and only that."""
     datasets = pytest.importorskip("datasets")
+    request.getfixturevalue("hub" if reachable else "hub_address")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
     images = np.random.default_rng(0).integers(0, 256, (12, 6, 6, 3), np.uint8)
     features = datasets.Features({"img": datasets.Image(), "label": datasets.Value("int64")})
     columns = {"img": list(images), "label": [i % 10 for i in range(12)]}
@@ -231,13 +262,22 @@ def test_hub_images_become_arrays(tmp_path, monkeypatch):
     asked = []
 
     def load(repository: str) -> dict:
-        asked.append(repository)
+        asked.append((repository, datasets.config.HF_HUB_OFFLINE))
         return {"train": split, "test": split}
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     dataset = open_dataset(DataConfig("cifar10", str(tmp_path)))
-    assert asked == ["uoft-cs/cifar10"]
+    assert asked == [("uoft-cs/cifar10", not reachable)]
+    assert datasets.config.HF_HUB_OFFLINE is False
     np.testing.assert_array_equal(dataset.train_images, images.transpose(0, 3, 1, 2))
+
+
+@pytest.mark.usefixtures("hub_address")
+def test_a_hub_that_cannot_be_reached_is_refused_with_the_cause(tmp_path, caplog):
+    """The hub's own client is asked here, which would warn of each of six tries."""
+    with pytest.raises(DataError, match=r"'ylecun/mnist' from the Hugging Face hub .* failed: .*refused"):
+        open_dataset(DataConfig("mnist", str(tmp_path)))
+    assert not caplog.records
 
 
 def test_missing_package_names_the_extra(monkeypatch):

@@ -1,6 +1,7 @@
 """The data sets that fedhp knows by name, and the user's own."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedhp.errors import DataError, MissingExtraError
 
 Arrays = Mapping[str, NDArray[Any]]
 
+_HUB_SECONDS = 5.0
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -182,22 +184,54 @@ def _on_hub(hub: _Hub, folder: str, names: str, root: str) -> Located:
 def _read_hub(hub: _Hub, folder: str, names: str, looked: str) -> Arrays:
     purpose = f"loading '{hub.repository}' from the Hugging Face hub ({looked})"
     try:
-        from datasets import load_dataset
+        from datasets import config, load_dataset
     except ImportError:
         raise MissingExtraError(purpose, "datasets", "server") from None
+    unreachable = None
     try:
-        splits = load_dataset(hub.repository)
-        raw: dict[str, NDArray[Any]] = {}
-        for key, split in (("train", splits["train"]), ("test", splits["test"])):
-            raw[f"x_{key}"] = np.stack([np.asarray(image) for image in split[hub.images]])
-            raw[f"y_{key}"] = np.asarray(split["label"][:])
+        unreachable = _hub_is_unreachable(config.HF_ENDPOINT)
+        with _from_its_cache(config, only=unreachable is not None):
+            raw = _hub_arrays(load_dataset(hub.repository), hub.images)
     except Exception as error:  # the hub's client raises many kinds; offline or not, all mean no data
-        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        cause = str(unreachable or error).split("\n")[0].rstrip(".") or type(error).__name__
         raise DataError(
             f"{purpose} failed: {cause}. Put {names} into a folder <root>/{folder} and set "
             f"data.root or FEDHP_DATA to <root>, or run once where the hub can be reached"
         ) from None
     return _gathered(raw, hub.repository, 10)
+
+
+def _hub_arrays(splits: Any, images: str) -> Arrays:
+    raw: dict[str, NDArray[Any]] = {}
+    for split in ("train", "test"):
+        raw[f"x_{split}"] = np.stack([np.asarray(image) for image in splits[split][images]])
+        raw[f"y_{split}"] = np.asarray(splits[split]["label"][:])
+    return raw
+
+
+def _hub_is_unreachable(address: str) -> Exception | None:
+    """Asks the hub for anything at all, and returns what came of it if not an answer."""
+    from huggingface_hub import get_session
+
+    try:
+        get_session().head(address, timeout=_HUB_SECONDS)
+    except Exception as error:  # of the HTTP library, which differs between the client's versions
+        return error
+    return None
+
+
+@contextmanager
+def _from_its_cache(config: Any, only: bool) -> Iterator[None]:
+    """With ``only``, lets the hub's client look at nothing but what it has loaded before.
+
+    On a hub that cannot be reached it would try six times, over half a minute, and tell each time.
+    """
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        config.HF_HUB_OFFLINE = before
 
 
 SOURCES: Mapping[str, Source] = {
