@@ -231,6 +231,71 @@ def test_damaged_idx_files_are_refused(tmp_path, damage):
     assert not list((tmp_path / "cache").rglob("*.npy"))
 
 
+def write_cifar10(folder: Path, num_records: int = 2) -> None:
+    """Writes the six files with few records: the format has no header, and so the set no fixed length.
+
+    Record r of file f has label f, and is r in red, 10 + f in green and 20 in blue, but for one pixel: the
+    second of the first row is 99 in red.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate([*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]):
+        records = [
+            bytes([number]) + bytes([r, 99] + [r] * 1022) + bytes([10 + number] * 1024) + bytes([20] * 1024)
+            for r in range(num_records)
+        ]
+        (folder / f"{name}.bin").write_bytes(b"".join(records))
+
+
+@pytest.mark.parametrize("below", ["cifar10/cifar-10-batches-bin", "cifar10", "cifar-10-batches-bin", "."])
+def test_cifar10_is_read_from_its_binary_version_rather_than_the_subset(tmp_path, below):
+    write_cifar10(tmp_path / below)
+    (tmp_path / "cifar10").mkdir(exist_ok=True)
+    np.savez(tmp_path / "cifar10" / "cifar10_small.npz", nothing=np.zeros(1))
+    dataset = open_dataset(DataConfig("cifar10", str(tmp_path)))
+    assert dataset.train_labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert dataset.test_labels.tolist() == [5, 5]
+    assert dataset.train_images.shape == (10, 3, 32, 32)
+    red, green, blue = dataset.train_images[7]  # file 3, record 1
+    assert red[0].tolist() == [1, 99] + [1] * 30
+    assert set(red[1:].flat) == {1}
+    assert (set(green.flat), set(blue.flat)) == ({13}, {20})
+    assert (dataset.num_classes, dataset.mean, dataset.std) == (10, 0.4734, 0.2516)
+
+
+def _cut(file: Path, num_bytes: int) -> None:
+    file.write_bytes(file.read_bytes()[:-num_bytes])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "data_batch_3.bin").unlink(), "only a part of cifar10: data_batch_3.bin is missing"),
+        (lambda f: (f / "test_batch.bin").unlink(), "only a part of cifar10: test_batch.bin is missing"),
+        (lambda f: _cut(f / "data_batch_2.bin", 1), r"data_batch_2\.bin should hold records of 3073 bytes"),
+        (lambda f: _cut(f / "test_batch.bin", 3073), r"test_batch\.bin is truncated: it holds 1 records"),
+        (lambda f: (f / "data_batch_5.bin").write_bytes(b""), r"data_batch_5\.bin should .* holds 0 bytes"),
+        (lambda f: (f / "data_batch_1.bin").write_bytes(bytes([10]) * 6146), "labels of 0 to 9, got 1 to 10"),
+    ],
+)
+def test_damaged_cifar10_is_refused_even_with_the_subset_beside_it(tmp_path, damage, message):
+    write_cifar10(tmp_path)
+    np.savez(tmp_path / "cifar10_small.npz", **npz_arrays())
+    damage(tmp_path)
+    with pytest.raises(DataError, match=message):
+        open_dataset(DataConfig("cifar10", str(tmp_path)))
+
+
+@pytest.mark.parametrize("below", ["cifar-10-batches-py", "cifar10/cifar-10-batches-py", "cifar10"])
+def test_pickled_cifar10_is_refused_unread_and_the_binary_version_named(tmp_path, below):
+    """An empty file: nobody has looked into it. Beside a version that can be read, it does no harm."""
+    (tmp_path / below).mkdir(parents=True)
+    (tmp_path / below / "data_batch_1").touch()
+    with pytest.raises(DataError, match=r"data_batch_1 is of .* pickled.*cifar-10-binary\.tar\.gz"):
+        open_dataset(DataConfig("cifar10", str(tmp_path)))
+    write_cifar10(tmp_path / "cifar10")
+    assert len(open_dataset(DataConfig("cifar10", str(tmp_path))).test_labels) == 2
+
+
 @pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
 def test_missing_files_and_no_hub_say_what_was_looked_for(tmp_path, monkeypatch, name):

@@ -1,4 +1,4 @@
-"""Reads the file formats that data comes in: IDX (as MNIST is published) and NumPy's ``.npz``."""
+"""Reads the file formats that data comes in: IDX (as MNIST is published), CIFAR-10's, NumPy's ``.npz``."""
 
 import gzip
 import math
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedhp.errors import DataError
 
 _UNSIGNED_BYTE = 8
+_CIFAR_IMAGE = (3, 32, 32)
 
 
 def read_idx(path: Path, num_dims: int) -> NDArray[np.uint8]:
@@ -41,6 +42,26 @@ def read_idx(path: Path, num_dims: int) -> NDArray[np.uint8]:
             f"bytes, and {len(content) - header} follow. {_FETCH_AGAIN}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def read_cifar10(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Reads a file of CIFAR-10's binary version: images of shape (N, 3, 32, 32) and labels of shape (N,).
+
+    The format is https://www.cs.toronto.edu/~kriz/cifar.html: records without a header, each one byte of
+    label and 3,072 of pixels, red, green and blue, row by row.
+
+    Raises:
+        DataError: If the file is empty, or no whole number of records.
+    """
+    content = _uncompressed(path)
+    record = 1 + math.prod(_CIFAR_IMAGE)
+    if not content or len(content) % record:
+        raise DataError(
+            f"{path} should hold records of {record} bytes, and holds {len(content)} bytes, which is no "
+            f"whole number of them. {_FETCH_AGAIN}"
+        )
+    rows = np.frombuffer(content, np.uint8).reshape(-1, record)
+    return rows[:, 1:].reshape(-1, *_CIFAR_IMAGE), rows[:, 0]
 
 
 def read_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:

@@ -1,6 +1,6 @@
 """The data sets that fedhp knows by name, and the user's own."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.checks import checked_images, checked_labels, checked_owners
-from fedhp.data.files import read_idx, read_npz
+from fedhp.data.files import read_cifar10, read_idx, read_npz
 from fedhp.errors import DataError, MissingExtraError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -143,12 +143,59 @@ def _read_idx_set(files: Mapping[str, Path]) -> Arrays:
     return _gathered(raw, str(files["x_train"].parent), 10)
 
 
+_CIFAR_FOLDER = "cifar-10-batches-bin"
+_CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+_CIFAR_SUBSET = "cifar10_small.npz"
+
+
 def _locate_cifar10(root: str) -> Located:
-    name = "cifar10_small.npz"
-    for place in _places(root, "cifar10"):
-        if (file := place / name).is_file():
+    places = [place / below for place in _places(root, "cifar10") for below in (_CIFAR_FOLDER, "")]
+    for place in places:
+        found = [place / name for name in _CIFAR_FILES if (place / name).is_file()]
+        if len(found) == len(_CIFAR_FILES):
+            return Located("cifar10", tuple(found), partial(_read_cifar10_set, found))
+        if found:
+            missing = sorted(set(_CIFAR_FILES) - {file.name for file in found})
+            raise DataError(
+                f"{place} holds only a part of cifar10: {', '.join(missing)} is missing; put it beside the "
+                f"others"
+            )
+    for place in places:
+        if (file := place / _CIFAR_SUBSET).is_file():
             return Located("cifar10", (file,), partial(_read_npz_set, file, 10))
-    return _on_hub(_Hub("uoft-cs/cifar10", images="img"), "cifar10", name, root)
+    _refuse_pickled_cifar10(places)
+    names = f"{_CIFAR_FOLDER} (with {', '.join(_CIFAR_FILES)}) or {_CIFAR_SUBSET}"
+    return _on_hub(_Hub("uoft-cs/cifar10", images="img"), "cifar10", names, root)
+
+
+def _refuse_pickled_cifar10(places: Sequence[Path]) -> None:
+    for place in places:
+        for file in (place / "cifar-10-batches-py" / "data_batch_1", place / "data_batch_1"):
+            if file.is_file():
+                raise DataError(
+                    f"{file} is of CIFAR-10's python version, which is pickled: to read it is to run "
+                    f"whatever code it holds, and so it is refused. Unpack the binary version, "
+                    f"cifar-10-binary.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html, there instead"
+                )
+
+
+def _read_cifar10_set(files: Sequence[Path]) -> Arrays:
+    batches = [read_cifar10(file) for file in files]
+    lengths = [len(labels) for _, labels in batches]
+    if min(lengths) < max(lengths):
+        shortest = files[lengths.index(min(lengths))]
+        raise DataError(
+            f"{shortest} is truncated: it holds {min(lengths)} records, and another file of the set "
+            f"{max(lengths)}. Fetch it again"
+        )
+    *train, (test_images, test_labels) = batches
+    raw = {
+        "x_train": np.concatenate([images for images, _ in train]),
+        "y_train": np.concatenate([labels for _, labels in train]),
+        "x_test": test_images,
+        "y_test": test_labels,
+    }
+    return _gathered(raw, str(files[0].parent), 10)
 
 
 def _locate_npz(root: str) -> Located:
