@@ -1,15 +1,22 @@
-"""The documents say what is so: held against the schema and the registries."""
+"""The documents say what is so: held against the schema and the registries, their commands run."""
 
 import dataclasses
+import os
 import re
+import shlex
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from typer.testing import CliRunner
 
+import fedhp
+from fedhp.cli import app
 from fedhp.config import WANDB_MODES, Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
 from fedhp.data import SOURCES
@@ -189,3 +196,74 @@ def test_links_lead_somewhere(page):
         assert file.exists(), f"{page} links to {target}, which is not there"
         if anchor:
             assert anchor in headings(file.read_text(encoding="utf-8")), f"{page}: no heading for {target}"
+
+
+REAL_DATA = os.environ.get("FEDHP_DATA", "")
+CHEAP = {"rounds": 1, "simulation.num_workers": 0, "train.local_epochs": 1}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Yields each page and what follows the word fedhp in a command of it."""
+    for page in ("README.md", "docs/scenarios.md"):
+        for line in "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words and Path(words[0]).name == "fedhp":
+                yield page, words[1:]
+
+
+COMMANDS = list(commands())
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
+    """Someone who has followed the pages so far: in a folder with their files, and with a data file."""
+    monkeypatch.chdir(tmp_path)
+    for block in [*blocks("README.md", "yaml"), *blocks("docs/scenarios.md", "yaml")]:
+        if name := re.match(r"# (\S+\.yaml)\n", block):
+            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    images = np.random.default_rng(0).integers(0, 256, (1500, 8, 8), np.uint8)
+    labels = np.arange(1500) % 10
+    np.savez("mine.npz", x_train=images, y_train=labels, x_test=images[:50], y_test=labels[:50])
+    return tmp_path
+
+
+def skip_without_data(arguments: list[str]) -> None:
+    """Skips where the files are missing: what a hub far away has to say is no matter of the documents."""
+    shown = yaml.safe_load(CliRunner().invoke(app, ["show", *arguments]).stdout)["data"]
+    if SOURCES[shown["name"]].locate(shown["root"] or REAL_DATA).identity.startswith("hub:"):
+        pytest.skip(f"FEDHP_DATA names no folder with {shown['name']}")
+
+
+def test_the_pages_have_commands_of_every_verb():
+    assert {words[0] for _, words in COMMANDS} == {"run", "scenarios", "show", "strategies"}
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(words) for _, words in COMMANDS])
+def test_a_command_of_the_pages_works(reader, page, words):
+    verb, *arguments = (word.replace("/path/to/", f"{reader}/") for word in words)
+    if verb == "run":
+        skip_without_data([word for word in arguments if word != "--out" and not word.startswith("runs/")])
+        arguments += [f"{key}={value}" for key, value in CHEAP.items()]
+    result = CliRunner().invoke(app, [verb, *arguments])
+    assert result.exit_code == 0, f"{page}: {result.output}"
+    assert result.stdout or verb == "run"
+    for summary in reader.rglob("summary.json"):
+        assert fedhp.load_run(summary.parent).summary["status"] == "finished"
+    assert len(list(reader.rglob("summary.json"))) == (verb == "run")
+
+
+@pytest.mark.usefixtures("reader")
+@pytest.mark.parametrize("block", blocks("README.md", "python"))
+def test_the_python_of_the_readme_runs(block, monkeypatch, capsys):
+    simulate = fedhp.simulate
+    monkeypatch.setattr(fedhp, "simulate", lambda *given, **values: simulate(*given, **{**values, **CHEAP}))
+    names: dict[str, Any] = {}
+    exec(block, names)  # what a reader would paste
+    assert isinstance(names["model"], torch.nn.Module)
+    assert "gateway" in capsys.readouterr().out
