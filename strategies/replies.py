@@ -35,8 +35,11 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
     next_up = 0
     for reply in replies:
         node = reply.metadata.src_node_id
-        if node not in sent or node in seen:
-            _notes.warning("dropped an unexpected reply from node %d", node)
+        if node not in sent:
+            _notes.warning("dropped a reply from node %d, which was not asked", node)
+            continue
+        if node in seen:
+            _notes.warning("dropped a second reply from client %d (node %d)", sent[node].device.client, node)
             continue
         seen.add(node)
         early[node] = reply

@@ -80,7 +80,8 @@ def _read(reply: Message) -> tuple[int, DeviceProfile, int | None]:
     except WireError as error:
         raise WireError(f"node {node}: {error}") from None
     if not profile.num_examples:
-        raise DataError(f"node {node} (partition {client}) has no training samples")
+        name = f"node {node}" if client is None else f"client {client} (node {node})"
+        raise DataError(f"{name} has no training samples; give it some, or leave it out of the fleet")
     return node, profile, client
 
 
