@@ -9,7 +9,7 @@ from torch import nn
 
 from fedhp.config import ModelConfig, Scenario, load_scenario
 from fedhp.errors import RecordError
-from fedhp.models import architecture, to_module
+from fedhp.models import architecture, to_whole_module
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
 from fedhp.tracking import RunResult, default_folder, load_run, load_state
@@ -64,8 +64,8 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
 def load_model(folder: str | Path) -> nn.Module:
     """Returns the final global model of a run as a plain, compact torch module in evaluation mode.
 
-    It takes float32 samples of shape ``(batch, channels, height, width)``, normalised as in training, and
-    returns logits of shape ``(batch, classes)``.
+    It takes whole float32 samples of shape ``(batch, channels, height, width)``, normalised as in training,
+    and returns logits of shape ``(batch, classes)``.
 
     Raises:
         RecordError: If the record holds no such model, or it does not match its structure.
@@ -84,4 +84,4 @@ def load_model(folder: str | Path) -> nn.Module:
             f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
             f"{model.name} {model.widths}, of groups {dict(layout.widths)}"
         )
-    return to_module(arch, state).eval()
+    return to_whole_module(arch, state).eval()

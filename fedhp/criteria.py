@@ -1,17 +1,31 @@
 """Criteria: one score per kept unit of a group; the lowest goes first. They score, nothing else.
 
-A criterion sees the parameters *entering* a group: the tensors whose first axis is the group's units, with
-their gradients of the last step. The paper's own score is not available to us; the default is our choice.
+A criterion sees the parameters *entering* a group, one row per unit, with their gradients of the last step;
+of the inputs, which nothing enters, those *leaving* it. The paper's own score is not available to us; the
+default is our choice.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-Parameters = Sequence[torch.nn.Parameter]
-Score = Callable[[Parameters, torch.Generator], torch.Tensor]
+
+class Rows(NamedTuple):
+    """One parameter of a group, seen unit by unit.
+
+    Attributes:
+        weights: Shape ``(units, entries)``; a bias has one entry per unit.
+        gradients: The same of the last step; None where the criterion is not ``tracked``.
+    """
+
+    weights: torch.Tensor
+    gradients: torch.Tensor | None
+
+
+Score = Callable[[Sequence[Rows], torch.Generator], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +33,7 @@ class Criterion:
     """A score and when to take it.
 
     Attributes:
-        score: Maps the parameters entering a group, each of shape ``(units, ...)`` and with its gradient if
-            ``tracked``, and a random generator to non-negative scores of shape ``(units,)``.
+        score: Maps a group's parameters and a random generator to non-negative scores of shape ``(units,)``.
         tracked: Whether the score depends on the data: then it is averaged over the steps; otherwise it is
             taken only when a cut is due.
     """
@@ -29,46 +42,48 @@ class Criterion:
     tracked: bool
 
 
-def taylor(parameters: Parameters, generator: torch.Generator) -> torch.Tensor:
-    """First-order Taylor term of removing a unit, ``|sum w * dL/dw|`` over its incoming weights and bias.
+def taylor(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
+    """First-order Taylor term of removing a unit, ``|sum w * dL/dw|`` over its weights and bias.
 
-    Setting a unit's incoming weights and bias to zero changes the loss by minus this sum, to first order
-    (Molchanov et al. 2019, arXiv 1906.10771, equation 8, summed before the square as for a whole unit).
+    Setting a unit's incoming weights and bias (an input's outgoing weights) to zero changes the loss by
+    minus this sum, to first order (Molchanov et al. 2019, arXiv 1906.10771, equation 8, summed before the
+    square as for a whole unit).
     """
-    total = torch.zeros(len(parameters[0]), device=parameters[0].device)
-    for parameter in parameters:
-        assert parameter.grad is not None
-        total += _row_dots(_rows(parameter.detach()), _rows(parameter.grad))
-    return total.abs_()
+    return _sum([_row_dots(rows) for rows in parameters]).abs_()
 
 
-def magnitude(parameters: Parameters, generator: torch.Generator) -> torch.Tensor:
-    """Euclidean norm of a unit's incoming weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
-    total = torch.zeros(len(parameters[0]), device=parameters[0].device)
-    for parameter in parameters:
-        total += torch.linalg.vector_norm(_rows(parameter.detach()), dim=1).square_()
-    return total.sqrt_()
+def magnitude(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
+    """Euclidean norm of a unit's weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
+    squares = [torch.linalg.vector_norm(rows.weights, dim=1).square_() for rows in parameters]
+    return _sum(squares).sqrt_()
 
 
-def random(parameters: Parameters, generator: torch.Generator) -> torch.Tensor:
+def random(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
     """Uniform random scores: the control that any other criterion has to beat."""
-    return torch.rand(len(parameters[0]), generator=generator).to(parameters[0].device)
+    weights = parameters[0].weights
+    return torch.rand(len(weights), generator=generator).to(weights.device)
 
 
-def _rows(tensor: torch.Tensor) -> torch.Tensor:
-    """Views a parameter as one row per unit; a bias as rows of one."""
-    return tensor.reshape(len(tensor), -1)
+def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Adds tensors into the first of them."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
 
 
-def _row_dots(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Returns the dot product of each pair of rows without a temporary of the operands' size.
+def _row_dots(rows: Rows) -> torch.Tensor:
+    """Returns the dot product of each row of weights with its gradients, without a temporary of their size.
 
     Torch's own ways allocate one on the CPU, which would be the step's peak: the largest weight again, on
-    top of all gradients. NumPy's ``vecdot`` reads the same memory and allocates nothing.
+    top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whether the
+    units are the tensor's rows or its columns, and allocates nothing.
     """
-    if left.device.type == "cpu":
-        return torch.from_numpy(np.vecdot(left.numpy(), right.numpy()))
-    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).flatten()
+    weights, gradients = rows
+    assert gradients is not None
+    if weights.device.type == "cpu":
+        return torch.from_numpy(np.einsum("ij,ij->i", weights.numpy(), gradients.numpy()))
+    return torch.bmm(weights.unsqueeze(1), gradients.unsqueeze(2)).flatten()
 
 
 CRITERIA: dict[str, Criterion] = {

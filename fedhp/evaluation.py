@@ -18,10 +18,10 @@ def evaluate(
     batch: int = 1000,
 ) -> tuple[float, float]:
     """Returns accuracy (0 to 1) and mean cross-entropy of a model on a shard."""
-    module = to_module(architecture, state, device)
+    module, inputs = to_module(architecture, state, device), architecture.kept_inputs(state.structure)
     num_right, loss_sum = 0, 0.0
     for start in range(0, len(shard), batch):
-        images, labels = shard.batch(np.arange(start, min(start + batch, len(shard))))
+        images, labels = shard.batch(np.arange(start, min(start + batch, len(shard))), inputs)
         logits, labels = module(images.to(device)), labels.to(device)
         loss_sum += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
         num_right += int((logits.argmax(1) == labels).sum())

@@ -26,6 +26,8 @@ from fedhp.structure import Layout
 FLOAT_BYTES = 4
 INDEX_BYTES = 8
 
+_SMALLEST_SHARE = 0.25
+
 BATCH_POLICIES = ("fixed", "fill")
 LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
@@ -96,9 +98,11 @@ class MemoryModel:
     Attributes:
         layout: The model's wiring.
         ops: The operations of the model when each group keeps the given number of units.
-        input_size: Number of scalars in one input sample.
+        input_size: Number of scalars in one sample as it is stored.
         raw_itemsize: Bytes per scalar of the stored data (1 for 8-bit images).
         state_slots: Optimiser tensors per parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        inputs: The group whose units are the scalars of a sample that the model takes; None where it
+            takes all.
     """
 
     layout: Layout
@@ -106,6 +110,7 @@ class MemoryModel:
     input_size: int
     raw_itemsize: int
     state_slots: int
+    inputs: str | None = None
     _moments: Callable[[tuple[int, ...]], tuple[Moment, ...]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -122,10 +127,12 @@ class MemoryModel:
     def shares(self, batch: int) -> dict[str, float]:
         """Returns how much of the training memory each group is behind, relative to the heaviest one.
 
-        A group's weight is what the full model's step would save if the group were at its floor.
+        A group's weight is what the full model's step would save if the group were at its floor. Inputs count
+        half: what they weigh is the first layer's columns, which go with that layer's units just as well. Our
+        choice, and measured (docs/benchmarks.md).
 
         Returns:
-            Per group, a number above 0 (a small floor keeps every group able to shrink) and at most 1.
+            Per group, a number of at least a quarter (so that every group shrinks) and at most 1.
         """
         full = self.training_bytes(self.layout.widths, batch)
         saved = {
@@ -133,7 +140,10 @@ class MemoryModel:
             for group, floor in self.layout.floors.items()
         }
         heaviest = max(1, *saved.values())
-        return {group: max(0.05, weight / heaviest) for group, weight in saved.items()}
+        halves = {group: 0.5 if group == self.inputs else 1.0 for group in saved}
+        return {
+            group: max(_SMALLEST_SHARE, halves[group] * weight / heaviest) for group, weight in saved.items()
+        }
 
     def _of(self, counts: Mapping[str, int]) -> tuple[Moment, ...]:
         return self._moments(tuple(counts[group] for group in self.layout.widths))
@@ -144,13 +154,23 @@ class MemoryModel:
         sizes = [self._parameter_bytes(op, counts) for op in ops]
         # Contributions: an average and the newest score per unit.
         resting = sum(sizes) * (1 + self.state_slots) + 2 * FLOAT_BYTES * sum(counts.values())
-        entry = self.input_size * FLOAT_BYTES + INDEX_BYTES
-        raw = self.input_size * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)
-        moments = [Moment(resting, entry + raw), Moment(resting + sum(sizes), entry)]
+        num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
+        entry = num_inputs * FLOAT_BYTES + INDEX_BYTES
+        moments = [Moment(resting, per_sample) for per_sample in self._loading(num_inputs)]
+        moments.append(Moment(resting + sum(sizes), entry))
         moments += _loss_moments(ops, resting, entry)
         for index in range(len(ops)):
             moments += _backward_moments(ops, sizes, index, resting, entry)
         return tuple(moments)
+
+    def _loading(self, num_inputs: int) -> list[int]:
+        """Returns the bytes per sample while a batch is gathered, picked from and converted."""
+        stored = self.raw_itemsize
+        converted = num_inputs * FLOAT_BYTES + INDEX_BYTES
+        moments = [converted + (num_inputs * stored if stored < FLOAT_BYTES else 0)]
+        if num_inputs < self.input_size:
+            moments.append((self.input_size + num_inputs) * stored)
+        return moments
 
     def _parameter_bytes(self, op: Op, counts: Mapping[str, int]) -> int:
         shapes = (self.layout.shape(name, counts) for name in op.parameters)

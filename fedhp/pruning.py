@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.criteria import Criterion
+from fedhp.criteria import Criterion, Rows
 from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
 
-# Weight of the newest step in the average of contributions: about ten steps of memory.
-_NEWEST = 0.1
+# Weight of the newest step in the average of contributions, once there are as many: fifty steps of memory.
+# A unit's Taylor term is noisy, an input's most of all; with ten steps of memory the choice is as well.
+_NEWEST = 0.02
 
 
 class Contributions:
@@ -48,25 +49,29 @@ class Contributions:
         self._known = dict(known)
         self._blend = blend
         parameters = dict(module.named_parameters())
-        self._entering = {
-            group: [parameters[name] for name in _entering(layout, group)] for group in layout.widths
+        self._judged_by = {
+            group: [(parameters[name], axis) for name, axis in _judged_by(layout, group)]
+            for group in layout.widths
         }
         self._average: dict[str, torch.Tensor] = {}
+        self._num_observed = 0
 
     def observe(self) -> None:
         """Takes the scores of the step just done; call after the backward pass, before gradients go."""
         if not self._criterion.tracked:
             return
-        for group, parameters in self._entering.items():
-            score = self._criterion.score(parameters, self._generator)
+        self._num_observed += 1
+        weight = max(_NEWEST, 1 / self._num_observed)
+        for group in self._judged_by:
+            score = self._score(group)
             if group in self._average:
-                self._average[group].lerp_(score, _NEWEST)
+                self._average[group].lerp_(score, weight)
             else:
                 self._average[group] = score
 
     def own(self) -> Scores:
         """Returns the scores that this training alone shows, of shape ``(units,)`` per group."""
-        raw = self._average if self._criterion.tracked else self._now()
+        raw = self._average if self._criterion.tracked else {g: self._score(g) for g in self._judged_by}
         return {group: _shares(score.cpu().numpy()) for group, score in raw.items()}
 
     def blended(self) -> Scores:
@@ -79,17 +84,23 @@ class Contributions:
 
     def cut(self, within: Structure, sub: Structure) -> None:
         """Forgets the units that were cut."""
-        for group in self._entering:
+        for group in self._judged_by:
             positions = within.positions(sub, group)
             self._known[group] = self._known[group][positions]
             if group in self._average:
                 self._average[group] = self._average[group][torch.from_numpy(positions)]
 
-    def _now(self) -> dict[str, torch.Tensor]:
-        return {
-            group: self._criterion.score(parameters, self._generator)
-            for group, parameters in self._entering.items()
-        }
+    def _score(self, group: str) -> torch.Tensor:
+        rows = [
+            Rows(_rows(p.detach(), axis), None if p.grad is None else _rows(p.grad, axis))
+            for p, axis in self._judged_by[group]
+        ]
+        return self._criterion.score(rows, self._generator)
+
+
+def _rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
+    """Views a tensor as one row per entry of an axis, without a copy; a bias as rows of one."""
+    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 def _shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,9 +109,20 @@ def _shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return scores / mean if mean > 0 else np.ones_like(scores)
 
 
-def _entering(layout: Layout, group: str) -> list[str]:
-    """Returns the parameters whose first axis is the group's units: what determines their activations."""
-    return [name for name, axes in layout.axes.items() if axes[0] is not None and axes[0].group == group]
+def _judged_by(layout: Layout, group: str) -> list[tuple[str, int]]:
+    """Returns the parameters that a group's units are scored by, and the axis on which each unit has a row.
+
+    Those are what determines the units' activations: the parameters whose first axis is the group's. Inputs
+    have none; what makes of them is what leaves them.
+    """
+    axes = [
+        (name, axis)
+        for name, refs in layout.axes.items()
+        for axis, ref in enumerate(refs)
+        if ref is not None and ref.group == group
+    ]
+    entering = [(name, axis) for name, axis in axes if axis == 0]
+    return entering or axes
 
 
 def select(

@@ -113,7 +113,7 @@ class _Session:
             )
 
     def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.shard.batch(rows)
+        images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
         observe = self.contributions.observe if self.contributions is not None else None
@@ -169,6 +169,7 @@ class _Session:
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
         self.batch_measured = 0
+        self.inputs = self.recipe.architecture.kept_inputs(self.structure)
         chosen = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
         # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
         self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)

@@ -24,6 +24,7 @@ FEW = settings(max_examples=15, deadline=None, database=None, derandomize=True)
 ARCHITECTURES: dict[str, Architecture] = {
     "mlp-1-hidden": architecture(ModelConfig("mlp", [11], 1), (1, 3, 5), 4),
     "mlp-3-hidden": architecture(ModelConfig("mlp", [9, 12, 5], 2), (3, 2, 4), 3),
+    "mlp-whole-inputs": architecture(ModelConfig("mlp", [7, 6], 1, prune_inputs=False), (1, 3, 4), 3),
     "cnn-1-conv": architecture(ModelConfig("cnn", [9, 6], 2), (3, 5, 8), 3),
     "cnn-2-convs": architecture(ModelConfig("cnn", [5, 6, 7], 1), (1, 9, 7), 4),
 }
@@ -66,13 +67,15 @@ def fancy(weights: dict[str, np.ndarray], kept: dict[str, np.ndarray]) -> dict[s
     """Slices the weights of a chain of layers by plain NumPy indexing, without asking a layout.
 
     A layer's rows are its own units where it has any (the head has none), its columns those of the layer
-    before; after a flatten, one unit owns as many consecutive columns as there are per unit.
+    before; after a flatten, one unit owns as many consecutive columns as there are per unit. The first layer
+    follows the inputs, where those are a group.
 
     Args:
         weights: ``layer.weight`` and ``layer.bias`` in the order of the layers.
         kept: Positions to keep per layer name.
     """
-    out, before, num_before = {}, None, 0
+    out, before = {}, "inputs" if "inputs" in kept else None
+    num_before = next(iter(weights.values())).shape[1]
     for name, array in weights.items():
         layer = name.split(".")[0]
         cut = array[kept[layer]] if layer in kept else array

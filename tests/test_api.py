@@ -62,7 +62,7 @@ def test_after_the_last_round_the_target_is_reached(run):
 
 
 def test_the_global_structure_only_shrinks(run):
-    widths = {"fc1": 24, "fc2": 16}
+    widths = {"inputs": 64, "fc1": 24, "fc2": 16}
     structures = []
     for text in run.rounds["structure"]:
         packed = {g: np.frombuffer(bytes.fromhex(b), np.uint8) for g, b in json.loads(text).items()}
@@ -167,7 +167,7 @@ def test_an_empty_folder_is_taken(tmp_path):
     [
         ({"trian.batch_size": 3}, ScenarioError),
         ({"strategy.name": "nonsense"}, ScenarioError),
-        ({"fleet.classes": [{"name": "mote", "memory": "1KiB"}]}, BudgetError),
+        ({"fleet.classes": [{"name": "mote", "memory": "512B"}]}, BudgetError),
     ],
 )
 def test_what_is_refused_leaves_no_folder_behind(tmp_path, overrides, error):

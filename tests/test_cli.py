@@ -115,10 +115,10 @@ def test_bad_yaml_is_refused_by_its_path(tmp_path):
 
 
 def test_a_budget_too_small_names_class_need_and_budget():
-    line = refused("run", "fleet.classes=[{name: mote, memory: 2KiB}]")
+    line = refused("run", "fleet.classes=[{name: mote, memory: 512B}]")
     assert "'mote'" in line
     assert "takes" in line
-    assert "2,048 bytes" in line
+    assert "512 bytes" in line
 
 
 def test_data_that_is_not_there_is_refused_by_path():

@@ -16,7 +16,7 @@ from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.schedule import PruneConfig
 from fedhp.trainer import _Session
 
-TINY = architecture(ModelConfig("mlp", [3], 1), (1, 2, 2), 2)
+TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
 
 # Large enough that the few scalars of a step (the loss, Adam's step counts) do not show.
 TRACKED = {
@@ -70,14 +70,35 @@ def test_a_raw_batch_counts_while_it_is_loaded():
     converted and needs no second copy: then fc1's backward pass is the peak, with all gradients, 3156
     more, and the hidden unit's of 4 bytes per sample.
     """
-    arch = architecture(ModelConfig("mlp", [1], 1), (1, 28, 28), 2)
+    arch = architecture(ModelConfig("mlp", [1], 1, prune_inputs=False), (1, 28, 28), 2)
     bytes_at = arch.memory_model(state_slots=0, raw_itemsize=1).training_bytes
     assert bytes_at({"fc1": 1}, 100) == 3164 + (784 * 5 + 8) * 100
     floats_at = arch.memory_model(state_slots=0, raw_itemsize=4).training_bytes
     assert floats_at({"fc1": 1}, 100) == 3164 + 3156 + (784 * 4 + 8 + 4) * 100
 
 
-MANY_CLASSES = architecture(ModelConfig("mlp", [1], 1), (1, 1, 1), 50)
+PICKING = architecture(ModelConfig("mlp", [1], 1), (1, 28, 28), 2)
+
+
+@pytest.mark.parametrize(
+    ("num_inputs", "num_bytes"),
+    [
+        (100, 4 * (100 + 1 + 2 + 2) + 8 * 101 + (784 + 100) * 100),
+        (500, 4 * (500 + 1 + 2 + 2) + 8 * 501 + (500 * 5 + 8) * 100),
+    ],
+)
+def test_inputs_are_picked_from_whole_samples(num_inputs, num_bytes):
+    """Plain SGD, one hidden unit, 100 samples of 784 bytes.
+
+    At rest: (n + 1 + 2 + 2)*4 for n inputs, and 8 for each one's and the hidden unit's contribution. Then the
+    whole samples and the picked bytes, 784 + n each; or the picked bytes, their float32 and the label,
+    5n + 8: more from 194 inputs on.
+    """
+    model = PICKING.memory_model(state_slots=0, raw_itemsize=1)
+    assert model.training_bytes({"inputs": num_inputs, "fc1": 1}, 100) == num_bytes
+
+
+MANY_CLASSES = architecture(ModelConfig("mlp", [1], 1, prune_inputs=False), (1, 1, 1), 50)
 
 
 def test_many_classes_make_the_loss_the_peak():
@@ -89,16 +110,19 @@ def test_many_classes_make_the_loss_the_peak():
 
 
 def test_shares_are_relative_to_the_heaviest_group():
-    """The 784 inputs make the first layer weigh most; a group that saves nothing keeps a small share."""
-    arch = architecture(ModelConfig("mlp", [300, 100]), (1, 28, 28), 10)
-    shares = arch.memory_model(1, 1).shares(32)
-    full = arch.memory_model(1, 1).training_bytes({"fc1": 300, "fc2": 100}, 32)
-    without_second = arch.memory_model(1, 1).training_bytes({"fc1": 300, "fc2": 2}, 32)
-    without_first = arch.memory_model(1, 1).training_bytes({"fc1": 2, "fc2": 100}, 32)
+    """The inputs make the first layer weigh most; what saves next to nothing keeps a share of a quarter."""
+    model = architecture(ModelConfig("mlp", [300, 400]), (1, 28, 28), 10).memory_model(1, 1)
+    widths = {"inputs": 784, "fc1": 300, "fc2": 400}
+
+    def saved(group: str) -> int:
+        return model.training_bytes(widths, 32) - model.training_bytes({**widths, group: 2}, 32)
+
+    shares = model.shares(32)
     assert shares["fc1"] == 1
-    assert shares["fc2"] == pytest.approx((full - without_second) / (full - without_first))
-    at_floor = architecture(ModelConfig("mlp", [9, 2]), (1, 4, 4), 3).memory_model(0, 1).shares(1)
-    assert at_floor == {"fc1": 1, "fc2": 0.05}
+    assert shares["fc2"] == pytest.approx(saved("fc2") / saved("fc1"))
+    assert shares["inputs"] == pytest.approx(saved("inputs") / saved("fc1") / 2)
+    at_floor = architecture(ModelConfig("mlp", [9, 2], prune_inputs=False), (1, 4, 4), 3)
+    assert at_floor.memory_model(0, 1).shares(1) == {"fc1": 1, "fc2": 0.25}
 
 
 # --- the inverse and the order ---------------------------------------------------------------

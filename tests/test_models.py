@@ -8,19 +8,20 @@ from small_models import ARCHITECTURES, FEW, structures
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.models import MODELS, ModelConfig, architecture, initial_state, to_module
+from fedhp.models import MODELS, ModelConfig, architecture, initial_state, to_module, to_whole_module
 from fedhp.structure import Structure
 
 
 def silence(module: nn.Module, structure: Structure) -> None:
-    """Multiplies each group's activations, after its ReLU, by the group's mask."""
+    """Multiplies each group's activations, after its ReLU, and the inputs by the group's mask."""
     for group, mask in structure.masks.items():
         kept = torch.tensor(mask, dtype=torch.float32)
 
         def hook(_module, _inputs, output, kept=kept):
             return output * kept.view(1, -1, *[1] * (output.dim() - 2))
 
-        module.get_submodule(f"relu_{group}").register_forward_hook(hook)
+        name = "flatten" if group == "inputs" else f"relu_{group}"
+        module.get_submodule(name).register_forward_hook(hook)
 
 
 def test_every_model_stands_before_the_oracle():
@@ -39,13 +40,33 @@ def test_compact_equals_full_with_the_dropped_units_zeroed(case):
         samples = torch.randn(4, *arch.input_shape, generator=torch.Generator().manual_seed(1))
         full = to_module(arch, state)
         silence(full, structure)
-        compact = to_module(arch, state.cut(arch.layout, structure))
+        compact = to_whole_module(arch, state.cut(arch.layout, structure))
         with torch.no_grad():
             wanted, got = full(samples.clone()), compact(samples.clone())
         assert got.shape == (4, arch.num_classes)
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
     check()
+
+
+def test_a_compact_module_takes_the_kept_inputs_and_the_whole_one_picks_them():
+    """Of 15 inputs 2 and 9 stay: the compact module's samples have two entries, the whole one's all."""
+    arch = ARCHITECTURES["mlp-1-hidden"]
+    structure = arch.layout.full().without("inputs", [n for n in range(15) if n not in (2, 9)])
+    state = initial_state(arch, 7).cut(arch.layout, structure)
+    samples = torch.randn(4, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+    assert list(arch.kept_inputs(structure)) == [2, 9]
+    picked = to_module(arch, state)(samples.reshape(4, 15)[:, [2, 9]])
+    torch.testing.assert_close(to_whole_module(arch, state)(samples), picked, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("case", "inputs"), [("mlp-1-hidden", True), ("mlp-whole-inputs", False), ("cnn-1-conv", False)]
+)
+def test_inputs_are_units_of_dense_networks_unless_switched_off(case, inputs):
+    arch = ARCHITECTURES[case]
+    assert ("inputs" in arch.layout.widths) == inputs
+    assert arch.kept_inputs(arch.layout.full()) is None
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, FEW, fancy, random_structure
 from torch import nn
 
-from fedhp.criteria import CRITERIA, Criterion
+from fedhp.criteria import CRITERIA, Criterion, magnitude
 from fedhp.measure import LiveTensors
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
@@ -43,22 +43,28 @@ def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Con
 
 
 def test_contributions_are_a_moving_average_as_shares_of_the_mean():
-    """First (1, 3, 8) as it is; then a tenth of the way to (11, 3, 8): (2, 3, 8), mean 13/3."""
-    tracker = contributions(scripted([1, 3, 8.0], [11, 3, 8.0]), one_group())
+    """First (1, 3, 8) as it is; then half the way to (3, 3, 8): (2, 3, 8), mean 13/3. Step 50 counts a
+    fiftieth, and so does every later one: from (2, 3, 8) to (102, 53, 8) is (4, 4, 8), mean 16/3.
+    """
+    steps = [[1, 3, 8.0], [3, 3, 8.0], *[[2, 3, 8.0]] * 58, [102, 53, 8.0]]
+    tracker = contributions(scripted(*steps), one_group())
     tracker.observe()
     np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
     tracker.observe()
     np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
+    for _ in range(59):
+        tracker.observe()
+    np.testing.assert_allclose(tracker.own()["g"], np.array([4, 4, 8]) * 3 / 16, rtol=1e-5)
 
 
 def test_contributions_forget_the_units_cut():
     """Units 0 and 2 of the first cut stay, then only 2; averages go on where they were."""
-    tracker = contributions(scripted([1, 3, 8.0], [11, 18.0], [28.0]), one_group())
+    tracker = contributions(scripted([1, 3, 8.0], [3, 10.0], [28.0]), one_group())
     full = ONE_GROUP.full()
     ends, last = full.without("g", [1]), full.without("g", [0, 1])
     tracker.observe()
     tracker.cut(full, ends)
-    tracker.observe()  # (1, 8) a tenth of the way to (11, 18): (2, 9)
+    tracker.observe()  # (1, 8) half the way to (3, 10): (2, 9)
     np.testing.assert_allclose(tracker.own()["g"], np.array([2, 9]) / 5.5, rtol=1e-6)
     tracker.cut(ends, last)
     np.testing.assert_allclose(tracker.own()["g"], np.array([1.0]), rtol=1e-6)
@@ -87,19 +93,39 @@ def test_random_scores_repeat_with_the_seed():
 
 
 def test_contributions_see_what_enters_a_group():
-    """In a chain a -> b -> head, b's score takes b's own weight and bias, not the head's columns of it."""
-    arch = architecture(ModelConfig("mlp", [3, 2], 1), (1, 1, 2), 2)
+    """In a chain a -> b -> head, b's score takes b's own weight and bias, not the head's columns of it.
+
+    The inputs, which nothing enters, are judged by the columns of the first layer.
+    """
+    arch = architecture(ModelConfig("mlp", [3, 2], 1), (1, 1, 4), 2)
     module = to_module(arch, initial_state(arch, 0))
     seen = []
 
     def score(parameters, generator):
-        seen.append([tuple(p.shape) for p in parameters])
-        return torch.ones(len(parameters[0]))
+        seen.append([tuple(rows.weights.shape) for rows in parameters])
+        return torch.ones(len(parameters[0].weights))
 
-    known = {"fc1": np.ones(3, np.float32), "fc2": np.ones(2, np.float32)}
+    known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
     tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, torch.Generator())
     tracker.observe()
-    assert seen == [[(3, 2), (3,)], [(2, 3), (2,)]]
+    assert seen == [[(4, 3)], [(3, 4), (3, 1)], [(2, 3), (2, 1)]]
+
+
+def test_a_channel_counts_its_whole_kernel():
+    """All ones: a 1x3x3 kernel has 9 entries, and its bias is 1 more: sqrt(10) each, equal shares."""
+    arch = architecture(ModelConfig("cnn", [4, 3], 1), (1, 6, 6), 2)
+    module = to_module(arch, initial_state(arch, 0))
+    seen = []
+
+    def score(parameters, generator):
+        seen.append(magnitude(parameters, generator))
+        return seen[-1]
+
+    for parameter in module.parameters():
+        parameter.data.fill_(1.0)
+    known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
+    Contributions(arch.layout, Criterion(score, False), module, known, 0.5, torch.Generator()).own()
+    torch.testing.assert_close(seen[0], torch.full((4,), 10**0.5))
 
 
 def test_known_and_own_scores_are_blended_as_shares_of_their_means():
@@ -173,10 +199,19 @@ class Training:
     def step(self, seed: int) -> None:
         source = torch.Generator().manual_seed(seed)
         images = torch.randn(6, *self.arch.input_shape, generator=source)
+        if self.num_inputs is not None:
+            images = images.flatten(1)[:, : self.num_inputs]
         labels = torch.randint(0, self.arch.num_classes, (6,), generator=source)
         self.optimizer.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(self.module(images), labels).backward()
         self.optimizer.step()
+
+    @property
+    def num_inputs(self) -> int | None:
+        """How many inputs the module takes; None where it takes whole samples."""
+        return (
+            self.module.get_parameter("fc1.weight").shape[1] if "inputs" in self.arch.layout.widths else None
+        )
 
     def snapshot(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns, per key (parameter or optimiser state), the arrays by parameter name."""

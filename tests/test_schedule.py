@@ -15,7 +15,7 @@ from fedhp.schedule import PruneConfig, Schedule, Shape, scheduled_size
 from fedhp.seeds import derive, generator
 
 FOUR_CUTS = PruneConfig(target_compression=5, start=0.2, end=0.6, cuts=4)
-LAYOUT = architecture(ModelConfig("mlp", [30, 10], 3), (1, 4, 4), 5).layout
+LAYOUT = architecture(ModelConfig("mlp", [30, 10], 3, prune_inputs=False), (1, 4, 4), 5).layout
 ALIKE = Shape(LAYOUT, {"fc1": 1.0, "fc2": 1.0})
 
 

@@ -111,11 +111,11 @@ def test_every_assigned_structure_fits_its_budget_and_lies_within_the_global_one
 
 
 def test_of_budgets_that_hold_the_wanted_batch_a_larger_one_is_given_at_least_as_many_units():
-    least = build().memory.training_bytes({"fc1": 2, "fc2": 2}, scenario().train.batch_size)
+    least = build().memory.training_bytes({"inputs": 2, "fc1": 2, "fc2": 2}, scenario().train.batch_size)
     strategy = enlisted(budgets=(None, least, least + 500, least + 1000, 100_000))
     sizes = [structure_of(strategy, message).num_units() for message in asked(strategy)[1:]]
     assert sizes == sorted(sizes)
-    assert sizes[0] < sizes[-1] == 14
+    assert sizes[0] < sizes[-1] == 18
 
 
 def test_a_sample_is_seeded_sorted_and_of_the_size_asked_for():
@@ -194,13 +194,16 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
 
 
 def test_sent_says_what_went_down():
-    """The full model of 115 parameters: 4 bytes per parameter and score, one per group, and headers."""
+    """The full model of 115 parameters: 4 bytes per parameter and score, one per group, and headers.
+
+    The groups are 4 inputs, 8 and 6 neurons; the arrays six weights, three structures and three scores.
+    """
     strategy = enlisted()
     asked(strategy)
     sent = strategy._sent[1000]
     assert isinstance(sent, Sent)
     assert sent.num_parameters == 115
-    assert sent.num_bytes == 4 * (115 + 14) + 2 + 10 * 128
+    assert sent.num_bytes == 4 * (115 + 18) + 3 + 12 * 128
 
 
 # Aggregation
@@ -392,7 +395,7 @@ def test_dense_knows_no_budget():
 
 
 def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample():
-    needed = build(Exclusive).memory.training_bytes({"fc1": 8, "fc2": 6}, 1)
+    needed = build(Exclusive).memory.training_bytes({"inputs": 4, "fc1": 8, "fc2": 6}, 1)
     strategy = enlisted(Exclusive, budgets=(needed - 1, needed, needed + 1, None))
     assert [d.client for d in strategy.devices] == [1, 2, 3]
     assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
@@ -411,14 +414,14 @@ def test_a_device_too_small_for_the_smallest_structure_is_refused_by_name():
 def test_the_global_model_starts_no_larger_than_the_largest_device_can_train():
     strategy = enlisted(budgets=(900, 1200))
     counts = strategy.state.structure.counts
-    assert sum(counts.values()) < 14
+    assert sum(counts.values()) < 18
     assert fits(strategy.memory, counts, 1200, batch=1)
     largest = structure_of(strategy, asked(strategy)[1])
     assert largest == strategy.state.structure
 
 
 def test_the_global_model_starts_whole_where_one_device_has_no_limit():
-    assert enlisted(budgets=(900, None)).state.structure.num_units() == 14
+    assert enlisted(budgets=(900, None)).state.structure.num_units() == 18
 
 
 # Set-up
@@ -454,8 +457,8 @@ def test_an_unknown_strategy_is_refused_and_the_known_ones_named(name, match):
 
 
 def test_a_class_whose_budget_is_too_small_is_refused_before_the_run():
-    fleet = {"fleet.classes": [{"name": "gateway", "memory": "1MiB"}, {"name": "mote", "memory": "2KiB"}]}
-    with pytest.raises(BudgetError, match=r"'mote' \(2KiB\).*takes [\d,]+ bytes.*budget is 2,048 bytes"):
+    fleet = {"fleet.classes": [{"name": "gateway", "memory": "1MiB"}, {"name": "mote", "memory": "512B"}]}
+    with pytest.raises(BudgetError, match=r"'mote' \(512B\).*takes [\d,]+ bytes.*budget is 512 bytes"):
         prepare(load_scenario("quickstart", values=fleet))
     dense = prepare(load_scenario("quickstart", values={**fleet, "strategy.name": "dense"}))
     assert isinstance(dense.strategy, Dense)

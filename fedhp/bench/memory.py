@@ -1,23 +1,31 @@
 """How well the memory model predicts: against PyTorch's own tracker, which knows nothing of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
-from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state
+from fedhp.pruning import Contributions
+from fedhp.structure import Structure
 from fedhp.trainer import training_step
 
-_MODELS = (
-    (ModelConfig("mlp", [300, 100]), (1, 28, 28)),
-    (ModelConfig("mlp", [29, 76]), (1, 28, 28)),
-    (ModelConfig("cnn", [16, 32, 128]), (1, 28, 28)),
-    (ModelConfig("cnn", [5, 9, 44]), (1, 28, 28)),
-    (ModelConfig("cnn", [32, 64, 128]), (3, 32, 32)),
+_MNIST, _CIFAR = (1, 28, 28), (3, 32, 32)
+_MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])
+# A model, its input, and how many units each group keeps where it is not the full model.
+_CASES: tuple[tuple[ModelConfig, tuple[int, ...], dict[str, int]], ...] = (
+    (_MLP, _MNIST, {}),
+    (_MLP, _MNIST, {"inputs": 784, "fc1": 30, "fc2": 56}),
+    (_MLP, _MNIST, {"inputs": 377, "fc1": 58, "fc2": 66}),
+    (_CNN, _MNIST, {}),
+    (_CNN, _MNIST, {"conv1": 5, "conv2": 9, "fc1": 44}),
+    (ModelConfig("cnn", [32, 64, 128]), _CIFAR, {}),
 )
 _OPTIMIZERS = (
     ("sgd", TrainConfig(momentum=0.0)),
@@ -46,14 +54,14 @@ def run_memory() -> dict[str, Any]:
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    for (model, shape), (name, train), batch in product(_MODELS, _OPTIMIZERS, _BATCHES):
+    for (model, shape, kept), (name, train), batch in product(_CASES, _OPTIMIZERS, _BATCHES):
         arch = architecture(model, shape, _CLASSES)
+        counts = {**arch.layout.widths, **kept}
         shard = _shard(shape, batch)
-        memory = arch.memory_model(train.state_slots, shard.raw_itemsize)
-        predicted = memory.training_bytes(arch.layout.widths, batch)
-        measured = _measure(arch, train, shard)
+        predicted = arch.memory_model(train.state_slots, shard.raw_itemsize).training_bytes(counts, batch)
+        measured = _measure(arch, train, counts, shard)
         yield {
-            "model": f"{model.name} {'-'.join(map(str, model.widths))} on {'x'.join(map(str, shape))}",
+            "model": f"{model.name} {'-'.join(map(str, counts.values()))} on {'x'.join(map(str, shape))}",
             "optimizer": name,
             "batch": batch,
             "predicted_bytes": predicted,
@@ -62,14 +70,20 @@ def _rows() -> Iterator[dict[str, Any]]:
         }
 
 
-def _measure(arch: Any, train: TrainConfig, shard: Shard) -> int:
-    module = to_module(arch, initial_state(arch, seed=0))
+def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], shard: Shard) -> int:
+    """Returns the peak of a step that tracks contributions, after one that has begun to."""
+    masks = {group: np.arange(width) < counts[group] for group, width in arch.layout.widths.items()}
+    state = initial_state(arch, seed=0).cut(arch.layout, Structure(masks))
+    module = to_module(arch, state)
     optimizer = OPTIMIZERS[train.optimizer].make(module.parameters(), train)
     allocate_state(optimizer, train)
+    tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
+    rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
+    training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
     tracker = MemTracker()
     tracker.track_external(module, optimizer)
     with tracker:
-        training_step(module, optimizer, *shard.batch(np.arange(len(shard))))
+        training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
 
 

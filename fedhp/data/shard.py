@@ -54,26 +54,33 @@ class Shard:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def batch(self, indices: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(
+        self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gathers the samples at these positions within the shard.
 
         Args:
             indices: Positions from 0 to ``len(self) - 1``, shape (b,).
+            inputs: The entries of each flattened sample to pick, shape (k,); None takes all.
 
         Returns:
-            Normalised images, float32 of shape (b, C, H, W), and labels, int64 of shape (b,).
+            Normalised images, float32 of shape (b, C, H, W), or (b, k) where entries are picked, and
+            labels, int64 of shape (b,).
         """
         rows = self._rows[indices]
-        images = _take(self._images, rows).to(torch.float32)
+        images = _take(self._images, rows)
+        if inputs is not None:
+            images = _take(images.flatten(1).numpy(), inputs, axis=1)
+        images = images.to(torch.float32)
         return images.sub_(self._mean).div_(self._std), _take(self._labels, rows)
 
 
-def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
-    """Gathers rows into a tensor of torch's own, so that its memory trackers see the bytes."""
-    dtype = getattr(torch, array.dtype.name)
-    taken = torch.empty((len(rows), *array.shape[1:]), dtype=dtype)
-    # Rows are in range; with mode="raise", NumPy would gather into a hidden copy first.
-    np.take(array, rows, axis=0, out=taken.numpy(), mode="clip")
+def _take(array: NDArray[Any], positions: NDArray[np.intp], axis: int = 0) -> torch.Tensor:
+    """Gathers along an axis into a tensor of torch's own, so that its memory trackers see the bytes."""
+    shape = (*array.shape[:axis], len(positions), *array.shape[axis + 1 :])
+    taken = torch.empty(shape, dtype=getattr(torch, array.dtype.name))
+    # Positions are in range; with mode="raise", NumPy would gather into a hidden copy first.
+    np.take(array, positions, axis=axis, out=taken.numpy(), mode="clip")
     return taken
 
 
