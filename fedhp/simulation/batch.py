@@ -11,7 +11,7 @@ from flwr.app import Message, RecordDict
 from fedhp.simulation.answering import Answer, Job
 
 _LARGEST_CHUNK = 64
-_CHUNKS_PER_WORKER = 2
+_CHUNKS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, order=True)
@@ -47,10 +47,10 @@ class Batch:
         self.messages = messages
         self.unread = 0
         self._states = states
-        self._todo = list(_spans(len(messages), num_workers * _CHUNKS_PER_WORKER))
+        self._todo = list(_spans(len(messages), num_workers))
         # Answers that wait for an earlier one stay in the object store; this bounds how many.
         largest = max((span.num_messages for span in self._todo), default=1)
-        self._reach = largest * num_workers * _CHUNKS_PER_WORKER
+        self._reach = largest * num_workers * _CHUNKS_AT_ONCE
         self._done: dict[int, tuple[Span, Any]] = {}
         self._users = Counter(id(message.content) for message in messages)
         self._references: dict[int, Any] = {}
@@ -107,13 +107,15 @@ class Batch:
         return jobs, [self._references[key] for key in places]
 
 
-def _spans(num_messages: int, divisor: int) -> Iterator[Span]:
+def _spans(num_messages: int, num_workers: int) -> Iterator[Span]:
     """Cuts messages into spans that shrink towards the end, so that no worker waits long for another.
 
-    Large first spans save calls, single messages at the end level the load (guided self-scheduling).
+    Each is two thirds of a worker's even part of what is left: large first spans save calls, single messages
+    at the end level the load (guided self-scheduling, which takes the whole part, and is sorrier where the
+    first span is slow).
     """
     start = 0
     while start < num_messages:
-        size = max(1, min(_LARGEST_CHUNK, (num_messages - start) // divisor))
+        size = max(1, min(_LARGEST_CHUNK, 2 * (num_messages - start) // (3 * num_workers)))
         yield Span(start, start + size)
         start += size

@@ -15,13 +15,15 @@ import ray
 from fedhp.errors import FedhpError
 from fedhp.simulation.pool import RayPool
 from fedhp.simulation.transport import share_arrays
-from fedhp.simulation.worker import Worker
+from fedhp.simulation.worker import SLICE_BYTES, Worker
 
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
 
-# Replies wait here until the server reads them; Ray spills to disk what does not fit.
-_OBJECT_STORE_BYTES = 256 * 2**20
+# Replies wait in Ray's store until the server has read them: two chunks per worker, and as much for what
+# goes down. Ray spills to disk what does not fit. More would be touched in turn, and so taken.
+_STORE_BYTES_PER_WORKER = 2 * SLICE_BYTES
+_SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
 
 @contextmanager
@@ -64,14 +66,15 @@ def _join(config: "SimulationConfig", num_nodes: int) -> None:
                 f"no Ray cluster answers at simulation.address = '{config.address}': {error}"
             ) from None
         return
+    num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
     ray.init(
         # "local", or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
         address="local",
-        num_cpus=min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes),
+        num_cpus=num_workers,
         include_dashboard=False,
         log_to_driver=verbose,
         logging_level=level,
-        object_store_memory=_OBJECT_STORE_BYTES,
+        object_store_memory=max(_SMALLEST_STORE_BYTES, (num_workers + 1) * _STORE_BYTES_PER_WORKER),
     )
 
 
@@ -116,10 +119,18 @@ def _starter(
 
 
 def _environment(num_threads: int) -> dict[str, str]:
+    """Returns a worker's environment.
+
+    The last three are for GNU's allocator: memory of a chunk's replies is kept for the next chunk's rather
+    than given back and faulted in again, and Ray's many threads share few pools. Elsewhere they do nothing.
+    """
     return {
         "PYTHONPATH": os.pathsep.join(_own_path()),
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
     }
 
 
