@@ -131,7 +131,7 @@ class RayPool:
         except RayActorError as error:
             self._return_waiting(lane, batch)
             self._replace(lane)
-            self._on_note(f"a worker died at {_nodes(batch, chunk.span)} and was replaced")
+            self._on_note(f"a worker died at {_clients(batch, chunk.span)} and was replaced")
             self._strike(batch, chunk.span, error)
             return
         except RayError as error:
@@ -149,7 +149,7 @@ class RayPool:
         span = lane.queue[0].span
         self._return_waiting(lane, batch)
         self._replace(lane)
-        self._on_note(f"a worker took longer than {seconds:g} s at {_nodes(batch, span)} and was replaced")
+        self._on_note(f"a worker took longer than {seconds:g} s at {_clients(batch, span)} and was replaced")
         if span.num_messages > 1:
             batch.again_one_by_one(span, span.strikes)
         else:
@@ -202,9 +202,10 @@ def _deadline(lane: _Lane, seconds: float) -> float:
     return lane.head_since + seconds + extra
 
 
-def _nodes(batch: Batch, span: Span) -> str:
-    first, last = (batch.messages[i].metadata.dst_node_id for i in (span.start, span.stop - 1))
-    return f"node {first}" if span.num_messages == 1 else f"nodes {first} to {last}"
+def _clients(batch: Batch, span: Span) -> str:
+    """Names clients as records do: by partition id, which is one less than the node's."""
+    first, last = (batch.messages[i].metadata.dst_node_id - 1 for i in (span.start, span.stop - 1))
+    return f"client {first}" if span.num_messages == 1 else f"clients {first} to {last}"
 
 
 def _cause(error: RayError) -> str:
