@@ -55,12 +55,13 @@ def engine(
     nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 1000,
     workers: Workers = 2,
     vs_flower: Annotated[bool, typer.Option(help="Run Flower's engine beside it.")] = False,
+    numbers: Annotated[int, typer.Option(help="float32 numbers per message (MLP: 266610).")] = 10_000,
     json_file: Json = None,
 ) -> None:
-    """Messages per second of the simulation engine; clients only return 40 KB."""
+    """Messages per second of the simulation engine; clients only return what they got (40 KB)."""
     from fedhp.bench.engine import run_engine
 
-    _report(run_engine(nodes, workers, vs_flower), json_file)
+    _report(run_engine(nodes, workers, vs_flower, numbers=numbers), json_file)
 
 
 @app.command(name="round")

@@ -1,4 +1,4 @@
-"""How fast the simulation moves messages: clients only return 40 KB, so the engine is the cost."""
+"""How fast the simulation moves messages: clients only return 40 KB or so, and the engine is the cost."""
 
 import time
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp.simulation import open_grid
 
-_ARRAY_LENGTH = 10_000
+_NUMBERS = 10_000
 _MESSAGES_WANTED = 20_000
 _FLOWER_NODES_AT_MOST = 1_000
 _TIMEOUT_SECONDS = 600.0
@@ -22,14 +22,19 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Returns 10,000 float32 numbers (40 KB), as a client that has trained would."""
-    weights = np.full(_ARRAY_LENGTH, context.node_id, dtype=np.float32)
+    """Returns as many float32 numbers as it got, as a client that has trained would."""
+    received = message.content.array_records["arrays"]["weights"]
+    weights = np.full(received.shape, context.node_id, dtype=np.float32)
     arrays = ArrayRecord({"weights": Array(weights)})
     return Message(RecordDict({"arrays": arrays}), reply_to=message)
 
 
 def run_engine(
-    num_nodes: int, num_workers: int, vs_flower: bool = False, rounds: int | None = None
+    num_nodes: int,
+    num_workers: int,
+    vs_flower: bool = False,
+    rounds: int | None = None,
+    numbers: int = _NUMBERS,
 ) -> dict[str, Any]:
     """Measures messages per second in steady state: the median round after one to warm up.
 
@@ -39,6 +44,7 @@ def run_engine(
         vs_flower: Also measure Flower's own engine, with as many actors and the same client app, on
             at most 1,000 nodes (it slows down with more).
         rounds: Rounds to measure; None takes as many as make about 20,000 messages.
+        numbers: float32 numbers in a message, either way.
 
     Returns:
         Numbers for a JSON file: ``messages_per_second``, ``messages``, ``seconds``,
@@ -53,13 +59,14 @@ def run_engine(
     started = time.perf_counter()
     with open_grid(config, "fedhp.bench.engine:app", num_nodes, _TIMEOUT_SECONDS) as grid:
         startup_seconds = time.perf_counter() - started
-        _exchange(grid)
-        seconds = [_exchange(grid) for _ in range(rounds)]
+        _exchange(grid, numbers)
+        seconds = [_exchange(grid, numbers) for _ in range(rounds)]
     # The median round: another program that wakes up for a moment is not the engine's doing.
     rate = num_nodes / median(seconds)
     result = {
         "nodes": num_nodes,
         "workers": num_workers,
+        "bytes": 4 * numbers,
         "rounds": rounds,
         "messages": num_nodes * rounds,
         "seconds": sum(seconds),
@@ -67,15 +74,15 @@ def run_engine(
         "startup_seconds": startup_seconds,
     }
     if vs_flower:
-        result |= _run_flower(min(num_nodes, _FLOWER_NODES_AT_MOST), max(1, num_workers))
+        result |= _run_flower(min(num_nodes, _FLOWER_NODES_AT_MOST), max(1, num_workers), numbers)
         result["ratio"] = rate / result["flower_messages_per_second"]
     return result
 
 
-def _exchange(grid: Grid, node_ids: Iterable[int] | None = None) -> float:
+def _exchange(grid: Grid, numbers: int, node_ids: Iterable[int] | None = None) -> float:
     """Sends one message to each node, reads every reply, and returns the seconds it took."""
     started = time.perf_counter()
-    weights = Array(np.zeros(_ARRAY_LENGTH, dtype=np.float32))
+    weights = Array(np.zeros(numbers, dtype=np.float32))
     content = RecordDict({"arrays": ArrayRecord({"weights": weights}), "config": ConfigRecord()})
     nodes = list(grid.get_node_ids() if node_ids is None else node_ids)
     replies = grid.send_and_receive([Message(content, node, "train") for node in nodes])
@@ -85,7 +92,7 @@ def _exchange(grid: Grid, node_ids: Iterable[int] | None = None) -> float:
     return time.perf_counter() - started
 
 
-def _run_flower(num_nodes: int, num_workers: int) -> dict[str, Any]:
+def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any]:
     """Runs one round on Flower's simulation engine, after a warm-up of a few messages per actor."""
     # Only this comparison needs it, and importing it costs every worker time and memory.
     from flwr.simulation import run_simulation
@@ -96,8 +103,8 @@ def _run_flower(num_nodes: int, num_workers: int) -> dict[str, Any]:
     @server.main()
     def main(grid: Grid, context: Context) -> None:
         nodes = _all_nodes(grid, num_nodes)
-        _exchange(grid, nodes[: 4 * num_workers])
-        seconds.append(_exchange(grid, nodes))
+        _exchange(grid, numbers, nodes[: 4 * num_workers])
+        seconds.append(_exchange(grid, numbers, nodes))
 
     run_simulation(
         server_app=server,

@@ -1,0 +1,28 @@
+"""The benchmarks' arithmetic; what they measure is the documentation's business."""
+
+import pytest
+
+from fedhp.bench.engine import run_engine
+from fedhp.bench.fleet import run_fleet
+
+
+def test_the_engine_counts_what_it_exchanged():
+    """6 nodes, 2 rounds; 50 numbers of 4 bytes each way."""
+    result = run_engine(6, num_workers=0, rounds=2, numbers=50)
+    assert (result["messages"], result["bytes"]) == (12, 200)
+    assert result["messages_per_second"] > 0
+
+
+def test_a_fleet_is_summed_up_over_its_seeds():
+    """Two seeds: the mean is half the sum, the deviation the difference by the root of two."""
+    small = {"rounds": 2, "simulation.num_workers": 0, "fleet.num_clients": 4}
+    result = run_fleet("quickstart", [0, 1], ["mask_intersection", "dense"], **small)
+    ours = [run for run in result["runs"] if run["strategy"] == "mask_intersection"]
+    summary, dense = result["strategies"]
+    assert [run["seed"] for run in ours] == [0, 1]
+    assert (summary["strategy"], dense["strategy"]) == ("mask_intersection", "dense")
+    first, second = (run["final_accuracy"] for run in ours)
+    assert summary["last_accuracy"] == pytest.approx((first + second) / 2)
+    assert summary["last_accuracy_deviation"] == pytest.approx(abs(first - second) / 2**0.5)
+    assert dense["compression"] == 1
+    assert ours[0]["memory_measured_max"] < dense["memory_measured_mean"]
