@@ -24,5 +24,4 @@ def test_a_fleet_is_summed_up_over_its_seeds():
     first, second = (run["final_accuracy"] for run in ours)
     assert summary["last_accuracy"] == pytest.approx((first + second) / 2)
     assert summary["last_accuracy_deviation"] == pytest.approx(abs(first - second) / 2**0.5)
-    assert dense["compression"] == 1
-    assert ours[0]["memory_measured_max"] < dense["memory_measured_mean"]
+    assert dense["compression"] == 1 < summary["compression"]

@@ -35,9 +35,30 @@ def fleet(
     from fedhp.bench.fleet import run_fleet
 
     result = run_fleet(scenario, range(seeds), strategies.split(","), **{"simulation.num_workers": workers})
-    _show(result["runs"])
-    _show(result["strategies"])
+    for table in ("runs", "strategies"):
+        _show([_fleet_row(row) for row in result[table]])
     _write(json_file, result)
+
+
+# What of a fleet's figures fits a terminal: heading and unit; the JSON file has all.
+_FLEET: dict[str, tuple[str, float]] = {
+    "strategy": ("strategy", 1),
+    "seed": ("seed", 1),
+    "final_accuracy": ("last %", 0.01),
+    "last_accuracy": ("last %", 0.01),
+    "last_accuracy_deviation": ("±", 0.01),
+    "best_accuracy": ("best %", 0.01),
+    "compression": ("size 1/", 1),
+    "budget_violations": ("over", 1),
+    "memory_measured_mean": ("MiB", 2**20),
+    "bytes_up": ("MiB up", 2**20),
+    "seconds": ("s", 1),
+}
+
+
+def _fleet_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    known = {key: column for key, column in _FLEET.items() if key in row}
+    return {name: row[key] if unit == 1 else row[key] / unit for key, (name, unit) in known.items()}
 
 
 @app.command()
@@ -102,7 +123,7 @@ def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, header_style="bold")
     for column in rows[0]:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "strategy")
     for row in rows:
         table.add_row(*map(_cell, row.values()))
     Console().print(table)
@@ -110,7 +131,7 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:,.4g}"
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
