@@ -17,7 +17,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
-Workers = Annotated[int, typer.Option(help="Ray workers.")]
+Workers = Annotated[int, typer.Option(help="Ray workers; 0 runs the clients in this process.")]
 
 
 @app.command()

@@ -55,7 +55,8 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
     end each round with the mean of the clients' models. Neither evaluates.
 
     Args:
-        num_workers: Workers of the federation, processes of the bare loop.
+        num_workers: Workers of the federation, processes of the bare loop; 0 runs the clients in this
+            process, and the bare loop in one: what is left of the difference then is no transport.
         rounds: Rounds of 50 clients in each measurement.
         repeats: Measurements of each, in turn.
 
@@ -68,7 +69,7 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
     strategy = setup.strategy
     fleet, bare = [], []
     with (
-        _bare_workers(scenario, num_workers) as bare_workers,
+        _bare_workers(scenario, max(1, num_workers)) as bare_workers,
         open_grid(scenario.simulation, CLIENT_APP, scenario.fleet.num_clients, 600.0) as grid,
     ):
         bare_pids = {worker.pid for worker in bare_workers.processes}
