@@ -49,14 +49,15 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
         )
     data, clients = scenario.data.name, scenario.fleet.num_clients
     _logger.info("preparing '%s' for %d clients", data, clients)
-    resolve(PREPARE)(scenario)  # every check before any process starts
+    message_bytes = resolve(PREPARE)(scenario).message_bytes  # and every check before any process starts
     if scenario.simulation.num_workers:
         _logger.info("starting the workers")
     run_config = {"resolved": scenario.to_json(), "out": str(folder)}
     context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
     notes = logging.getLogger("fedhp.notes")
     timeout = scenario.server.timeout_seconds
-    with open_grid(scenario.simulation, CLIENT_APP, clients, timeout, notes.warning) as grid:
+    simulation = scenario.simulation
+    with open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, message_bytes) as grid:
         resolve(SERVER_APP)(grid, context)
     return load_run(folder)
 

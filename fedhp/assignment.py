@@ -58,7 +58,10 @@ def fit_structure(
 
 
 def unit_norms(layout: Layout, state: ModelState) -> dict[str, NDArray[np.float64]]:
-    """Returns per kept unit the product of the norms of its incoming and of its outgoing weights."""
+    """Returns per kept unit the product of the norms of its incoming and of its outgoing weights.
+
+    Inputs have outgoing weights only.
+    """
     norms = {group: np.ones(count) for group, count in state.structure.counts.items()}
     for name, weights in state.weights.items():
         if weights.ndim < 2:

@@ -5,7 +5,8 @@ of the inputs, which nothing enters, those *leaving* it. The paper's own score i
 default is our choice.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -49,13 +50,12 @@ def taylor(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tens
     minus this sum, to first order (Molchanov et al. 2019, arXiv 1906.10771, equation 8, summed before the
     square as for a whole unit).
     """
-    return _sum([_row_dots(rows) for rows in parameters]).abs_()
+    return _sum(map(_row_dots, parameters)).abs()
 
 
 def magnitude(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
     """Euclidean norm of a unit's weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
-    squares = [torch.linalg.vector_norm(rows.weights, dim=1).square_() for rows in parameters]
-    return _sum(squares).sqrt_()
+    return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
 
 
 def random(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
@@ -64,12 +64,8 @@ def random(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tens
     return torch.rand(len(weights), generator=generator).to(weights.device)
 
 
-def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Adds tensors into the first of them."""
-    total = parts[0]
-    for part in parts[1:]:
-        total += part
-    return total
+def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
+    return functools.reduce(torch.add, parts)
 
 
 def _row_dots(rows: Rows) -> torch.Tensor:

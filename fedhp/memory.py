@@ -129,7 +129,7 @@ class MemoryModel:
 
         A group's weight is what the full model's step would save if the group were at its floor. Inputs count
         half: what they weigh is the first layer's columns, which go with that layer's units just as well. Our
-        choice, and measured (docs/benchmarks.md).
+        choice.
 
         Returns:
             Per group, a number of at least a quarter (so that every group shrinks) and at most 1.
@@ -156,21 +156,12 @@ class MemoryModel:
         resting = sum(sizes) * (1 + self.state_slots) + 2 * FLOAT_BYTES * sum(counts.values())
         num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
         entry = num_inputs * FLOAT_BYTES + INDEX_BYTES
-        moments = [Moment(resting, per_sample) for per_sample in self._loading(num_inputs)]
-        moments.append(Moment(resting + sum(sizes), entry))
+        raw = num_inputs * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)
+        moments = [Moment(resting, entry + raw), Moment(resting + sum(sizes), entry)]
         moments += _loss_moments(ops, resting, entry)
         for index in range(len(ops)):
             moments += _backward_moments(ops, sizes, index, resting, entry)
         return tuple(moments)
-
-    def _loading(self, num_inputs: int) -> list[int]:
-        """Returns the bytes per sample while a batch is gathered, picked from and converted."""
-        stored = self.raw_itemsize
-        converted = num_inputs * FLOAT_BYTES + INDEX_BYTES
-        moments = [converted + (num_inputs * stored if stored < FLOAT_BYTES else 0)]
-        if num_inputs < self.input_size:
-            moments.append((self.input_size + num_inputs) * stored)
-        return moments
 
     def _parameter_bytes(self, op: Op, counts: Mapping[str, int]) -> int:
         shapes = (self.layout.shape(name, counts) for name in op.parameters)

@@ -132,7 +132,7 @@ class _Inputs(nn.Module):
     def __init__(self, kept: NDArray[np.intp]) -> None:
         super().__init__()
         self.kept: torch.Tensor
-        self.register_buffer("kept", torch.from_numpy(kept))
+        self.register_buffer("kept", torch.tensor(kept))
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         return samples.flatten(1)[:, self.kept]

@@ -16,8 +16,8 @@ from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
 
-# Weight of the newest step in the average of contributions, once there are as many: fifty steps of memory.
-# A unit's Taylor term is noisy, an input's most of all; with ten steps of memory the choice is as well.
+# Weight of the newest step in the average of contributions, once there are as many: fifty steps of memory,
+# since the Taylor term of a single step is noisy.
 _NEWEST = 0.02
 
 
@@ -99,7 +99,10 @@ class Contributions:
 
 
 def _rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Views a tensor as one row per entry of an axis, without a copy; a bias as rows of one."""
+    """Views a tensor as one row per entry of an axis; a bias as rows of one.
+
+    Without a copy where the axis is the first, or the tensor a matrix: all that models have so far.
+    """
     return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 

@@ -1,10 +1,10 @@
 """Which units of a model live, and how to slice anything by them.
 
-A *unit* is a neuron of a dense layer or a channel of a convolution; a *group* is a set of units that live
-and die together in every tensor that they index. A `Layout` says, once per model, which axis of which
-parameter a group indexes; a `Structure` says which units of each group are kept. Everything is in the
-coordinates of the *full* model, whatever was cut before, which makes the intersection of two structures a
-plain set operation.
+A *unit* is a neuron of a dense layer, a channel of a convolution or an input of a dense network; a *group* is
+a set of units that live and die together in every tensor that they index. A `Layout` says, once per model,
+which axis of which parameter a group indexes; a `Structure` says which units of each group are kept.
+Everything is in the coordinates of the *full* model, whatever was cut before, which makes the intersection
+of two structures a plain set operation.
 
 Structures are held as one boolean mask per group rather than as lists of indices: intersection is ``&``,
 containment is one comparison, the packed bits on the wire are one call, and no invalid value (unsorted,
@@ -152,7 +152,7 @@ class Layout:
         widths: Per group, the number of units of the full model.
         shapes: Per parameter, its shape in the full model.
         axes: Per parameter, one entry per axis: the `AxisRef` that indexes it, or None where the axis is
-            fixed (inputs, classes, kernel sizes).
+            fixed (classes, kernel sizes, the channels of an image).
         floors: Per group, the number of units below which it is never cut.
     """
 

@@ -223,7 +223,8 @@ def training_step(
     Args:
         module: The model.
         optimizer: Its optimiser.
-        images: Samples, float32 of shape ``(batch, channels, height, width)``.
+        images: Samples, float32 of shape ``(batch, channels, height, width)``, or ``(batch, inputs)`` where
+            the model takes some of their entries.
         labels: Classes, int64 of shape ``(batch,)``.
         observe: Called between the backward pass and the update, while there are gradients.
 

@@ -7,7 +7,7 @@ from fedhp.assignment import fit_counts
 from fedhp.config import Scenario
 from fedhp.data import Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
-from fedhp.memory import MemoryModel
+from fedhp.memory import FLOAT_BYTES, MemoryModel
 from fedhp.models import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve
@@ -25,6 +25,12 @@ class Setup:
     memory: MemoryModel
     test: Shard
     strategy: FleetStrategy
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of the full model's weights: what the largest message carries."""
+        layout = self.recipe.architecture.layout
+        return FLOAT_BYTES * layout.num_parameters(layout.widths)
 
 
 def prepare(scenario: Scenario) -> Setup:

@@ -39,7 +39,6 @@ def train(message: Message, context: Context) -> Message:
         elif order["do"] == "count":
             before = context.state.metric_records.get("visits", {"n": 0})["n"]
             context.state["visits"] = MetricRecord({"n": before + 1})
-            context.state["moments"] = ArrayRecord({"m": Array(np.full(3, before + 1.0))})
         elif order["do"] == "forget":
             context.state.clear()
     return Message(RecordDict({"seen": _what_is_seen(context)}), reply_to=message)

@@ -648,6 +648,17 @@ def test_float_batch_leaves_the_data_alone():
     assert shard.raw_itemsize == 4
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_picked_entries_are_those_of_the_flattened_sample(dtype):
+    """Sample n holds 10n to 10n + 5; of samples 2 and 0, entries 1, 4 and 5; mean 1, deviation 2."""
+    images = (10 * np.arange(3)[:, None] + np.arange(6)).astype(dtype).reshape(3, 1, 2, 3)
+    scale = 255 if dtype == np.uint8 else 1
+    shard = Shard(images, np.array([7, 8, 9]), np.arange(3), num_classes=10, mean=1 / scale, std=2 / scale)
+    x, y = shard.batch(np.array([2, 0]), np.array([1, 4, 5]))
+    torch.testing.assert_close(x, torch.tensor([[20.0, 23, 24], [0, 3, 4]]) / 2)
+    assert y.tolist() == [9, 7]
+
+
 def test_position_outside_the_shard_is_no_other_clients_row():
     images = np.zeros((4, 1, 1, 1), np.uint8)
     shard = Shard(images, np.zeros(4, np.int64), np.array([0, 1]), num_classes=1, mean=0, std=1)

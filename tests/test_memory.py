@@ -5,15 +5,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, FEW, random_shard, small_recipe, small_task
+from small_models import (
+    ARCHITECTURES,
+    FEW,
+    random_shard,
+    random_structure,
+    small_recipe,
+    small_task,
+)
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.errors import ScenarioError
 from fedhp.measure import LiveTensors
 from fedhp.memory import MemoryConfig
-from fedhp.models import MODELS, ModelConfig, architecture
+from fedhp.models import MODELS, ModelConfig, architecture, initial_state
 from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.schedule import PruneConfig
+from fedhp.state import ModelState
 from fedhp.trainer import _Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
@@ -22,6 +30,7 @@ TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2
 TRACKED = {
     "mlp": architecture(ModelConfig("mlp", [96, 48]), (1, 16, 16), 10),
     "cnn": architecture(ModelConfig("cnn", [12, 24, 64]), (2, 15, 13), 10),
+    "mlp-whole-inputs": architecture(ModelConfig("mlp", [96], prune_inputs=False), (1, 16, 16), 10),
     "mlp-many-classes": architecture(ModelConfig("mlp", [64]), (1, 4, 4), 100),
 }
 OPTIMISERS = {
@@ -83,16 +92,15 @@ PICKING = architecture(ModelConfig("mlp", [1], 1), (1, 28, 28), 2)
 @pytest.mark.parametrize(
     ("num_inputs", "num_bytes"),
     [
-        (100, 4 * (100 + 1 + 2 + 2) + 8 * 101 + (784 + 100) * 100),
+        (100, 4 * (100 + 1 + 2 + 2) + 8 * 101 + (100 * 5 + 8) * 100),
         (500, 4 * (500 + 1 + 2 + 2) + 8 * 501 + (500 * 5 + 8) * 100),
     ],
 )
-def test_inputs_are_picked_from_whole_samples(num_inputs, num_bytes):
+def test_inputs_that_were_cut_are_never_gathered(num_inputs, num_bytes):
     """Plain SGD, one hidden unit, 100 samples of 784 bytes.
 
     At rest: (n + 1 + 2 + 2)*4 for n inputs, and 8 for each one's and the hidden unit's contribution. Then the
-    whole samples and the picked bytes, 784 + n each; or the picked bytes, their float32 and the label,
-    5n + 8: more from 194 inputs on.
+    picked bytes, their float32 and the label, 5n + 8 for each sample.
     """
     model = PICKING.memory_model(state_slots=0, raw_itemsize=1)
     assert model.training_bytes({"inputs": num_inputs, "fc1": 1}, 100) == num_bytes
@@ -148,8 +156,9 @@ def test_the_largest_batch_is_maximal(case):
 
 
 @pytest.mark.parametrize("case", ARCHITECTURES)
-def test_more_units_or_samples_never_take_less(case):
-    model = ARCHITECTURES[case].memory_model(1, 1)
+@pytest.mark.parametrize("raw_itemsize", [1, 4])
+def test_more_units_or_samples_never_take_less(case, raw_itemsize):
+    model = ARCHITECTURES[case].memory_model(1, raw_itemsize)
     for batch in (1, 9, 200):
         counts = dict.fromkeys(model.layout.widths, 1)
         previous = model.training_bytes(counts, batch)
@@ -164,13 +173,15 @@ def test_more_units_or_samples_never_take_less(case):
 # --- against PyTorch's tracker ---------------------------------------------------------------
 
 
-def tracked_session(model: str, optimiser: str, batch: int, dtype: type = np.uint8) -> _Session:
+def tracked_session(
+    model: str, optimiser: str, batch: int, dtype: type = np.uint8, state: ModelState | None = None
+) -> _Session:
     """A client in the middle of its training: state allocated, contributions tracked, one step done."""
     arch = TRACKED[model]
     shard = random_shard(arch.input_shape, arch.num_classes, batch, dtype=dtype)
     prune = PruneConfig(target_compression=4)
     recipe = small_recipe(arch, OPTIMISERS[optimiser], prune)
-    session = _Session(recipe, small_task(recipe, shard), shard)
+    session = _Session(recipe, small_task(recipe, shard, state=state), shard)
     session._step(np.arange(batch))
     assert session.contributions is not None
     return session
@@ -217,6 +228,20 @@ def test_data_stored_as_floats_is_within_five_percent_of_torch():
     seen = peak_by_torch(session, 64)
     said = session.memory.training_bytes(session.structure.counts, 64)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+
+
+@pytest.mark.parametrize("batch", [1, 64, 1024])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_step_on_some_of_the_inputs_is_within_five_percent_of_torch(dtype, batch):
+    arch = TRACKED["mlp"]
+    structure = random_structure(arch.layout, 5)
+    assert structure.counts["inputs"] < 256
+    state = initial_state(arch, 3).cut(arch.layout, structure)
+    session = tracked_session("mlp", "momentum", batch, dtype, state)
+    seen = peak_by_torch(session, batch)
+    said = session.memory.training_bytes(structure.counts, batch)
+    assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+    assert peak_by_meter(session, batch) == seen
 
 
 # --- the meter -------------------------------------------------------------------------------

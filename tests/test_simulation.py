@@ -172,15 +172,6 @@ def test_a_nodes_second_message_sees_what_its_first_one_left(grid: Grid) -> None
     ask(grid, order("forget", nodes=[8]))
 
 
-def test_state_that_lasts_is_copied_out_of_the_shared_store(grid: Grid) -> None:
-    """A view would hold the place of all the answers that came with it for as long as the node lives."""
-    ask(grid, order("count", nodes=[6]))
-    moments = grid._states[6].array_records["moments"]["m"]  # type: ignore[attr-defined]
-    assert type(moments.data) is bytes
-    assert list(moments.numpy()) == [1.0, 1.0, 1.0]
-    ask(grid, order("forget", nodes=[6]))
-
-
 def test_a_client_that_raises_is_named_and_keeps_its_old_state(grid: Grid) -> None:
     replies = ask(grid, order("raise", nodes=[4, 6]))
 

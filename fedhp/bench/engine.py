@@ -57,7 +57,9 @@ def run_engine(
     rounds = rounds or max(1, _MESSAGES_WANTED // num_nodes)
     config = SimulationConfig(num_workers=num_workers)
     started = time.perf_counter()
-    with open_grid(config, "fedhp.bench.engine:app", num_nodes, _TIMEOUT_SECONDS) as grid:
+    with open_grid(
+        config, "fedhp.bench.engine:app", num_nodes, _TIMEOUT_SECONDS, message_bytes=4 * numbers
+    ) as grid:
         startup_seconds = time.perf_counter() - started
         _exchange(grid, numbers)
         seconds = [_exchange(grid, numbers) for _ in range(rounds)]
@@ -86,10 +88,17 @@ def _exchange(grid: Grid, numbers: int, node_ids: Iterable[int] | None = None) -
     content = RecordDict({"arrays": ArrayRecord({"weights": weights}), "config": ConfigRecord()})
     nodes = list(grid.get_node_ids() if node_ids is None else node_ids)
     replies = grid.send_and_receive([Message(content, node, "train") for node in nodes])
-    num_good = sum(reply.has_content() for reply in replies)
+    num_good = sum(_read(reply) == numbers for reply in replies)
     if num_good != len(nodes):
         raise RuntimeError(f"{len(nodes) - num_good} of {len(nodes)} messages failed")
     return time.perf_counter() - started
+
+
+def _read(reply: Message) -> int:
+    """Reads a reply's numbers, as a strategy would, and returns how many are not NaN."""
+    if not reply.has_content():
+        return 0
+    return int(np.count_nonzero(~np.isnan(reply.content.array_records["arrays"]["weights"].numpy())))
 
 
 def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any]:

@@ -70,7 +70,13 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
     fleet, bare = [], []
     with (
         _bare_workers(scenario, max(1, num_workers)) as bare_workers,
-        open_grid(scenario.simulation, CLIENT_APP, scenario.fleet.num_clients, 600.0) as grid,
+        open_grid(
+            scenario.simulation,
+            CLIENT_APP,
+            scenario.fleet.num_clients,
+            600.0,
+            message_bytes=setup.message_bytes,
+        ) as grid,
     ):
         bare_pids = {worker.pid for worker in bare_workers.processes}
         strategy.enlist(resolve(QUERY_FLEET)(grid, strategy.brief, scenario.fleet.num_clients, 600.0))

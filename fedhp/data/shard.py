@@ -68,20 +68,30 @@ class Shard:
             labels, int64 of shape (b,).
         """
         rows = self._rows[indices]
-        images = _take(self._images, rows)
-        if inputs is not None:
-            images = _take(images.flatten(1).numpy(), inputs, axis=1)
+        images = _take(self._images, rows) if inputs is None else _pick(self._images, rows, inputs)
         images = images.to(torch.float32)
         return images.sub_(self._mean).div_(self._std), _take(self._labels, rows)
 
 
-def _take(array: NDArray[Any], positions: NDArray[np.intp], axis: int = 0) -> torch.Tensor:
-    """Gathers along an axis into a tensor of torch's own, so that its memory trackers see the bytes."""
-    shape = (*array.shape[:axis], len(positions), *array.shape[axis + 1 :])
-    taken = torch.empty(shape, dtype=getattr(torch, array.dtype.name))
-    # Positions are in range; with mode="raise", NumPy would gather into a hidden copy first.
-    np.take(array, positions, axis=axis, out=taken.numpy(), mode="clip")
+def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
+    """Gathers rows into a tensor of torch's own, so that its memory trackers see the bytes."""
+    taken = _empty(array, (len(rows), *array.shape[1:]))
+    # Rows are in range; with mode="raise", NumPy would gather into a hidden copy first.
+    np.take(array, rows, axis=0, out=taken.numpy(), mode="clip")
     return taken
+
+
+def _pick(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]) -> torch.Tensor:
+    """Gathers entries of flattened rows, one row after the other, so that no whole row is ever copied."""
+    flat = array.reshape(len(array), -1)
+    picked = _empty(array, (len(rows), len(entries)))
+    for row, out in zip(rows, picked.numpy(), strict=True):
+        np.take(flat[row], entries, out=out, mode="clip")
+    return picked
+
+
+def _empty(like: NDArray[Any], shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.empty(shape, dtype=getattr(torch, like.dtype.name))
 
 
 def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -> Shard:

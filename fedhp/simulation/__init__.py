@@ -31,6 +31,7 @@ def open_grid(
     num_nodes: int,
     timeout_seconds: float,
     on_note: Callable[[str], None] | None = None,
+    message_bytes: int = 0,
 ) -> Iterator[Grid]:
     """Opens a grid of simulated nodes that run a client app.
 
@@ -44,6 +45,7 @@ def open_grid(
         timeout_seconds: How long one client may take. Not a round: how many clients a round gets
             through in a given time depends on the workers, and results must not.
         on_note: Called with a line for the user when a worker had to be replaced.
+        message_bytes: What the largest messages are expected to hold; a local Ray makes room for them.
 
     Raises:
         FedhpError: If the app cannot be found or the workers do not start.
@@ -51,7 +53,7 @@ def open_grid(
     """
     opener = _local(config, client_app, num_nodes)
     if config.num_workers != 0:
-        opener = _pool(config, client_app, num_nodes, on_note or _silent)
+        opener = _pool(config, client_app, num_nodes, message_bytes, on_note or _silent)
     with opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
         yield SimulatedGrid(executor, num_nodes, timeout_seconds)
 
@@ -69,7 +71,11 @@ def _local(config: "SimulationConfig", client_app: str, num_nodes: int) -> Itera
 
 @contextmanager
 def _pool(
-    config: "SimulationConfig", client_app: str, num_nodes: int, on_note: Callable[[str], None]
+    config: "SimulationConfig",
+    client_app: str,
+    num_nodes: int,
+    message_bytes: int,
+    on_note: Callable[[str], None],
 ) -> Iterator[Executor]:
     try:
         import ray  # noqa: F401
@@ -79,7 +85,7 @@ def _pool(
         ) from None
     from fedhp.simulation.cluster import open_pool
 
-    with open_pool(config, client_app, num_nodes, on_note) as pool:
+    with open_pool(config, client_app, num_nodes, message_bytes, on_note) as pool:
         yield pool
 
 

@@ -14,21 +14,21 @@ import ray
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.pool import RayPool
-from fedhp.simulation.transport import share_arrays
 from fedhp.simulation.worker import SLICE_BYTES, Worker
 
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
 
-# Replies wait in Ray's store until the server has read them: two chunks per worker, and as much for what
-# goes down. Ray spills to disk what does not fit. More would be touched in turn, and so taken.
-_STORE_BYTES_PER_WORKER = 2 * SLICE_BYTES
 _SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
 
 @contextmanager
 def open_pool(
-    config: "SimulationConfig", client_app: str, num_nodes: int, on_note: Callable[[str], None]
+    config: "SimulationConfig",
+    client_app: str,
+    num_nodes: int,
+    message_bytes: int,
+    on_note: Callable[[str], None],
 ) -> Iterator[RayPool]:
     """Opens workers on a local Ray of our own, or on the cluster that the configuration names.
 
@@ -40,8 +40,7 @@ def open_pool(
     ours = not ray.is_initialized()
     try:
         if ours:
-            _join(config, num_nodes)
-        share_arrays()
+            _join(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
         pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
@@ -54,7 +53,7 @@ def open_pool(
             ray.shutdown()
 
 
-def _join(config: "SimulationConfig", num_nodes: int) -> None:
+def _join(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     verbose = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
@@ -74,8 +73,18 @@ def _join(config: "SimulationConfig", num_nodes: int) -> None:
         include_dashboard=False,
         log_to_driver=verbose,
         logging_level=level,
-        object_store_memory=max(_SMALLEST_STORE_BYTES, (num_workers + 1) * _STORE_BYTES_PER_WORKER),
+        object_store_memory=_store_bytes(num_workers, message_bytes),
     )
+
+
+def _store_bytes(num_workers: int, message_bytes: int) -> int:
+    """Returns the size of the store in which replies wait until the server reads them.
+
+    Two chunks per worker, which end with the message that passes the limit, and as much for what goes down.
+    Ray puts on disk what does not fit, as when many wait for one slow client. A larger store costs memory:
+    sooner or later every page of it is touched.
+    """
+    return max(_SMALLEST_STORE_BYTES, 2 * (num_workers + 1) * (SLICE_BYTES + message_bytes))
 
 
 def _num_workers(config: "SimulationConfig") -> int:
@@ -129,8 +138,8 @@ def _environment(num_threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(2 * SLICE_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(2 * SLICE_BYTES),
     }
 
 

@@ -15,7 +15,6 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from fedhp.errors import FedhpError
 from fedhp.simulation.answering import Answer, failure, timed_out
 from fedhp.simulation.batch import Batch, Span
-from fedhp.simulation.transport import own
 from fedhp.simulation.worker import SLICE_SECONDS, Report
 
 logger = logging.getLogger(__name__)
@@ -104,8 +103,7 @@ class RayPool:
                 self._strike(batch, span, error)
                 return
         for answer in answers:
-            kept = None if answer.state is None else own(answer.state)
-            yield batch.read(answer._replace(state=kept))
+            yield batch.read(answer)
 
     def _collect(self, batch: Batch, seconds: float, wait: bool) -> None:
         """Takes in what the workers have finished, then deals with those that are late.

@@ -29,10 +29,6 @@ class Worker:
 
     def load(self) -> None:
         """Imports the app; apart from the constructor so that a failure arrives as what it is."""
-        # Here, so that this module can be imported where there is no Ray.
-        from fedhp.simulation.transport import share_arrays
-
-        share_arrays()
         self._app = load_app(self._reference)
         limit_threads(self._num_threads)
 
