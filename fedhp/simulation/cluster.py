@@ -138,8 +138,8 @@ def _environment(num_threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(2 * SLICE_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(2 * SLICE_BYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
     }
 
 

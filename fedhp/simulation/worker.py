@@ -9,7 +9,7 @@ from fedhp.simulation.answering import Answer, Job, answer
 from fedhp.simulation.loading import limit_threads, load_app
 
 SLICE_SECONDS = 1.0
-SLICE_BYTES = 16 * 2**20
+SLICE_BYTES = 8 * 2**20
 
 
 class Report(NamedTuple):
