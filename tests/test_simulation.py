@@ -292,23 +292,23 @@ def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
 
 
 def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
-    """A worker that hands back 1 of the 5 messages of a span leaves 4, which go out first again."""
+    """A worker that hands back 1 of the 4 messages of a span leaves 3, which go out first again."""
     messages = to_as_server(range(1, 33))
-    batch = Batch(messages, {}, num_workers=4)  # 2 * 32 // 12 = 5 messages, then 2 * 27 // 12 = 4
+    batch = Batch(messages, {}, num_workers=4)  # 32 // (4 * 2) = 4 messages, then 28 // 8 = 3
     first, second = batch.next(), batch.next()
-    assert (first, second) == (Span(0, 5), Span(5, 9))
+    assert (first, second) == (Span(0, 4), Span(4, 7))
 
-    done, rest = Span(0, 5).split(1)
+    done, rest = Span(0, 4).split(1)
     batch.finish(done, "answers")
     batch.again(rest)
 
-    assert batch.next() == Span(1, 5)
+    assert batch.next() == Span(1, 4)
     assert batch.ready() == (Span(0, 1), "answers")
     assert batch.ready() is None
 
 
 def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
-    """600 messages, 2 workers: spans of 1200 // 6, at most 64; 4 may be out; reading lets one more go."""
+    """600 messages, 2 workers: spans of 600 // 4, at most 64; 4 may be out; reading lets one more go."""
     batch = Batch(to_as_server(range(1, 601)), {}, num_workers=2)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]
@@ -318,10 +318,10 @@ def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
 
 
 def test_spans_shrink_so_that_the_load_levels() -> None:
-    """20 messages, 2 workers: 40 // 6 = 6, 28 // 6 = 4, 20 // 6 = 3, 14 // 6 = 2, 10 // 6 = 1, and so on."""
+    """20 messages, 2 workers: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, and so on."""
     batch = Batch(to_as_server(range(1, 21)), {}, num_workers=2)
     sizes = [span.num_messages for span in iter(batch.next, None)]
-    assert sizes == [6, 4, 3, 2, 1, 1, 1, 1, 1]
+    assert sizes == [5, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
 def to_as_server(nodes: Sequence[int]) -> list[Message]:
