@@ -75,7 +75,7 @@ class Shape:
     At fraction f a group of n units keeps ``n * f ** share``, where ``share`` is what the group weighs in
     the training memory, 1 for the heaviest. So what costs memory goes, and a narrow layer that costs next
     to nothing does not become the bottleneck, as it would if all groups shrank alike: an MLP
-    784-300-100-10 cut to a tenth keeps 377-58-66 rather than 250-95-31. Our choice; the paper's rule is not
+    784-300-100-10 cut to a tenth keeps 377-58-66 rather than 247-94-31. Our choice; the paper's rule is not
     available to us.
 
     Attributes:

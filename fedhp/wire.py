@@ -266,7 +266,7 @@ def _read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype
     """
     header, data = _header(shape, dtype), array.data
     size = math.prod(shape) * dtype.itemsize
-    if array.stype != _NUMPY or len(data) != len(header) + size or data[: len(header)] != header:
+    if array.stype != _NUMPY or len(data) != len(header) + size or not data.startswith(header):
         raise WireError(
             f"{name}: expected {dtype} of shape {shape} in C order and NumPy's format, got {len(data)} bytes "
             f"of {array.stype}, said to be {array.dtype} of shape {tuple(array.shape)}"
