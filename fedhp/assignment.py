@@ -62,13 +62,11 @@ def unit_norms(layout: Layout, state: ModelState) -> dict[str, NDArray[np.float6
 
     Inputs have outgoing weights only.
     """
-    norms = {group: np.ones(count) for group, count in state.structure.counts.items()}
+    counts = state.structure.counts
+    norms = {group: np.ones(count) for group, count in counts.items()}
     for name, weights in state.weights.items():
         if weights.ndim < 2:
             continue
-        for axis, ref in enumerate(layout.axes[name]):
-            if ref is None:
-                continue
-            rows = np.moveaxis(weights, axis, 0).reshape(len(norms[ref.group]), -1)
-            norms[ref.group] *= np.linalg.norm(rows, axis=1)
+        for place in layout.places(name, counts):
+            norms[place.group] *= np.linalg.norm(place.rows(weights), axis=1)
     return norms

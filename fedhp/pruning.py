@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.criteria import Criterion, Rows
-from fedhp.structure import Layout, Structure
+from fedhp.structure import Layout, Place, Structure
 
 Scores = dict[str, NDArray[np.float32]]
 
@@ -48,11 +48,9 @@ class Contributions:
         self._generator = generator
         self._known = dict(known)
         self._blend = blend
-        parameters = dict(module.named_parameters())
-        self._judged_by = {
-            group: [(parameters[name], axis) for name, axis in _judged_by(layout, group)]
-            for group in layout.widths
-        }
+        self._layout = layout
+        self._parameters = dict(module.named_parameters())
+        self._judged_by = self._places()
         self._average: dict[str, torch.Tensor] = {}
         self._num_observed = 0
 
@@ -89,43 +87,36 @@ class Contributions:
             self._known[group] = self._known[group][positions]
             if group in self._average:
                 self._average[group] = self._average[group][torch.from_numpy(positions)]
+        self._judged_by = self._places()
+
+    def _places(self) -> dict[str, list[tuple[nn.Parameter, Place]]]:
+        """Returns where each group's units have the parameters that they are scored by.
+
+        Those are what determines the units' activations: the parameters whose first axis is the group's.
+        Inputs have none; what makes of them is what leaves them.
+        """
+        counts = {group: len(scores) for group, scores in self._known.items()}
+        places: dict[str, list[tuple[nn.Parameter, Place]]] = {group: [] for group in counts}
+        for name, parameter in self._parameters.items():
+            for place in self._layout.places(name, counts):
+                places[place.group].append((parameter, place))
+        for group, everything in places.items():
+            entering = [(parameter, place) for parameter, place in everything if place.axis == 0]
+            places[group] = entering or everything
+        return places
 
     def _score(self, group: str) -> torch.Tensor:
         rows = [
-            Rows(_rows(p.detach(), axis), None if p.grad is None else _rows(p.grad, axis))
-            for p, axis in self._judged_by[group]
+            Rows(place.rows(p.detach()), None if p.grad is None else place.rows(p.grad))
+            for p, place in self._judged_by[group]
         ]
         return self._criterion.score(rows, self._generator)
-
-
-def _rows(tensor: torch.Tensor, axis: int) -> torch.Tensor:
-    """Views a tensor as one row per entry of an axis; a bias as rows of one.
-
-    Without a copy where the axis is the first, or the tensor a matrix: all that models have so far.
-    """
-    return tensor.movedim(axis, 0).reshape(tensor.shape[axis], -1)
 
 
 def _shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Divides scores by their mean; where all are zero, all are alike."""
     mean = scores.mean()
     return scores / mean if mean > 0 else np.ones_like(scores)
-
-
-def _judged_by(layout: Layout, group: str) -> list[tuple[str, int]]:
-    """Returns the parameters that a group's units are scored by, and the axis on which each unit has a row.
-
-    Those are what determines the units' activations: the parameters whose first axis is the group's. Inputs
-    have none; what makes of them is what leaves them.
-    """
-    axes = [
-        (name, axis)
-        for name, refs in layout.axes.items()
-        for axis, ref in enumerate(refs)
-        if ref is not None and ref.group == group
-    ]
-    entering = [(name, axis) for name, axis in axes if axis == 0]
-    return entering or axes
 
 
 def select(

@@ -77,7 +77,7 @@ class Statistics:
             shapes that this process has measured before counts with that measurement.
         batch_size_first: Samples per step before the first cut.
         batch_size_last: Samples per step after the last cut.
-        seconds: Duration of the local training.
+        seconds: Duration of the local training, from building the module to taking its weights out.
     """
 
     train_loss: float

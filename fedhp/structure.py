@@ -13,28 +13,34 @@ repeated or out of range) can be expressed.
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
+_Array = TypeVar("_Array", bound=Any)
 
 
 @dataclass(frozen=True, slots=True)
 class AxisRef:
-    """One tensor axis that a group indexes; each unit owns ``span`` consecutive entries of the axis.
+    """A run of a tensor axis that a group indexes; each unit owns ``span`` consecutive entries of it.
 
-    A span above 1 arises where feature maps are flattened: after a 7x7 map, a channel owns 49 inputs.
+    A span above 1 arises where feature maps are flattened (after a 7x7 map, a channel owns 49 inputs), and
+    where several channels live and die together (those that one group of a group normalisation covers).
+    ``group`` None stands for ``span`` entries that are always there, beside others on the same axis.
     """
 
-    group: str
+    group: str | None
     span: int = 1
+
+
+Axis = tuple[AxisRef, ...]  # one after the other where feature maps are concatenated; none: all fixed
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,27 @@ def _unpack(group: str, packed: NDArray[np.uint8], width: int) -> Mask:
     return unpacked[:width].astype(np.bool_)
 
 
+class Place(NamedTuple):
+    """Where a compact parameter holds a group's units: ``num_units`` of ``span`` entries, from ``start``."""
+
+    axis: int
+    group: str
+    start: int
+    num_units: int
+    span: int
+
+    def rows(self, array: _Array) -> _Array:
+        """Views an array or tensor as one row per unit, of shape ``(num_units, entries)``.
+
+        Without a copy where the axis is the first, or the parameter a matrix.
+        """
+        size = self.num_units * self.span
+        if array.shape[self.axis] != size:
+            before = (slice(None),) * self.axis
+            array = array[(*before, slice(self.start, self.start + size))]
+        return array.swapaxes(0, self.axis).reshape(self.num_units, -1)
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """How a model is wired: the only place that knows, so that nothing else asks for layer names.
@@ -151,20 +178,23 @@ class Layout:
     Attributes:
         widths: Per group, the number of units of the full model.
         shapes: Per parameter, its shape in the full model.
-        axes: Per parameter, one entry per axis: the `AxisRef` that indexes it, or None where the axis is
-            fixed (classes, kernel sizes, the channels of an image).
+        axes: Per parameter, one entry per axis: the runs that it consists of, none where the axis is fixed
+            (classes, kernel sizes, the channels of an image). May be given as one `AxisRef`, or None.
         floors: Per group, the number of units below which it is never cut.
+        buffers: Which of the parameters are none to be trained: running statistics of a normalisation.
     """
 
     widths: Mapping[str, int]
     shapes: Mapping[str, tuple[int, ...]]
-    axes: Mapping[str, tuple[AxisRef | None, ...]]
+    axes: Mapping[str, Sequence[AxisRef | Axis | None]]
     floors: Mapping[str, int]
+    buffers: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        axes = {name: tuple(map(_runs, given)) for name, given in self.axes.items()}
+        object.__setattr__(self, "axes", axes)
         for name, shape in self.shapes.items():
-            for size, axis in zip(shape, self.axes[name], strict=True):
-                assert axis is None or size == self.widths[axis.group] * axis.span, name
+            assert shape == self.shape(name, self.widths), name
         for group, width in self.widths.items():
             assert 1 <= self.floors[group] <= width, group
 
@@ -179,13 +209,22 @@ class Layout:
     def shape(self, name: str, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns a parameter's compact shape when each group keeps ``counts[group]`` units."""
         return tuple(
-            size if axis is None else counts[axis.group] * axis.span
-            for size, axis in zip(self.shapes[name], self.axes[name], strict=True)
+            sum(run.span * (1 if run.group is None else counts[run.group]) for run in runs) if runs else size
+            for size, runs in zip(self.shapes[name], self.runs(name), strict=True)
         )
 
+    def runs(self, name: str) -> tuple[Axis, ...]:
+        """Returns a parameter's axes, each as the runs that it consists of."""
+        return self.axes[name]  # pyright: ignore[reportReturnType] - made so when the layout was
+
+    @cached_property
+    def trained(self) -> tuple[str, ...]:
+        """The parameters that are trained: all but the buffers."""
+        return tuple(name for name in self.shapes if name not in self.buffers)
+
     def num_parameters(self, counts: Mapping[str, int]) -> int:
-        """Returns the number of parameters (scalars) when each group keeps ``counts[group]`` units."""
-        return sum(math.prod(self.shape(name, counts)) for name in self.shapes)
+        """Returns the number of trained scalars when each group keeps ``counts[group]`` units."""
+        return sum(math.prod(self.shape(name, counts)) for name in self.trained)
 
     def indices(self, name: str, within: Structure, sub: Structure) -> tuple[tuple[int, Indices], ...]:
         """Returns, for a parameter compact under ``within``, what to take to make it compact under ``sub``.
@@ -194,11 +233,21 @@ class Layout:
             Pairs of an axis and the positions to take along it; axes that stay whole are left out.
         """
         takes = []
-        for axis, ref in enumerate(self.axes[name]):
-            if ref is None or within.counts[ref.group] == sub.counts[ref.group]:
-                continue
-            takes.append((axis, _spread(within.positions(sub, ref.group), ref.span)))
+        for axis, runs in enumerate(self.runs(name)):
+            groups = [run.group for run in runs if run.group is not None]
+            if any(within.counts[group] != sub.counts[group] for group in groups):
+                takes.append((axis, _positions(runs, within, sub)))
         return tuple(takes)
+
+    def places(self, name: str, counts: Mapping[str, int]) -> Iterator["Place"]:
+        """Yields where along its axes a compact parameter holds units, when ``counts`` of them are kept."""
+        for axis, runs in enumerate(self.runs(name)):
+            start = 0
+            for run in runs:
+                count = 1 if run.group is None else counts[run.group]
+                if run.group is not None:
+                    yield Place(axis, run.group, start, count, run.span)
+                start += count * run.span
 
     def slice(
         self, weights: Mapping[str, NDArray[Any]], within: Structure, sub: Structure
@@ -216,8 +265,17 @@ class Layout:
         return out
 
 
-def _spread(units: Indices, span: int) -> Indices:
-    """Maps units to the entries that they own along an axis."""
-    if span == 1:
-        return units
-    return (units[:, None] * span + np.arange(span)).ravel()
+def _runs(given: AxisRef | Axis | None) -> Axis:
+    if given is None:
+        return ()
+    return (given,) if isinstance(given, AxisRef) else given
+
+
+def _positions(runs: Axis, within: Structure, sub: Structure) -> Indices:
+    """Returns the entries along an axis, compact under ``within``, that belong to ``sub``."""
+    taken, offset = [], 0
+    for run in runs:
+        kept = np.zeros(1, np.intp) if run.group is None else within.positions(sub, run.group)
+        taken.append((offset + kept[:, None] * run.span + np.arange(run.span)).ravel())
+        offset += run.span * (1 if run.group is None else within.counts[run.group])
+    return np.concatenate(taken)

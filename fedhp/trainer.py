@@ -58,6 +58,7 @@ class _Session:
     """One client's local training in one round: the DynHP loop and the state that it carries."""
 
     def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard) -> None:
+        self.started = time.perf_counter()
         self.recipe, self.task, self.shard = recipe, task, shard
         self.layout = recipe.architecture.layout
         self.device = recipe.device()
@@ -73,10 +74,8 @@ class _Session:
         self.contributions = self._contributions()
 
     def run(self) -> Update:
-        started = time.perf_counter()
         for epoch in range(self.recipe.train.local_epochs):
             self._epoch(epoch)
-        seconds = time.perf_counter() - started
         weights = {n: p.detach().cpu().numpy() for n, p in self.module.named_parameters()}
         statistics = Statistics(
             train_loss=self.loss,
@@ -85,7 +84,7 @@ class _Session:
             memory_measured_bytes=self.measured,
             batch_size_first=self.first_batch,
             batch_size_last=self.batch,
-            seconds=seconds,
+            seconds=time.perf_counter() - self.started,
         )
         scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
         state = ModelState(weights, self.structure, scores)

@@ -176,8 +176,8 @@ def num_parameters(layout: Layout, counts: Mapping[str, int]) -> int:
     """Counts parameters from the shapes alone, independently of `Layout.num_parameters`."""
     return sum(
         math.prod(
-            size if ref is None else counts[ref.group] * ref.span
-            for size, ref in zip(shape, layout.axes[name], strict=True)
+            size if not runs else sum(counts[run.group] * run.span for run in runs)
+            for size, runs in zip(shape, layout.axes[name], strict=True)
         )
         for name, shape in layout.shapes.items()
     )

@@ -229,10 +229,11 @@ def embed(layout, state: ModelState, name: str) -> tuple[np.ndarray, np.ndarray]
     whole, held = np.zeros(layout.shapes[name]), np.zeros(layout.shapes[name], bool)
     for entry in np.ndindex(whole.shape):
         place = []
-        for position, ref in zip(entry, layout.axes[name], strict=True):
-            if ref is None:
+        for position, runs in zip(entry, layout.axes[name], strict=True):
+            if not runs:
                 place.append(position)
                 continue
+            (ref,) = runs
             unit, offset = divmod(position, ref.span)
             kept = state.structure.kept(ref.group).tolist()
             if unit not in kept:

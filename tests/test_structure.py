@@ -202,3 +202,32 @@ def test_slicing_is_plain_indexing_and_composes(case):
         assert layout.num_parameters(inner.counts) == sum(a.size for a in once.values())
 
     check()
+
+
+JOINED = Layout(
+    {"a": 2, "b": 3},
+    {"w": (4, 9)},
+    {"w": (AxisRef("a", 2), (AxisRef("a"), AxisRef(None, 1), AxisRef("b", 2)))},
+    {"a": 1, "b": 1},
+)
+
+
+def test_an_axis_of_joined_maps_is_cut_run_by_run():
+    """Columns: a0 a1, one that is always there, b0 b0 b1 b1 b2 b2; rows: a0 a0 a1 a1."""
+    whole = np.arange(36, dtype=np.float32).reshape(4, 9)
+    sub = Structure({"a": [False, True], "b": [True, False, True]})
+    cut = JOINED.slice({"w": whole}, JOINED.full(), sub)["w"]
+    np.testing.assert_array_equal(cut, whole[2:][:, [1, 2, 3, 4, 7, 8]])
+    assert JOINED.shape("w", sub.counts) == cut.shape
+
+
+def test_the_rows_of_a_unit_are_found_on_every_axis():
+    array = np.arange(36, dtype=np.float32).reshape(4, 9)
+    places = list(JOINED.places("w", {"a": 2, "b": 3}))
+    assert [(p.axis, p.group, p.start, p.num_units, p.span) for p in places] == [
+        (0, "a", 0, 2, 2),
+        (1, "a", 0, 2, 1),
+        (1, "b", 3, 3, 2),
+    ]
+    np.testing.assert_array_equal(places[0].rows(array), array.reshape(2, 18))
+    np.testing.assert_array_equal(places[2].rows(array)[1], array[:, 5:7].T.reshape(-1))

@@ -28,8 +28,8 @@ def describe(plan: RunPlan) -> dict[str, str]:
     """Returns the metadata of every checkpoint of a run."""
     layout = plan.layout
     axes = {
-        name: [None if ref is None else [ref.group, ref.span] for ref in refs]
-        for name, refs in layout.axes.items()
+        name: [[[run.group, run.span] for run in runs] for runs in layout.runs(name)]
+        for name in layout.shapes
     }
     values = {
         "model": plan.scenario.to_dict()["model"],
@@ -86,8 +86,10 @@ def _state(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, Any]) -> Mod
         raise ValueError(f"unknown tensors {unknown}")
     for name, shape in shapes.items():
         expected = tuple(
-            size if axis is None else structure.counts[axis[0]] * axis[1]
-            for size, axis in zip(shape, axes[name], strict=True)
+            sum(span * (1 if group is None else structure.counts[group]) for group, span in runs)
+            if runs
+            else size
+            for size, runs in zip(shape, axes[name], strict=True)
         )
         got = tensors[name]
         if got.shape != expected or got.dtype != np.float32:
