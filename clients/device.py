@@ -5,7 +5,8 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``partition-id``: which part of the scenario's data this device plays, and its name in the records;
 - ``data-path``: the device's own ``.npz`` file (``x_train``, ``y_train``) instead of a partition;
 - ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
-- ``name``: the device class shown in records; devices of one name should have one budget.
+- ``name``: the device class shown in records; devices of one name should have one budget;
+- ``model-target``: the network that a server may make this device import and call (``model.target``).
 """
 
 from collections.abc import Mapping
@@ -41,10 +42,11 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     """Returns the device that a node configuration describes, its data opened.
 
     Raises:
-        ScenarioError: If the node configuration says neither a partition nor a data path, or the partition
-            is beyond the scenario's fleet.
+        ScenarioError: If the node configuration says neither a partition nor a data path, the partition is
+            beyond the scenario's fleet, or the scenario's network is one that the device was not told of.
         DataError: If the data cannot be read or does not fit the model.
     """
+    _check_target(from_json(brief.scenario).model.target, node)
     client = _partition_id(node)
     kind = _device_class(brief, client)
     budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
@@ -53,6 +55,15 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     shard = _open_shard(brief, node, client)
     profile = DeviceProfile(str(node.get("name", own)), budget, len(shard))
     return LocalDevice(client, profile, shard)
+
+
+def _check_target(target: str, node: NodeConfig) -> None:
+    """Refuses to import what a server names and the device's owner does not; simulated ones trust it."""
+    if target and "num-partitions" not in node and node.get("model-target") != target:
+        raise ScenarioError(
+            f"the scenario's network is '{target}', which this device was not told that it may import; start "
+            f"its SuperNode with --node-config 'model-target=\"{target}\"'"
+        )
 
 
 def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.errors import BudgetError
-from fedhp.memory import MemoryModel
+from fedhp.memory import MemoryModel, samples
 from fedhp.pruning import select
 from fedhp.schedule import Shape
 from fedhp.state import ModelState
@@ -22,9 +22,10 @@ def fit_counts(
     is given up.
 
     Raises:
-        BudgetError: If not even the smallest structure fits with one sample.
+        BudgetError: If not even the smallest structure fits with as few samples as the model allows.
     """
-    while batch >= 1:
+    least = memory.layout.smallest_batch
+    while batch >= least:
         counts = shape.largest(
             top, lambda counts, batch=batch: memory.training_bytes(counts, batch) <= budget_bytes
         )
@@ -34,7 +35,7 @@ def fit_counts(
     smallest = memory.layout.smallest()
     raise BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
-        f"{memory.training_bytes(smallest, 1):,} bytes to train with one sample; the budget is "
+        f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
         f"{budget_bytes:,} bytes. Raise the budget, or choose a smaller model or input"
     )
 
@@ -48,7 +49,7 @@ def fit_structure(
     likeliest to survive, so that what a small device learns is not pruned away later.
 
     Raises:
-        BudgetError: If not even the smallest structure fits with one sample.
+        BudgetError: If not even the smallest structure fits with as few samples as the model allows.
     """
     current = state.structure
     if budget_bytes is None or memory.training_bytes(current.counts, batch) <= budget_bytes:

@@ -81,7 +81,7 @@ def scenarios() -> None:
         table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
-        model = f"{one.model.name} {'-'.join(map(str, one.model.widths))}"
+        model = one.model.said
         table.add_row(name, str(one.fleet.num_clients), str(one.rounds), model, one.description)
     Console().print(table)
 

@@ -18,7 +18,7 @@ def evaluate(
     batch: int = 1000,
 ) -> tuple[float, float]:
     """Returns accuracy (0 to 1) and mean cross-entropy of a model on a shard."""
-    module, inputs = to_module(architecture, state, device), architecture.kept_inputs(state.structure)
+    module, inputs = to_module(architecture, state, device).eval(), architecture.kept_inputs(state.structure)
     num_right, loss_sum = 0, 0.0
     for start in range(0, len(shard), batch):
         images, labels = shard.batch(np.arange(start, min(start + batch, len(shard))), inputs)

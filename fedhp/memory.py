@@ -2,26 +2,29 @@
 
 The peak of a step is the maximum over its *moments* (loading the batch, each operation's forward and
 backward, the optimiser's step); at every moment the live bytes are ``fixed + per_sample * batch`` with
-integers that follow from the model's operations. So the peak is exact integer arithmetic, and its inverse,
-the largest batch under a budget, is a minimum of integer divisions.
+integers that a rehearsal of the step has told (`fedhp.rehearsal`). So the peak is exact integer arithmetic,
+and its inverse, the largest batch under a budget, is a minimum of integer divisions.
 
 What is counted: parameters, gradients, optimiser state, the activations kept for the backward pass, the
 gradients that flow between operations, the input batch with its labels and its raw (unconverted) form, and
 the contribution scores. What is not: the data at rest, code, the interpreter, and scratch space inside a
 kernel, which the tensor library does not report.
-
-The lifetimes below were read off PyTorch's eager autograd: ReLU works in place and keeps its result,
-every operation keeps its input, a node's saved tensors go when the node has run, gradients appear one
-operation after the other from the last to the first, and fused optimisers take no temporary.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fedhp.errors import ScenarioError
+from fedhp.rehearsal import Rehearsal
 from fedhp.structure import Layout
+
+# Live bytes at each moment of the step: what is there anyway, and what each sample adds.
+Moments = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 FLOAT_BYTES = 4
 INDEX_BYTES = 8
@@ -65,30 +68,9 @@ class MemoryConfig:
         return (batch / reference) ** LR_SCALINGS[self.lr_scaling]
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
-    """One operation of a chain, forward order; sizes are in bytes per sample.
-
-    Attributes:
-        parameters: Names of the parameters that it uses.
-        output: Size of its output, which the next operation keeps for its backward pass.
-        kept: What else it keeps for its own backward pass, such as pooling indices.
-        relu: Whether an in-place ReLU follows, whose backward pass takes one more tensor of the output's
-            size.
-    """
-
-    parameters: tuple[str, ...]
-    output: int
-    kept: int = 0
-    relu: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Live bytes at one moment of the step: ``fixed + per_sample * batch``."""
-
-    fixed: int
-    per_sample: int
+def samples(number: int) -> str:
+    """Says a number of samples."""
+    return "one sample" if number == 1 else f"{number} samples"
 
 
 @dataclass(frozen=True)
@@ -97,7 +79,7 @@ class MemoryModel:
 
     Attributes:
         layout: The model's wiring.
-        ops: The operations of the model when each group keeps the given number of units.
+        rehearsal: What lives when during the forward and backward pass.
         input_size: Number of scalars in one sample as it is stored.
         raw_itemsize: Bytes per scalar of the stored data (1 for 8-bit images).
         state_slots: Optimiser tensors per parameter: 0 for SGD, 1 with momentum, 2 for Adam.
@@ -106,23 +88,25 @@ class MemoryModel:
     """
 
     layout: Layout
-    ops: Callable[[Mapping[str, int]], Sequence[Op]]
+    rehearsal: Rehearsal
     input_size: int
     raw_itemsize: int
     state_slots: int
     inputs: str | None = None
-    _moments: Callable[[tuple[int, ...]], tuple[Moment, ...]] = field(init=False, repr=False)
+    _moments: Callable[[tuple[int, ...]], Moments] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_moments", lru_cache(maxsize=512)(self._compute_moments))
 
     def training_bytes(self, counts: Mapping[str, int], batch: int) -> int:
         """Returns the peak bytes of a training step with ``batch`` samples."""
-        return max(moment.fixed + moment.per_sample * batch for moment in self._of(counts))
+        fixed, per_sample = self._of(counts)
+        return int((fixed + per_sample * batch).max())
 
     def largest_batch(self, counts: Mapping[str, int], budget_bytes: int) -> int:
         """Returns the largest batch whose step fits the budget; 0 when not even one sample fits."""
-        return min(max(0, (budget_bytes - moment.fixed) // moment.per_sample) for moment in self._of(counts))
+        fixed, per_sample = self._of(counts)
+        return max(0, int(((budget_bytes - fixed) // per_sample).min()))
 
     def shares(self, batch: int) -> dict[str, float]:
         """Returns how much of the training memory each group is behind, relative to the heaviest one.
@@ -145,49 +129,25 @@ class MemoryModel:
             group: max(_SMALLEST_SHARE, halves[group] * weight / heaviest) for group, weight in saved.items()
         }
 
-    def _of(self, counts: Mapping[str, int]) -> tuple[Moment, ...]:
+    def _of(self, counts: Mapping[str, int]) -> Moments:
         return self._moments(tuple(counts[group] for group in self.layout.widths))
 
-    def _compute_moments(self, key: tuple[int, ...]) -> tuple[Moment, ...]:
+    def _compute_moments(self, key: tuple[int, ...]) -> Moments:
         counts = dict(zip(self.layout.widths, key, strict=True))
-        ops = self.ops(counts)
-        sizes = [self._parameter_bytes(op, counts) for op in ops]
+        units = np.array([1, *key])
+        sizes = np.array([self._bytes(name, counts) for name in self.layout.trained])
+        buffers = sum(self._bytes(name, counts) for name in self.layout.buffers)
         # Contributions: an average and the newest score per unit.
-        resting = sum(sizes) * (1 + self.state_slots) + 2 * FLOAT_BYTES * sum(counts.values())
+        resting = sizes.sum() * (1 + self.state_slots) + buffers + 2 * FLOAT_BYTES * sum(key)
         num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
         entry = num_inputs * FLOAT_BYTES + INDEX_BYTES
         raw = num_inputs * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)
-        moments = [Moment(resting, entry + raw), Moment(resting + sum(sizes), entry)]
-        moments += _loss_moments(ops, resting, entry)
-        for index in range(len(ops)):
-            moments += _backward_moments(ops, sizes, index, resting, entry)
-        return tuple(moments)
+        told = self.rehearsal
+        inside = told.gradients @ sizes + told.fixed @ units
+        # While the batch is loaded, while the optimiser takes its step, and between the two.
+        fixed = resting + np.concatenate([[0, sizes.sum()], inside])
+        per_sample = entry + np.concatenate([[raw, 0], told.per_sample @ units])
+        return fixed, per_sample
 
-    def _parameter_bytes(self, op: Op, counts: Mapping[str, int]) -> int:
-        shapes = (self.layout.shape(name, counts) for name in op.parameters)
-        return sum(FLOAT_BYTES * math.prod(shape) for shape in shapes)
-
-
-def _saved(ops: Sequence[Op]) -> int:
-    """Bytes per sample that these operations' outputs and extras hold for the backward pass."""
-    return sum(op.output + op.kept for op in ops)
-
-
-def _loss_moments(ops: Sequence[Op], resting: int, entry: int) -> list[Moment]:
-    logits = ops[-1].output
-    forward = entry + _saved(ops) + logits  # the log-probabilities
-    backward = entry + _saved(ops[:-1]) + 3 * logits  # they, and two gradients
-    return [Moment(resting, forward), Moment(resting, backward)]
-
-
-def _backward_moments(
-    ops: Sequence[Op], sizes: Sequence[int], index: int, resting: int, entry: int
-) -> list[Moment]:
-    op = ops[index]
-    later_gradients = sum(sizes[index + 1 :])
-    below = _saved(ops[:index]) + op.kept
-    input_gradient = ops[index - 1].output if index else 0
-    moments = [Moment(resting + later_gradients + sizes[index], entry + below + op.output + input_gradient)]
-    if op.relu:
-        moments.append(Moment(resting + later_gradients, entry + below + 3 * op.output))
-    return moments
+    def _bytes(self, name: str, counts: Mapping[str, int]) -> int:
+        return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))

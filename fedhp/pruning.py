@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.criteria import Criterion, Rows
+from fedhp.modules import batch_norms, restate_sizes
 from fedhp.structure import Layout, Place, Structure
 
 Scores = dict[str, NDArray[np.float32]]
@@ -179,7 +180,17 @@ def cut(
                     f"{name} of shape {tuple(before)}; only state of the parameter's shape can be cut"
                 )
             optimizer.state[parameter][key] = _take(value, takes)
-    _restate_sizes(module)
+    _cut_statistics(module, layout, within, sub)
+    restate_sizes(module)
+
+
+def _cut_statistics(module: nn.Module, layout: Layout, within: Structure, sub: Structure) -> None:
+    for name, norm in batch_norms(module):
+        for _, positions in layout.indices(f"{name}.running_mean", within, sub):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            chosen = torch.from_numpy(positions).to(norm.running_mean.device)
+            norm.running_mean, norm.running_var = norm.running_mean[chosen], norm.running_var[chosen]
 
 
 def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:
@@ -190,12 +201,3 @@ def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -
     mesh = iter(torch.meshgrid(*positions, indexing="ij"))
     chosen = {axis for axis, _ in takes}
     return tensor[tuple(next(mesh) if a in chosen else slice(None) for a in range(tensor.dim()))]
-
-
-def _restate_sizes(module: nn.Module) -> None:
-    """Makes layers say their new sizes, for people who print them and tools that read them."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = layer.weight.shape
-        elif isinstance(layer, nn.Conv2d):
-            layer.out_channels, layer.in_channels = layer.weight.shape[:2]

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.memory import MemoryConfig, MemoryModel
+from fedhp.memory import MemoryConfig, MemoryModel, samples
 from fedhp.models import Architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig, Schedule, Shape
@@ -65,16 +65,16 @@ def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budg
     """Returns the batch that the policy takes for this structure within the budget.
 
     Raises:
-        BudgetError: If not even one sample fits.
+        BudgetError: If not even as few samples fit as the model allows.
     """
-    wanted = recipe.train.batch_size
+    wanted, least = recipe.train.batch_size, memory.layout.smallest_batch
     if budget_bytes is None:
         return wanted
     largest = memory.largest_batch(structure.counts, budget_bytes)
-    if largest < 1:
-        needed = memory.training_bytes(structure.counts, 1)
+    if largest < least:
+        needed = memory.training_bytes(structure.counts, least)
         raise BudgetError(
-            f"training this model with one sample takes {needed:,} bytes; the budget is "
+            f"training this model with {samples(least)} takes {needed:,} bytes; the budget is "
             f"{budget_bytes:,} bytes"
         )
     if recipe.memory.batch_policy == "fill":

@@ -217,6 +217,11 @@ class Layout:
         """Returns a parameter's axes, each as the runs that it consists of."""
         return self.axes[name]  # pyright: ignore[reportReturnType] - made so when the layout was
 
+    @property
+    def smallest_batch(self) -> int:
+        """Samples that a step takes at least: the statistics of a batch of one would be none."""
+        return 2 if self.buffers else 1
+
     @cached_property
     def trained(self) -> tuple[str, ...]:
         """The parameters that are trained: all but the buffers."""

@@ -18,6 +18,7 @@ from fedhp.data import Shard
 from fedhp.errors import TrainingError
 from fedhp.measure import LiveTensors
 from fedhp.models import to_module
+from fedhp.modules import restart_statistics, take_weights
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -30,6 +31,7 @@ from fedhp.recipe import Recipe, choose_batch
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
+from fedhp.step import gradients
 
 _T = TypeVar("_T")
 
@@ -49,8 +51,11 @@ def train_locally(recipe: Recipe, task: RoundTask, shard: Shard) -> Update:
         BudgetError: If the assigned model does not fit the device's budget with one sample.
         TrainingError: If the loss is not finite.
     """
-    if not len(shard):
-        raise TrainingError(f"client {task.client} has no training samples")
+    least = recipe.architecture.layout.smallest_batch
+    if len(shard) < least:
+        raise TrainingError(
+            f"client {task.client} has too few training samples: {len(shard)}, where a step takes {least}"
+        )
     return _Session(recipe, task, shard).run()
 
 
@@ -76,7 +81,7 @@ class _Session:
     def run(self) -> Update:
         for epoch in range(self.recipe.train.local_epochs):
             self._epoch(epoch)
-        weights = {n: p.detach().cpu().numpy() for n, p in self.module.named_parameters()}
+        weights = take_weights(self.module)
         statistics = Statistics(
             train_loss=self.loss,
             accuracy=self.accuracy,
@@ -93,10 +98,11 @@ class _Session:
     def _epoch(self, epoch: int) -> None:
         total = len(self.shard)
         order = self.order.permutation(total)
+        restart_statistics(self.module)
         loss_sum = torch.zeros((), device=self.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self.device)
         done = 0
-        while done < total:
+        while total - done >= self.layout.smallest_batch:
             rows = order[done : done + self.batch]
             self._set_learning_rate(self._progress(epoch, done))
             loss, right = self._measured_step(rows)
@@ -104,7 +110,7 @@ class _Session:
             num_right += right
             done += len(rows)
             self._prune_if_due(self._progress(epoch, done))
-        self.loss, self.accuracy = float(loss_sum) / total, float(num_right) / total
+        self.loss, self.accuracy = float(loss_sum) / done, float(num_right) / done
         if not math.isfinite(self.loss):
             raise TrainingError(
                 f"the training loss of client {self.task.client} in round {self.task.round} is "
@@ -135,7 +141,8 @@ class _Session:
         if key in _MEASURED:
             result = work()
         else:
-            with LiveTensors([*self.module.parameters(), *state_tensors(self.optimizer)]) as meter:
+            existing = [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer)]
+            with LiveTensors(existing) as meter:
                 result = work()
             _MEASURED[key] = meter.peak
         self.measured = max(self.measured, _MEASURED[key])
@@ -230,16 +237,12 @@ def training_step(
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.
     """
-    logits = module(images)
-    loss = nn.functional.cross_entropy(logits, labels)
-    right = (logits.detach().argmax(1) == labels).sum()
-    del logits  # the backward pass does not need them
-    loss.backward()
+    loss, right = gradients(module, images, labels)
     if observe is not None:
         observe()
     optimizer.step()
     drop_gradients(optimizer)
-    return loss.detach(), right
+    return loss, right
 
 
 # Peaks already measured in this process, by the shape of the step; a cache, never state.

@@ -37,7 +37,8 @@ class Exclusive(FleetStrategy):
     def admits(self, device: Device) -> bool:
         """Devices whose budget holds the full model with one sample."""
         budget = device.profile.memory_bytes
-        return budget is None or self.memory.training_bytes(self.layout.widths, 1) <= budget
+        least = self.layout.smallest_batch
+        return budget is None or self.memory.training_bytes(self.layout.widths, least) <= budget
 
     def assign(self, device: Device) -> Structure:
         """All of the model: `admits` has seen that it fits, with a smaller batch if need be."""

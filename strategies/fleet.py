@@ -169,8 +169,11 @@ class FleetStrategy(Strategy):
     ) -> tuple[wire.RecordDict, Sent]:
         state = self.state.cut(self.layout, structure)
         record = wire.pack_state(state)
-        sent = Sent(device, structure, state.num_parameters(), wire.record_bytes(record))
+        sent = Sent(device, structure, self._num_parameters(structure), wire.record_bytes(record))
         return wire.pack_task(record, self.brief, server_round), sent
+
+    def _num_parameters(self, structure: Structure) -> int:
+        return self.layout.num_parameters(structure.counts)
 
     def _take(
         self,
@@ -219,7 +222,7 @@ class FleetStrategy(Strategy):
             memory_measured_bytes=statistics.memory_measured_bytes,
             batch_size_first=statistics.batch_size_first,
             batch_size_last=statistics.batch_size_last,
-            params_sent=update.state.num_parameters(),
+            params_sent=self._num_parameters(update.state.structure),
             units_pruned=sent.structure.num_units() - update.state.structure.num_units(),
             train_loss=statistics.train_loss,
             accuracy=statistics.accuracy,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from fedhp.assignment import fit_structure
 from fedhp.errors import BudgetError
+from fedhp.memory import samples
 from fedhp.reconcile import Reconciliation, intersection
 from fedhp.structure import Structure
 
@@ -24,13 +25,13 @@ class MaskIntersection(FleetStrategy):
     budgeted = True
 
     def admits(self, device: Device) -> bool:
-        """Every device that can train at least the smallest structure with one sample."""
-        budget = device.profile.memory_bytes
-        smallest = self.memory.training_bytes(self.layout.smallest(), 1)
+        """Every device that can train at least the smallest structure with the smallest batch."""
+        budget, least = device.profile.memory_bytes, self.layout.smallest_batch
+        smallest = self.memory.training_bytes(self.layout.smallest(), least)
         if budget is not None and smallest > budget:
             raise BudgetError(
                 f"client {device.client} ({device.profile.device_class}): training the smallest structure "
-                f"with one sample takes {smallest:,} bytes; its budget is {budget:,} bytes"
+                f"with {samples(least)} takes {smallest:,} bytes; its budget is {budget:,} bytes"
             )
         return True
 

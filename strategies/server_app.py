@@ -100,7 +100,7 @@ class _RoundWatch:
         trained = time.perf_counter()
         accuracy, loss = evaluate(setup.recipe.architecture, state, setup.test, setup.recipe.device())
         now = time.perf_counter()
-        params = state.num_parameters()
+        params = setup.recipe.architecture.layout.num_parameters(state.structure.counts)
         batch = setup.scenario.train.batch_size
         report = RoundReport(
             round=server_round,

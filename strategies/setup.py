@@ -83,8 +83,9 @@ def _strategy_class(name: str) -> type[FleetStrategy]:
 
 
 def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:
+    least = memory.layout.smallest_batch
     for kind in scenario.fleet.classes:
         try:
-            fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, 1)
+            fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, least)
         except BudgetError as error:
             raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}") from None

@@ -27,7 +27,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "mlp-whole-inputs": architecture(ModelConfig("mlp", [7, 6], 1, prune_inputs=False), (1, 3, 4), 3),
     "cnn-1-conv": architecture(ModelConfig("cnn", [9, 6], 2), (3, 5, 8), 3),
     "cnn-2-convs": architecture(ModelConfig("cnn", [5, 6, 7], 1), (1, 9, 7), 4),
+    "vgg11": architecture(ModelConfig("vgg11", [3, 4, 5, 4, 6, 5, 4, 6], 1), (2, 8, 8), 3),
+    "resnet20": architecture(ModelConfig("resnet20", [4, 5, 6], 1), (2, 8, 8), 3),
+    "resnet20-group": architecture(ModelConfig("resnet20", [8, 12, 16], 1, norm="group"), (1, 8, 8), 3),
+    "conv1d": architecture(ModelConfig("conv1d", [5, 6, 7], 1), (1, 3, 16), 4),
 }
+
+# Those whose wiring is plain enough to index by hand.
+CHAINS = {case: arch for case, arch in ARCHITECTURES.items() if case.startswith(("mlp", "cnn"))}
 
 
 def masks(width: int, floor: int = 1) -> st.SearchStrategy[np.ndarray]:
@@ -54,12 +61,16 @@ def _scatter(mask: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return out
 
 
-def random_structure(layout: Layout, seed: int, share: float = 0.6) -> Structure:
+def random_structure(
+    layout: Layout, seed: int, share: float = 0.6, within: Structure | None = None
+) -> Structure:
+    """A structure that keeps about a share of every group's units, all of them kept in ``within``."""
     rng = np.random.default_rng(seed)
     chosen = {}
     for group, width in layout.widths.items():
-        count = max(layout.floors[group], int(share * width))
-        chosen[group] = np.isin(np.arange(width), rng.choice(width, count, replace=False))
+        there = np.arange(width) if within is None else within.kept(group)
+        count = max(layout.floors[group], int(share * len(there)))
+        chosen[group] = np.isin(np.arange(width), rng.choice(there, count, replace=False))
     return Structure(chosen)
 
 

@@ -13,9 +13,9 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references", "terminal"},
-    {"devices"},
-    {"state"},
+    {"structure", "seeds", "references", "terminal", "modules", "step"},
+    {"devices", "channels", "networks", "rehearsal"},
+    {"state", "tracing"},
     {"memory", "criteria", "schedule", "measure", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"recipe", "assignment", "evaluation"},

@@ -143,7 +143,6 @@ def test_an_ill_typed_value_names_its_key(override, key):
         ("data.partition.alpha=0", r"data\.partition\.alpha"),
         ("data.partition.min_samples=0", r"data\.partition\.min_samples"),
         ("model.name=resnet", r"model\.name must be one of mlp, cnn"),
-        ("model.widths=[]", r"model\.widths"),
         ("model.widths=[8,0]", r"model\.widths"),
         ("model.floor=65", r"model\.floor"),
         ("fleet.num_clients=0", r"fleet\.num_clients"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_models import ARCHITECTURES
+from small_models import CHAINS
 from torch import nn
 
 from fedhp.criteria import CRITERIA, Rows, magnitude, random, taylor
@@ -61,14 +61,14 @@ def test_every_criterion_scores_each_unit_and_changes_nothing(name):
     assert all(torch.equal(a, b) for a, b in zip(before, (*weight, *bias), strict=True))
 
 
-@pytest.mark.parametrize("case", ARCHITECTURES)
+@pytest.mark.parametrize("case", CHAINS)
 def test_taylor_is_the_slope_of_the_loss(case):
     """Scaling a unit's incoming weights and bias by 1 - e changes the loss by -e * sum w dL/dw; so does
     scaling an input's outgoing weights.
 
     The slope is taken by a central difference, in float64, where it is good to about 1e-8.
     """
-    arch = ARCHITECTURES[case]
+    arch = CHAINS[case]
     module = to_module(arch, initial_state(arch, 2)).double()
     generator = source(4)
     images = torch.randn(6, *arch.input_shape, generator=generator, dtype=torch.float64)

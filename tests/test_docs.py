@@ -23,7 +23,7 @@ from fedhp.data import SOURCES
 from fedhp.data.config import PARTITIONS
 from fedhp.devices import parse_size
 from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
-from fedhp.models import MODELS
+from fedhp.models import MODELS, NORMS
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from strategies import STRATEGIES
 
@@ -73,6 +73,7 @@ CHOICES = {
     "data.name": SOURCES,
     "data.partition.name": PARTITIONS,
     "model.name": MODELS,
+    "model.norm": NORMS,
     "train.optimizer": OPTIMIZERS,
     "train.lr_schedule": LR_SCHEDULES,
     "prune.criterion": CRITERIA,
@@ -123,7 +124,7 @@ def schema(part: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
         key, value = prefix + entry.name, getattr(part, entry.name)
         if dataclasses.is_dataclass(value):
             yield from schema(value, f"{key}.")
-        elif isinstance(value, list) and dataclasses.is_dataclass(value[0]):
+        elif value and isinstance(value, list) and dataclasses.is_dataclass(value[0]):
             yield key, "list of device classes", [dataclasses.asdict(value[0])]
             yield from schema(value[0], f"{key}[].")
         else:
@@ -166,8 +167,8 @@ def test_the_page_lists_the_scenarios_that_ship():
         one = load_scenario(name)
         sampled = one.server.clients_per_round
         clients = f"{one.fleet.num_clients}, {sampled} per round" if sampled else str(one.fleet.num_clients)
-        widths = "-".join(map(str, one.model.widths))
-        assert row == [clients, str(one.rounds), f"`{one.data.name}`", f"`{one.model.name}` {widths}"]
+        model, widths = one.model.said.split()
+        assert row == [clients, str(one.rounds), f"`{one.data.name}`", f"`{model}` {widths}"]
 
 
 def test_sizes_are_as_many_bytes_as_the_page_says():

@@ -1,0 +1,159 @@
+"""A training step without storage: from it the memory model learns which tensors live when.
+
+The step runs on PyTorch's ``meta`` device, where operations have shapes and no data: autograd keeps and frees
+there just what it keeps and frees elsewhere. After every operation, the bytes alive are those of gradients,
+which follow from the layout, and those of all else (activations, what operations keep for their backward
+pass, gradients that flow between them), which grow linearly with the batch and with every group's units. So a
+few rehearsals, of two batches and with one unit more of each group in turn, tell the bytes of every structure
+and batch. This holds for any network whose activations are linear in its widths, which are all that
+`fedhp.tracing` takes.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from fedhp.step import gradients
+from fedhp.structure import Layout
+
+Build = Callable[[Mapping[str, int]], nn.Module]
+_BATCH = 2  # a batch of one is a special case of some operations
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """Bytes alive at each moment of a step's forward and backward pass, as coefficients.
+
+    For unit counts ``n``, parameters of ``p`` bytes and a batch of ``b``, moment ``m`` takes
+    ``gradients[m] @ p + fixed[m] @ (1, n) + per_sample[m] @ (1, n) * b`` bytes beside what lives throughout
+    the step: parameters, optimiser state and the input batch.
+
+    Attributes:
+        gradients: Which parameters' gradients live, of shape ``(moments, trained parameters)``.
+        fixed: Bytes whatever the batch, of shape ``(moments, 1 + groups)``.
+        per_sample: Bytes per sample, of shape ``(moments, 1 + groups)``.
+    """
+
+    gradients: NDArray[np.int64]
+    fixed: NDArray[np.int64]
+    per_sample: NDArray[np.int64]
+
+
+def rehearse(
+    build: Build, layout: Layout, input_shape: Callable[[Mapping[str, int]], tuple[int, ...]]
+) -> Rehearsal:
+    """Rehearses a model's step.
+
+    Args:
+        build: Makes the module whose groups have the given unit counts.
+        layout: Its wiring.
+        input_shape: The shape of one sample that this module takes.
+    """
+
+    def play(counts: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Returns which gradients live, and all else in bytes: whatever the batch, and per sample."""
+        present, few = _play(build(counts), layout, (_BATCH, *input_shape(counts)))
+        _, more = _play(build(counts), layout, (_BATCH + 1, *input_shape(counts)))
+        return present, few - _BATCH * (more - few), more - few
+
+    widths = dict(layout.widths)
+    present, fixed, per_sample = play(widths)
+    slopes = [play({**widths, group: width + 1})[1:] for group, width in widths.items()]
+    by_fixed = [more - fixed for more, _ in slopes]
+    by_sample = [more - per_sample for _, more in slopes]
+    sizes = np.array(list(widths.values()), np.int64)
+    parts = [present, _coefficients(fixed, by_fixed, sizes), _coefficients(per_sample, by_sample, sizes)]
+    different = np.unique(np.hstack(parts), axis=0)
+    ends = np.cumsum([part.shape[1] for part in parts[:-1]])
+    return Rehearsal(*np.split(different, ends, axis=1))
+
+
+def _coefficients(
+    value: NDArray[np.int64], slopes: list[NDArray[np.int64]], sizes: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    slope = np.stack(slopes, axis=1)
+    return np.column_stack([value - slope @ sizes, slope])
+
+
+def _play(
+    module: nn.Module, layout: Layout, shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Runs a step; returns, after every operation, which gradients live, and the bytes of all else."""
+    module = module.to("meta").train()
+    images = torch.empty(shape, device="meta")
+    labels = torch.empty(shape[0], dtype=torch.int64, device="meta")
+    ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels])
+    parameters = dict(module.named_parameters())
+    owners: dict[int, int] = {}
+    for index, name in enumerate(layout.trained):
+        parameters[name].register_post_accumulate_grad_hook(
+            lambda p, index=index: owners.update({ledger.entry(p.grad): index})
+        )
+    with ledger:
+        gradients(module, images, labels)
+    return ledger.account(owners, len(layout.trained))
+
+
+class _Ledger(TorchDispatchMode):
+    """Writes down which storages live, whenever an operation has added some."""
+
+    def __init__(self, existing: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._entries: dict[int, int] = {}
+        self._sizes: list[int] = []
+        self._live: set[int] = set()
+        self._moments: list[frozenset[int]] = []
+        self._existing = {tensor.untyped_storage()._cdata for tensor in existing}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs the operation and enters what it returned; a moment is one at which something was added."""
+        result = func(*args, **(kwargs or {}))
+        before = len(self._sizes)
+        for leaf in tree_iter(result):
+            if isinstance(leaf, torch.Tensor):
+                self._enter(leaf.untyped_storage())
+        if len(self._sizes) > before:
+            self._moments.append(frozenset(self._live))
+        return result
+
+    def entry(self, tensor: torch.Tensor) -> int:
+        """Returns the entry of a living tensor's storage."""
+        return self._entries[tensor.untyped_storage()._cdata]
+
+    def account(
+        self, owners: Mapping[int, int], num_owners: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns per moment the number of living storages of each owner, and the bytes of all others."""
+        owned = np.zeros((len(self._moments), num_owners), np.int64)
+        other = np.zeros(len(self._moments), np.int64)
+        for row, moment in enumerate(self._moments):
+            for entry in moment:
+                if entry in owners:
+                    owned[row, owners[entry]] += 1
+                else:
+                    other[row] += self._sizes[entry]
+        return owned, other
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._existing or key in self._entries:
+            return
+        entry = len(self._sizes)
+        self._entries[key] = entry
+        self._sizes.append(storage.nbytes())
+        self._live.add(entry)
+        weakref.finalize(storage, self._leave, key, entry)
+
+    def _leave(self, key: int, entry: int) -> None:
+        self._entries.pop(key, None)
+        self._live.discard(entry)

@@ -1,0 +1,303 @@
+"""Traced wiring against the oracle: what is cut out must be what the full model can be silenced at."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import ARCHITECTURES, CHAINS, FEW, structures
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - as users write it
+
+from fedhp.errors import ScenarioError
+from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
+from fedhp.modules import batch_norms
+from fedhp.state import ModelState
+from fedhp.structure import AxisRef
+from fedhp.tracing import trace
+
+
+class Joined(nn.Module):
+    """Dense blocks: each layer sees what all layers before it made, and the image itself."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.one = nn.Conv2d(input_shape[0], 4, 3, padding=1)
+        self.two = nn.Conv2d(input_shape[0] + 4, 5, 3, padding=1)
+        self.norm = nn.BatchNorm2d(input_shape[0] + 9)
+        self.head = nn.Linear((input_shape[0] + 9) * 16, num_classes)
+
+    def forward(self, x):
+        y = torch.cat([x, F.relu(self.one(x))], dim=1)
+        y = torch.cat([F.relu(self.two(y)), y], 1)
+        y = F.max_pool2d(F.relu(self.norm(y)), 2)
+        return self.head(y.view(y.size(0), -1))
+
+
+class Separable(nn.Module):
+    """Depthwise with a multiplier, grouped, group-normalised; a gate of squeeze and excitation."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.stem = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.point = nn.Conv2d(16, 12, 1)
+        self.grouped = nn.Conv2d(12, 6, 3, padding=1, groups=3)
+        self.norm = nn.GroupNorm(2, 12)
+        self.squeeze = nn.Conv2d(6, 4, 1)
+        self.excite = nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, num_classes)
+
+    def forward(self, x):
+        y = F.relu(self.depthwise(torch.relu(self.stem(x))))
+        y = F.relu(self.grouped(F.relu(self.norm(self.point(y)))))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1)))))
+        return self.head((y * gate).mean((2, 3)))
+
+
+class Streams(nn.Module):
+    """Two branches that are joined, then added to one layer: its channels belong to two groups."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.left = nn.Conv2d(input_shape[0], 3, 1)
+        self.right = nn.Conv2d(input_shape[0], 4, 3, padding=1)
+        self.both = nn.Conv2d(input_shape[0], 7, 3, padding=1)
+        self.again = nn.Conv2d(7, 7, 3, padding=1)
+        self.flatten = nn.Flatten()
+        self.hidden = nn.Linear(7 * 64, 5)
+        self.norm = nn.BatchNorm1d(5, affine=False)
+        self.head = nn.Linear(5, num_classes)
+
+    def forward(self, x):
+        y = torch.cat((self.left(x), self.right(x)), dim=1) + self.both(x)
+        y = y + self.again(F.relu(y))
+        y = F.relu(self.again(F.relu(y)) + y)
+        return self.head(F.relu(self.norm(self.hidden(self.flatten(y)))))
+
+
+FOREIGN = {
+    kind.__name__: architecture(ModelConfig(target=f"{__name__}:{kind.__name__}", floor=1), (2, 8, 8), 3)
+    for kind in (Joined, Separable, Streams)
+}
+TRACED = {case: arch for case, arch in ARCHITECTURES.items() if case not in CHAINS} | FOREIGN
+
+
+def unsettled(arch: Architecture) -> ModelState:
+    """The full model with statistics as after some training, and biases that are not zero."""
+    rng = np.random.default_rng(0)
+    state = initial_state(arch, 7)
+    weights = {
+        name: array + rng.normal(size=array.shape).astype(np.float32) / 9
+        for name, array in state.weights.items()
+    }
+    for name in arch.layout.buffers:
+        if name.endswith("running_square"):
+            mean = weights[name.replace("square", "mean")]
+            weights[name] = (mean**2 + rng.uniform(0.5, 2, mean.shape)).astype(np.float32)
+    return ModelState(weights, state.structure)
+
+
+def silenced(arch: Architecture, state: ModelState, structure) -> ModelState:
+    """The full model, all that belongs to dropped units made zero: their channels are zero everywhere."""
+    weights = {name: array.copy() for name, array in state.weights.items()}
+    for name, array in weights.items():
+        for place in arch.layout.places(name, arch.layout.widths):
+            index = [slice(None)] * array.ndim
+            dropped = np.flatnonzero(~structure.masks[place.group])
+            entries = (place.start + dropped[:, None] * place.span + np.arange(place.span)).ravel()
+            index[place.axis] = entries
+            array[tuple(index)] = 0
+    return ModelState(weights, state.structure)
+
+
+@pytest.mark.parametrize("case", TRACED)
+def test_compact_equals_full_with_the_dropped_units_zeroed(case):
+    arch = TRACED[case]
+    state = unsettled(arch)
+
+    @FEW
+    @given(st.data())
+    def check(data):
+        structure = data.draw(structures(arch.layout))
+        samples = torch.randn(4, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+        full = to_module(arch, silenced(arch, state, structure)).eval()
+        compact = to_module(arch, state.cut(arch.layout, structure)).eval()
+        with torch.no_grad():
+            wanted, got = full(samples.clone()), compact(samples.clone())
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
+
+    check()
+
+
+@pytest.mark.parametrize("case", TRACED)
+def test_a_group_is_cut_from_every_tensor_it_indexes(case):
+    """Fewer channels really are there: the compact module's tensors hold no more than the structure says."""
+    arch = TRACED[case]
+    counts = arch.layout.smallest()
+    module = to_module(arch, initial_state(arch, 0).cut(arch.layout, _first(arch, counts)))
+    assert sum(p.numel() for p in module.parameters()) == arch.layout.num_parameters(counts)
+    assert all(count == 1 for count in counts.values())
+    module.train()(torch.zeros(2, *arch.input_shape)).sum().backward()
+
+
+def _first(arch, counts):
+    full = arch.layout.full()
+    for group, count in counts.items():
+        full = full.without(group, np.arange(count, arch.layout.widths[group]))
+    return full
+
+
+@pytest.mark.parametrize("case", ["mlp-whole-inputs", "cnn-1-conv", "cnn-2-convs"])
+def test_declared_layouts_are_those_that_tracing_finds(case):
+    arch = ARCHITECTURES[case]
+    declared, module = arch.layout, arch.build(arch.layout.widths).to("meta")
+    floor = max(declared.floors.values())
+    traced = trace(module, arch.input_shape, arch.num_classes, floor, case)
+    assert traced.widths == declared.widths
+    assert traced.shapes == declared.shapes
+    assert traced.axes == declared.axes
+    assert traced.floors == declared.floors
+
+
+def test_all_that_writes_into_a_residual_stream_is_one_group():
+    """Three blocks write into 4 channels: stem, three second convolutions, and norms."""
+    layout = ARCHITECTURES["resnet20"].layout
+    writers = [name for name in layout.shapes if layout.axes[name][0] == (AxisRef("stem.0"),)]
+    assert [name for name in writers if name.endswith("conv2.weight")] == [
+        f"stage1.{block}.conv2.weight" for block in range(3)
+    ]
+    assert layout.widths["stem.0"] == 4
+    assert layout.widths["stage1.0.conv1"] == 4
+    assert len(layout.widths) == 3 + 9  # a stream per stage, and the inside of each block
+
+
+def test_group_normalisation_keeps_its_groups_whole():
+    """12 channels in 2 groups are 2 units of 6 channels; the layer normalises one group when one is left."""
+    arch = FOREIGN["Separable"]
+    # The grouped convolution has 3 groups of 4: one unit must hold whole groups of both, 12 channels.
+    assert "point" not in arch.layout.widths
+    arch = ARCHITECTURES["resnet20-group"]
+    assert arch.layout.widths["stem.0"] == 2
+    assert arch.layout.axes["stem.0.weight"][0] == (AxisRef("stem.0", 4),)
+    module = to_module(arch, initial_state(arch, 0).cut(arch.layout, _first(arch, arch.layout.smallest())))
+    assert {(n.num_groups, n.num_channels) for n in module.modules() if isinstance(n, nn.GroupNorm)} == {
+        (1, 4)
+    }
+
+
+def test_joined_maps_keep_their_order():
+    """The second layer sees the image's 2 channels and 4 more; the head 5, 2 and 4 maps of 4x4."""
+    axes = FOREIGN["Joined"].layout.axes
+    assert axes["two.weight"][1] == (AxisRef(None, 2), AxisRef("one"))
+    assert axes["norm.running_mean"] == ((AxisRef("two"), AxisRef(None, 2), AxisRef("one")),)
+    assert axes["head.weight"][1] == (AxisRef("two", 16), AxisRef(None, 32), AxisRef("one", 16))
+
+
+def test_what_is_added_to_joined_maps_belongs_to_their_groups():
+    layout = FOREIGN["Streams"].layout
+    assert layout.widths == {"left": 3, "right": 4, "hidden": 5}
+    assert layout.axes["both.weight"][0] == (AxisRef("left"), AxisRef("right"))
+
+
+class Attentive(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0].flatten(1)
+
+
+class Shuffled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 6, 1), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return self.head(y.view(-1, 2, 3).transpose(1, 2).reshape(-1, 6))
+
+
+class Split(Shuffled):
+    def forward(self, x):
+        left, right = self.conv(x).mean((2, 3)).chunk(2, 1)
+        return self.head(torch.cat([right, left], 1))
+
+
+class Asking(Shuffled):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3))) if x.sum() > 0 else x
+
+
+class Unused(Shuffled):
+    def forward(self, x):
+        return self.head(x.flatten(1)[:, :6])
+
+
+class Layered(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(6)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x).mean((2, 3))))
+
+
+class Wide(Shuffled):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3))).repeat(1, 2)
+
+
+def broken():
+    raise RuntimeError("no such file")
+
+
+def number():
+    return 3
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("Attentive", "cannot be traced on samples of shape"),
+        ("Shuffled", "'view' is not known to keep channels apart"),
+        ("Split", "is not known to keep channels apart"),
+        ("Asking", "cannot be traced"),
+        ("Unused", "is not known to keep channels apart"),
+        ("Layered", "layer 'norm', a LayerNorm, is not known to keep channels apart"),
+        ("Wide", "'repeat' is not known"),
+        ("broken", "calling it failed: RuntimeError: no such file"),
+        ("number", "must return a torch.nn.Module, got int"),
+        ("nothing", "has no 'nothing'"),
+    ],
+)
+def test_what_cannot_be_traced_is_refused_by_name(target, said):
+    with pytest.raises(ScenarioError, match=said):
+        architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
+
+
+def test_a_model_for_other_samples_or_classes_is_refused():
+    with pytest.raises(ScenarioError, match="takes samples of three axes and 8 widths"):
+        architecture(ModelConfig("vgg11", [4, 4]), (1, 8, 8), 3)
+    with pytest.raises(ScenarioError, match="one logit per class, 4, and returns"):
+        trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to("meta"), (1, 2, 2), 4, 1, "a model")
+
+
+def test_statistics_are_those_of_all_clients_samples_together():
+    """Two clients of unequal size and mean: the weighted mean of mean and square gives the pooled one."""
+    arch = ARCHITECTURES["vgg11"]
+    rng = np.random.default_rng(1)
+    samples = [rng.normal(shift, scale, n) for shift, scale, n in ((-1, 0.5, 30), (2, 1.0, 90))]
+    squares = [np.float32((part**2).mean()) for part in samples]
+    means = [np.float32(part.mean()) for part in samples]
+    share = np.array([30, 90]) / 120
+    state = initial_state(arch, 0)
+    name = "norm1.running_mean"
+    weights = dict(state.weights)
+    weights[name] = np.full(3, share @ means, np.float32)
+    weights["norm1.running_square"] = np.full(3, share @ squares, np.float32)
+    norm = dict(batch_norms(to_module(arch, ModelState(weights, state.structure))))["norm1"]
+    pooled = np.concatenate(samples)
+    np.testing.assert_allclose(norm.running_mean, pooled.mean(), rtol=1e-5)
+    np.testing.assert_allclose(norm.running_var, pooled.var(), rtol=1e-5)
