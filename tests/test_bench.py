@@ -1,9 +1,12 @@
 """The benchmarks' arithmetic; what they measure is the documentation's business."""
 
+import sys
+
 import pytest
 
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
+from fedhp.bench.process import run_process
 
 
 def test_the_engine_counts_what_it_exchanged():
@@ -25,3 +28,15 @@ def test_a_fleet_is_summed_up_over_its_seeds():
     assert summary["last_accuracy"] == pytest.approx((first + second) / 2)
     assert summary["last_accuracy_deviation"] == pytest.approx(abs(first - second) / 2**0.5)
     assert dense["compression"] == 1 < summary["compression"]
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and reads memory by /proc")
+def test_where_the_system_allows_the_budget_and_no_more_dynhp_trains_and_dense_does_not():
+    rows = {(row["arm"], row["limited"]): row for row in run_process(16 * 2**20, epochs=2)["rows"]}
+    assert rows["dense", False]["outcome"] == "trained"
+    assert rows["dense", True]["outcome"] == "out of memory"
+    assert rows["dynhp", True]["outcome"] == "trained"
+    assert rows["dynhp", True]["params_last"] < rows["dense", False]["params_last"] / 10
+    for row in (rows["dense", False], rows["dynhp", False], rows["dynhp", True]):
+        assert row["resident"] == pytest.approx(row["predicted"], rel=0.1)

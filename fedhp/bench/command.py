@@ -112,6 +112,20 @@ def growth(workers: Workers = 2, json_file: Json = None) -> None:
     _report(run_growth(workers), json_file)
 
 
+@app.command()
+@readable_errors()
+def process(
+    budget: Annotated[str, typer.Option(help="Training memory of the device.")] = "16MiB",
+    epochs: Annotated[int, typer.Option(help="Passes over the digits.")] = 10,
+    json_file: Json = None,
+) -> None:
+    """A device's process under a hard limit of the operating system, dense and with DynHP (Linux)."""
+    from fedhp.bench.process import run_process
+    from fedhp.devices import parse_size
+
+    _report(run_process(parse_size(budget), epochs), json_file)
+
+
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
     rows = result.get("rows")
     if rows:
@@ -122,10 +136,11 @@ def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, header_style="bold")
-    for column in rows[0]:
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column == "strategy")
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*(_cell(row.get(column, "")) for column in columns))
     Console().print(table)
 
 
