@@ -56,11 +56,11 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
 
 
 def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
-    scenario = from_json(brief.scenario)
     if "data-path" in node:
         return device_shard(
             str(node["data-path"]),
-            source=scenario.data.name,
+            mean=brief.mean,
+            std=brief.std,
             input_shape=brief.input_shape,
             num_classes=brief.num_classes,
         )
@@ -69,6 +69,7 @@ def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
             "the node configuration must name a partition-id or a data-path, such as "
             "--node-config 'partition-id=0' or --node-config 'data-path=\"/data/mine.npz\"'"
         )
+    scenario = from_json(brief.scenario)
     return client_shard(scenario.data, scenario.fleet.num_clients, scenario.seed, client)
 
 

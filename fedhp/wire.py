@@ -4,6 +4,7 @@ Weights and kept units travel in one ``ArrayRecord``: parameters by name, and pe
 ``structure.<group>`` of packed bits and one ``score.<group>`` of contributions.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -79,6 +80,8 @@ class Brief:
         scenario: The resolved scenario as JSON.
         input_shape: Shape of one sample, channels first.
         num_classes: Number of classes.
+        mean: What is taken from every value of a sample, with uint8 scaled to 0 .. 1.
+        std: What the rest is divided by, above 0: a device's own data is normalised as the server's is.
         prunes: Whether clients prune.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
     """
@@ -86,6 +89,8 @@ class Brief:
     scenario: str
     input_shape: tuple[int, ...]
     num_classes: int
+    mean: float
+    std: float
     prunes: bool
     budgeted: bool
 
@@ -139,16 +144,21 @@ def unpack_brief(content: RecordDict) -> Brief:
     """Returns what a query or a task says of the run.
 
     Raises:
-        WireError: If a field is missing or of another type.
+        WireError: If a field is missing, of another type or out of its range.
     """
     task = _config(content, _TASK)
     shape = task.get("input-shape")
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise WireError(f"input-shape: expected positive integers, got {shape!r}")
+    mean, std = _field(task, "mean", float), _field(task, "std", float)
+    if not (math.isfinite(mean) and 0 < std < math.inf):
+        raise WireError(f"mean and std: expected finite numbers, std above 0, got {mean} and {std}")
     return Brief(
         _field(task, "scenario", str),
         tuple(int(n) for n in shape),
         _field(task, "num-classes", int),
+        mean,
+        std,
         _field(task, "prunes", bool),
         _field(task, "budgeted", bool),
     )
@@ -206,6 +216,8 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "scenario": brief.scenario,
             "input-shape": list(brief.input_shape),
             "num-classes": brief.num_classes,
+            "mean": brief.mean,
+            "std": brief.std,
             "prunes": brief.prunes,
             "budgeted": brief.budgeted,
         }

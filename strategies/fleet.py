@@ -38,6 +38,7 @@ class FleetStrategy(Strategy):
         recipe: How clients train.
         memory: The memory model that devices are measured by.
         state: The initial model.
+        brief: What every message says of the run.
 
     Attributes:
         state: The global model now.
@@ -48,16 +49,12 @@ class FleetStrategy(Strategy):
     prunes: bool
     budgeted: bool
 
-    def __init__(self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState) -> None:
+    def __init__(
+        self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
+    ) -> None:
         self.scenario, self.recipe, self.memory, self.state = scenario, recipe, memory, state
+        self.brief = brief
         self.layout = recipe.architecture.layout
-        self.brief = wire.Brief(
-            scenario.to_json(),
-            recipe.architecture.input_shape,
-            recipe.architecture.num_classes,
-            self.prunes,
-            self.budgeted,
-        )
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
         self.rounds_in_vain = 0

@@ -23,7 +23,7 @@ def scenario(**values) -> Scenario:
 
 
 def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = True) -> wire.Brief:
-    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, prunes, budgeted)
+    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, 0.3, 0.4, prunes, budgeted)
 
 
 def send(content: RecordDict, kind: str, node_config: dict) -> Message:
@@ -73,6 +73,13 @@ def test_a_device_with_its_own_data_needs_no_partition(own_data):
     profile, client = profile_of({"data-path": own_data, "memory-budget": 50_000, "name": "mine"})
     assert profile == DeviceProfile("mine", 50_000, 30)
     assert client is None
+
+
+def test_own_data_is_normalised_as_the_server_says(own_data):
+    """The brief's mean is 0.3 and its deviation 0.4, of bytes as 0 to 1."""
+    images = np.load(own_data)["x_train"]
+    x, _ = open_device(brief(), {"data-path": own_data}).shard.batch(np.arange(30))
+    np.testing.assert_allclose(x[:, 0], (images / 255 - 0.3) / 0.4, atol=1e-6)
 
 
 def test_a_device_may_name_both_its_own_data_and_its_number(own_data):
@@ -202,7 +209,7 @@ def test_a_task_that_is_not_as_it_must_be_is_answered_with_what_is_wrong(content
 
 
 def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
-    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, True, True))
+    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, 0.3, 0.4, True, True))
     assert "no JSON" in refusal(broken, MessageType.QUERY, {"partition-id": 0})
 
 

@@ -20,7 +20,7 @@ from strategies.replies import Sent, in_order
 from strategies.roster import Device, query_fleet
 from strategies.setup import prepare
 
-BRIEF = wire.Brief("{}", (1, 2, 2), 3, prunes=True, budgeted=True)
+BRIEF = wire.Brief("{}", (1, 2, 2), 3, 0.5, 0.25, prunes=True, budgeted=True)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def build(kind: type[FleetStrategy] = MaskIntersection, **values) -> FleetStrate
     chosen = scenario(**values)
     recipe = chosen.recipe((1, 2, 2), 3)
     memory = recipe.memory_model(1)
-    return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed))
+    return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed), BRIEF)
 
 
 def device(client: int, budget: int | None = None, num_examples: int = 50) -> Device:
@@ -391,7 +391,6 @@ def test_dense_knows_no_budget():
     assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
     strategy.aggregate_train(1, answers(strategy, asked(strategy)))
     assert [row.memory_budget_bytes for row in strategy.reports] == [None, None, None]
-    assert (strategy.brief.prunes, strategy.brief.budgeted) == (False, False)
 
 
 def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample():
@@ -436,6 +435,14 @@ def test_the_registry_holds_the_strategies_that_ship():
 def test_a_strategy_of_the_users_own_is_found_by_reference():
     chosen = load_scenario("quickstart", ["strategy.name='test_strategies:Own'"])
     assert type(prepare(chosen).strategy).__name__ == "Own"
+
+
+@pytest.mark.parametrize(("name", "flags"), [("mask_intersection", True), ("dense", False)])
+def test_the_brief_says_what_a_device_needs_to_know_of_the_run(name, flags):
+    """Of the digits: 8 x 8, ten classes, and the figures by which every value is normalised."""
+    brief = prepare(load_scenario("quickstart", values={"strategy.name": name})).strategy.brief
+    assert (brief.input_shape, brief.num_classes, brief.mean, brief.std) == ((1, 8, 8), 10, 0.3054, 0.3760)
+    assert (brief.prunes, brief.budgeted) == (flags, flags)
 
 
 class Own(MaskIntersection):
