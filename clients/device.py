@@ -17,6 +17,7 @@ from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard
 from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
+from fedhp.seeds import derive
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -35,6 +36,13 @@ class LocalDevice:
     partition_id: int | None
     profile: DeviceProfile
     shard: Shard
+
+    @property
+    def stream(self) -> int:
+        """What the device's randomness hangs on, the same in every run: Flower's node ids are not."""
+        if self.partition_id is not None:
+            return self.partition_id
+        return derive(self.shard.fingerprint(), self.profile.device_class)
 
 
 def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:

@@ -98,7 +98,7 @@ class FleetStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Samples devices and sends each the largest structure that it can train within its budget."""
-        payloads: dict[str, tuple[wire.RecordDict, Sent]] = {}
+        payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
         self._sent = {}
         messages = []
         assigned: dict[int | None, Structure] = {}
@@ -108,10 +108,11 @@ class FleetStrategy(Strategy):
                 assigned[budget] = self.assign(device)
             structure = assigned[budget]
             if structure.digest not in payloads:
-                payloads[structure.digest] = self._payload(structure, device, server_round)
-            content, sent = payloads[structure.digest]
-            self._sent[device.node_id] = Sent(device, structure, sent.num_parameters, sent.num_bytes)
-            messages.append(Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round)))
+                payloads[structure.digest] = self._payload(structure, server_round)
+            content, num_parameters, num_bytes = payloads[structure.digest]
+            message = Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round))
+            self._sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
+            messages.append(message)
         return messages
 
     def sample(self, server_round: int) -> list[Device]:
@@ -161,13 +162,12 @@ class FleetStrategy(Strategy):
         """Nothing was asked, nothing is aggregated."""
         return None
 
-    def _payload(
-        self, structure: Structure, device: Device, server_round: int
-    ) -> tuple[wire.RecordDict, Sent]:
+    def _payload(self, structure: Structure, server_round: int) -> tuple[wire.RecordDict, int, int]:
+        """Returns a task, and how many parameters and bytes of arrays it holds."""
         state = self.state.cut(self.layout, structure)
         record = wire.pack_state(state)
-        sent = Sent(device, structure, state.num_parameters(), wire.record_bytes(record))
-        return wire.pack_task(record, self.brief, server_round), sent
+        task = wire.pack_task(record, self.brief, server_round)
+        return task, state.num_parameters(), wire.record_bytes(record)
 
     def _take(
         self,

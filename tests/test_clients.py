@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from factories import same_bits
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from clients.client_app import app
@@ -15,6 +16,7 @@ from fedhp.models import initial_state
 from fedhp.simulation.identity import RUN_ID, acting_as
 
 NODE = 7
+OTHER_NODE = 2**64 - 8
 
 
 def scenario(**values) -> Scenario:
@@ -26,12 +28,12 @@ def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = 
     return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, 0.3, 0.4, prunes, budgeted)
 
 
-def send(content: RecordDict, kind: str, node_config: dict) -> Message:
+def send(content: RecordDict, kind: str, node_config: dict, node: int = NODE) -> Message:
     """Lets the app answer a message from the server."""
     with acting_as(0):
-        message = Message(content, NODE, kind)
-    context = Context(RUN_ID, NODE, node_config, RecordDict(), {})
-    with acting_as(NODE):
+        message = Message(content, node, kind)
+    context = Context(RUN_ID, node, node_config, RecordDict(), {})
+    with acting_as(node):
         return app(message, context)
 
 
@@ -137,13 +139,13 @@ def test_own_labels_beyond_the_classes_are_refused(tmp_path):
         open_device(brief(), {"data-path": str(file)})
 
 
-def train(node_config: dict, chosen: Scenario | None = None, **flags):
+def train(node_config: dict, chosen: Scenario | None = None, node: int = NODE, **flags):
     """Sends the full model and unpacks the answer as the server would."""
     said = brief(chosen, **flags)
     chosen = chosen or scenario()
     arch = chosen.recipe((1, 8, 8), 10).architecture
     state = initial_state(arch, 0)
-    reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config)
+    reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config, node)
     profile = open_device(said, node_config).profile
     return wire.unpack_update(reply.content, arch.layout, 0, state.structure, profile), state
 
@@ -186,6 +188,13 @@ def test_a_model_beyond_the_nodes_budget_is_refused_with_what_it_takes():
 def test_training_on_own_data_counts_its_samples(own_data):
     update, _ = train({"data-path": own_data})
     assert update.num_examples == 30
+
+
+def test_a_device_without_a_number_trains_alike_whatever_its_node_id_and_otherwise_by_another_name(own_data):
+    one, again = (train({"data-path": own_data}, node=node)[0] for node in (NODE, OTHER_NODE))
+    assert same_bits(one.state, again.state)
+    other, _ = train({"data-path": own_data, "name": "other", "memory-budget": "1GiB"})
+    assert not same_bits(one.state, other.state)
 
 
 def test_a_dense_yardstick_prunes_nothing_and_knows_no_budget():
