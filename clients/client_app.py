@@ -34,8 +34,7 @@ def train(message: Message, context: Context) -> Message:
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
     device = open_device(brief, context.node_config)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
-    client = context.node_id if device.partition_id is None else device.partition_id
-    update = train_locally(recipe, RoundTask(server_round, client, profile, state), device.shard)
+    update = train_locally(recipe, RoundTask(server_round, device.stream, profile, state), device.shard)
     return Message(wire.pack_update(update), reply_to=message)
 
 

@@ -18,6 +18,7 @@ from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard
 from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
+from fedhp.seeds import derive
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -36,6 +37,13 @@ class LocalDevice:
     partition_id: int | None
     profile: DeviceProfile
     shard: Shard
+
+    @property
+    def stream(self) -> int:
+        """What the device's randomness hangs on, the same in every run: Flower's node ids are not."""
+        if self.partition_id is not None:
+            return self.partition_id
+        return derive(self.shard.fingerprint(), self.profile.device_class)
 
 
 def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
@@ -67,11 +75,11 @@ def _check_target(target: str, node: NodeConfig) -> None:
 
 
 def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
-    scenario = from_json(brief.scenario)
     if "data-path" in node:
         return device_shard(
             str(node["data-path"]),
-            source=scenario.data.name,
+            mean=brief.mean,
+            std=brief.std,
             input_shape=brief.input_shape,
             num_classes=brief.num_classes,
         )
@@ -80,6 +88,7 @@ def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
             "the node configuration must name a partition-id or a data-path, such as "
             "--node-config 'partition-id=0' or --node-config 'data-path=\"/data/mine.npz\"'"
         )
+    scenario = from_json(brief.scenario)
     return client_shard(scenario.data, scenario.fleet.num_clients, scenario.seed, client)
 
 

@@ -22,6 +22,8 @@ PREPARE = "strategies.setup:prepare"
 STRATEGIES = "strategies:STRATEGIES"
 QUERY_FLEET = "strategies.roster:query_fleet"
 
+_LOAD = "load it with the version of fedhp that wrote it"
+
 
 def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
     """Runs a scenario on simulated devices and returns its record.
@@ -73,16 +75,17 @@ def load_model(folder: str | Path) -> nn.Module:
     """
     state, metadata = load_state(folder)
     try:
-        model = ModelConfig(**metadata["model"])
+        # A record that does not name the key is older than it: until then, inputs were never cut.
+        model = ModelConfig(**{"prune_inputs": False, **metadata["model"]})
         arch = architecture(model, metadata["input_shape"], metadata["num_classes"])
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{folder} holds no model that this version knows: {error}") from None
+        raise RecordError(f"{folder} holds no model that this version knows: {error}; {_LOAD}") from None
     widths = {group: len(mask) for group, mask in state.structure.masks.items()}
     shapes = {name: array.shape for name, array in state.weights.items()}
     layout, counts = arch.layout, state.structure.counts
     if widths != layout.widths or shapes != {name: layout.shape(name, counts) for name in layout.shapes}:
         raise RecordError(
             f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
-            f"{model.name} {model.widths}, of groups {dict(layout.widths)}"
+            f"{model.name} {model.widths}, of groups {dict(layout.widths)}; {_LOAD}"
         )
     return to_whole_module(arch, state).eval()

@@ -38,6 +38,7 @@ class FleetStrategy(Strategy):
         recipe: How clients train.
         memory: The memory model that devices are measured by.
         state: The initial model.
+        brief: What every message says of the run.
 
     Attributes:
         state: The global model now.
@@ -48,16 +49,12 @@ class FleetStrategy(Strategy):
     prunes: bool
     budgeted: bool
 
-    def __init__(self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState) -> None:
+    def __init__(
+        self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
+    ) -> None:
         self.scenario, self.recipe, self.memory, self.state = scenario, recipe, memory, state
+        self.brief = brief
         self.layout = recipe.architecture.layout
-        self.brief = wire.Brief(
-            scenario.to_json(),
-            recipe.architecture.input_shape,
-            recipe.architecture.num_classes,
-            self.prunes,
-            self.budgeted,
-        )
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
         self.rounds_in_vain = 0
@@ -101,7 +98,7 @@ class FleetStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Samples devices and sends each the largest structure that it can train within its budget."""
-        payloads: dict[str, tuple[wire.RecordDict, Sent]] = {}
+        payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
         self._sent = {}
         messages = []
         assigned: dict[int | None, Structure] = {}
@@ -111,10 +108,11 @@ class FleetStrategy(Strategy):
                 assigned[budget] = self.assign(device)
             structure = assigned[budget]
             if structure.digest not in payloads:
-                payloads[structure.digest] = self._payload(structure, device, server_round)
-            content, sent = payloads[structure.digest]
-            self._sent[device.node_id] = Sent(device, structure, sent.num_parameters, sent.num_bytes)
-            messages.append(Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round)))
+                payloads[structure.digest] = self._payload(structure, server_round)
+            content, num_parameters, num_bytes = payloads[structure.digest]
+            message = Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round))
+            self._sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
+            messages.append(message)
         return messages
 
     def sample(self, server_round: int) -> list[Device]:
@@ -164,13 +162,12 @@ class FleetStrategy(Strategy):
         """Nothing was asked, nothing is aggregated."""
         return None
 
-    def _payload(
-        self, structure: Structure, device: Device, server_round: int
-    ) -> tuple[wire.RecordDict, Sent]:
+    def _payload(self, structure: Structure, server_round: int) -> tuple[wire.RecordDict, int, int]:
+        """Returns a task, and how many parameters and bytes of arrays it holds."""
         state = self.state.cut(self.layout, structure)
         record = wire.pack_state(state)
-        sent = Sent(device, structure, self._num_parameters(structure), wire.record_bytes(record))
-        return wire.pack_task(record, self.brief, server_round), sent
+        task = wire.pack_task(record, self.brief, server_round)
+        return task, self._num_parameters(structure), wire.record_bytes(record)
 
     def _num_parameters(self, structure: Structure) -> int:
         return self.layout.num_parameters(structure.counts)

@@ -4,11 +4,11 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from flwr.app import Message
+from flwr.app import Message, Metadata
 
 from fedhp.structure import Structure
 
-from .roster import Device
+from .roster import Device, node_of
 
 _notes = logging.getLogger("fedhp.notes")
 
@@ -21,6 +21,7 @@ class Sent:
     structure: Structure
     num_parameters: int
     num_bytes: int
+    message: Metadata
 
 
 def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
@@ -30,11 +31,12 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
     None at the end of the stream; replies from devices that were not asked, or a second one, are dropped.
     """
     order = sorted(sent, key=lambda node: sent[node].device.client)
+    asked = {node: one.message for node, one in sent.items()}
     early: dict[int, Message] = {}
     seen: set[int] = set()
     next_up = 0
     for reply in replies:
-        node = reply.metadata.src_node_id
+        node = node_of(reply, asked)
         if node not in sent:
             _notes.warning("dropped a reply from node %d, which was not asked", node)
             continue

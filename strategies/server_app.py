@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
+from fedhp.data import note_on_labels, open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
 from fedhp.state import RoundReport
@@ -33,6 +34,8 @@ from .roster import Device, query_fleet
 from .setup import Setup, prepare
 
 _PATIENCE = 3
+
+_notes = logging.getLogger("fedhp.notes")
 
 app = ServerApp()
 
@@ -74,6 +77,8 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     strategy.enlist(devices)
     plan = _plan(setup, devices)
     trackers.on_start(plan)
+    if note := note_on_labels(open_dataset(scenario.data)):
+        _notes.warning(note)  # once the record is open, so that it stands there too
     watch = _RoundWatch(setup, plan, trackers)
     strategy.start(
         grid,
@@ -183,15 +188,14 @@ def _notes_to(trackers: Trackers) -> Iterator[None]:
     if not logging.getLogger().handlers and not logging.getLogger("fedhp").handlers:
         logging.getLogger("fedhp").addHandler(logging.StreamHandler(sys.stdout))
         logging.getLogger("fedhp").setLevel(logging.INFO)
-    logger = logging.getLogger("fedhp.notes")
     handler = _Notes(trackers)
-    logger.addHandler(handler)
-    logger.propagate = False
+    _notes.addHandler(handler)
+    _notes.propagate = False
     try:
         yield
     finally:
-        logger.propagate = True
-        logger.removeHandler(handler)
+        _notes.propagate = True
+        _notes.removeHandler(handler)
 
 
 class _Notes(logging.Handler):

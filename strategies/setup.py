@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from fedhp import wire
 from fedhp.assignment import fit_counts
 from fedhp.config import Scenario
-from fedhp.data import Shard, open_dataset, partition_rows, test_shard
+from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import FLOAT_BYTES, MemoryModel
 from fedhp.models import initial_state
@@ -54,7 +55,20 @@ def prepare(scenario: Scenario) -> Setup:
     if kind.budgeted and kind.prunes:
         _check_budgets(scenario, recipe, memory)
     state = initial_state(recipe.architecture, scenario.seed)
-    return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state))
+    brief = _brief(scenario, dataset, kind)
+    return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state, brief))
+
+
+def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> wire.Brief:
+    return wire.Brief(
+        scenario.to_json(),
+        dataset.input_shape,
+        dataset.num_classes,
+        dataset.mean,
+        dataset.std,
+        kind.prunes,
+        kind.budgeted,
+    )
 
 
 def _check_simulation(scenario: Scenario) -> None:

@@ -202,5 +202,31 @@ def test_a_model_file_that_does_not_match_is_refused(run, tmp_path, key, value):
     model = {**json.loads(metadata["model"]), key: value}
     tensors = load_file(run.folder / "model.safetensors")
     save_file(tensors, tmp_path / "model.safetensors", {**metadata, "model": json.dumps(model)})
-    with pytest.raises(RecordError):
+    with pytest.raises(RecordError, match="load it with the version of fedhp that wrote it"):
         fedhp.load_model(tmp_path)
+
+
+def test_a_model_of_before_inputs_could_be_cut_is_read(tmp_path):
+    """Its record does not name the key `prune_inputs`."""
+    run = simulate(tmp_path / "run", rounds=1, **{"model.prune_inputs": False})
+    file = run.folder / "model.safetensors"
+    with safe_open(file, "np") as opened:
+        metadata = dict(opened.metadata())
+    model = json.loads(metadata["model"])
+    del model["prune_inputs"]
+    save_file(load_file(file), file, {**metadata, "model": json.dumps(model)})
+    loaded = fedhp.load_model(run.folder)
+    assert sum(p.numel() for p in loaded.parameters()) == run.summary["params_final"]
+
+
+def test_labels_that_count_from_one_are_noted(tmp_path):
+    """Ten classes with labels 1 to 10: nothing has label 0, and the run goes on."""
+    images = np.random.default_rng(0).integers(0, 256, (400, 8, 8), np.uint8)
+    labels = np.arange(400) % 10 + 1
+    file = tmp_path / "mine.npz"
+    np.savez(file, x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20] - 1)
+    one = simulate(tmp_path / "run", rounds=1, **{"data.name": "npz", "data.root": str(file)})
+    told = (one.folder / "events.log").read_text(encoding="utf-8")
+    assert "no training sample has label 0, of 0 to 10; 2 of 20 held-out samples have" in told
+    assert "subtract 1" in told
+    assert one.summary["status"] == "finished"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from factories import same_bits
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from clients.client_app import app
@@ -15,6 +16,7 @@ from fedhp.models import initial_state
 from fedhp.simulation.identity import RUN_ID, acting_as
 
 NODE = 7
+OTHER_NODE = 2**64 - 8
 
 
 def scenario(**values) -> Scenario:
@@ -23,15 +25,15 @@ def scenario(**values) -> Scenario:
 
 
 def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = True) -> wire.Brief:
-    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, prunes, budgeted)
+    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, 0.3, 0.4, prunes, budgeted)
 
 
-def send(content: RecordDict, kind: str, node_config: dict) -> Message:
+def send(content: RecordDict, kind: str, node_config: dict, node: int = NODE) -> Message:
     """Lets the app answer a message from the server."""
     with acting_as(0):
-        message = Message(content, NODE, kind)
-    context = Context(RUN_ID, NODE, node_config, RecordDict(), {})
-    with acting_as(NODE):
+        message = Message(content, node, kind)
+    context = Context(RUN_ID, node, node_config, RecordDict(), {})
+    with acting_as(node):
         return app(message, context)
 
 
@@ -73,6 +75,13 @@ def test_a_device_with_its_own_data_needs_no_partition(own_data):
     profile, client = profile_of({"data-path": own_data, "memory-budget": 50_000, "name": "mine"})
     assert profile == DeviceProfile("mine", 50_000, 30)
     assert client is None
+
+
+def test_own_data_is_normalised_as_the_server_says(own_data):
+    """The brief's mean is 0.3 and its deviation 0.4, of bytes as 0 to 1."""
+    images = np.load(own_data)["x_train"]
+    x, _ = open_device(brief(), {"data-path": own_data}).shard.batch(np.arange(30))
+    np.testing.assert_allclose(x[:, 0], (images / 255 - 0.3) / 0.4, atol=1e-6)
 
 
 def test_a_device_may_name_both_its_own_data_and_its_number(own_data):
@@ -130,13 +139,13 @@ def test_own_labels_beyond_the_classes_are_refused(tmp_path):
         open_device(brief(), {"data-path": str(file)})
 
 
-def train(node_config: dict, chosen: Scenario | None = None, **flags):
+def train(node_config: dict, chosen: Scenario | None = None, node: int = NODE, **flags):
     """Sends the full model and unpacks the answer as the server would."""
     said = brief(chosen, **flags)
     chosen = chosen or scenario()
     arch = chosen.recipe((1, 8, 8), 10).architecture
     state = initial_state(arch, 0)
-    reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config)
+    reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config, node)
     profile = open_device(said, node_config).profile
     return wire.unpack_update(reply.content, arch.layout, 0, state.structure, profile), state
 
@@ -181,6 +190,13 @@ def test_training_on_own_data_counts_its_samples(own_data):
     assert update.num_examples == 30
 
 
+def test_a_device_without_a_number_trains_alike_whatever_its_node_id_and_otherwise_by_another_name(own_data):
+    one, again = (train({"data-path": own_data}, node=node)[0] for node in (NODE, OTHER_NODE))
+    assert same_bits(one.state, again.state)
+    other, _ = train({"data-path": own_data, "name": "other", "memory-budget": "1GiB"})
+    assert not same_bits(one.state, other.state)
+
+
 def test_a_dense_yardstick_prunes_nothing_and_knows_no_budget():
     update, state = train({"partition-id": 0, "memory-budget": "4KiB"}, prunes=False, budgeted=False)
     assert update.state.structure == state.structure
@@ -202,7 +218,7 @@ def test_a_task_that_is_not_as_it_must_be_is_answered_with_what_is_wrong(content
 
 
 def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
-    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, True, True))
+    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, 0.3, 0.4, True, True))
     assert "no JSON" in refusal(broken, MessageType.QUERY, {"partition-id": 0})
 
 

@@ -26,6 +26,7 @@ from fedhp.data import (
     test_shard,
 )
 from fedhp.data.cache import cache_folder, prepared
+from fedhp.data.dataset import measure
 from fedhp.errors import DataError, MissingExtraError, ScenarioError
 
 test_shard.__test__ = False  # a function of the product, not a test
@@ -264,6 +265,17 @@ def test_cifar10_is_read_from_its_binary_version_rather_than_the_subset(tmp_path
     assert (dataset.num_classes, dataset.mean, dataset.std) == (10, 0.4734, 0.2516)
 
 
+def test_a_complete_set_is_found_behind_a_part_of_one(tmp_path):
+    write_cifar10(tmp_path / "cifar10", num_records=1)
+    (tmp_path / "cifar10" / "test_batch.bin").unlink()
+    write_cifar10(tmp_path)
+    assert len(open_dataset(DataConfig("cifar10", str(tmp_path))).train_labels) == 10
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
+    write_mnist(tmp_path)
+    assert len(open_dataset(DataConfig("mnist", str(tmp_path))).test_labels) == 20
+
+
 def _cut(file: Path, num_bytes: int) -> None:
     file.write_bytes(file.read_bytes()[:-num_bytes])
 
@@ -342,8 +354,54 @@ def test_hub_images_become_arrays(tmp_path, monkeypatch, request, reachable):
 @pytest.mark.usefixtures("hub_address")
 def test_a_hub_that_cannot_be_reached_is_refused_with_the_cause(tmp_path, caplog):
     """The hub's own client is asked here, which would warn of each of six tries."""
-    with pytest.raises(DataError, match=r"'ylecun/mnist' from the Hugging Face hub .* failed: .*refused"):
+    message = r"'ylecun/mnist' from the .* failed: .*refused.*; and from what was loaded before: .*ylecun"
+    with pytest.raises(DataError, match=message):
         open_dataset(DataConfig("mnist", str(tmp_path)))
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("hub")
+def test_another_number_of_rows_is_not_fetched_again(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    split = {"image": np.zeros((12, 4, 5), np.uint8), "label": np.arange(12) % 10}
+    asked = []
+
+    def load(repository: str) -> dict:
+        asked.append(repository)
+        return {"train": split, "test": split}
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    configs = [DataConfig("mnist", str(tmp_path), max_train=number) for number in (3, 4, 0)]
+    assert [len(open_dataset(config).train_labels) for config in configs] == [3, 4, 12]
+    assert asked == ["ylecun/mnist"]
+
+
+@pytest.mark.usefixtures("hub_address")
+def test_what_the_hub_has_loaded_before_is_read_without_a_word(tmp_path, capfd, caplog):
+    """Written as the hub's client keeps it; by itself it would tell, twice, where it has found that."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    columns = {"image": list(np.zeros((12, 4, 5), np.uint8)), "label": [i % 10 for i in range(12)]}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    folder = tmp_path / "hub" / "ylecun___mnist" / "mnist" / "0.0.0" / "0123"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        path = str(folder / f"mnist-{split}.arrow")
+        with datasets.arrow_writer.ArrowWriter(path=path, features=features) as writer:
+            writer.write_table(rows.data.table)
+            writer.finalize()
+    info = datasets.DatasetInfo(
+        features=features,
+        dataset_name="mnist",
+        config_name="mnist",
+        version="0.0.0",
+        splits=datasets.splits.SplitDict(
+            {name: datasets.SplitInfo(name, num_examples=12) for name in ("train", "test")}
+        ),
+    )
+    info.write_to_directory(str(folder))
+    assert len(open_dataset(DataConfig("mnist", str(tmp_path))).test_labels) == 12
+    assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
 
@@ -408,14 +466,55 @@ def test_npz_layouts(tmp_path, given, stored):
     assert dataset.train_images.shape == stored
     if given == (12, 6, 5, 3):
         np.testing.assert_array_equal(dataset.train_images[4, 2], x[4, :, :, 2])
-    assert (dataset.mean, dataset.std) == (0.5, 0.5)
 
 
 def test_npz_by_file_name_and_in_double_precision(tmp_path):
     npz_config(tmp_path, x_train=np.ones((12, 3)), x_test=np.ones((6, 3)))
     dataset = open_dataset(DataConfig("npz", str(tmp_path / "data.npz")))
     assert dataset.train_images.dtype == np.float32
-    assert (dataset.mean, dataset.std, dataset.num_classes) == (0, 1, 3)
+    assert (dataset.mean, dataset.std, dataset.num_classes) == (1, 1, 3)  # all equal: nothing to divide by
+
+
+def test_npz_is_normalised_by_its_training_rows():
+    """Values 0, 51, 102, 153 are 0, 0.2, 0.4, 0.6: mean 0.3, variance (0.09 + 0.01) / 2."""
+    images = np.array([0, 51, 102, 153], np.uint8).reshape(4, 1, 1, 1)
+    for given in (images, (images / 255).astype(np.float32)):
+        assert measure(given) == pytest.approx((0.3, 0.05**0.5))
+    assert measure(images.astype(np.float32)) == pytest.approx((76.5, 255 * 0.05**0.5))
+
+
+def test_more_values_than_a_slice_are_measured_as_one(monkeypatch):
+    monkeypatch.setattr("fedhp.data.dataset._SLICE", 7)
+    values = 1000 + np.random.default_rng(0).standard_normal((25, 1, 2, 2)).astype(np.float32)
+    wanted = values.astype(np.float64)
+    assert measure(values) == pytest.approx((wanted.mean(), wanted.std()), rel=1e-12)
+
+
+def test_bytes_and_floats_of_any_range_train_alike(tmp_path):
+    """The same images in three forms, and samples that a device brings in the server's form."""
+    x = np.random.default_rng(0).integers(0, 200, (12, 6, 5), np.uint8)
+    forms = {"bytes": x, "floats": x.astype(np.float32), "shares": (x / 255).astype(np.float32)}
+    server, device = {}, {}
+    for name, form in forms.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        config = npz_config(folder, x_train=form, x_test=form[:6])
+        dataset = open_dataset(config)
+        server[name] = test_shard(config).batch(np.arange(6))[0]
+        own = device_shard(str(folder / "data.npz"), mean=dataset.mean, std=dataset.std)
+        device[name] = own.batch(np.arange(6))[0]
+    expected = (x[:6] - x.mean()) / x.std()
+    for name in forms:
+        np.testing.assert_allclose(server[name][:, 0], expected, atol=1e-5)
+        np.testing.assert_array_equal(server[name], device[name])
+
+
+@pytest.mark.parametrize("max_train", [0, 5])
+def test_rows_that_are_left_out_still_count_for_the_scale(tmp_path, max_train):
+    npz_config(tmp_path)
+    dataset = open_dataset(DataConfig("npz", str(tmp_path), max_train=max_train))
+    values = np.arange(36)
+    assert (dataset.mean, dataset.std) == pytest.approx((values.mean(), values.std()))
 
 
 @pytest.mark.parametrize(
@@ -705,7 +804,7 @@ def test_client_and_test_shards(mnist, tmp_path):
 def test_device_shard_is_scaled_like_the_scenarios_data(tmp_path):
     file = tmp_path / "mine.npz"
     np.savez(file, x_train=np.full((5, 2, 2), 255, np.uint8), y_train=np.arange(5))
-    shard = device_shard(str(file), source="mnist", input_shape=(1, 2, 2), num_classes=10)
+    shard = device_shard(str(file), mean=0.1307, std=0.3081, input_shape=(1, 2, 2), num_classes=10)
     assert (len(shard), shard.num_classes) == (5, 10)
     x, _ = shard.batch(np.array([0]))
     assert x[0, 0, 0, 0].item() == pytest.approx((1 - 0.1307) / 0.3081, rel=1e-5)
@@ -722,9 +821,19 @@ def test_device_data_that_does_not_fit_is_refused(tmp_path, expected, message):
     file = tmp_path / "mine.npz"
     np.savez(file, x_train=np.zeros((5, 2, 2), np.uint8), y_train=np.arange(5))
     with pytest.raises(DataError, match=message):
-        device_shard(str(file), **expected)
+        device_shard(str(file), mean=0.5, std=0.5, **expected)
+
+
+@pytest.mark.parametrize(("dtype", "std"), [(np.float32, 0.3), (np.uint8, 70.0)])
+def test_device_data_of_another_scale_is_refused(tmp_path, dtype, std):
+    """0 to 255 where the server has 0 to 1, and bytes (0 to 1, that is) where it has floats to 255."""
+    file = tmp_path / "mine.npz"
+    values = np.random.default_rng(0).integers(0, 256, (5, 2, 2)).astype(dtype)
+    np.savez(file, x_train=values, y_train=np.arange(5))
+    with pytest.raises(DataError, match=r"another scale .* bring the values to the server's"):
+        device_shard(str(file), mean=0.5, std=std)
 
 
 def test_missing_device_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="x_train and y_train"):
-        device_shard(str(tmp_path / "none.npz"))
+        device_shard(str(tmp_path / "none.npz"), mean=0.5, std=0.5)

@@ -179,7 +179,8 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     ],
 )
 def test_a_misconfigured_device_says_so_in_one_line(node: dict[str, object], reason: str) -> None:
-    brief = wire.Brief(load_scenario("quickstart").to_json(), (1, 8, 8), 10, prunes=True, budgeted=True)
+    scenario = load_scenario("quickstart").to_json()
+    brief = wire.Brief(scenario, (1, 8, 8), 10, 0.3, 0.4, prunes=True, budgeted=True)
     node_id = 2**64 - 1  # real node ids use all 64 bits
     with acting_as(0):
         question = Message(wire.pack_query(brief), node_id, MessageType.QUERY)

@@ -19,7 +19,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.config import WANDB_MODES, Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
-from fedhp.data import SOURCES
+from fedhp.data import SOURCES, partition_rows
 from fedhp.data.config import PARTITIONS
 from fedhp.devices import parse_size
 from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
@@ -272,3 +272,22 @@ def test_the_python_of_the_readme_runs(monkeypatch, capsys):
     right = (names["model"](names["samples"]).argmax(1) == names["labels"]).double().mean()
     assert len(names["labels"]) == len(names["data"].test_labels)
     assert float(right) == pytest.approx(names["run"].summary["final_accuracy"])
+
+
+def test_the_strategy_of_the_page_asks_the_devices_with_the_most_samples(reader, monkeypatch):
+    (block,) = blocks("docs/scenarios.md", "python")
+    name = re.match(r"# (\S+\.py)\n", block)
+    assert name is not None
+    (reader / name[1]).write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(reader)
+    (line,) = [
+        line for line in "".join(blocks("docs/scenarios.md", "sh")).splitlines() if "strategy.name" in line
+    ]
+    _, _, *words = shlex.split(line)
+    cheap = [f"{key}={value}" for key, value in {**CHEAP, "rounds": 2}.items()]
+    result = CliRunner().invoke(app, [*words, *cheap, "--out", "run"])
+    assert result.exit_code == 0, result.output
+    run = fedhp.load_run(reader / "run")
+    sizes = [len(rows) for rows in partition_rows(run.config.data, 20, 0)]
+    asked = run.clients.groupby("round")["num_examples"].apply(list)
+    assert [sorted(one) for one in asked] == [sorted(sizes)[-5:]] * 2

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from factories import MemoryGrid, num_parameters, random_state, reply, same_bits, structure, trained, update
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
 
 from fedhp import wire
 from fedhp.config import Scenario, load_scenario
@@ -20,7 +20,7 @@ from strategies.replies import Sent, in_order
 from strategies.roster import Device, query_fleet
 from strategies.setup import prepare
 
-BRIEF = wire.Brief("{}", (1, 2, 2), 3, prunes=True, budgeted=True)
+BRIEF = wire.Brief("{}", (1, 2, 2), 3, 0.5, 0.25, prunes=True, budgeted=True)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def build(kind: type[FleetStrategy] = MaskIntersection, **values) -> FleetStrate
     chosen = scenario(**values)
     recipe = chosen.recipe((1, 2, 2), 3)
     memory = recipe.memory_model(1)
-    return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed))
+    return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed), BRIEF)
 
 
 def device(client: int, budget: int | None = None, num_examples: int = 50) -> Device:
@@ -191,6 +191,25 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
         "dropped a second reply from client 1 (node 999)",
         "dropped a second reply from client 0 (node 1000)",
     ]
+
+
+def in_place_of_the_node(message: Message, message_id: str) -> Message:
+    """What the SuperLink, which is node 1, answers where a node is gone, once the message has an id."""
+    message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids write it
+    with acting_as(1):
+        return Message(Error(code=3, reason="no heartbeat"), reply_to=message)
+
+
+def test_an_answer_in_place_of_a_node_is_taken_for_that_nodes(caplog):
+    strategy = enlisted(budgets=(None, None))
+    first, second = asked(strategy)
+    answer = reply(second, trained(strategy.layout, second, 5))
+    strategy.aggregate_train(1, [in_place_of_the_node(first, "question"), answer])
+    assert [(row.client, row.status, row.failure) for row in strategy.reports] == [
+        (0, "failed", "no heartbeat"),
+        (1, "ok", ""),
+    ]
+    assert not caplog.messages
 
 
 def test_sent_says_what_went_down():
@@ -391,7 +410,6 @@ def test_dense_knows_no_budget():
     assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
     strategy.aggregate_train(1, answers(strategy, asked(strategy)))
     assert [row.memory_budget_bytes for row in strategy.reports] == [None, None, None]
-    assert (strategy.brief.prunes, strategy.brief.budgeted) == (False, False)
 
 
 def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample():
@@ -436,6 +454,14 @@ def test_the_registry_holds_the_strategies_that_ship():
 def test_a_strategy_of_the_users_own_is_found_by_reference():
     chosen = load_scenario("quickstart", ["strategy.name='test_strategies:Own'"])
     assert type(prepare(chosen).strategy).__name__ == "Own"
+
+
+@pytest.mark.parametrize(("name", "flags"), [("mask_intersection", True), ("dense", False)])
+def test_the_brief_says_what_a_device_needs_to_know_of_the_run(name, flags):
+    """Of the digits: 8 x 8, ten classes, and the figures by which every value is normalised."""
+    brief = prepare(load_scenario("quickstart", values={"strategy.name": name})).strategy.brief
+    assert (brief.input_shape, brief.num_classes, brief.mean, brief.std) == ((1, 8, 8), 10, 0.3054, 0.3760)
+    assert (brief.prunes, brief.budgeted) == (flags, flags)
 
 
 class Own(MaskIntersection):
@@ -491,7 +517,20 @@ def test_devices_come_by_partition_id_whatever_their_node_ids():
     ]
 
 
-def test_devices_without_a_partition_take_the_free_numbers_in_the_order_of_node_ids():
+@pytest.mark.parametrize("nodes", [[11, 12, 13, 14], [14, 13, 12, 11]])
+def test_devices_without_a_partition_are_numbered_by_what_they_say_rather_than_by_node_id(nodes):
+    """Node ids change from run to run; the class comes first, then the budget, then the samples."""
+    told = [("b", 2, 9), ("a", 3, 1), ("b", 1, 9), ("b", 2, 8)]
+
+    def answer(message: Message) -> Message:
+        profile = DeviceProfile(*told[nodes.index(message.metadata.dst_node_id)])
+        return reply(message, wire.pack_profile(profile, None))
+
+    devices = query_fleet(MemoryGrid(answer, [nodes]), BRIEF, 4, 1.0)
+    assert [nodes.index(device.node_id) for device in devices] == [1, 2, 3, 0]
+
+
+def test_devices_that_are_alike_take_the_free_numbers_in_the_order_of_node_ids():
     """Claimed are 0 and 2: the free numbers are 1, 3, 4 for the nodes 11, 12, 13."""
     profiles = {13: (None, 1), 11: (None, 1), 20: (2, 1), 12: (None, 1), 21: (0, 1)}
     devices = query_fleet(fleet_of(profiles), BRIEF, 5, 1.0)
@@ -522,6 +561,12 @@ def test_nodes_that_never_connect_are_counted(monkeypatch):
         query_fleet(fleet_of({1: (0, 1)}), BRIEF, 2, 0.01)
 
 
+def test_more_nodes_than_the_fleet_has_are_refused_with_both_keys():
+    wanted = r"3 devices .* fleet\.num_clients is 2: set fleet\.num_clients=3.* num-supernodes=2"
+    with pytest.raises(TrainingError, match=wanted):
+        query_fleet(fleet_of({1: (0, 1), 2: (1, 1), 3: (2, 1)}), BRIEF, 2, 1.0)
+
+
 def test_two_devices_of_one_partition_are_refused():
     with pytest.raises(WireError, match=r"partition-id: \[1\]"):
         query_fleet(fleet_of({1: (1, 5), 2: (1, 5), 3: (0, 5)}), BRIEF, 3, 1.0)
@@ -536,6 +581,12 @@ def test_a_device_without_data_is_refused_by_name(client, name):
 def test_a_device_that_errs_is_refused_with_its_reason():
     grid = MemoryGrid(lambda message: reply(message, "data: no file mine.npz"), [[4]])
     with pytest.raises(TrainingError, match=r"node 4.*no file mine\.npz"):
+        query_fleet(grid, BRIEF, 1, 1.0)
+
+
+def test_a_device_that_is_gone_is_named_though_the_superlink_answers():
+    grid = MemoryGrid(lambda message: in_place_of_the_node(message, "question"), [[4]])
+    with pytest.raises(TrainingError, match=r"node 4 failed .* no heartbeat"):
         query_fleet(grid, BRIEF, 1, 1.0)
 
 

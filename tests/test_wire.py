@@ -18,7 +18,7 @@ from fedhp.structure import Structure
 LAYOUT = conv_layout(floor=2)
 ASSIGNED = structure(LAYOUT, c=[0, 2], f=[0, 1, 3])
 PROFILE = DeviceProfile("phone", 1 << 20, num_examples=50)
-BRIEF = wire.Brief('{"seed": 1}', (1, 8, 8), 10, prunes=True, budgeted=False)
+BRIEF = wire.Brief('{"seed": 1}', (1, 8, 8), 10, 0.25, 1.5, prunes=True, budgeted=False)
 
 
 @st.composite
@@ -375,6 +375,10 @@ def test_a_message_without_its_record_is_refused():
         ("input-shape", [1.0, 8.0]),
         ("input-shape", 8),
         ("num-classes", "10"),
+        ("mean", 0),
+        ("mean", float("nan")),
+        ("std", 0.0),
+        ("std", float("inf")),
         ("prunes", 1),
         ("budgeted", "yes"),
     ],

@@ -115,7 +115,7 @@ def growth(workers: Workers = 2, json_file: Json = None) -> None:
 @app.command()
 @readable_errors()
 def process(
-    budget: Annotated[str, typer.Option(help="Training memory of the device.")] = "16MiB",
+    limit: Annotated[str, typer.Option(help="What the system allows.")] = "16MiB",
     epochs: Annotated[int, typer.Option(help="Passes over the digits.")] = 10,
     json_file: Json = None,
 ) -> None:
@@ -123,7 +123,7 @@ def process(
     from fedhp.bench.process import run_process
     from fedhp.devices import parse_size
 
-    _report(run_process(parse_size(budget), epochs), json_file)
+    _report(run_process(parse_size(limit), epochs), json_file)
 
 
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:

@@ -24,10 +24,13 @@ from fedhp.trainer import train_locally
 # A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
 _MEBIBYTE = 2**20
+_PAGES = 50  # a fiftieth of the memory is left to the ends of pages and the allocator's headers
 
 
-def run_process(budget_bytes: int, epochs: int = 10) -> dict[str, Any]:
-    """Trains dense and with DynHP on the digits, each without and with the budget as the system's limit.
+def run_process(limit_bytes: int, epochs: int = 10) -> dict[str, Any]:
+    """Trains dense and with DynHP on the digits, each without and with a limit of the system.
+
+    DynHP's budget is that limit, less a fiftieth for what lies between tensors.
 
     Returns:
         One row per run: ``arm``, ``limited``, ``outcome``, the number of parameters at the start and the end,
@@ -40,11 +43,11 @@ def run_process(budget_bytes: int, epochs: int = 10) -> dict[str, Any]:
     if not Path("/proc/self/clear_refs").exists():
         raise FedhpError("this measurement reads /proc, which only Linux has")
     rows = [
-        _isolated(arm, limited, budget_bytes, epochs)
+        _isolated(arm, limited, limit_bytes, epochs)
         for arm in ("dense", "dynhp")
         for limited in (False, True)
     ]
-    return {"budget_mebibytes": budget_bytes / _MEBIBYTE, "rows": rows}
+    return {"limit_mebibytes": limit_bytes / _MEBIBYTE, "rows": rows}
 
 
 def _scenario(arm: str, epochs: int) -> Scenario:
@@ -62,11 +65,11 @@ def _scenario(arm: str, epochs: int) -> Scenario:
     )
 
 
-def _isolated(arm: str, limited: bool, budget: int, epochs: int) -> dict[str, Any]:
+def _isolated(arm: str, limited: bool, limit: int, epochs: int) -> dict[str, Any]:
     os.environ.update(_ENVIRONMENT)  # for the process to come: this one read its own when it started
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_device, args=(theirs, arm, limited, budget, epochs))
+    process = context.Process(target=_device, args=(theirs, arm, limited, limit, epochs))
     process.start()
     theirs.close()
     try:
@@ -77,13 +80,14 @@ def _isolated(arm: str, limited: bool, budget: int, epochs: int) -> dict[str, An
         process.join()
 
 
-def _device(pipe: Any, arm: str, limited: bool, budget: int, epochs: int) -> None:
+def _device(pipe: Any, arm: str, limited: bool, limit: int, epochs: int) -> None:
+    budget = limit - limit // _PAGES
     recipe, task, few, shard = _prepare(_scenario(arm, epochs), None if arm == "dense" else budget)
     train_locally(recipe, task, few)  # a device that has trained before, and holds what libraries keep
     before = _status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     if limited:
-        _limit(budget)
+        _limit(limit)
     answer: dict[str, Any] = {
         "params_first": task.state.num_parameters(),
         "held_before": before / _MEBIBYTE,

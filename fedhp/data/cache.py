@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedhp.errors import DataError
 
 # Part of every key: to be raised when the meaning of the stored arrays changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

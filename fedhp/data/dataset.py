@@ -1,9 +1,10 @@
 """A data set, prepared once and memory-mapped."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ from numpy.typing import NDArray
 
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.config import DataConfig
-from fedhp.data.sources import SOURCES, Arrays, Located
+from fedhp.data.sources import SOURCES, Arrays, Located, Source
 from fedhp.seeds import generator
+
+_SLICE = 2**20
+_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +30,8 @@ class Dataset:
         test_images: Shape (M, C, H, W), of the type of ``train_images``.
         test_labels: Shape (M,), int64.
         num_classes: Labels are 0 .. num_classes - 1.
-        mean: Mean of the values, with uint8 scaled to 0 .. 1.
-        std: Their standard deviation.
+        mean: What is taken from every value, with uint8 scaled to 0 .. 1: the mean of the whole training set.
+        std: What the rest is divided by: its standard deviation.
         client_train: Each training row's owner, 0 .. owners - 1; None where rows have none.
         key: Changes with the files that it was prepared from and with the rows taken.
     """
@@ -64,9 +68,13 @@ def open_dataset(config: DataConfig) -> Dataset:
 def _opened(name: str, root: str, max_train: int, cache: Path) -> Dataset:
     source = SOURCES[name]
     located = source.locate(root)
-    key = key_of({"source": located.identity, "files": stamps(located.files), "max_train": max_train})
-    arrays = prepared("datasets", key, lambda: _limited(located, max_train))
-    mean, std = source.normalisation(arrays["train_images"].dtype)
+    identity: dict[str, Any] = {"source": located.identity, "files": stamps(located.files)}
+    arrays = prepared("datasets", key_of(identity), lambda: _measured(located, source))
+    if 0 < max_train < len(arrays["train_labels"]):
+        # Taken from what is prepared: another number of rows must not read, or fetch, everything again.
+        identity["max_train"] = max_train
+        arrays = arrays | prepared("datasets", key_of(identity), partial(_limited, arrays, max_train))
+    mean, std = map(float, arrays["normalisation"])
     return Dataset(
         train_images=arrays["train_images"],
         train_labels=arrays["train_labels"],
@@ -76,7 +84,21 @@ def _opened(name: str, root: str, max_train: int, cache: Path) -> Dataset:
         mean=mean,
         std=std,
         client_train=arrays.get("client_train"),
-        key=key,
+        key=key_of(identity),
+    )
+
+
+def note_on_labels(dataset: Dataset) -> str | None:
+    """Returns what the user should know of classes that training never shows; None where it shows all."""
+    absent = np.setdiff1d(np.arange(dataset.num_classes), dataset.train_labels)
+    if not absent.size:
+        return None
+    num_tested = int(np.isin(dataset.test_labels, absent).sum())
+    shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if absent.size > _SHOWN else "")
+    return (
+        f"no training sample has label {shown}, of 0 to {dataset.num_classes - 1}; {num_tested} of "
+        f"{len(dataset.test_labels)} held-out samples have. The model has an output for each: number the "
+        f"classes 0, 1, 2, ... without a gap (where labels count from 1, subtract 1)"
     )
 
 
@@ -85,12 +107,27 @@ def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _limited(located: Located, max_train: int) -> Arrays:
-    arrays = dict(located.read())
-    num_rows = len(arrays["train_labels"])
-    if 0 < max_train < num_rows:
-        rows = np.sort(generator(0, "max_train").permutation(num_rows)[:max_train])
-        for name in ("train_images", "train_labels", "client_train"):
-            if name in arrays:
-                arrays[name] = arrays[name][rows]
-    return arrays
+def measure(images: NDArray[Any]) -> tuple[float, float]:
+    """Returns the mean of all values and their standard deviation, with uint8 scaled to 0 .. 1.
+
+    Normalised by them, the same images train alike as uint8 and as floats of any range. Where all values are
+    equal, the deviation is 1.
+    """
+    values = images.reshape(-1)
+    mean = values.mean(dtype=np.float64)
+    # In slices: in double precision the whole would take eight times the memory of uint8 images.
+    slices = (values[start : start + _SLICE] for start in range(0, len(values), _SLICE))
+    variance = sum(float(np.square(part - mean).sum()) for part in slices) / len(values)
+    scale = 255 if images.dtype == np.uint8 else 1
+    return float(mean) / scale, math.sqrt(variance) / scale if values.min() < values.max() else 1.0
+
+
+def _measured(located: Located, source: Source) -> Arrays:
+    arrays = located.read()
+    return {**arrays, "normalisation": np.array(source.normalisation or measure(arrays["train_images"]))}
+
+
+def _limited(arrays: Arrays, max_train: int) -> Arrays:
+    rows = np.sort(generator(0, "max_train").permutation(len(arrays["train_labels"]))[:max_train])
+    names = ("train_images", "train_labels", "client_train")
+    return {name: arrays[name][rows] for name in names if name in arrays}

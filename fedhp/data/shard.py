@@ -1,5 +1,6 @@
 """One party's rows of a data set, from which batches are gathered."""
 
+import zlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.checks import checked_images, checked_labels
 from fedhp.data.config import DataConfig
-from fedhp.data.dataset import open_dataset, stamps
+from fedhp.data.dataset import measure, open_dataset, stamps
 from fedhp.data.files import read_npz
 from fedhp.data.partition import partition_rows
-from fedhp.data.sources import SOURCES
 from fedhp.errors import DataError
+
+_MOST_APART = 100  # deviations of a device's values and the server's; uint8 taken for 0 .. 1 is 255 apart
 
 
 class Shard:
@@ -53,6 +55,10 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def fingerprint(self) -> int:
+        """Returns a number that names the shard by its labels: the same whenever the data is opened."""
+        return zlib.crc32(self._labels[self._rows].tobytes())
 
     def batch(
         self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None
@@ -136,7 +142,8 @@ def test_shard(config: DataConfig) -> Shard:
 def device_shard(
     path: str,
     *,
-    source: str = "npz",
+    mean: float,
+    std: float,
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
 ) -> Shard:
@@ -144,25 +151,27 @@ def device_shard(
 
     Args:
         path: The file.
-        source: A name in ``fedhp.data.SOURCES``, the scenario's: its normalisation is applied, so
-            that all devices and the server see values on one scale.
+        mean: The mean that the server normalises by, with uint8 scaled to 0 .. 1. Not the device's own: a
+            device that sees only dark images would tell the model that they are of the usual brightness.
+        std: The standard deviation that the server normalises by.
         input_shape: The (C, H, W) that the model takes; None accepts any.
         num_classes: The number of classes that the model tells apart; None takes the highest
             label's.
 
     Raises:
-        DataError: If the file is missing, damaged, or does not fit the model.
+        DataError: If the file is missing, damaged, or does not fit the model or the server's scale.
     """
     if not Path(path).is_file():
         raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
-    images, labels = _device_arrays(*stamps([Path(path)])[0], num_classes, cache_folder())
+    arrays = _device_arrays(*stamps([Path(path)])[0], num_classes, cache_folder())
+    images, labels = arrays["images"], arrays["labels"]
     if input_shape is not None and images.shape[1:] != tuple(input_shape):
         raise DataError(
             f"{path}: x_train holds samples of shape {images.shape[1:]} (channels, height, width), "
             f"and the model takes {tuple(input_shape)}; convert them, or choose the model for this "
             f"data"
         )
-    mean, std = SOURCES[source].normalisation(images.dtype)
+    _check_scale(path, float(arrays["measured"][1]), std)
     return Shard(
         images,
         labels,
@@ -173,16 +182,25 @@ def device_shard(
     )
 
 
+def _check_scale(path: str, own_std: float, std: float) -> None:
+    """Refuses values that are most likely 0 .. 255 where 0 .. 1 is wanted, or the other way round."""
+    if not 1 / _MOST_APART < own_std / std < _MOST_APART:
+        raise DataError(
+            f"{path}: x_train is on another scale than the server's data: its standard deviation is "
+            f"{own_std:.3g}, and the server's {std:.3g} (with uint8 scaled to 0 .. 1); bring the values "
+            f"to the server's scale"
+        )
+
+
 @lru_cache(maxsize=2)
 def _device_arrays(
     path: str, size: int, changed: int, num_classes: int | None, cache: Path
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+) -> dict[str, NDArray[Any]]:
     def prepare() -> dict[str, NDArray[Any]]:
         raw = read_npz(Path(path), ("x_train", "y_train"))
         images = checked_images(raw["x_train"], f"{path}: x_train")
         labels = checked_labels(raw["y_train"], len(images), num_classes, f"{path}: y_train")
-        return {"images": images, "labels": labels}
+        return {"images": images, "labels": labels, "measured": np.array(measure(images))}
 
     key = key_of({"device": [path, size, changed], "num_classes": num_classes})
-    arrays = prepared("devices", key, prepare)
-    return arrays["images"], arrays["labels"]
+    return prepared("devices", key, prepare)

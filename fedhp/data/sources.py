@@ -1,7 +1,6 @@
 """The data sets that fedhp knows by name, and the user's own."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from fedhp.data.checks import checked_images, checked_labels, checked_owners
 from fedhp.data.files import read_cifar10, read_idx, read_npz
+from fedhp.data.hub import Hub, read_hub
 from fedhp.errors import DataError, MissingExtraError
 
 Arrays = Mapping[str, NDArray[Any]]
 
-_HUB_SECONDS = 5.0
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
@@ -42,27 +41,12 @@ class Source:
 
     Attributes:
         locate: Finds it below a root folder; empty when the user gave none.
-        mean: Mean of the values, with uint8 scaled to 0 .. 1.
-        std: Their standard deviation. Both None: uint8 goes to -1 .. 1, floats stay as they are.
+        normalisation: Mean and standard deviation of the values, with uint8 scaled to 0 .. 1, where they are
+            known beforehand; None where the training rows have to be measured.
     """
 
     locate: Callable[[str], Located]
-    mean: float | None = None
-    std: float | None = None
-
-    def normalisation(self, dtype: np.dtype[Any]) -> tuple[float, float]:
-        """Returns the mean and deviation by which stored values of this type are normalised."""
-        if self.mean is not None and self.std is not None:
-            return self.mean, self.std
-        return (0.5, 0.5) if dtype == np.uint8 else (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class _Hub:
-    """Where the Hugging Face hub keeps a data set, and in which column the images are."""
-
-    repository: str
-    images: str = "image"
+    normalisation: tuple[float, float] | None = None
 
 
 def _gathered(raw: Arrays, place: str, num_classes: int | None = None) -> Arrays:
@@ -118,24 +102,12 @@ _IDX_FILES = {
 }
 
 
-def _locate_idx(folder: str, hub: _Hub, root: str) -> Located:
-    for place in _places(root, folder):
-        found = {key: _first_file(place, name) for key, (name, _) in _IDX_FILES.items()}
-        files = {key: path for key, path in found.items() if path}
-        if len(files) == len(_IDX_FILES):
-            return Located(folder, tuple(files.values()), partial(_read_idx_set, files))
-        if files:
-            missing = [_IDX_FILES[key][0] for key, path in found.items() if not path]
-            raise DataError(
-                f"{place} holds only a part of {folder}: {', '.join(missing)} (or .gz) is missing; "
-                f"put it beside the others"
-            )
-    names = ", ".join(name for name, _ in _IDX_FILES.values())
-    return _on_hub(hub, folder, f"{names} (or .gz)", root)
-
-
-def _first_file(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+def _locate_idx(folder: str, hub: Hub, root: str) -> Located:
+    names = [name for name, _ in _IDX_FILES.values()]
+    if files := _complete_set(folder, _places(root, folder), names):
+        found = dict(zip(_IDX_FILES, files, strict=True))
+        return Located(folder, tuple(files), partial(_read_idx_set, found))
+    return _on_hub(hub, folder, f"{', '.join(names)} (or .gz)", root)
 
 
 def _read_idx_set(files: Mapping[str, Path]) -> Arrays:
@@ -150,22 +122,14 @@ _CIFAR_SUBSET = "cifar10_small.npz"
 
 def _locate_cifar10(root: str) -> Located:
     places = [place / below for place in _places(root, "cifar10") for below in (_CIFAR_FOLDER, "")]
-    for place in places:
-        found = [place / name for name in _CIFAR_FILES if (place / name).is_file()]
-        if len(found) == len(_CIFAR_FILES):
-            return Located("cifar10", tuple(found), partial(_read_cifar10_set, found))
-        if found:
-            missing = sorted(set(_CIFAR_FILES) - {file.name for file in found})
-            raise DataError(
-                f"{place} holds only a part of cifar10: {', '.join(missing)} is missing; put it beside the "
-                f"others"
-            )
+    if files := _complete_set("cifar10", places, _CIFAR_FILES):
+        return Located("cifar10", tuple(files), partial(_read_cifar10_set, files))
     for place in places:
         if (file := place / _CIFAR_SUBSET).is_file():
             return Located("cifar10", (file,), partial(_read_npz_set, file, 10))
     _refuse_pickled_cifar10(places)
     names = f"{_CIFAR_FOLDER} (with {', '.join(_CIFAR_FILES)}) or {_CIFAR_SUBSET}"
-    return _on_hub(_Hub("uoft-cs/cifar10", images="img"), "cifar10", names, root)
+    return _on_hub(Hub("uoft-cs/cifar10", images="img"), "cifar10", names, root)
 
 
 def _refuse_pickled_cifar10(places: Sequence[Path]) -> None:
@@ -218,77 +182,51 @@ def _places(root: str, folder: str) -> list[Path]:
     return [Path(root).expanduser() / folder, Path(root).expanduser()] if root else []
 
 
-def _on_hub(hub: _Hub, folder: str, names: str, root: str) -> Located:
+def _complete_set(label: str, places: Iterable[Path], names: Sequence[str]) -> list[Path] | None:
+    """Returns the files, plain or gzipped, of the first place that has them all; None where none has any.
+
+    Raises:
+        DataError: If there are only parts of the set: whoever put them there would not expect a stand-in.
+    """
+    flaw = None
+    for place in places:
+        found = {name: _first_file(place, name) for name in names}
+        files = [file for file in found.values() if file]
+        if len(files) == len(names):
+            return files
+        if files and not flaw:
+            missing = ", ".join(name for name, file in found.items() if not file)
+            flaw = f"{place} holds only a part of {label}: {missing} is missing; put it beside the others"
+    if flaw:
+        raise DataError(flaw)
+    return None
+
+
+def _first_file(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _on_hub(hub: Hub, folder: str, names: str, root: str) -> Located:
     places = " and ".join(map(str, _places(root, folder)))
     looked = (
         f"{names} was looked for in {places}"
         if places
         else "no local folder was given (data.root or the environment variable FEDHP_DATA)"
     )
-    return Located(f"hub:{hub.repository}", (), partial(_read_hub, hub, folder, names, looked))
+    remedy = f"Put {names} into a folder <root>/{folder} and set data.root or FEDHP_DATA to <root>"
+    return Located(f"hub:{hub.repository}", (), partial(_read_hub_set, hub, looked, remedy))
 
 
-def _read_hub(hub: _Hub, folder: str, names: str, looked: str) -> Arrays:
-    purpose = f"loading '{hub.repository}' from the Hugging Face hub ({looked})"
-    try:
-        from datasets import config, load_dataset
-    except ImportError:
-        raise MissingExtraError(purpose, "datasets", "server") from None
-    unreachable = None
-    try:
-        unreachable = _hub_is_unreachable(config.HF_ENDPOINT)
-        with _from_its_cache(config, only=unreachable is not None):
-            raw = _hub_arrays(load_dataset(hub.repository), hub.images)
-    except Exception as error:  # the hub's client raises many kinds; offline or not, all mean no data
-        cause = str(unreachable or error).split("\n")[0].rstrip(".") or type(error).__name__
-        raise DataError(
-            f"{purpose} failed: {cause}. Put {names} into a folder <root>/{folder} and set "
-            f"data.root or FEDHP_DATA to <root>, or run once where the hub can be reached"
-        ) from None
-    return _gathered(raw, hub.repository, 10)
-
-
-def _hub_arrays(splits: Any, images: str) -> Arrays:
-    raw: dict[str, NDArray[Any]] = {}
-    for split in ("train", "test"):
-        raw[f"x_{split}"] = np.stack([np.asarray(image) for image in splits[split][images]])
-        raw[f"y_{split}"] = np.asarray(splits[split]["label"][:])
-    return raw
-
-
-def _hub_is_unreachable(address: str) -> Exception | None:
-    """Asks the hub for anything at all, and returns what came of it if not an answer."""
-    from huggingface_hub import get_session
-
-    try:
-        get_session().head(address, timeout=_HUB_SECONDS)
-    except Exception as error:  # of the HTTP library, which differs between the client's versions
-        return error
-    return None
-
-
-@contextmanager
-def _from_its_cache(config: Any, only: bool) -> Iterator[None]:
-    """With ``only``, lets the hub's client look at nothing but what it has loaded before.
-
-    On a hub that cannot be reached it would try six times, over half a minute, and tell each time.
-    """
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = before or only
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before
+def _read_hub_set(hub: Hub, looked: str, remedy: str) -> Arrays:
+    return _gathered(read_hub(hub, looked, remedy), hub.repository, 10)
 
 
 SOURCES: Mapping[str, Source] = {
-    "digits": Source(_locate_digits, 0.3054, 0.3760),
-    "mnist": Source(partial(_locate_idx, "mnist", _Hub("ylecun/mnist")), 0.1307, 0.3081),
+    "digits": Source(_locate_digits, (0.3054, 0.3760)),
+    "mnist": Source(partial(_locate_idx, "mnist", Hub("ylecun/mnist")), (0.1307, 0.3081)),
     "fashion_mnist": Source(
-        partial(_locate_idx, "fashion-mnist", _Hub("zalando-datasets/fashion_mnist")),
-        0.2860,
-        0.3530,
+        partial(_locate_idx, "fashion-mnist", Hub("zalando-datasets/fashion_mnist")), (0.2860, 0.3530)
     ),
-    "cifar10": Source(_locate_cifar10, 0.4734, 0.2516),
+    "cifar10": Source(_locate_cifar10, (0.4734, 0.2516)),
     "npz": Source(_locate_npz),
 }
