@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
-from fedhp.terminal import readable_errors
+from fedhp.terminal import readable_errors, stop_cleanly
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -117,6 +117,7 @@ def strategies() -> None:
 
 def main() -> None:
     """Runs the command line."""
+    stop_cleanly()
     app()
 
 
