@@ -22,7 +22,7 @@ _IMPATIENCE_SECONDS = 5.0
 
 
 class _Stopped(KeyboardInterrupt):
-    """A signal's own kind: bare, Python may end itself by SIGINT in spite of the exit code, if it passes an exec."""
+    """Of its own kind: after a bare KeyboardInterrupt in an ``exec``, Python ends itself by SIGINT."""
 
 
 class _Stop:

@@ -683,6 +683,18 @@ def test_live_display_shows_the_run_and_gives_the_terminal_back(width: int, heig
             assert piece in text
 
 
+def test_a_ctrl_c_is_echoed_on_a_line_below_the_display() -> None:
+    """On the panel's last line it would wrap, and the redrawn display leave its first line behind."""
+    target = console(True)
+    tracker = ConsoleTracker(target, Path("runs/x"))  # type: ignore[arg-type]
+    tracker.on_start(make_plan())
+    tracker.on_round(make_report(0), make_state(LAYOUT.full()))
+    running = written(target)
+    assert running.endswith("╯\n")
+    tracker.close()
+    assert "╯\n\x1b[?25hrecord so far" in written(target)[len(running) :]
+
+
 def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     target = console(False)
     now = [0.0]
