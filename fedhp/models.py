@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 from fedhp.memory import FLOAT_BYTES, INDEX_BYTES, MemoryModel, Op
 from fedhp.seeds import derive
@@ -41,8 +42,7 @@ class ModelConfig:
     prune_inputs: bool = True
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise ScenarioError(f"model.name must be one of {', '.join(MODELS)}, got '{self.name}'")
+        check_choice("model.name", self.name, MODELS)
         if not self.widths or min(self.widths) < 1:
             raise ScenarioError(f"model.widths must be a list of positive numbers, got {self.widths}")
         if not 1 <= self.floor <= min(self.widths):

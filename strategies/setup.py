@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from fedhp.assignment import fit_counts
+from fedhp.choices import check_choice
 from fedhp.config import Scenario
 from fedhp.data import Shard, open_dataset, partition_rows, test_shard
 from fedhp.devices import format_size
@@ -71,13 +72,10 @@ def _check_simulation(scenario: Scenario) -> None:
 
 
 def _strategy_class(name: str) -> type[FleetStrategy]:
-    if name in STRATEGIES:
-        return STRATEGIES[name]
     if ":" not in name:
-        raise ScenarioError(
-            f"strategy.name must be one of {', '.join(STRATEGIES)}, or a class of your own as "
-            f"'package.module:Class'; got '{name}'"
-        )
+        own = "; or give a class of your own as 'package.module:Class'"
+        check_choice("strategy.name", name, STRATEGIES, own)
+        return STRATEGIES[name]
     found = resolve(name)
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")

@@ -124,6 +124,14 @@ def test_a_budget_too_small_names_class_need_and_budget():
     assert "512 bytes" in line
 
 
+def test_what_stops_a_run_is_said_once(caplog):
+    """By the command; what the run itself logs is on the same terminal."""
+    fleet = ["strategy.name=exclusive", "fleet.classes=[{name: mote, memory: 1KiB}]"]
+    message = refused("run", *FAST, *fleet)
+    assert "no device of the fleet can take part" in message
+    assert "no device" not in caplog.text
+
+
 def test_data_that_is_not_there_is_refused_by_path():
     assert "nowhere" in refused("run", "data.name=npz", "data.root=nowhere")
 

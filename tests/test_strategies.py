@@ -445,7 +445,7 @@ class Own(MaskIntersection):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("mask_intersektion", "mask_intersection, dense, exclusive"),
+        ("mask_intersektion", "mask_intersection, dense, exclusive.*Did you mean 'mask_intersection'"),
         ("factories:MemoryGrid", "no subclass of FleetStrategy"),
         ("factories:Nothing", "'factories' has no 'Nothing'"),
         ("no_such_module:Own", "'no_such_module'.*Python path"),

@@ -718,7 +718,7 @@ def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCapture
 
 def test_wandb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'.*-e '\.\[wandb\]'"):
         WandbTracker(WandbConfig(mode="offline"), make_plan().scenario, tmp_path)
 
 
