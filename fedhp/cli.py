@@ -77,12 +77,11 @@ def scenarios() -> None:
     from fedhp.config import load_scenario, shipped_scenarios
 
     table = Table(box=None, header_style="bold")
-    for column in ("scenario", "clients", "rounds", "model", "what it is"):
+    for column in ("scenario", "rounds", "what it is"):
         table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
-        model = f"{one.model.name} {'-'.join(map(str, one.model.widths))}"
-        table.add_row(name, str(one.fleet.num_clients), str(one.rounds), model, one.description)
+        table.add_row(name, str(one.rounds), one.description)
     Console().print(table)
 
 

@@ -62,6 +62,7 @@ def test_scenarios_lists_all_that_ship_by_their_whole_names(monkeypatch):
     result = cli("scenarios")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in shipped_scenarios())
+    assert len(result.stdout.splitlines()) <= 1 + 3 * len(shipped_scenarios())
 
 
 def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):
