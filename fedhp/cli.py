@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
-from fedhp.terminal import readable_errors
+from fedhp.terminal import readable_errors, stop_cleanly
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -77,12 +77,11 @@ def scenarios() -> None:
     from fedhp.config import load_scenario, shipped_scenarios
 
     table = Table(box=None, header_style="bold")
-    for column in ("scenario", "clients", "rounds", "model", "what it is"):
+    for column in ("scenario", "rounds", "what it is"):
         table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
-        model = one.model.said
-        table.add_row(name, str(one.fleet.num_clients), str(one.rounds), model, one.description)
+        table.add_row(name, str(one.rounds), one.description)
     Console().print(table)
 
 
@@ -117,6 +116,7 @@ def strategies() -> None:
 
 def main() -> None:
     """Runs the command line."""
+    stop_cleanly()
     app()
 
 

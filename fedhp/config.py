@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from fedhp.choices import check_choice, did_you_mean, nearest
 from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
 from fedhp.devices import FleetConfig
@@ -94,10 +95,7 @@ class WandbConfig:
     group: str = ""
 
     def __post_init__(self) -> None:
-        if self.mode not in WANDB_MODES:
-            raise ScenarioError(
-                f"tracking.wandb.mode must be one of {', '.join(WANDB_MODES)}, got '{self.mode}'"
-            )
+        check_choice("tracking.wandb.mode", self.mode, WANDB_MODES)
 
 
 @dataclass(frozen=True)
@@ -138,11 +136,7 @@ class Scenario:
             raise ScenarioError(
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
             )
-
-        if self.prune.criterion not in CRITERIA:
-            raise ScenarioError(
-                f"prune.criterion must be one of {', '.join(CRITERIA)}, got '{self.prune.criterion}'"
-            )
+        check_choice("prune.criterion", self.prune.criterion, CRITERIA)
 
     def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
         """Returns what the trainer needs, for samples of this shape and this many classes."""
@@ -230,7 +224,7 @@ def _find(name_or_path: str | Path) -> Path:
         raise ScenarioError(f"no scenario file {path}")
     raise ScenarioError(
         f"no scenario '{name_or_path}': it is neither the path of a YAML file nor one of those that "
-        f"ship ({', '.join(shipped)})"
+        f"ship ({', '.join(shipped)}){did_you_mean(str(name_or_path), shipped)}"
     )
 
 
@@ -250,7 +244,7 @@ def _read(file: Path, keep_extends: bool = False) -> DictConfig:
     try:
         loaded = OmegaConf.load(file)
     except Exception as error:  # the YAML parser raises many kinds; all mean an unreadable file
-        raise ScenarioError(f"{file} cannot be read as YAML: {error}") from None
+        raise ScenarioError(f"{file} cannot be read as YAML: {_fault(error)}") from None
     if not isinstance(loaded, DictConfig):
         raise ScenarioError(f"{file} must hold a mapping of scenario keys at its top level")
     if not keep_extends:
@@ -265,7 +259,7 @@ def _dotlist(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # any parser error means an ill-formed value
-        raise ScenarioError(f"overrides {' '.join(overrides)} cannot be read: {_first_line(error)}") from None
+        raise ScenarioError(f"overrides {' '.join(overrides)} cannot be read: {_fault(error)}") from None
 
 
 def _nested(values: Mapping[str, Any]) -> DictConfig:
@@ -301,12 +295,29 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
         ) from None
 
 
+_LISTS = {"model.widths": "[64,32]", "fleet.classes": "[{name: phone, memory: 4MiB}]"}
+
+
 def _explain(error: OmegaConfBaseException) -> str:
-    key = getattr(error, "full_key", None)
+    key = str(getattr(error, "full_key", None) or "")
     text = _first_line(error)
-    text = f"{text} (at '{key}')" if key and str(key) not in text else text
-    elsewhere = [dotted for dotted in _dotted_keys(Scenario()) if dotted.endswith(f".{key}")]
-    return f"{text} Did you mean: {', '.join(elsewhere)}?" if elsewhere else text
+    if key == "extends":
+        return "extends belongs into a scenario file; give the scenario's name or path itself instead"
+    if key in _LISTS and "not a ListConfig" in text:
+        return f"{key} must be a list, such as {key}={_LISTS[key]}"
+    text = f"{text} (at '{key}')" if key not in text else text
+    unknown = isinstance(error, ConfigKeyError) and "Did you mean" not in text
+    return f"{text}. {_suggestion(key)}" if unknown else text
+
+
+def _suggestion(key: str) -> str:
+    """Names the keys of any section that end nearly as one that does not exist, or else those beside it."""
+    section, _, last = key.rpartition(".")
+    known = list(_dotted_keys(Scenario()))
+    meant = nearest(last, [dotted.rpartition(".")[2] for dotted in known])
+    if meant:
+        return f"Did you mean: {', '.join(k for k in known if k.rpartition('.')[2] == meant)}?"
+    return f"Keys are: {', '.join(k for k in known if k.rpartition('.')[0] == section)}"
 
 
 def _dotted_keys(part: Any, prefix: str = "") -> Iterator[str]:
@@ -316,6 +327,12 @@ def _dotted_keys(part: Any, prefix: str = "") -> Iterator[str]:
         value = getattr(part, entry.name)
         if is_dataclass(value):
             yield from _dotted_keys(value, f"{prefix}{entry.name}.")
+
+
+def _fault(error: Exception) -> str:
+    """Says in one line what is wrong with a YAML text, and where."""
+    mark = getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {getattr(error, 'problem', '')}" if mark else _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from fedhp.errors import ScenarioError
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_BY_CAPITALS = {unit.upper(): size for unit, size in _UNITS.items()}
 
 
 def parse_size(text: str | int) -> int:
@@ -17,7 +18,7 @@ def parse_size(text: str | int) -> int:
         ScenarioError: If the text is no positive size.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
-    unit = _UNITS.get((match[2] or "B").upper()) if match else None
+    unit = _BY_CAPITALS.get((match[2] or "B").upper()) if match else None
     size = int(float(match[1]) * unit) if match and unit else 0
     if size <= 0:
         raise ScenarioError(

@@ -40,5 +40,5 @@ class MissingExtraError(FedhpError, ImportError):
     def __init__(self, purpose: str, module: str, extra: str) -> None:
         super().__init__(
             f"{purpose} needs the package '{module}', which is not installed. "
-            f"Install it with: pip install 'fedhp[{extra}]'"
+            f"Install it with: pip install 'fedhp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
         )

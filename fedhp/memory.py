@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 from fedhp.rehearsal import Rehearsal
 from fedhp.structure import Layout
@@ -52,14 +53,8 @@ class MemoryConfig:
     lr_scaling: str = "sqrt"
 
     def __post_init__(self) -> None:
-        if self.batch_policy not in BATCH_POLICIES:
-            raise ScenarioError(
-                f"memory.batch_policy must be one of {', '.join(BATCH_POLICIES)}, got '{self.batch_policy}'"
-            )
-        if self.lr_scaling not in LR_SCALINGS:
-            raise ScenarioError(
-                f"memory.lr_scaling must be one of {', '.join(LR_SCALINGS)}, got '{self.lr_scaling}'"
-            )
+        check_choice("memory.batch_policy", self.batch_policy, BATCH_POLICIES)
+        check_choice("memory.lr_scaling", self.lr_scaling, LR_SCALINGS)
         if self.max_batch < 1:
             raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryModel
 from fedhp.modules import put_weights, resize, take_weights
@@ -53,10 +54,8 @@ class ModelConfig:
     target: str = ""
 
     def __post_init__(self) -> None:
-        if self.name not in MODELS:
-            raise ScenarioError(f"model.name must be one of {', '.join(MODELS)}, got '{self.name}'")
-        if self.norm not in NORMS:
-            raise ScenarioError(f"model.norm must be one of {', '.join(NORMS)}, got '{self.norm}'")
+        check_choice("model.name", self.name, MODELS)
+        check_choice("model.norm", self.norm, NORMS)
         if self.widths and min(self.widths) < 1:
             raise ScenarioError(f"model.widths must be a list of positive numbers, got {self.widths}")
         smallest = min(self.widths, default=self.floor)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
@@ -40,32 +41,23 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        _check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
-        if self.local_epochs < 1 or self.batch_size < 1:
-            raise ScenarioError(
-                f"train.local_epochs and train.batch_size must be at least 1, "
-                f"got {self.local_epochs} and {self.batch_size}"
-            )
-        if not (
-            0 < self.learning_rate < math.inf and 0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf
-        ):
-            raise ScenarioError(
-                "train.learning_rate must be finite and above 0, train.momentum in [0, 1) and "
-                f"train.weight_decay 0 or more, got {self.learning_rate}, {self.momentum} and "
-                f"{self.weight_decay}"
-            )
+        check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
+        for key in ("local_epochs", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ScenarioError(f"train.{key} must be at least 1, got {getattr(self, key)}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ScenarioError(f"train.learning_rate must be finite and above 0, got {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ScenarioError(f"train.momentum must be from 0 to below 1, got {self.momentum}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ScenarioError(f"train.weight_decay must be finite and 0 or more, got {self.weight_decay}")
 
     @property
     def state_slots(self) -> int:
         """Optimiser tensors per parameter."""
         return len(OPTIMIZERS[self.optimizer].state_names(self))
-
-
-def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    if value not in choices:
-        raise ScenarioError(f"{key} must be one of {', '.join(choices)}, got '{value}'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,9 @@ class PruneConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.target_compression < math.inf:
-            raise ScenarioError(f"prune.target_compression must be at least 1, got {self.target_compression}")
+            raise ScenarioError(
+                f"prune.target_compression must be finite and at least 1, got {self.target_compression}"
+            )
         if not 0 <= self.start < self.end <= 1:
             raise ScenarioError(
                 f"prune.start and prune.end must satisfy 0 <= start < end <= 1, "

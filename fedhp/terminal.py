@@ -1,10 +1,14 @@
-"""What every command does around its work: logging that suits a terminal, errors that a person can read."""
+"""What every command does around its work: logging for a terminal, a clean stop, readable errors."""
 
 import logging
+import math
 import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import typer
 from rich.console import Console
@@ -13,12 +17,61 @@ from rich.markup import escape
 from fedhp.errors import FedhpError
 
 _INPUT_REFUSED = 2
-_INTERRUPTED = 130
+_STOPS = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]  # not all on Windows
+_IMPATIENCE_SECONDS = 5.0
+
+
+class _Stopped(KeyboardInterrupt):
+    """Of its own kind: after a bare KeyboardInterrupt in an ``exec``, Python ends itself by SIGINT."""
+
+
+class _Stop:
+    """A signal handler that stops the process once, however often it is called at a time.
+
+    What follows within seconds is the same wish again: it must not cut short the cleaning up that the first
+    call began, or the record stays open and Ray's processes stay alive.
+
+    Attributes:
+        signal: Which signal stopped the process. Not told by the exception, which Ray replaces by its own.
+    """
+
+    def __init__(self) -> None:
+        self.signal = signal.SIGINT
+        self._patient_until = -math.inf
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Stops what runs, unless it is just being stopped."""
+        now = time.monotonic()
+        if now > self._patient_until:
+            self.signal, self._patient_until = signal.Signals(number), now + _IMPATIENCE_SECONDS
+            raise _Stopped
+
+    def listen(self) -> None:
+        """Handles the signals from now on, but for those that nohup or a script's job ignores."""
+        for number in _STOPS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self)
+
+    def retire(self) -> None:
+        """Lets the interpreter end undisturbed: it gives signals their default back, which would kill it."""
+        for number in _STOPS:
+            if signal.getsignal(number) is self:
+                signal.signal(number, signal.SIG_IGN)
+
+
+_stop = _Stop()
+
+
+def stop_cleanly() -> None:
+    """Makes SIGTERM and SIGHUP end this process as Ctrl-C does: everything is closed first."""
+    _stop.listen()
 
 
 @contextmanager
 def readable_errors(debug: bool = False) -> Iterator[None]:
     """Sets up logging, and ends with one readable error and exit code 2 where input is refused.
+
+    A signal ends it with 128 and its number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
         debug: Let tracebacks through and show everything that is logged.
@@ -27,8 +80,10 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted", style="yellow")
-        raise typer.Exit(_INTERRUPTED) from None
+        cause = "" if _stop.signal == signal.SIGINT else f" by {_stop.signal.name}"
+        Console(stderr=True).print(f"interrupted{cause}", style="yellow")
+        _stop.retire()
+        raise typer.Exit(128 + _stop.signal) from None
     except FedhpError as error:
         if debug:
             Console(stderr=True).print_exception()

@@ -31,7 +31,7 @@ from fedhp.tracking import (
 )
 
 from .roster import Device, query_fleet
-from .setup import Setup, prepare
+from .setup import Setup, prepare, small_budgets
 
 _PATIENCE = 3
 
@@ -78,7 +78,10 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     plan = _plan(setup, devices)
     trackers.on_start(plan)
     if note := note_on_labels(open_dataset(scenario.data)):
-        _notes.warning(note)  # once the record is open, so that it stands there too
+        trackers.on_note(note)
+    if strategy.prunes:
+        for note in small_budgets(setup.recipe, setup.memory, plan.budgets):
+            trackers.on_note(note)
     watch = _RoundWatch(setup, plan, trackers)
     strategy.start(
         grid,
@@ -164,7 +167,8 @@ def _plan(setup: Setup, devices: Sequence[Device]) -> RunPlan:
 @contextmanager
 def _reporting(scenario: Scenario, folder: Path) -> Iterator[Trackers]:
     """Opens the trackers, and closes them whatever happens."""
-    members: list[Tracker] = [RunRecord(folder)]
+    record = RunRecord(folder)
+    members: list[Tracker] = [record]
     if scenario.tracking.wandb.mode != "none":
         members.append(WandbTracker(scenario.tracking.wandb, scenario, folder))
     members.append(ConsoleTracker(folder=folder))
@@ -175,7 +179,7 @@ def _reporting(scenario: Scenario, folder: Path) -> Iterator[Trackers]:
         try:
             yield trackers
         except FedhpError as error:
-            trackers.on_note(f"stopped: {error}")
+            Trackers([record]).on_note(f"stopped: {error}")  # whoever called shows it
             raise
         finally:
             torch.set_num_threads(threads)

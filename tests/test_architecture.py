@@ -13,7 +13,7 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references", "terminal", "arrays", "modules", "step"},
+    {"structure", "seeds", "references", "choices", "terminal", "arrays", "modules", "step"},
     {"devices", "channels", "networks", "rehearsal"},
     {"state", "tracing"},
     {"memory", "criteria", "schedule", "measure", "optimizers"},

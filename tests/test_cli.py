@@ -1,9 +1,11 @@
 """The command line: what it prints, and that refused input ends in one readable error and exit code 2."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from fedhp.cli import app
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.errors import MissingExtraError, RecordError, ScenarioError
 from fedhp.terminal import readable_errors
+from fedhp.tracking import load_run
 
 ROOT = Path(__file__).parent.parent
 FAST = ["rounds=1", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=0"]
@@ -59,6 +62,7 @@ def test_scenarios_lists_all_that_ship_by_their_whole_names(monkeypatch):
     result = cli("scenarios")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in shipped_scenarios())
+    assert len(result.stdout.splitlines()) <= 1 + 3 * len(shipped_scenarios())
 
 
 def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):
@@ -121,6 +125,14 @@ def test_a_budget_too_small_names_class_need_and_budget():
     assert "512 bytes" in line
 
 
+def test_what_stops_a_run_is_said_once(caplog):
+    """By the command; what the run itself logs is on the same terminal."""
+    fleet = ["strategy.name=exclusive", "fleet.classes=[{name: mote, memory: 1KiB}]"]
+    message = refused("run", *FAST, *fleet)
+    assert "no device of the fleet can take part" in message
+    assert "no device" not in caplog.text
+
+
 def test_data_that_is_not_there_is_refused_by_path():
     assert "nowhere" in refused("run", "data.name=npz", "data.root=nowhere")
 
@@ -167,6 +179,86 @@ def test_interrupting_exits_as_the_shell_expects():
     with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):
         raise KeyboardInterrupt
     assert caught.value.exit_code == 130
+
+
+STOPPABLE = """
+import signal, sys, time
+import typer
+from fedhp.terminal import readable_errors, stop_cleanly
+
+app = typer.Typer()
+
+@app.command()
+@readable_errors()
+def work():
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning up", flush=True)
+        time.sleep(0.5)
+        print("closed", flush=True)
+
+signal.signal(signal.SIGHUP, getattr(signal, sys.argv.pop()))
+stop_cleanly()
+app()
+"""
+
+
+def stopped(*signals: signal.Signals, hangups: str = "SIG_DFL") -> tuple[int, str, str]:
+    """Sends signals to a process: the first at work, the others while it cleans up."""
+    command = [sys.executable, "-c", STOPPABLE, hangups]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "at work\n"
+        for one in signals:
+            running.send_signal(one)
+            time.sleep(0.1)
+        out, errors = running.communicate(timeout=60)
+    return running.returncode, out, errors
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "told"),
+    [
+        ([signal.SIGINT] * 3, 130, "interrupted\n"),
+        ([signal.SIGTERM], 143, "interrupted by SIGTERM\n"),
+        ([signal.SIGHUP, signal.SIGINT, signal.SIGTERM], 129, "interrupted by SIGHUP\n"),
+    ],
+)
+def test_a_signal_stops_once_and_cleanly_however_many_follow(signals, code, told):
+    """128 and the first signal's number, as shells have it: 2 for SIGINT, 15 for SIGTERM, 1 for SIGHUP."""
+    assert stopped(*signals) == (code, "cleaning up\nclosed\n", told)
+
+
+def test_a_hangup_that_nohup_ignores_is_ignored():
+    """The first of the two is: what is told is the second."""
+    code, _, told = stopped(signal.SIGHUP, signal.SIGTERM, hangups="SIG_IGN")
+    assert (code, told) == (143, "interrupted by SIGTERM\n")
+
+
+@pytest.mark.integration
+def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    psutil = pytest.importorskip("psutil")
+    command = [sys.executable, "-m", "fedhp", "run", "rounds=500", "--out", "record"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert any(line.startswith("round 1: ") for line in running.stdout)
+        started = psutil.Process(running.pid).children(recursive=True)
+        for _ in range(3):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        _, errors = running.communicate(timeout=60)
+    assert (running.returncode, errors) == (130, "interrupted\n")
+    assert len(started) >= 3  # Ray's two daemons and a worker, at the least
+    assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert load_run(tmp_path / "record").summary["status"] == "interrupted"
 
 
 def process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -107,9 +107,14 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key(value):
         ("train.lerning_rate=0.1", ["lerning_rate", "learning_rate"]),
         ("round=3", ["round", "rounds"]),
         ("data.partition.alfa=1", ["alfa", "alpha"]),
+        ("learning_rate=0.1", ["Did you mean: train.learning_rate?"]),
+        ("batchsize=3", ["Did you mean: train.batch_size?"]),
+        ("lr=0.1", ["'lr'", "Keys are: name, description, seed", ", train, "]),
+        ("train.lr=0.1", ["'train.lr'", "Keys are: train.local_epochs", "train.learning_rate"]),
     ],
 )
 def test_a_typo_names_the_nearest_key(override, names):
+    """By OmegaConf, which looks within the section, or else by us, who look in all."""
     with pytest.raises(ScenarioError) as caught:
         load_scenario("quickstart", [override])
     assert all(name in str(caught.value) for name in names)
@@ -134,6 +139,52 @@ def test_an_ill_typed_value_names_its_key(override, key):
 
 
 @pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.name=mpl", "mlp"),
+        ("data.name=mnits", "mnist"),
+        ("data.partition.name=dirchlet", "dirichlet"),
+        ("train.optimizer=adm", "adam"),
+        ("prune.criterion=tailor", "taylor"),
+        ("memory.batch_policy=filled", "fill"),
+        ("tracking.wandb.mode=ofline", "offline"),
+    ],
+)
+def test_a_typo_in_a_name_is_answered_with_the_nearest(override, meant):
+    with pytest.raises(ScenarioError, match=f"Did you mean '{meant}'"):
+        load_scenario("quickstart", [override])
+
+
+def test_a_name_that_is_near_none_is_answered_without_a_guess():
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario("quickstart", ["model.name=transformer"])
+    assert str(caught.value) == "model.name must be one of mlp, cnn, vgg11, resnet20, conv1d, got 'transformer'"
+
+
+@pytest.mark.parametrize("key", ["model.widths", "fleet.classes"])
+def test_a_list_that_is_none_is_refused_with_one_that_is(key):
+    with pytest.raises(ScenarioError, match=rf"{key} must be a list, such as {key}=\[") as caught:
+        load_scenario("quickstart", [f"{key}=64"])
+    example = str(caught.value).rpartition("such as ")[2]
+    assert load_scenario("quickstart", ["model.floor=1", example])
+
+
+def test_extends_as_an_override_is_told_where_it_belongs():
+    with pytest.raises(ScenarioError, match="extends belongs into a scenario file"):
+        load_scenario("quickstart", ["extends=mnist_fleet"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("rounds: [1\n", 2), ("seed: 1\na: b: c\n", 2), ("seed: 1\n\nname: 'a\n", 4)]
+)
+def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_its_number(tmp_path, text, line):
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(written(tmp_path, text=text))
+    assert f"mine.yaml cannot be read as YAML: line {line}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("override", "match"),
     [
         ("rounds=0", "rounds must be at least 1"),
@@ -151,15 +202,18 @@ def test_an_ill_typed_value_names_its_key(override, key):
         ("fleet.classes=[{name: a, share: 0}]", r"class 'a': share"),
         ("fleet.classes=[{name: a, memory: much}]", r"'much' is not a memory size"),
         ("fleet.classes=[{name: a, memory: 0KiB}]", r"'0KiB' is not a memory size"),
-        ("fleet.classes=[{name: a, memory: 4XiB}]", r"'4XiB' is not a memory size"),
+        ("fleet.classes=[{name: a, memory: 4XiB}]", r"'4XiB' is not a memory size.* GB, KiB, MiB, GiB\)"),
         ("train.optimizer=lion", r"train\.optimizer must be one of .*sgd"),
         ("train.learning_rate=0", r"train\.learning_rate"),
-        ("train.momentum=1", r"train\.momentum"),
+        ("train.momentum=1", r"^train\.momentum must be from 0 to below 1, got 1\.0$"),
+        ("train.batch_size=0", r"^train\.batch_size must be at least 1, got 0$"),
+        ("train.weight_decay=-1", r"^train\.weight_decay must be finite and 0 or more, got -1\.0$"),
         ("train.local_epochs=0", r"train\.local_epochs"),
         ("train.lr_schedule=stairs", r"train\.lr_schedule"),
         ("train.device=tpu", r"train\.device"),
         ("prune.criterion=magnitud", r"prune\.criterion must be one of .*taylor"),
         ("prune.target_compression=0.5", r"prune\.target_compression"),
+        ("prune.target_compression=inf", r"prune\.target_compression must be finite and at least 1, got inf"),
         ("prune.start=0.7", r"prune\.start"),
         ("prune.cuts=0", r"prune\.cuts"),
         ("prune.marginal=1", r"prune\.marginal"),
@@ -218,6 +272,7 @@ def test_an_unknown_scenario_lists_those_that_ship():
     with pytest.raises(ScenarioError) as caught:
         load_scenario("quikstart")
     assert all(name in str(caught.value) for name in ("quikstart", *SHIPPED))
+    assert str(caught.value).endswith("Did you mean 'quickstart'?")
 
 
 @pytest.mark.parametrize("override", ["rounds", "rounds 5", ""])

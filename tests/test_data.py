@@ -706,10 +706,16 @@ def test_natural_owners_in_sorted_order(tmp_path):
     ("name", "values", "num_clients", "message"),
     [
         ("iid", {}, 61, "60 training rows cannot be divided among 61 clients"),
-        ("iid", {"min_samples": 7}, 10, "at least 7 each: client 0 would get 6"),
-        ("dirichlet", {"alpha": 0.01, "min_samples": 10}, 6, "larger data.partition.alpha"),
+        ("iid", {"min_samples": 7}, 10, "at least 7 each: it takes at least 70 rows"),
+        (
+            "dirichlet",
+            {"alpha": 0.01, "min_samples": 10},
+            6,
+            "each of ten draws left .* larger data.partition.alpha",
+        ),
         ("shards", {"shards_per_client": 4}, 16, "it takes at least 64 rows"),
-        ("pathological", {"classes_per_client": 11}, 2, "classes_per_client"),
+        ("pathological", {"classes_per_client": 11}, 2, "classes_per_client = 11 exceeds the 10 classes"),
+        ("pathological", {"classes_per_client": 1, "min_samples": 4}, 11, "each: client 0 would get 3"),
         ("natural", {}, 3, "an .npz file with client_train"),
     ],
 )

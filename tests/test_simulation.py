@@ -479,6 +479,24 @@ with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:
 """
 
 
+def test_a_signal_waits_until_ray_has_started_and_keeps_its_handler() -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from fedhp.simulation.cluster import _undisturbed
+
+    order = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: order.append(number))
+    try:
+        with _undisturbed():
+            signal.raise_signal(signal.SIGTERM)
+            signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does
+            order.append("started")
+        assert order == ["started", signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert order[2:] == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")

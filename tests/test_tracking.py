@@ -34,7 +34,9 @@ from fedhp.tracking import (
     default_folder,
     load_run,
     load_state,
+    wording,
 )
+from fedhp.tracking.console import plain_line
 from fedhp.tracking.progress import Progress, Trace
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
@@ -320,7 +322,7 @@ def test_interrupted_run_leaves_a_partial_summary(record_run: RecordRun, tmp_pat
     assert (run.summary["status"], run.summary["rounds"]) == ("interrupted", 1)
     assert run.summary["final_accuracy"] == 0.8
     assert len(run.clients) == 3
-    assert "interrupted: 1 rounds" in (tmp_path / "run" / "events.log").read_text()
+    assert "interrupted: 1 round in" in (tmp_path / "run" / "events.log").read_text()
 
 
 def test_event_log_tells_failures_on_one_clean_line_each(record_run: RecordRun, tmp_path: Path) -> None:
@@ -631,18 +633,23 @@ def test_trace_thins_itself_and_draws_the_range() -> None:
 
 
 def test_time_left_follows_the_pace_of_the_rounds() -> None:
-    """Rounds 0 and 1 end at 5 s and 15 s: 10 s a round; one is left, 4 s of it gone at 19 s."""
+    """Rounds 1 and 2 end at 40 s and 50 s: 10 s a round; one is left, 4 s of it gone at 54 s.
+
+    Round 1, of 35 s, says nothing: workers start in it.
+    """
     now = [0.0]
-    progress = Progress(make_plan(), lambda: now[0])
-    for number, moment in ((0, 5.0), (1, 15.0)):
+    plan = make_plan()
+    plan = dataclasses.replace(plan, scenario=dataclasses.replace(plan.scenario, rounds=3))
+    progress = Progress(plan, lambda: now[0])
+    for number, moment in ((0, 5.0), (1, 40.0), (2, 50.0)):
         now[0] = moment
         assert progress.seconds_left() is None
         progress.add(make_report(number))
-    now[0] = 19.0
-    assert (progress.elapsed(), progress.seconds_left()) == (19.0, 6.0)
+    now[0] = 54.0
+    assert (progress.elapsed(), progress.seconds_left()) == (54.0, 6.0)
     now[0] = 100.0
     assert progress.seconds_left() == 0.0
-    progress.add(make_report(2))
+    progress.add(dataclasses.replace(make_report(2), round=3))
     assert progress.seconds_left() is None
 
 
@@ -683,30 +690,83 @@ def test_live_display_shows_the_run_and_gives_the_terminal_back(width: int, heig
             assert piece in text
 
 
+def test_a_ctrl_c_is_echoed_on_a_line_below_the_display() -> None:
+    """On the panel's last line it would wrap, and the redrawn display leave its first line behind."""
+    target = console(True)
+    tracker = ConsoleTracker(target, Path("runs/x"))  # type: ignore[arg-type]
+    tracker.on_start(make_plan())
+    tracker.on_round(make_report(0), make_state(LAYOUT.full()))
+    running = written(target)
+    assert running.endswith("╯\n")
+    tracker.close()
+    assert "╯\n\x1b[?25hrecord so far" in written(target)[len(running) :]
+
+
 def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
     target = console(False)
-    now = [0.0]
-    tracker = ConsoleTracker(target, Path("runs/x"), lambda: now[0])  # type: ignore[arg-type]
+    tracker = ConsoleTracker(target, Path("runs/x"))  # type: ignore[arg-type]
     with caplog.at_level(logging.INFO, logger="fedhp"):
         tracker.on_start(make_plan())
-        for number in (0, 1):
-            now[0] = 60.0 * number
+        for number in (0, 1, 2):
             tracker.on_round(make_report(number), make_state(KEPT))
         tracker.on_finish(RunTotals(make_plan()).summary())
         tracker.close()
     assert written(target) == ""
-    assert caplog.messages[2:4] == [
+    assert caplog.messages[1:4] == [
+        "round 0: accuracy 10.0%, loss 1.0000, compression 1.00, replies 0",
         "round 1: client 3 (small) failed in train: out of memory [31mboom",
-        "round 1: accuracy 80.0%, loss 1.0000, compression 3.10, 20 parameters, replies 2, "
-        "failures 1, big peak 2.0 KiB (50% of 4.0 KiB), small peak 1.0 KiB (100% of 1.0 KiB), "
-        "0:01:00 left",
+        "round 1: accuracy 80.0%, loss 1.0000, compression 3.10, replies 2, failures 1; "
+        "memory big 50%, small 100%",
     ]
+    assert caplog.messages[6].endswith("replies 0, failures 2; memory small -")
     assert caplog.messages[-1] == "record: runs/x"
+
+
+def test_a_plain_line_names_classes_in_the_fleets_order_and_is_not_long() -> None:
+    """Sampled clients come by partition id, so that a round's first may be of any class."""
+    now = [0.0]
+    names = ["gateway", "phone", "camera", "sensor"]
+    plan = make_plan()
+    scenario = dataclasses.replace(plan.scenario, rounds=1000)
+    budgets = {**dict.fromkeys(names, 1024), "gateway": None}
+    plan = dataclasses.replace(plan, scenario=scenario, devices=dict.fromkeys(names, 25), budgets=budgets)
+    progress = Progress(plan, lambda: now[0])
+    for number in (500, 501):
+        now[0] += 10.0
+        rows = tuple(ok_row(number, i, name, 1024, 1014) for i, name in enumerate(reversed(names)))
+        report = dataclasses.replace(make_report(1), round=number, clients=rows)
+        progress.add(report)
+    line = plain_line(report, progress)
+    assert line.endswith("memory gateway 1014 B, phone 99%, camera 99%, sensor 99%; 1:23:10 left")
+    assert len(line) <= 140
+
+
+def test_one_round_is_no_rounds() -> None:
+    totals = RunTotals(make_plan())
+    totals.add(make_report(1))
+    assert wording.finish(totals.summary()).startswith("finished: 1 round in ")
+    assert wording.rounds(2) == "2 rounds"
+
+
+def test_a_record_whose_summary_cannot_be_written_is_whole_all_the_same(
+    record_run: RecordRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = record_run(tmp_path, 2, finish=False)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="disk full"):
+        record.close()
+    assert (tmp_path / "clients.parquet").is_file()
+    assert (tmp_path / "rounds.parquet").is_file()
+    assert len(load_run(tmp_path).clients) == 3
 
 
 def test_wandb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'.*-e '\.\[wandb\]'"):
         WandbTracker(WandbConfig(mode="offline"), make_plan().scenario, tmp_path)
 
 

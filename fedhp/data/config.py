@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from fedhp.choices import check_choice
 from fedhp.data.sources import SOURCES
 from fedhp.errors import ScenarioError
 
@@ -29,10 +30,7 @@ class PartitionConfig:
     min_samples: int = 10
 
     def __post_init__(self) -> None:
-        if self.name not in PARTITIONS:
-            raise ScenarioError(
-                f"data.partition.name must be one of {', '.join(PARTITIONS)}, got '{self.name}'"
-            )
+        check_choice("data.partition.name", self.name, PARTITIONS)
         if not 0 < self.alpha < float("inf"):
             raise ScenarioError(f"data.partition.alpha must be a number above 0, got {self.alpha}")
         for key in ("shards_per_client", "classes_per_client", "min_samples"):
@@ -59,10 +57,6 @@ class DataConfig:
     max_train: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in SOURCES:
-            raise ScenarioError(
-                f"data.name must be one of {', '.join(SOURCES)}, got '{self.name}'; bring your own "
-                f"data as 'npz'"
-            )
+        check_choice("data.name", self.name, SOURCES, "; bring your own data as 'npz'")
         if self.max_train < 0:
             raise ScenarioError(f"data.max_train must be 0 (all) or more, got {self.max_train}")

@@ -74,7 +74,8 @@ def _divide(
                 for client in range(num_clients)
             ]
     except ValueError as error:
-        raise DataError(_refusal(config, num_clients, len(order), str(error))) from None
+        cause = _CAUSES.get(config.name, str(error).rstrip(". "))
+        raise DataError(_refusal(config, num_clients, len(order), cause)) from None
     _check_sizes([len(part) for part in parts], config, len(order))
     return {
         "rows": np.concatenate(parts),
@@ -84,9 +85,15 @@ def _divide(
 
 def _check_possible(dataset: Dataset, config: PartitionConfig, num_clients: int) -> None:
     num_rows = len(dataset.train_labels)
-    wanted = num_clients * (config.shards_per_client if config.name == "shards" else 1)
+    each = max(config.min_samples, config.shards_per_client if config.name == "shards" else 1)
+    wanted = num_clients * each
     if num_clients < 1 or num_rows < wanted:
         raise DataError(_refusal(config, num_clients, num_rows, f"it takes at least {wanted} rows"))
+    if config.name == "pathological" and config.classes_per_client > dataset.num_classes:
+        raise DataError(
+            f"data.partition.classes_per_client = {config.classes_per_client} exceeds the "
+            f"{dataset.num_classes} classes of the data; lower it"
+        )
     if config.name != "natural":
         return
     if dataset.client_train is None:
@@ -118,6 +125,7 @@ def _refusal(config: PartitionConfig, num_clients: int, num_rows: int, cause: st
     )
 
 
+_CAUSES = {"dirichlet": "each of ten draws left some client with fewer"}
 _ADVICE = {
     "dirichlet": " or a larger data.partition.alpha",
     "shards": " or fewer data.partition.shards_per_client",

@@ -3,9 +3,11 @@
 import logging
 import math
 import os
+import signal
 import site
 import sys
 import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,7 +42,8 @@ def open_pool(
     ours = not ray.is_initialized()
     try:
         if ours:
-            _join(config, num_nodes, message_bytes)
+            with _undisturbed():
+                _join(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
         pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
@@ -51,6 +54,32 @@ def open_pool(
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Holds back signals that are handled until the block ends, and gives their handlers back.
+
+    A Ray that is interrupted while it starts leaves processes behind. SIGTERM it takes for itself, to write a
+    trace to the terminal and exit.
+    """
+    arrived: list[int] = []
+    handlers: dict[int, Callable[..., object]] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in signal.valid_signals():
+            if callable(handler := signal.getsignal(number)):
+                handlers[number] = handler
+                signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    except SystemExit:  # Ray's answer to SIGTERM
+        arrived.extend({signal.SIGTERM} & handlers.keys())
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])
 
 
 def _join(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:

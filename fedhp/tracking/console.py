@@ -8,9 +8,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from fedhp.devices import format_size
 from fedhp.state import ModelState, RoundReport
 from fedhp.tracking import wording
-from fedhp.tracking.classes import by_class
+from fedhp.tracking.classes import ClassRound, by_class
 from fedhp.tracking.display import render
 from fedhp.tracking.progress import Progress
 from fedhp.tracking.totals import Summary
@@ -119,14 +120,24 @@ class _Nothing:
 
 
 def plain_line(report: RoundReport, progress: Progress) -> str:
-    """Tells a round in one line: `wording.round_line`, peaks by class, time left."""
-    parts = [wording.round_line(report)]
-    for name, seen in by_class(report).items():
-        peak, budget = seen.memory_peak_bytes, progress.plan.budgets.get(name)
-        if peak is not None:
-            of = f" ({100 * peak / budget:.0f}% of {wording.budget(budget)})" if budget else ""
-            parts.append(f"{name} peak {wording.budget(peak)}{of}")
+    """Tells a round in one line that is not too long: the model, peak memory of each budget, time left."""
+    failed = f", failures {len(report.failures)}" if report.failures else ""
+    parts = [
+        f"round {report.round}: accuracy {wording.percent(report.accuracy)}, loss {report.loss:.4f}, "
+        f"compression {report.compression:.2f}, replies {len(report.clients) - len(report.failures)}{failed}"
+    ]
+    classes = by_class(report)
+    peaks = [_peak(name, classes[name], progress) for name in progress.plan.devices if name in classes]
+    if peaks:
+        parts.append(f"memory {', '.join(peaks)}")
     left = progress.seconds_left()
     if left is not None:
         parts.append(f"{wording.duration(left)} left")
-    return ", ".join(parts)
+    return "; ".join(parts)
+
+
+def _peak(name: str, seen: ClassRound, progress: Progress) -> str:
+    peak, budget = seen.memory_peak_bytes, progress.plan.budgets[name]
+    if peak is None:
+        return f"{name} -"
+    return f"{name} {peak / budget:.0%}" if budget else f"{name} {format_size(peak)}"

@@ -23,15 +23,14 @@ def render(progress: Progress, size: ConsoleDimensions) -> RenderableType:
     classes = _class_table(progress, wide=size.width >= _WIDE)
     parts: list[RenderableType] = [_header(progress), Text(), _bar(progress)]
     parts += [_accuracy(progress), _model(progress), classes]
-    # The frame takes 2 lines, what stands above the table 5, the table 4 beside its rows; and the
-    # line below the display, where the cursor waits, is kept free.
+    # The frame takes 2 lines, what stands above the table 5, the table 4 beside its rows; and 1 the cursor.
     room = size.height - 12 - len(progress.plan.devices)
     if room > 0:
         parts += [_event(text) for text in progress.events[-room:]]
     colour = _COLOURS[progress.status]
     name = progress.plan.scenario.name
     title = Text.assemble((" fedhp ", f"bold {colour}"), (f"{name} ", "bold"))
-    return Panel(
+    panel = Panel(
         Group(*parts),
         title=title,
         title_align="left",
@@ -41,6 +40,8 @@ def render(progress: Progress, size: ConsoleDimensions) -> RenderableType:
         box=box.ROUNDED,
         padding=(0, 1),
     )
+    # The cursor waits on a line of its own: the ^C that a terminal echoes would wrap the last, and shift all.
+    return Group(panel, Text()) if progress.status == "running" else panel
 
 
 def _header(progress: Progress) -> Text:

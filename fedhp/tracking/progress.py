@@ -65,11 +65,11 @@ class Progress:
         self._clock = clock
         self._started = clock()
         self._ended: float | None = None
-        self._recent: deque[float] = deque([self._started], maxlen=_RECENT_ROUNDS + 1)
+        self._recent: deque[float] = deque(maxlen=_RECENT_ROUNDS + 1)
 
     def add(self, report: RoundReport) -> None:
-        """Adds a round; round 0 starts the clock for the time left."""
-        if report.round == 0:
+        """Adds a round; the end of round 1, in which much starts, starts the clock for the time left."""
+        if report.round <= 1:
             self._recent.clear()
         self._recent.append(self._clock())
         seen = by_class(report)
@@ -103,7 +103,7 @@ class Progress:
     def seconds_left(self) -> float | None:
         """Returns the time left at the pace of the last rounds; None where that says nothing."""
         recent, rounds = tuple(self._recent), self.plan.scenario.rounds - self.round
-        if len(recent) < 2 or self.round < 1 or rounds < 1 or self._ended is not None:
+        if len(recent) < 2 or rounds < 1 or self._ended is not None:
             return None
         expected = rounds * (recent[-1] - recent[0]) / (len(recent) - 1)
         return max(0.0, expected - (self._clock() - recent[-1]))

@@ -8,6 +8,7 @@ record of a run that goes on or was killed, too.
 
 import json
 import re
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -100,15 +101,14 @@ class RunRecord:
             self._abandon()
             return
         totals, self._totals = self._totals, None
-        try:
+        with ExitStack() as steps:  # each is taken, whatever becomes of the others
+            steps.callback(self._close_events)
+            steps.callback(self._rounds.merge)
+            steps.callback(self._clients.merge)
             if not self._finished:
                 partial = totals.summary("interrupted")
                 self._event(wording.finish(partial))
                 self._write_summary(partial)
-            self._clients.merge()
-            self._rounds.merge()
-        finally:
-            self._close_events()
 
     def _abandon(self) -> None:
         """Leaves no empty folder behind where a run never started: it would only be in the way."""

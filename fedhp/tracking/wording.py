@@ -24,6 +24,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
+def rounds(number: int) -> str:
+    """Writes a number of rounds, such as ``1 round``."""
+    return f"{number} round" if number == 1 else f"{number} rounds"
+
+
 def devices(plan: RunPlan) -> str:
     """Says how many clients of which classes there are, and with which budgets."""
     return ", ".join(f"{n} {name} ({budget(plan.budgets[name])})" for name, n in plan.devices.items())
@@ -38,7 +43,7 @@ def start(plan: RunPlan) -> str:
     """Tells the start of a run."""
     scenario = plan.scenario
     return (
-        f"start: scenario {scenario.name}, seed {scenario.seed}, {scenario.rounds} rounds; "
+        f"start: scenario {scenario.name}, seed {scenario.seed}, {rounds(scenario.rounds)}; "
         f"{devices(plan)}; full model of {plan.params_full} parameters, "
         f"{format_size(plan.training_bytes_full)} to train"
     )
@@ -63,7 +68,7 @@ def failure(row: ClientReport) -> str:
 def finish(summary: Summary) -> str:
     """Tells the end of a run."""
     return (
-        f"{summary.status}: {summary.rounds} rounds in {duration(summary.seconds)}, "
+        f"{summary.status}: {rounds(summary.rounds)} in {duration(summary.seconds)}, "
         f"accuracy {percent(summary.final_accuracy)} (best {percent(summary.best_accuracy)}), "
         f"compression {summary.compression:.2f}, {summary.params_final} parameters, "
         f"failures {summary.failures}, budget violations {summary.budget_violations}"

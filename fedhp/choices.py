@@ -1,0 +1,36 @@
+"""Names that a user chooses among known ones, and what a typo was likely to mean."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from fedhp.errors import ScenarioError
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known name that one is likely to mean; None where none is near."""
+    return next(iter(get_close_matches(name, known, n=1)), None)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the question that an error about an unknown name ends with; empty where none is near."""
+    meant = nearest(name, known)
+    return f". Did you mean '{meant}'?" if meant else ""
+
+
+def check_choice(key: str, value: str, choices: Iterable[str], otherwise: str = "") -> None:
+    """Checks that a scenario's key has one of its values.
+
+    Args:
+        key: The key, dotted.
+        value: What the user gave.
+        choices: The values that there are.
+        otherwise: What else can be done, such as "; bring your own".
+
+    Raises:
+        ScenarioError: If it has another, with the nearest.
+    """
+    known = tuple(choices)
+    if value not in known:
+        raise ScenarioError(
+            f"{key} must be one of {', '.join(known)}, got '{value}'{otherwise}{did_you_mean(value, known)}"
+        )
