@@ -18,6 +18,7 @@ from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.recipe import Recipe, choose_batch
+from fedhp.reconcile import Reconciliation
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.state import ModelState, Update
@@ -384,3 +385,39 @@ def test_an_update_can_be_evaluated_as_it_is():
     accuracy, loss = evaluate(ARCH, update.state, SHARD)
     assert 0 <= accuracy <= 1
     assert math.isfinite(loss)
+
+
+NORMED = architecture(ModelConfig("vgg11", [6, 6, 6, 6, 6, 6, 6, 6]), (1, 8, 8), 4)
+
+
+def test_running_statistics_of_a_federation_are_those_of_all_samples():
+    """Two clients with unlike data and weights that stay: the server's statistics are the pooled ones."""
+    train = TrainConfig(batch_size=16, learning_rate=1e-12, momentum=0.0, device="cpu")
+    recipe = small_recipe(NORMED, train)
+    state = initial_state(NORMED, 0)
+    federation = Reconciliation(NORMED.layout, state)
+    maps = []
+    for seed, size in ((1, 64), (2, 192)):
+        shard = random_shard((1, 8, 8), 4, size, seed=seed)
+        shard._mean = 150.0 * seed  # unlike normalisation makes unlike data
+        federation.add(train_locally(recipe, small_task(recipe, shard, state=state), shard))
+        images, _ = shard.batch(np.arange(size))
+        maps.append(nn.functional.conv2d(images, torch.tensor(state.weights["conv1.weight"]), padding=1))
+    pooled = torch.cat(maps).movedim(1, 0).flatten(1)
+    norm = to_module(NORMED, federation.mean(state.structure)).get_submodule("norm1")
+    np.testing.assert_allclose(norm.running_mean, pooled.mean(1), rtol=1e-3)
+    np.testing.assert_allclose(norm.running_var, pooled.var(1), rtol=0.05)
+    apart = torch.stack([m.movedim(1, 0).flatten(1).var(1) for m in maps]).mean(0)
+    assert (norm.running_var > 1.05 * apart).all(), "the spread between clients is in it"
+
+
+def test_a_lone_last_sample_takes_no_step_where_batches_are_normalised():
+    """17 samples by 16: one step; the loss and accuracy are those of 16. One sample alone is refused."""
+    train = TrainConfig(batch_size=16, device="cpu")
+    recipe = small_recipe(NORMED, train)
+    shard = random_shard((1, 8, 8), 4, 17)
+    update = train_locally(recipe, small_task(recipe, shard), shard)
+    assert update.statistics.accuracy * 16 == pytest.approx(round(update.statistics.accuracy * 16))
+    one = random_shard((1, 8, 8), 4, 1)
+    with pytest.raises(TrainingError, match="1, where a step takes 2"):
+        train_locally(recipe, small_task(recipe, one), one)

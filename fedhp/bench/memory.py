@@ -16,7 +16,7 @@ from fedhp.pruning import Contributions
 from fedhp.structure import Structure
 from fedhp.trainer import training_step
 
-_MNIST, _CIFAR = (1, 28, 28), (3, 32, 32)
+_MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])
 # A model, its input, and how many units each group keeps where it is not the full model.
 _CASES: tuple[tuple[ModelConfig, tuple[int, ...], dict[str, int]], ...] = (
@@ -26,6 +26,10 @@ _CASES: tuple[tuple[ModelConfig, tuple[int, ...], dict[str, int]], ...] = (
     (_CNN, _MNIST, {}),
     (_CNN, _MNIST, {"conv1": 5, "conv2": 9, "fc1": 44}),
     (ModelConfig("cnn", [32, 64, 128]), _CIFAR, {}),
+    (ModelConfig("vgg11", [16, 32, 64, 64, 128, 128, 128, 128]), _CIFAR, {}),
+    (ModelConfig("resnet20"), _CIFAR, {}),
+    (ModelConfig("resnet20", norm="group"), _CIFAR, {}),
+    (ModelConfig("conv1d"), _SENSORS, {}),
 )
 _OPTIMIZERS = (
     ("sgd", TrainConfig(momentum=0.0)),
@@ -33,7 +37,7 @@ _OPTIMIZERS = (
     ("adam", TrainConfig(optimizer="adam")),
     ("adamw", TrainConfig(optimizer="adamw")),
 )
-_BATCHES = (1, 4, 16, 64, 256, 1024)
+_BATCHES = (2, 4, 16, 64, 256, 1024)  # two, since statistics of a batch of one are none
 _CLASSES = 10
 
 
@@ -61,13 +65,19 @@ def _rows() -> Iterator[dict[str, Any]]:
         predicted = arch.memory_model(train.state_slots, shard.raw_itemsize).training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {
-            "model": f"{model.name} {'-'.join(map(str, counts.values()))} on {'x'.join(map(str, shape))}",
+            "model": _said(model, kept, shape),
             "optimizer": name,
             "batch": batch,
             "predicted_bytes": predicted,
             "measured_bytes": measured,
             "relative_error": predicted / measured - 1,
         }
+
+
+def _said(model: ModelConfig, kept: Mapping[str, int], shape: tuple[int, ...]) -> str:
+    cut = f" cut to {'-'.join(map(str, kept.values()))}" if kept else ""
+    norm = f", {model.norm} norm" if model.name in ("vgg11", "resnet20", "conv1d") else ""
+    return f"{model.said}{norm}{cut} on {'x'.join(map(str, shape))}"
 
 
 def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], shard: Shard) -> int:
