@@ -224,9 +224,10 @@ def test_every_model_is_tracked():
 
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("model", TRACKED)
-@pytest.mark.parametrize("batch", [2, 7, 64, 1024])
+@pytest.mark.parametrize("batch", [1, 7, 64, 1024])
 def test_the_model_is_within_five_percent_of_torch(model, optimiser, batch):
     """It may say up to 5 % more than the tracker sees, and at most 1 % less."""
+    batch = max(batch, TRACKED[model].layout.smallest_batch)
     session = tracked_session(model, optimiser, batch)
     seen = peak_by_torch(session, batch)
     said = session.memory.training_bytes(session.structure.counts, batch)

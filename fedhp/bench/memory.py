@@ -37,7 +37,7 @@ _OPTIMIZERS = (
     ("adam", TrainConfig(optimizer="adam")),
     ("adamw", TrainConfig(optimizer="adamw")),
 )
-_BATCHES = (2, 4, 16, 64, 256, 1024)  # two, since statistics of a batch of one are none
+_BATCHES = (1, 4, 16, 64, 256, 1024)
 _CLASSES = 10
 
 
@@ -60,6 +60,7 @@ def run_memory() -> dict[str, Any]:
 def _rows() -> Iterator[dict[str, Any]]:
     for (model, shape, kept), (name, train), batch in product(_CASES, _OPTIMIZERS, _BATCHES):
         arch = architecture(model, shape, _CLASSES)
+        batch = max(batch, arch.layout.smallest_batch)
         counts = {**arch.layout.widths, **kept}
         shard = _shard(shape, batch)
         predicted = arch.memory_model(train.state_slots, shard.raw_itemsize).training_bytes(counts, batch)
