@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
 from fedhp.structure import Layout
 
@@ -42,11 +43,14 @@ class MemoryConfig:
         max_batch: The largest batch that ``fill`` may reach.
         lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
             ``sqrt`` or ``linear``.
+        budget: Bytes that training may take where one device trains alone (``fedhp train``), such as
+            ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
     """
 
     batch_policy: str = "fixed"
     max_batch: int = 256
     lr_scaling: str = "sqrt"
+    budget: str = ""
 
     def __post_init__(self) -> None:
         if self.batch_policy not in BATCH_POLICIES:
@@ -59,6 +63,13 @@ class MemoryConfig:
             )
         if self.max_batch < 1:
             raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
+        if self.budget:
+            parse_size(self.budget)
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget of a device that trains alone; None where it has none."""
+        return parse_size(self.budget) if self.budget else None
 
     def lr_factor(self, batch: int, reference: int) -> float:
         """Returns the learning rate's factor at this batch, 1 at the reference batch."""

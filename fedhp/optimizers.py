@@ -20,6 +20,7 @@ class TrainConfig:
     """Local training.
 
     Attributes:
+        epochs: Passes over the data where one device trains alone (``fedhp train``).
         local_epochs: Passes over the local data per round.
         batch_size: Samples per step; the reference for the batch policies.
         learning_rate: At the reference batch and the start of the schedule.
@@ -30,6 +31,7 @@ class TrainConfig:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
+    epochs: int = 10
     local_epochs: int = 1
     batch_size: int = 32
     learning_rate: float = 0.05
@@ -43,11 +45,9 @@ class TrainConfig:
         _check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         _check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
-        if self.local_epochs < 1 or self.batch_size < 1:
-            raise ScenarioError(
-                f"train.local_epochs and train.batch_size must be at least 1, "
-                f"got {self.local_epochs} and {self.batch_size}"
-            )
+        for key in ("epochs", "local_epochs", "batch_size"):
+            if getattr(self, key) < 1:
+                raise ScenarioError(f"train.{key} must be at least 1, got {getattr(self, key)}")
         if not (
             0 < self.learning_rate < math.inf and 0 <= self.momentum < 1 and 0 <= self.weight_decay < math.inf
         ):
