@@ -39,7 +39,7 @@ class Central:
     """What training on one device takes.
 
     Attributes:
-        scenario: The scenario as it is recorded: its rounds are the epochs, one pass over the data each.
+        scenario: The scenario, `as_recorded`.
         recipe: How to train: one round of all epochs.
         memory: The memory model.
         train: All training samples.
@@ -58,6 +58,11 @@ class Central:
     def profile(self) -> DeviceProfile:
         """The device."""
         return DeviceProfile("device", self.scenario.memory.budget_bytes, len(self.train))
+
+
+def as_recorded(scenario: Scenario) -> Scenario:
+    """Returns the scenario as the record has it: its rounds are the epochs, one pass over the data each."""
+    return replace(scenario, rounds=scenario.train.epochs, train=replace(scenario.train, local_epochs=1))
 
 
 def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Central:
@@ -88,9 +93,8 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
     memory = recipe.memory_model(train.raw_itemsize)
     state = start or initial_state(recipe.architecture, scenario.seed)
     fits = fit_structure(memory, recipe.shape, state, scenario.memory.budget_bytes, scenario.train.batch_size)
-    recorded = replace(scenario, rounds=epochs, train=replace(scenario.train, local_epochs=1))
     test, start = test_shard(scenario.data), state.cut(recipe.architecture.layout, fits)
-    return Central(recorded, recipe, memory, train, test, start)
+    return Central(as_recorded(scenario), recipe, memory, train, test, start)
 
 
 def train_central(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
+from fedhp.studies.command import app as studies_app
 from fedhp.terminal import readable_errors
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(studies_app, name="reproduce")
 
 
 @app.callback(invoke_without_command=True)

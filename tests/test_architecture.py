@@ -27,7 +27,7 @@ ROWS = (
     {"clients", "strategies"},
     {"simulation"},
     {"api"},
-    {"bench"},
+    {"bench", "studies"},
     {"cli"},
     {"__main__"},
 )
