@@ -54,7 +54,7 @@ def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, O
     rows = cell_rows(study.cells, outcomes, root)
     arms = arm_rows(rows)
     root.mkdir(parents=True, exist_ok=True)
-    show_tables(console, arms, study.names)
+    show_tables(console, arms)
     write_tables(root, study.title, rows, arms, study.names)
     try:
         draw(root, arms, study.names)

@@ -42,15 +42,15 @@ def _place(row: Row) -> tuple[Any, Any]:
 
 
 def _figures(run: RunResult) -> Row:
-    summary, clients = run.summary, run.clients
+    summary, clients = run.summary, run.clients[["memory_mean_bytes", "seconds"]].to_dict("list")
     full = summary["training_bytes_full"]
     return {
         "last": 100 * summary["final_accuracy"],
         "best": 100 * summary["best_accuracy"],
         "compression": summary["compression"],
         "memory_end": summary["training_bytes_final"] / full,
-        "memory_mean": float(clients["memory_mean_bytes"].mean()) / full,
-        "seconds": float(clients["seconds"].sum()),
+        "memory_mean": mean(clients["memory_mean_bytes"]) / full,
+        "seconds": sum(clients["seconds"]),
     }
 
 

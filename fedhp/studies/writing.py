@@ -15,6 +15,13 @@ COLUMNS = (
 )
 
 
+_LEGEND = """
+Accuracies in percent, means over seeds with their standard deviation; `below dense` in points. Memory is the
+memory model's, of the final network and in the mean over the training, relative to the dense network's; time
+is that of training, relative to the dense network of the same seed.
+"""
+
+
 def write_tables(
     root: Path, title: str, cells: Sequence[Row], arms: Sequence[Row], names: Mapping[str, str]
 ) -> None:
@@ -24,15 +31,16 @@ def write_tables(
     (root / "table.md").write_text("\n".join(_markdown(title, arms, names)), encoding="utf-8")
 
 
-def show_tables(console: Console, arms: Sequence[Row], names: Mapping[str, str]) -> None:
-    """Prints a table per scenario."""
+def show_tables(console: Console, arms: Sequence[Row]) -> None:
+    """Prints a table per scenario, with the arms' short names: a terminal is narrow."""
     for scenario in scenarios(arms):
         table = Table(title=scenario, title_justify="left", box=None, header_style="bold")
         for column in COLUMNS:
-            table.add_column(column, justify="left" if column == "arm" else "right")
+            first = column == "arm"
+            table.add_column(column, justify="left" if first else "right", no_wrap=first)
         for row in arms:
             if row["scenario"] == scenario:
-                table.add_row(*cells(row, names))
+                table.add_row(*cells(row))
         console.print(table)
 
 
@@ -41,10 +49,10 @@ def scenarios(arms: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["scenario"] for row in arms))
 
 
-def cells(row: Row, names: Mapping[str, str]) -> list[str]:
+def cells(row: Row, names: Mapping[str, str] | None = None) -> list[str]:
     """Returns an arm's row as texts, one per entry of `COLUMNS`."""
-    arm = names.get(row["arm"], row["arm"])
-    target = "" if row["target"] == 1 else f", {row['target']:g}x"
+    arm = (names or {}).get(row["arm"], row["arm"])
+    target = "" if row["target"] == 1 else f" {row['target']:g}x"
     return [
         arm + target,
         str(row["seeds"]),
@@ -80,11 +88,7 @@ def _markdown(title: str, arms: Sequence[Row], names: Mapping[str, str]) -> Iter
         if remarks:
             yield ""
             yield from (f"- {arm}: {reason}" for arm, reason in remarks)
-    yield (
-        "\nAccuracies in percent, means over seeds with their standard deviation; `below dense` in points. Memory "
-        "is the memory model's, of the final network and in the mean over the training, relative to the dense "
-        "network's; time is that of training, relative to the dense network of the same seed.\n"
-    )
+    yield _LEGEND
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:
