@@ -42,15 +42,15 @@ def _place(row: Row) -> tuple[Any, Any]:
 
 
 def _figures(run: RunResult) -> Row:
-    summary, clients = run.summary, run.clients[["memory_mean_bytes", "seconds"]].to_dict("list")
+    summary, clients = run.summary, run.clients
     full = summary["training_bytes_full"]
     return {
         "last": 100 * summary["final_accuracy"],
         "best": 100 * summary["best_accuracy"],
         "compression": summary["compression"],
         "memory_end": summary["training_bytes_final"] / full,
-        "memory_mean": mean(clients["memory_mean_bytes"]) / full,
-        "seconds": sum(clients["seconds"]),
+        "memory_mean": mean(clients["memory_mean_bytes"].tolist()) / full,
+        "seconds": sum(clients["seconds"].tolist()),
     }
 
 

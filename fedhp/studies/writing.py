@@ -51,7 +51,7 @@ def scenarios(arms: Sequence[Row]) -> list[str]:
 
 def cells(row: Row, names: Mapping[str, str] | None = None) -> list[str]:
     """Returns an arm's row as texts, one per entry of `COLUMNS`."""
-    arm = (names or {}).get(row["arm"], row["arm"])
+    arm = str((names or {}).get(row["arm"], row["arm"]))
     target = "" if row["target"] == 1 else f" {row['target']:g}x"
     return [
         arm + target,
