@@ -1,13 +1,15 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
 from torch import nn
 
-from fedhp.config import ModelConfig, Scenario, load_scenario
+from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
+from fedhp.config import ModelConfig, Scenario, given_keys, load_scenario
 from fedhp.errors import RecordError
 from fedhp.models import architecture, to_whole_module
 from fedhp.references import resolve
@@ -40,15 +42,8 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
     Raises:
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
-    if not isinstance(scenario, Scenario):
-        scenario = load_scenario(scenario, values=overrides)
-    elif overrides:
-        raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
-    folder = Path(out) if out is not None else default_folder(scenario.name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecordError(
-            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
-        )
+    scenario = _scenario("run", scenario, overrides)
+    folder = _folder(scenario, out)
     data, clients = scenario.data.name, scenario.fleet.num_clients
     _logger.info("preparing '%s' for %d clients", data, clients)
     message_bytes = resolve(PREPARE)(scenario).message_bytes  # and every check before any process starts
@@ -62,6 +57,61 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
     with open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, message_bytes) as grid:
         resolve(SERVER_APP)(grid, context)
     return load_run(folder)
+
+
+def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
+    """Trains a scenario's model on one device, without a fleet, and returns its record.
+
+    It is the loop of a fleet's client, over ``train.epochs`` passes and within ``memory.budget``; the
+    record's rounds are epochs.
+
+    Example:
+        >>> run = fedhp.train("fashion_mnist", **{"prune.target_compression": 5})
+        >>> run.rounds.plot("round", "accuracy")
+
+    Args:
+        scenario: The name of a scenario that ships, the path of a YAML file, or a scenario.
+        out: The folder of the record; by default ``runs/<scenario>-<time>``.
+        overrides: Scenario values by nested or dotted key.
+
+    Raises:
+        FedhpError: If the scenario, data, budget or folder are not as they must be.
+    """
+    scenario = _scenario("train", scenario, overrides)
+    folder = _folder(scenario, out)
+    train_central(scenario, folder)
+    return load_run(folder)
+
+
+def warn_unused(command: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
+    """Warns of what the user set that this command, ``run`` or ``train``, has no use for."""
+    unused = {"run": CENTRAL_KEYS, "train": FLEET_KEYS}[command]
+    keys = [
+        key
+        for key in given_keys(overrides, values)
+        if any(f"{key}.".startswith(f"{prefix}.") for prefix in unused)
+    ]
+    if keys:
+        _logger.warning("'fedhp %s' has no use for %s, and ignores it", command, ", ".join(sorted(keys)))
+
+
+def _scenario(command: str, scenario: str | Path | Scenario, overrides: Mapping[str, Any]) -> Scenario:
+    if not isinstance(scenario, Scenario):
+        warn_unused(command, values=overrides)
+        return load_scenario(scenario, values=overrides)
+    if overrides:
+        raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
+    return scenario
+
+
+def _folder(scenario: Scenario, out: str | Path | None) -> Path:
+    """Returns the folder of the record, once it is known to be free: before anything costs time."""
+    folder = Path(out) if out is not None else default_folder(scenario.name)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RecordError(
+            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
+        )
+    return folder
 
 
 def load_model(folder: str | Path) -> nn.Module:

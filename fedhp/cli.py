@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
+from fedhp.studies.command import app as studies_app
 from fedhp.terminal import readable_errors, stop_cleanly
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 
 app.add_typer(bench_app, name="bench")
+app.add_typer(studies_app, name="reproduce")
 
 
 @app.callback(invoke_without_command=True)
@@ -64,11 +66,46 @@ def run(
     Overrides are dotted scenario keys; `fedhp show SCENARIO` prints all of them with their values.
     """
     with readable_errors(debug):
-        from fedhp.api import simulate
+        from fedhp.api import simulate, warn_unused
         from fedhp.config import load_scenario
 
         name, overrides = _split(arguments or [])
+        warn_unused("run", overrides)
         simulate(load_scenario(name, overrides), out)
+
+
+@app.command()
+def train(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SCENARIO] [KEY=VALUE]...",
+            help="A scenario's name or YAML file (default: quickstart), then overrides.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Out = None,
+    debug: Debug = False,
+) -> None:
+    """Train and prune on one device, without a fleet, within memory.budget where it is set.
+
+    [bold]Examples[/bold]
+
+      fedhp train
+
+      fedhp train fashion_mnist train.epochs=5 prune.target_compression=5
+
+      fedhp train mnist memory.budget=2MiB memory.batch_policy=fill --out runs/small
+
+    It is the loop of a fleet's client, over train.epochs passes; the record's rounds are epochs.
+    """
+    with readable_errors(debug):
+        from fedhp.api import train, warn_unused
+        from fedhp.config import load_scenario
+
+        name, overrides = _split(arguments or [])
+        warn_unused("train", overrides)
+        train(load_scenario(name, overrides), out)
 
 
 @app.command()

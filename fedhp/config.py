@@ -191,6 +191,24 @@ def load_scenario(
     return _checked([*layers, _dotlist(overrides), _nested(values or {})], "overrides")
 
 
+def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> list[str]:
+    """Returns the dotted keys that overrides set, each as deep as it goes.
+
+    Raises:
+        ScenarioError: If an override cannot be read.
+    """
+    given = OmegaConf.merge(_dotlist(overrides), _nested(values or {}))
+    return list(_leaves(OmegaConf.to_container(given), ""))
+
+
+def _leaves(part: Any, prefix: str) -> Iterator[str]:
+    if not isinstance(part, dict):
+        yield prefix
+        return
+    for key, value in part.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
 @lru_cache(maxsize=8)
 def from_json(text: str) -> Scenario:
     """Reads `Scenario.to_json`; cached, because every message of a run carries the same text.

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.choices import check_choice
+from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
 from fedhp.rehearsal import Rehearsal
 from fedhp.structure import Layout
@@ -46,17 +47,27 @@ class MemoryConfig:
         max_batch: The largest batch that ``fill`` may reach.
         lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
             ``sqrt`` or ``linear``.
+        budget: Bytes that training may take where one device trains alone (``fedhp train``), such as
+            ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
     """
 
     batch_policy: str = "fixed"
     max_batch: int = 256
     lr_scaling: str = "sqrt"
+    budget: str = ""
 
     def __post_init__(self) -> None:
         check_choice("memory.batch_policy", self.batch_policy, BATCH_POLICIES)
         check_choice("memory.lr_scaling", self.lr_scaling, LR_SCALINGS)
         if self.max_batch < 1:
             raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
+        if self.budget:
+            parse_size(self.budget)
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget of a device that trains alone; None where it has none."""
+        return parse_size(self.budget) if self.budget else None
 
     def lr_factor(self, batch: int, reference: int) -> float:
         """Returns the learning rate's factor at this batch, 1 at the reference batch."""

@@ -129,6 +129,23 @@ def initial_state(arch: Architecture, seed: int) -> ModelState:
     return ModelState(arch.initial(seed), arch.layout.full())
 
 
+def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelState:
+    """Returns a structure's initial weights as if the small network were all that there ever was.
+
+    A layer's initial scale follows from its fan-in: slices of the full model's initial weights are too small
+    for the compact one, and are scaled up by the root of what its fan-in has lost, its bias with them.
+    """
+    full = initial_state(arch, seed)
+    weights = dict(full.cut(arch.layout, structure).weights)
+    for name, whole in full.weights.items():
+        if whole.ndim < 2:
+            continue
+        lost = math.prod(whole.shape[1:]) / math.prod(weights[name].shape[1:])
+        for scaled in {name, name.removesuffix("weight") + "bias"} & weights.keys():
+            weights[scaled] = weights[scaled] * np.float32(math.sqrt(lost))
+    return ModelState(weights, structure)
+
+
 def to_module(arch: Architecture, state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
     """Builds the compact module that holds a copy of the state's weights.
 

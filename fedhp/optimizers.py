@@ -21,6 +21,7 @@ class TrainConfig:
     """Local training.
 
     Attributes:
+        epochs: Passes over the data where one device trains alone (``fedhp train``).
         local_epochs: Passes over the local data per round.
         batch_size: Samples per step; the reference for the batch policies.
         learning_rate: At the reference batch and the start of the schedule.
@@ -31,6 +32,7 @@ class TrainConfig:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
+    epochs: int = 10
     local_epochs: int = 1
     batch_size: int = 32
     learning_rate: float = 0.05
@@ -44,7 +46,7 @@ class TrainConfig:
         check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
         check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
-        for key in ("local_epochs", "batch_size"):
+        for key in ("epochs", "local_epochs", "batch_size"):
             if getattr(self, key) < 1:
                 raise ScenarioError(f"train.{key} must be at least 1, got {getattr(self, key)}")
         if not 0 < self.learning_rate < math.inf:

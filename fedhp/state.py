@@ -1,7 +1,7 @@
 """The values that cross borders: what goes down to a client, what comes up, what is reported."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -75,18 +75,32 @@ class Statistics:
         memory_predicted_bytes: The memory model's peak over the training.
         memory_measured_bytes: The measured peak of live tensors over the training; a step or a cut of
             shapes that this process has measured before counts with that measurement.
+        memory_mean_bytes: The mean over the samples of the memory model's bytes for the step that took them.
         batch_size_first: Samples per step before the first cut.
         batch_size_last: Samples per step after the last cut.
-        seconds: Duration of the local training, from building the module to taking its weights out.
+        seconds: Duration of the local training, from building the module to its last step.
     """
 
     train_loss: float
     accuracy: float
     memory_predicted_bytes: int
     memory_measured_bytes: int
+    memory_mean_bytes: int
     batch_size_first: int
     batch_size_last: int
     seconds: float
+
+    @staticmethod
+    def over(epochs: "Sequence[Statistics]") -> "Statistics":
+        """Returns the statistics of a training from those of its epochs, which are equally long."""
+        return replace(
+            epochs[-1],
+            memory_predicted_bytes=max(epoch.memory_predicted_bytes for epoch in epochs),
+            memory_measured_bytes=max(epoch.memory_measured_bytes for epoch in epochs),
+            memory_mean_bytes=round(sum(epoch.memory_mean_bytes for epoch in epochs) / len(epochs)),
+            batch_size_first=epochs[0].batch_size_first,
+            seconds=sum(epoch.seconds for epoch in epochs),
+        )
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,7 @@ class ClientReport:
     bytes_up: int = 0
     memory_predicted_bytes: int | None = None
     memory_measured_bytes: int | None = None
+    memory_mean_bytes: int | None = None
     batch_size_first: int | None = None
     batch_size_last: int | None = None
     params_sent: int | None = None
@@ -135,6 +150,26 @@ class ClientReport:
     train_loss: float | None = None
     accuracy: float | None = None
     seconds: float | None = None
+
+    def succeeded(self, update: Update, layout: Layout) -> "ClientReport":
+        """Returns the row with what the client's update says; what it cost to send stays as it is."""
+        statistics = update.statistics
+        return replace(
+            self,
+            status="ok",
+            failure="",
+            num_examples=update.num_examples,
+            memory_predicted_bytes=statistics.memory_predicted_bytes,
+            memory_measured_bytes=statistics.memory_measured_bytes,
+            memory_mean_bytes=statistics.memory_mean_bytes,
+            batch_size_first=statistics.batch_size_first,
+            batch_size_last=statistics.batch_size_last,
+            params_sent=layout.num_parameters(update.state.structure.counts),
+            units_pruned=update.assigned.num_units() - update.state.structure.num_units(),
+            train_loss=statistics.train_loss,
+            accuracy=statistics.accuracy,
+            seconds=statistics.seconds,
+        )
 
     def violates_budget(self) -> bool:
         """Says whether the device's budget was exceeded, by the model or by measurement."""

@@ -30,19 +30,24 @@ from fedhp.pruning import Contributions, cut, select
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
-from fedhp.state import ModelState, RoundTask, Statistics, Update
+from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
 from fedhp.step import gradients
+from fedhp.structure import Structure
 
 _T = TypeVar("_T")
 
 
-def train_locally(recipe: Recipe, task: RoundTask, shard: Shard) -> Update:
+def train_locally(
+    recipe: Recipe, task: RoundTask, shard: Shard, on_epoch: Callable[[Update], None] | None = None
+) -> Update:
     """Trains one client for one round, pruning as the schedule demands, within its budget throughout.
 
     Args:
         recipe: How to train.
         task: The round, the device and the model that it was assigned.
         shard: The client's own data.
+        on_epoch: Called after each local epoch with the model so far, without scores, and what that epoch
+            measured. The weights are the ones in training: what must outlive the call is to be copied.
 
     Returns:
         The trained, perhaps smaller, model and what was measured.
@@ -56,44 +61,63 @@ def train_locally(recipe: Recipe, task: RoundTask, shard: Shard) -> Update:
         raise TrainingError(
             f"client {task.client} has too few training samples: {len(shard)}, where a step takes {least}"
         )
-    return _Session(recipe, task, shard).run()
+    return _Session(recipe, task, shard).run(on_epoch)
 
 
 class _Session:
     """One client's local training in one round: the DynHP loop and the state that it carries."""
 
     def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard) -> None:
-        self.started = time.perf_counter()
         self.recipe, self.task, self.shard = recipe, task, shard
         self.layout = recipe.architecture.layout
         self.device = recipe.device()
+        self.predicted = 0
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
-        self.predicted = self.measured = 0
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
-        self.first_batch = self.batch
+        self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         self.contributions = self._contributions()
 
-    def run(self) -> Update:
+    def run(self, on_epoch: Callable[[Update], None] | None = None) -> Update:
+        epochs = []
         for epoch in range(self.recipe.train.local_epochs):
+            assigned = self.structure
             self._epoch(epoch)
-        weights = take_weights(self.module)
-        statistics = Statistics(
+            epochs.append(self._statistics())
+            if on_epoch is not None:
+                on_epoch(self._update(assigned, self._state(), epochs[-1]))
+            self._begin_epoch()
+        scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
+        return self._update(self.task.state.structure, self._state(scores), Statistics.over(epochs))
+
+    def _state(self, scores: Weights | None = None) -> ModelState:
+        return ModelState(take_weights(self.module), self.structure, scores or {})
+
+    def _update(self, assigned: Structure, state: ModelState, statistics: Statistics) -> Update:
+        return Update(self.task.client, assigned, state, len(self.shard), statistics)
+
+    def _begin_epoch(self) -> None:
+        """Begins to count anew what an epoch measures."""
+        self.started = time.perf_counter()
+        self.first_batch, self.batch_measured = self.batch, 0
+        self.predicted, self.measured, self.byte_samples = self.step_bytes, 0, 0
+
+    def _statistics(self) -> Statistics:
+        """Returns what the epoch just done measured."""
+        return Statistics(
             train_loss=self.loss,
             accuracy=self.accuracy,
             memory_predicted_bytes=self.predicted,
             memory_measured_bytes=self.measured,
+            memory_mean_bytes=round(self.byte_samples / len(self.shard)),
             batch_size_first=self.first_batch,
             batch_size_last=self.batch,
             seconds=time.perf_counter() - self.started,
         )
-        scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
-        state = ModelState(weights, self.structure, scores)
-        return Update(self.task.client, self.task.state.structure, state, len(self.shard), statistics)
 
     def _epoch(self, epoch: int) -> None:
         total = len(self.shard)
@@ -106,6 +130,7 @@ class _Session:
             rows = order[done : done + self.batch]
             self._set_learning_rate(self._progress(epoch, done))
             loss, right = self._measured_step(rows)
+            self.byte_samples += self.step_bytes * len(rows)
             loss_sum += loss * len(rows)
             num_right += right
             done += len(rows)
@@ -180,8 +205,8 @@ class _Session:
         # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
         self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)
         self.batch = min(chosen, len(self.shard))
-        peak = self.memory.training_bytes(self.structure.counts, self.batch)
-        self.predicted = max(self.predicted, peak)
+        self.step_bytes = self.memory.training_bytes(self.structure.counts, self.batch)
+        self.predicted = max(self.predicted, self.step_bytes)
 
     def _contributions(self) -> Contributions | None:
         """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""

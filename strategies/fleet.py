@@ -209,19 +209,6 @@ class FleetStrategy(Strategy):
         )
 
     def _succeeded(self, server_round: int, sent: Sent, update: Update, num_bytes: int) -> ClientReport:
-        statistics = update.statistics
         return replace(
-            self._failed(server_round, sent, ""),
-            status="ok",
-            num_examples=update.num_examples,
-            bytes_up=num_bytes,
-            memory_predicted_bytes=statistics.memory_predicted_bytes,
-            memory_measured_bytes=statistics.memory_measured_bytes,
-            batch_size_first=statistics.batch_size_first,
-            batch_size_last=statistics.batch_size_last,
-            params_sent=self._num_parameters(update.state.structure),
-            units_pruned=sent.structure.num_units() - update.state.structure.num_units(),
-            train_loss=statistics.train_loss,
-            accuracy=statistics.accuracy,
-            seconds=statistics.seconds,
+            self._failed(server_round, sent, "").succeeded(update, self.layout), bytes_up=num_bytes
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from fedhp.assignment import fit_structure
 from fedhp.errors import BudgetError
 from fedhp.memory import samples
+from fedhp.models import fresh_state
 from fedhp.reconcile import Reconciliation, intersection
 from fedhp.structure import Structure
 
@@ -45,7 +46,8 @@ class MaskIntersection(FleetStrategy):
         most = None if None in budgets else max(budget for budget in budgets if budget is not None)
         batch = self.scenario.train.batch_size
         structure = fit_structure(self.memory, self.recipe.shape, self.state, most, batch)
-        self.state = self.state.cut(self.layout, structure)
+        if structure != self.state.structure:
+            self.state = fresh_state(self.recipe.architecture, structure, self.scenario.seed)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The mask intersection, bounded by the schedule's size at the end of the round."""

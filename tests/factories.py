@@ -87,6 +87,7 @@ STATISTICS = Statistics(
     accuracy=0.25,
     memory_predicted_bytes=1000,
     memory_measured_bytes=900,
+    memory_mean_bytes=800,
     batch_size_first=8,
     batch_size_last=16,
     seconds=0.125,

@@ -110,7 +110,7 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key(value):
         ("learning_rate=0.1", ["Did you mean: train.learning_rate?"]),
         ("batchsize=3", ["Did you mean: train.batch_size?"]),
         ("lr=0.1", ["'lr'", "Keys are: name, description, seed", ", train, "]),
-        ("train.lr=0.1", ["'train.lr'", "Keys are: train.local_epochs", "train.learning_rate"]),
+        ("train.lr=0.1", ["'train.lr'", "Keys are: train.", "train.learning_rate"]),
     ],
 )
 def test_a_typo_names_the_nearest_key(override, names):

@@ -8,7 +8,7 @@ cache, and never import the libraries that prepared it.
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, note_on_labels, open_dataset
 from fedhp.data.partition import partition_rows
-from fedhp.data.shard import Shard, client_shard, device_shard, test_shard
+from fedhp.data.shard import Shard, client_shard, device_shard, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "open_dataset",
     "partition_rows",
     "test_shard",
+    "train_shard",
 ]

@@ -122,6 +122,23 @@ def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -
     )
 
 
+def train_shard(config: DataConfig) -> Shard:
+    """Returns all training rows: those of a device that trains alone.
+
+    Raises:
+        DataError: If the data cannot be opened.
+    """
+    dataset = open_dataset(config)
+    return Shard(
+        dataset.train_images,
+        dataset.train_labels,
+        np.arange(len(dataset.train_labels)),
+        num_classes=dataset.num_classes,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+
+
 def test_shard(config: DataConfig) -> Shard:
     """Returns the held-out rows, on which the server evaluates.
 

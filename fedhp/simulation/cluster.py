@@ -43,7 +43,7 @@ def open_pool(
     try:
         if ours:
             with _undisturbed():
-                _join(config, num_nodes, message_bytes)
+                join_ray(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
         pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
@@ -82,7 +82,12 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
-def _join(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
+def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
+    """Joins the Ray cluster that the configuration names, or starts one of as many cores as workers.
+
+    Raises:
+        FedhpError: If no cluster answers there.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     verbose = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
     level = logging.INFO if verbose else logging.ERROR
@@ -151,12 +156,12 @@ def _starter(
         num_cpus=0 if crowded else 1,
         num_gpus=config.gpus_per_worker,
         scheduling_strategy="SPREAD",
-        runtime_env={"env_vars": _environment(config.threads_per_worker)},
+        runtime_env={"env_vars": worker_environment(config.threads_per_worker)},
     )
     return lambda: actor.remote(client_app, num_nodes, config.threads_per_worker)
 
 
-def _environment(num_threads: int) -> dict[str, str]:
+def worker_environment(num_threads: int) -> dict[str, str]:
     """Returns a worker's environment.
 
     The last three are for GNU's allocator: memory of a chunk's replies is kept for the next chunk's rather

@@ -11,6 +11,7 @@ CLIENTS: dict[str, type] = {
     "memory_budget_bytes": int,
     "memory_predicted_bytes": int,
     "memory_measured_bytes": int,
+    "memory_mean_bytes": int,
     "batch_size_first": int,
     "batch_size_last": int,
     "params_received": int,

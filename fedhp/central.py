@@ -1,0 +1,153 @@
+"""Training on one device, without a federation: the client's own loop, in one round of many epochs."""
+
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from fedhp.assignment import fit_structure
+from fedhp.config import Scenario
+from fedhp.data import Shard, open_dataset, test_shard, train_shard
+from fedhp.devices import DeviceProfile
+from fedhp.errors import MissingExtraError
+from fedhp.memory import MemoryModel
+from fedhp.models import fresh_state, initial_state
+from fedhp.recipe import Recipe
+from fedhp.state import ClientReport, ModelState, RoundTask, Update
+from fedhp.tracking import Trackers
+from fedhp.trainer import train_locally
+from fedhp.watch import RunWatch, plan_run, reporting
+
+# What a scenario says of fleets, which a device that trains alone has no use for.
+FLEET_KEYS = (
+    "rounds",
+    "train.local_epochs",
+    "data.partition",
+    "fleet",
+    "prune.blend",
+    "strategy",
+    "server",
+    "simulation.num_workers",
+    "simulation.address",
+    "simulation.gpus_per_worker",
+)
+# And what it says of such a device, which a fleet has no use for.
+CENTRAL_KEYS = ("train.epochs", "memory.budget")
+
+
+@dataclass(frozen=True)
+class Central:
+    """What training on one device takes.
+
+    Attributes:
+        scenario: The scenario, `as_recorded`.
+        recipe: How to train: one round of all epochs.
+        memory: The memory model.
+        train: All training samples.
+        test: The held-out samples.
+        start: The model to start from; it fits the budget.
+    """
+
+    scenario: Scenario
+    recipe: Recipe
+    memory: MemoryModel
+    train: Shard
+    test: Shard
+    start: ModelState
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """The device."""
+        return DeviceProfile("device", self.scenario.memory.budget_bytes, len(self.train))
+
+
+def as_recorded(scenario: Scenario) -> Scenario:
+    """Returns the scenario as the record has it: its rounds are the epochs, one pass over the data each."""
+    return replace(scenario, rounds=scenario.train.epochs, train=replace(scenario.train, local_epochs=1))
+
+
+def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Central:
+    """Opens the data, lays out the model and checks that everything fits together.
+
+    Args:
+        scenario: The scenario, of which ``train.epochs`` and ``memory.budget`` take the place of rounds and
+            fleet.
+        start: The model to start from; by default a fresh one of full size.
+
+    Raises:
+        ScenarioError: If the target cannot be reached.
+        BudgetError: If the budget does not hold even the smallest structure.
+        DataError: If the data is missing or wrong.
+    """
+    if scenario.tracking.wandb.mode != "none" and find_spec("wandb") is None:
+        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb")
+    dataset, epochs = open_dataset(scenario.data), scenario.train.epochs
+    recipe = replace(
+        scenario.recipe(dataset.input_shape, dataset.num_classes),
+        rounds=1,
+        train=replace(scenario.train, local_epochs=epochs),
+        prune=replace(scenario.prune, blend=0.0),  # there is no fleet whose scores to heed
+    )
+    recipe.device()
+    recipe.schedule.check_target()
+    train = train_shard(scenario.data)
+    memory = recipe.memory_model(train.raw_itemsize)
+    budget, batch = scenario.memory.budget_bytes, scenario.train.batch_size
+    state = start or initial_state(recipe.architecture, scenario.seed)
+    fits = fit_structure(memory, recipe.shape, state, budget, batch)
+    if start is None:
+        start = fresh_state(recipe.architecture, fits, scenario.seed)
+    else:
+        start = start.cut(recipe.architecture.layout, fits)
+    return Central(as_recorded(scenario), recipe, memory, train, test_shard(scenario.data), start)
+
+
+def train_central(
+    scenario: Scenario, folder: Path, start: ModelState | None = None, show: bool = True
+) -> None:
+    """Trains on one device, and records it as a run whose rounds are epochs.
+
+    Args:
+        scenario: The scenario.
+        folder: The run record.
+        start: The model to start from; by default a fresh one of full size.
+        show: Whether the run is shown in the terminal.
+
+    Raises:
+        FedhpError: If scenario, data, budget or folder are not as they must be.
+    """
+    central = prepare_central(scenario, start)
+    with reporting(central.scenario, folder, show) as trackers:
+        _train(central, trackers)
+
+
+def _train(central: Central, trackers: Trackers) -> None:
+    plan = plan_run(central.scenario, central.recipe, central.memory, [central.profile])
+    trackers.on_start(plan)
+    watch = RunWatch(plan, central.recipe, central.memory, central.test, trackers)
+    watch.after_round(0, central.start)
+    epoch = 0
+
+    def on_epoch(update: Update) -> None:
+        nonlocal epoch
+        epoch += 1
+        watch.after_round(epoch, update.state, (_row(central, epoch, update),))
+
+    task = RoundTask(1, 0, central.profile, central.start)
+    train_locally(central.recipe, task, central.train, on_epoch)
+    watch.finish()
+
+
+def _row(central: Central, epoch: int, update: Update) -> ClientReport:
+    """Returns the epoch's row of ``clients.parquet``; nothing is sent where nobody else is."""
+    layout = central.recipe.architecture.layout
+    return ClientReport(
+        round=epoch,
+        client=0,
+        device_class=central.profile.device_class,
+        status="ok",
+        failure="",
+        num_examples=central.profile.num_examples,
+        memory_budget_bytes=central.profile.memory_bytes,
+        params_received=layout.num_parameters(update.assigned.counts),
+        bytes_down=0,
+    ).succeeded(update, layout)

@@ -1,0 +1,103 @@
+"""A cell of a study: one run, what it is called, and what became of it."""
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fedhp.config import Scenario, SimulationConfig, TrackingConfig, load_scenario
+from fedhp.errors import RecordError, ScenarioError
+from fedhp.tracking import load_run
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        name: What it is, and its folder below the study's: ``mnist/dynhp-10x/seed-0``.
+        scenario: What is run, as its record says it.
+        run: Runs the cell, given itself and the study's folder, and leaves a run record in its own.
+        labels: What tables group by.
+        after: Cells, by name, whose records this one needs.
+    """
+
+    name: str
+    scenario: Scenario
+    run: Callable[["Cell", Path], None]
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell.
+
+    ``refused`` is a combination that makes no sense, such as a criterion that needs a layer that the model
+    lacks; ``failed`` is anything that should not have happened.
+    """
+
+    status: Literal["finished", "skipped", "refused", "failed"]
+    reason: str = ""
+
+    @property
+    def has_record(self) -> bool:
+        """Whether there is a whole run record."""
+        return self.status in ("finished", "skipped")
+
+
+def is_finished(cell: Cell, root: Path) -> bool:
+    """Says whether the cell's record is there and whole.
+
+    Raises:
+        RecordError: If what lies there is the record of other settings, or no record at all.
+    """
+    folder = root / cell.name
+    if not folder.exists() or not any(folder.iterdir()):
+        return False
+    if not (folder / "config.yaml").exists():
+        raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
+    recorded = load_scenario(folder / "config.yaml")
+    different = _differences(_settings(recorded), _settings(cell.scenario))
+    if different:
+        raise RecordError(
+            f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
+            "choose another --out or remove it"
+        )
+    # A run that was killed may lack everything else.
+    return (folder / "summary.json").exists() and load_run(folder).summary["status"] == "finished"
+
+
+def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
+    """Runs a cell whose record is not whole; whatever happens is told, so that the other cells go on."""
+    folder = root / cell.name
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)  # a run that was cut short; `is_finished` has seen that it is this cell's
+        cell.run(cell, root)
+    except ScenarioError as error:
+        return cell, Outcome("refused", str(error))
+    except Exception as error:
+        _logger.debug("%s", cell.name, exc_info=True)
+        return cell, Outcome("failed", f"{type(error).__name__}: {error}")
+    return cell, Outcome("finished")
+
+
+def _settings(scenario: Scenario) -> dict[str, Any]:
+    """Returns what a result depends on."""
+    same = replace(scenario, description="", simulation=SimulationConfig(), tracking=TrackingConfig())
+    return same.to_dict()
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    different = []
+    for key, value in now.items():
+        if isinstance(value, dict):
+            different += _differences(was[key], value, f"{prefix}{key}.")
+        elif was[key] != value:
+            different.append(f"{prefix}{key}: {was[key]}, now {value}")
+    return different

@@ -1,0 +1,105 @@
+"""``fedhp reproduce``: the tables and pictures of the documentation, each by one command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fedhp.terminal import readable_errors
+
+if TYPE_CHECKING:
+    from fedhp.studies.study import Study
+
+app = typer.Typer(
+    help="Run a whole study: many runs in parallel, then a table and a picture. Repeated, it goes on.",
+    no_args_is_help=True,
+)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")]
+Scenarios = Annotated[str, typer.Option(help="Scenarios, by commas.", show_default=False)]
+Out = Annotated[Path | None, typer.Option(help="Folder of the study; default runs/<study>.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A taste: the digits of quickstart, one seed.")]
+Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]
+
+
+@app.command()
+def dynhp(
+    overrides: Overrides = None,
+    seeds: Seeds = 3,
+    scenarios: Scenarios = "",
+    out: Out = None,
+    quick: Quick = False,
+    debug: Debug = False,
+) -> None:
+    """DynHP at 2x to 20x against the dense network, the small one from scratch, and a single cut.
+
+    [bold]Examples[/bold]
+
+      fedhp reproduce dynhp --quick
+
+      fedhp reproduce dynhp --scenarios mnist,cifar10 train.epochs=5 --out runs/short
+
+      fedhp reproduce dynhp simulation.num_workers=0   # one run after the other, without Ray
+    """
+    with readable_errors(debug):
+        from fedhp.studies import grids
+        from fedhp.studies.study import Study
+
+        names = _scenarios(scenarios, quick, grids.SCENARIOS)
+        grid = grids.Grid(names, range(1 if quick else seeds), overrides or ())
+        study = Study("DynHP against its yardsticks", grids.dynhp_cells(grid), grids.ARMS)
+        _run(study, out, "dynhp", quick, grid.overrides)
+
+
+@app.command()
+def criteria(
+    overrides: Overrides = None,
+    seeds: Seeds = 3,
+    scenarios: Scenarios = "",
+    out: Out = None,
+    quick: Quick = False,
+    debug: Debug = False,
+) -> None:
+    """Every pruning criterion at 5x, 10x and 20x, on the same seeds.
+
+    [bold]Examples[/bold]
+
+      fedhp reproduce criteria --quick
+
+      fedhp reproduce criteria --scenarios fashion_mnist --seeds 5
+    """
+    with readable_errors(debug):
+        from fedhp.studies import grids
+        from fedhp.studies.study import Study
+
+        names = _scenarios(scenarios, quick, grids.CRITERIA_SCENARIOS)
+        grid = grids.Grid(names, range(1 if quick else seeds), overrides or ())
+        _run(Study("Pruning criteria", grids.criteria_cells(grid)), out, "criteria", quick, grid.overrides)
+
+
+def _scenarios(given: str, quick: bool, default: tuple[str, ...]) -> tuple[str, ...]:
+    if given:
+        return tuple(name.strip() for name in given.split(","))
+    return ("quickstart",) if quick else default
+
+
+def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
+    from fedhp.config import load_scenario
+    from fedhp.studies.study import run_study
+
+    config = load_scenario("quickstart", [o for o in overrides if o.startswith("simulation.")]).simulation
+    outcomes = run_study(study, out or Path("runs") / (f"{name}-quick" if quick else name), config)
+    failed = [cell for cell, outcome in outcomes.items() if outcome.status == "failed"]
+    if failed:
+        Console(stderr=True, soft_wrap=True).print(
+            f"[bold red]failed:[/bold red] {escape(', '.join(failed))}; the same command tries again",
+            highlight=False,
+        )
+        raise typer.Exit(1)

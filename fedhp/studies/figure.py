@@ -1,0 +1,64 @@
+"""A study's picture: accuracy over compression, with the spread over seeds, a panel per scenario."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedhp.errors import MissingExtraError
+from fedhp.studies.table import Row
+from fedhp.studies.writing import scenarios
+
+
+def draw(root: Path, arms: Sequence[Row], names: Mapping[str, str]) -> list[Path]:
+    """Draws the table's rows into ``figure.png`` and ``figure.svg``, and returns the files.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingExtraError("drawing a figure", "matplotlib", "plots") from None
+    panels = scenarios(arms)
+    figure = Figure(figsize=(4.4 * len(panels), 3.8), layout="constrained")
+    for axes, scenario in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _panel(axes, [row for row in arms if row["scenario"] == scenario and row["seeds"]], names)
+        axes.set_title(scenario)
+    figure.axes[0].set_ylabel("accuracy, %")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    files = [root / "figure.png", root / "figure.svg"]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files
+
+
+def _panel(axes: Any, rows: Sequence[Row], names: Mapping[str, str]) -> None:
+    """Draws a line per arm through its targets; what has no target, the dense network, is a band."""
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        name = names.get(arm, arm)
+        if [row["target"] for row in own] == [1]:
+            _band(axes, own[0], name)
+            continue
+        axes.errorbar(
+            [row["compression"] for row in own],
+            [row["last"] for row in own],
+            yerr=[row["last_deviation"] or 0.0 for row in own],
+            label=name,
+            marker="o",
+            markersize=4,
+            capsize=3,
+        )
+    axes.set_xscale("log")
+    ticks = sorted({row["target"] for row in rows} - {1.0})
+    axes.set_xticks(ticks, [f"{tick:g}x" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_xlabel("compression")
+    axes.grid(alpha=0.3)
+
+
+def _band(axes: Any, row: Row, name: str) -> None:
+    spread = row["last_deviation"] or 0.0
+    axes.axhline(row["last"], color="grey", linestyle="--", label=name)
+    axes.axhspan(row["last"] - spread, row["last"] + spread, color="grey", alpha=0.2)

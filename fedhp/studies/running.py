@@ -1,0 +1,73 @@
+"""Running a study's cells, as many at a time as there are workers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fedhp.config import SimulationConfig
+from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
+from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
+
+OnDone = Callable[[Cell, Outcome], None]
+
+
+def run_cells(
+    cells: Sequence[Cell], root: Path, config: SimulationConfig, on_done: OnDone
+) -> dict[str, Outcome]:
+    """Runs the cells whose records are not whole yet, each on one core.
+
+    Args:
+        cells: The cells; one that needs others stands after them.
+        root: The study's folder.
+        config: How many workers, and where.
+        on_done: Told of every cell as it ends.
+
+    Returns:
+        What became of each cell, by name.
+
+    Raises:
+        RecordError: If a cell's folder holds something else.
+    """
+    whole = {cell.name for cell in cells if is_finished(cell, root)}
+    outcomes: dict[str, Outcome] = {}
+
+    def done(cell: Cell, outcome: Outcome) -> None:
+        outcomes[cell.name] = outcome
+        on_done(cell, outcome)
+
+    for cell in cells:
+        if cell.name in whole:
+            done(cell, Outcome("skipped"))
+    waiting = [cell for cell in cells if cell.name not in whole]
+    if waiting:
+        with open_tasks(config, len(waiting)) as tasks:
+            _run(waiting, root, tasks, outcomes, done)
+    return outcomes
+
+
+def _run(waiting: list[Cell], root: Path, tasks: Tasks, outcomes: dict[str, Outcome], done: OnDone) -> None:
+    running = 0
+    while waiting or running:
+        for cell in [cell for cell in waiting if all(name in outcomes for name in cell.after)]:
+            waiting.remove(cell)
+            if lacking := _lacking(cell, outcomes):
+                done(cell, lacking)
+            else:
+                tasks.submit(run_cell, cell, root)
+                running += 1
+        if running:
+            done(*_next(tasks))
+            running -= 1
+
+
+def _lacking(cell: Cell, outcomes: dict[str, Outcome]) -> Outcome | None:
+    for name in cell.after:
+        if not outcomes[name].has_record:
+            return Outcome(outcomes[name].status, f"needs {name}: {outcomes[name].reason}")
+    return None
+
+
+def _next(tasks: Tasks) -> tuple[Cell, Outcome]:
+    try:
+        return tasks.next_done()
+    except LostTaskError as error:
+        return error.args[0], Outcome("failed", f"its process died: {error.__cause__}")

@@ -1,0 +1,18 @@
+"""The honest control: a pruned network's structure, with fresh weights that fit its size."""
+
+from pathlib import Path
+
+from fedhp.config import Scenario
+from fedhp.data import open_dataset
+from fedhp.models import architecture, fresh_state
+from fedhp.seeds import derive
+from fedhp.state import ModelState
+from fedhp.tracking import load_state
+
+
+def fresh_start(scenario: Scenario, folder: Path) -> ModelState:
+    """Returns fresh weights, of another stream than the seed's own, for the final structure of a run."""
+    dataset = open_dataset(scenario.data)
+    arch = architecture(scenario.model, dataset.input_shape, dataset.num_classes)
+    pruned, _ = load_state(folder)
+    return fresh_state(arch, pruned.structure, derive(scenario.seed, "from scratch"))

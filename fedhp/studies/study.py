@@ -1,0 +1,64 @@
+"""A whole study: its cells run, its table shown and written, its picture drawn."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from fedhp.config import SimulationConfig
+from fedhp.errors import MissingExtraError
+from fedhp.studies.cell import Cell, Outcome
+from fedhp.studies.figure import draw
+from fedhp.studies.progress import shown
+from fedhp.studies.running import run_cells
+from fedhp.studies.table import arm_rows, cell_rows
+from fedhp.studies.writing import show_tables, write_tables
+
+_logger = logging.getLogger("fedhp")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        title: What it is about.
+        cells: Its runs; one that needs others stands after them.
+        names: What the arms are called in tables and pictures.
+    """
+
+    title: str
+    cells: Sequence[Cell]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, Outcome]:
+    """Runs the cells that are not finished yet, and writes tables and pictures over all of them.
+
+    Args:
+        study: The study.
+        root: Its folder; a study that was cut short goes on there.
+        config: How many cells run at a time, and where.
+
+    Returns:
+        What became of each cell, by name.
+
+    Raises:
+        FedhpError: If the folder holds something else, or the workers do not start.
+    """
+    console = Console()
+    with shown(console, len(study.cells)) as on_done:
+        outcomes = run_cells(study.cells, root, config, on_done)
+    rows = cell_rows(study.cells, outcomes, root)
+    arms = arm_rows(rows)
+    root.mkdir(parents=True, exist_ok=True)
+    show_tables(console, arms)
+    write_tables(root, study.title, rows, arms, study.names)
+    try:
+        draw(root, arms, study.names)
+    except MissingExtraError as error:
+        _logger.warning("%s", error)
+    _logger.info("study: %s", root)
+    return outcomes

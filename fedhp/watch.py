@@ -1,0 +1,143 @@
+"""What every run has around its training: trackers, and a look at the global model after each round."""
+
+import logging
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from fedhp.config import Scenario
+from fedhp.data import Shard
+from fedhp.devices import DeviceProfile
+from fedhp.errors import FedhpError
+from fedhp.evaluation import evaluate
+from fedhp.memory import MemoryModel
+from fedhp.recipe import Recipe
+from fedhp.state import ClientReport, ModelState, RoundReport
+from fedhp.tracking import (
+    ConsoleTracker,
+    RunPlan,
+    RunRecord,
+    RunTotals,
+    Tracker,
+    Trackers,
+    WandbTracker,
+)
+
+
+def plan_run(
+    scenario: Scenario, recipe: Recipe, memory: MemoryModel, profiles: Sequence[DeviceProfile]
+) -> RunPlan:
+    """Returns what is known of a run on these devices before its first round."""
+    arch = recipe.architecture
+    return RunPlan(
+        scenario=scenario,
+        layout=arch.layout,
+        devices=Counter(profile.device_class for profile in profiles),
+        budgets={profile.device_class: profile.memory_bytes for profile in profiles},
+        params_full=arch.layout.num_parameters(arch.layout.widths),
+        training_bytes_full=memory.training_bytes(arch.layout.widths, scenario.train.batch_size),
+        input_shape=arch.input_shape,
+        num_classes=arch.num_classes,
+    )
+
+
+class RunWatch:
+    """Evaluates the global model after each round, round 0 first, and tells the trackers what happened."""
+
+    def __init__(
+        self, plan: RunPlan, recipe: Recipe, memory: MemoryModel, test: Shard, trackers: Trackers
+    ) -> None:
+        self._plan, self._recipe, self._memory = plan, recipe, memory
+        self._test, self._trackers = test, trackers
+        self._previous = time.perf_counter()
+        self._totals = RunTotals(plan)
+
+    def after_round(
+        self, number: int, state: ModelState, clients: tuple[ClientReport, ...] = ()
+    ) -> tuple[float, float]:
+        """Returns the model's accuracy and loss on the held-out samples, once the trackers know them."""
+        trained = time.perf_counter()
+        accuracy, loss = evaluate(self._recipe.architecture, state, self._test, self._recipe.device())
+        now = time.perf_counter()
+        params = self._plan.layout.num_parameters(state.structure.counts)
+        batch = self._plan.scenario.train.batch_size
+        report = RoundReport(
+            round=number,
+            accuracy=accuracy,
+            loss=loss,
+            structure=state.structure,
+            params=params,
+            compression=self._plan.params_full / params,
+            training_bytes=self._memory.training_bytes(state.structure.counts, batch),
+            clients=clients,
+            seconds=now - self._previous,
+            evaluation_seconds=now - trained,
+        )
+        self._previous = now
+        self._totals.add(report)
+        self._trackers.on_round(report, state)
+        return accuracy, loss
+
+    def finish(self) -> None:
+        """Tells the trackers that the last round is done."""
+        self._trackers.on_finish(self._totals.summary())
+
+
+@contextmanager
+def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[Trackers]:
+    """Opens the trackers, and closes them whatever happens.
+
+    Args:
+        scenario: What is run.
+        folder: The run record.
+        show: Whether the run is shown in the terminal.
+    """
+    record = RunRecord(folder)
+    members: list[Tracker] = [record]
+    if scenario.tracking.wandb.mode != "none":
+        members.append(WandbTracker(scenario.tracking.wandb, scenario, folder))
+    if show:
+        members.append(ConsoleTracker(folder=folder))
+    trackers = Trackers(members)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(scenario.simulation.threads_per_worker)
+    with _notes_to(trackers):
+        try:
+            yield trackers
+        except FedhpError as error:
+            Trackers([record]).on_note(f"stopped: {error}")  # whoever called shows it
+            raise
+        finally:
+            torch.set_num_threads(threads)
+            trackers.close()
+
+
+@contextmanager
+def _notes_to(trackers: Trackers) -> Iterator[None]:
+    """Passes what is logged as a note (a lost worker, a dropped reply) to the trackers, which show it."""
+    if not logging.getLogger().handlers and not logging.getLogger("fedhp").handlers:
+        logging.getLogger("fedhp").addHandler(logging.StreamHandler(sys.stdout))
+        logging.getLogger("fedhp").setLevel(logging.INFO)
+    logger = logging.getLogger("fedhp.notes")
+    handler = _Notes(trackers)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.propagate = True
+        logger.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    def __init__(self, trackers: Trackers) -> None:
+        super().__init__(logging.INFO)
+        self._trackers = trackers
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._trackers.on_note(record.getMessage())
