@@ -14,9 +14,9 @@ PACKAGES = ("fedhp", "clients", "strategies")
 ROWS = (
     {"errors"},
     {"structure", "seeds", "references", "terminal"},
-    {"devices"},
+    {"devices", "evidence"},
     {"state"},
-    {"memory", "criteria", "schedule", "measure", "optimizers"},
+    {"memory", "criteria", "regularizers", "schedule", "measure", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"recipe", "assignment", "evaluation"},
     {"trainer"},

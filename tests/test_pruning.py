@@ -12,7 +12,7 @@ from fedhp.criteria import CRITERIA, Criterion, magnitude
 from fedhp.measure import LiveTensors
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.pruning import Contributions, cut, select
+from fedhp.pruning import _STRIDE, Contributions, cut, select
 from fedhp.structure import AxisRef, Layout, Structure
 
 OPTIMISERS = {
@@ -34,7 +34,7 @@ def one_group() -> nn.ParameterDict:
 
 def scripted(*scores: list[float]) -> Criterion:
     left = iter(scores)
-    return Criterion(lambda parameters, generator: torch.tensor(next(left)), tracked=True)
+    return Criterion(lambda seen: torch.tensor(next(left)), tracked=True)
 
 
 def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Contributions:
@@ -101,9 +101,9 @@ def test_contributions_see_what_enters_a_group():
     module = to_module(arch, initial_state(arch, 0))
     seen = []
 
-    def score(parameters, generator):
-        seen.append([tuple(rows.weights.shape) for rows in parameters])
-        return torch.ones(len(parameters[0].weights))
+    def score(evidence):
+        seen.append([tuple(rows.weights.shape) for rows in evidence.own])
+        return torch.ones(len(evidence.own[0].weights))
 
     known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
     tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, torch.Generator())
@@ -117,8 +117,8 @@ def test_a_channel_counts_its_whole_kernel():
     module = to_module(arch, initial_state(arch, 0))
     seen = []
 
-    def score(parameters, generator):
-        seen.append(magnitude(parameters, generator))
+    def score(evidence):
+        seen.append(magnitude(evidence))
         return seen[-1]
 
     for parameter in module.parameters():
@@ -136,6 +136,44 @@ def test_known_and_own_scores_are_blended_as_shares_of_their_means():
     tracker = Contributions(ONE_GROUP, scripted([3, 0, 3.0]), module, known, 0.25, source)
     tracker.observe()
     np.testing.assert_allclose(tracker.blended()["g"], [1.25, 0.25, 1.5], rtol=1e-6)
+
+
+def test_activations_are_averaged_over_steps_and_forget_the_units_cut():
+    """A chain 2 -> 3 -> 2 of ones and zeros, with images (1, 2) and (3, 0) and ReLU: a unit that adds its
+    inputs says 3 and 3, one that takes the first alone 1 and 3, one that subtracts them from each other
+    (first less second) 0 and 3: means 3, 2 and 1.5.
+    """
+    arch = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 1, 2), 2)
+    module = to_module(arch, initial_state(arch, 0))
+    with torch.no_grad():
+        module.get_parameter("fc1.weight").copy_(torch.tensor([[1.0, 1], [1, 0], [1, -1]]))
+        module.get_parameter("fc1.bias").zero_()
+    known = {"fc1": np.ones(3, np.float32)}
+    criterion = CRITERIA["activation"]
+    tracker = Contributions(arch.layout, criterion, module, known, 0.0, torch.Generator())
+    module(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]))
+    tracker.observe()
+    np.testing.assert_allclose(tracker.own()["fc1"], np.array([3, 2, 1.5]) * 3 / 6.5, rtol=1e-6)
+    full = arch.layout.full()
+    sub = full.without("fc1", [1])
+    cut(module, torch.optim.SGD(module.parameters()), arch.layout, full, sub)
+    tracker.cut(full, sub)
+    for _ in range(_STRIDE):  # the next step that is observed: (6, 4) is twice as bright, and both say 10, 2
+        module(torch.tensor([[[[6.0, 4.0]]]]))
+        tracker.observe()
+    np.testing.assert_allclose(tracker.own()["fc1"], np.array([6.5, 1.75]) / 4.125, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CRITERIA.items() if kind.activations])
+def test_nothing_is_left_on_the_module(name):
+    arch = ARCHITECTURES["cnn-2-convs"]
+    module = to_module(arch, initial_state(arch, 0))
+    known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
+    source = torch.Generator()
+    tracker = Contributions(arch.layout, CRITERIA[name], module, known, 0.0, source)
+    assert any(layer._forward_pre_hooks for layer in module.modules())
+    tracker.close()
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
 # --- selection -------------------------------------------------------------------------------
