@@ -24,6 +24,7 @@ from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.reconcile import StrategyConfig
+from fedhp.regularizers import REGULARIZERS
 from fedhp.schedule import PruneConfig
 
 
@@ -142,6 +143,10 @@ class Scenario:
         if self.prune.criterion not in CRITERIA:
             raise ScenarioError(
                 f"prune.criterion must be one of {', '.join(CRITERIA)}, got '{self.prune.criterion}'"
+            )
+        if self.prune.regularizer not in REGULARIZERS:
+            raise ScenarioError(
+                f"prune.regularizer must be one of {', '.join(REGULARIZERS)}, got '{self.prune.regularizer}'"
             )
 
     def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:

@@ -5,10 +5,12 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from fedhp.criteria import check_criterion
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.memory import MemoryConfig, MemoryModel
 from fedhp.models import Architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.regularizers import REGULARIZERS, check_regularizer
 from fedhp.schedule import PruneConfig, Schedule, Shape
 from fedhp.structure import Structure
 
@@ -33,8 +35,12 @@ class Recipe:
 
     @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
-        """Returns the memory model for this recipe's optimiser and data stored at this item size."""
-        return self.architecture.memory_model(self.train.state_slots, raw_itemsize)
+        """Returns the memory model for this recipe's optimiser and data stored at this item size.
+
+        What the regulariser keeps counts as state of the optimiser.
+        """
+        slots = self.train.state_slots + REGULARIZERS[self.prune.regularizer].slots
+        return self.architecture.memory_model(slots, raw_itemsize)
 
     @cached_property
     def shape(self) -> Shape:
@@ -49,7 +55,19 @@ class Recipe:
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
-        return replace(self, prune=replace(self.prune, target_compression=1.0, marginal=0.0))
+        prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")
+        return replace(self, prune=prune)
+
+    def check_pruning(self) -> None:
+        """Checks that the model can be pruned as asked.
+
+        Raises:
+            ScenarioError: If it lacks what the criterion or the regulariser looks at, or the target is out of
+                reach.
+        """
+        check_criterion(self.prune.criterion, self.architecture.layout)
+        check_regularizer(self.prune.regularizer, self.architecture.layout)
+        self.schedule.check_target()
 
     def device(self) -> torch.device:
         """Returns the device to compute on."""

@@ -27,6 +27,7 @@ from fedhp.optimizers import (
 )
 from fedhp.pruning import Contributions, cut, select
 from fedhp.recipe import Recipe, choose_batch
+from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update
@@ -72,10 +73,16 @@ class _Session:
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         self.contributions = self._contributions()
+        if self.shrinking:
+            allocate(recipe.prune.regularizer, self.optimizer)
 
     def run(self) -> Update:
-        for epoch in range(self.recipe.train.local_epochs):
-            self._epoch(epoch)
+        try:
+            for epoch in range(self.recipe.train.local_epochs):
+                self._epoch(epoch)
+        finally:
+            if self.contributions is not None:
+                self.contributions.close()
         weights = {n: p.detach().cpu().numpy() for n, p in self.module.named_parameters()}
         statistics = Statistics(
             train_loss=self.loss,
@@ -115,8 +122,16 @@ class _Session:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        observe = self.contributions.observe if self.contributions is not None else None
+        observe = self._judge_and_press if self.shrinking else None
         return training_step(self.module, self.optimizer, images, labels, observe)
+
+    def _judge_and_press(self) -> None:
+        """Scores the units by the gradients of the loss alone, and then adds the regulariser's."""
+        assert self.contributions is not None
+        self.contributions.observe()
+        prune = self.recipe.prune
+        push = REGULARIZERS[prune.regularizer].push
+        push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
 
     def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
@@ -150,7 +165,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
-            self.recipe.prune.criterion if self.contributions is not None else None,
+            (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,
         )
 
@@ -168,6 +183,8 @@ class _Session:
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
         self.batch_measured = 0
+        # Whether anything is left to cut: otherwise there is nothing to track or to press for.
+        self.shrinking = bool(self.recipe.prune.marginal) or self._excess(progress=1.0)
         self.inputs = self.recipe.architecture.kept_inputs(self.structure)
         chosen = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
         # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
@@ -178,9 +195,9 @@ class _Session:
 
     def _contributions(self) -> Contributions | None:
         """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""
-        prune = self.recipe.prune
-        if not prune.marginal and not self._excess(progress=1.0):
+        if not self.shrinking:
             return None
+        prune = self.recipe.prune
         source = torch.Generator().manual_seed(
             derive(self.recipe.seed, "criterion", self.task.round, self.task.client)
         )
@@ -208,6 +225,8 @@ class _Session:
         self.contributions.cut(self.structure, target)
         self.structure = target
         self._begin_phase()
+        if not self.shrinking:
+            self.contributions.close()
 
 
 def training_step(

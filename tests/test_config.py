@@ -160,6 +160,8 @@ def test_an_ill_typed_value_names_its_key(override, key):
         ("train.lr_schedule=stairs", r"train\.lr_schedule"),
         ("train.device=tpu", r"train\.device"),
         ("prune.criterion=magnitud", r"prune\.criterion must be one of .*taylor"),
+        ("prune.regularizer=lasso", r"prune\.regularizer must be one of none, group_lasso, .*halo"),
+        ("prune.regularizer_strength=0", r"prune\.regularizer_strength must be finite and above 0"),
         ("prune.target_compression=0.5", r"prune\.target_compression"),
         ("prune.start=0.7", r"prune\.start"),
         ("prune.cuts=0", r"prune\.cuts"),
