@@ -18,10 +18,11 @@ from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
 
-# Weight of the newest step in the average of contributions, once there are as many: fifty steps of memory,
-# since the Taylor term of a single step is noisy.
-_NEWEST = 0.02
-_STRIDE = 1
+# Every how many steps contributions are looked at: looking costs a fifth of a step, and every eighth step
+# ranks the units as well as every one. The weight of the newest look in the average, once there are as many:
+# twenty of memory, since the Taylor term of a single step is noisy.
+STRIDE = 8
+_NEWEST = 0.05
 
 
 class Contributions:
@@ -68,7 +69,7 @@ class Contributions:
     @property
     def _is_due(self) -> bool:
         """Whether the step at hand is observed."""
-        return self._num_steps % _STRIDE == 0
+        return self._num_steps % STRIDE == 0
 
     def observe(self) -> None:
         """Takes the scores of the step just done; call after the backward pass, before gradients go."""
@@ -115,7 +116,7 @@ class Contributions:
             self._shown.setdefault(group, []).append(self._criterion.score(seen))
 
     def _average_in(self) -> None:
-        weight = max(_NEWEST, 1 / (self._num_steps // _STRIDE + 1))
+        weight = max(_NEWEST, 1 / (self._num_steps // STRIDE + 1))
         for group in self.evidence:
             score = self._score(group)
             if group in self._average:

@@ -12,7 +12,7 @@ from fedhp.criteria import CRITERIA, Criterion, magnitude
 from fedhp.measure import LiveTensors
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.pruning import _STRIDE, Contributions, cut, select
+from fedhp.pruning import STRIDE, Contributions, cut, select
 from fedhp.structure import AxisRef, Layout, Structure
 
 OPTIMISERS = {
@@ -42,18 +42,24 @@ def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Con
     return Contributions(ONE_GROUP, criterion, module, nothing, 0.0, torch.Generator().manual_seed(seed))
 
 
-def test_contributions_are_a_moving_average_as_shares_of_the_mean():
-    """First (1, 3, 8) as it is; then half the way to (3, 3, 8): (2, 3, 8), mean 13/3. Step 50 counts a
-    fiftieth, and so does every later one: from (2, 3, 8) to (102, 53, 8) is (4, 4, 8), mean 16/3.
-    """
-    steps = [[1, 3, 8.0], [3, 3, 8.0], *[[2, 3, 8.0]] * 58, [102, 53, 8.0]]
-    tracker = contributions(scripted(*steps), one_group())
-    tracker.observe()
-    np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
-    tracker.observe()
-    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
-    for _ in range(59):
+def look(tracker: Contributions) -> None:
+    """Takes as many steps as one look is for."""
+    for _ in range(STRIDE):
         tracker.observe()
+
+
+def test_contributions_are_a_moving_average_as_shares_of_the_mean():
+    """First (1, 3, 8) as it is; then half the way to (3, 3, 8): (2, 3, 8), mean 13/3. Look 20 counts a
+    twentieth, and so does every later one: from (2, 3, 8) to (42, 23, 8) is (4, 4, 8), mean 16/3.
+    """
+    looks = [[1, 3, 8.0], [3, 3, 8.0], *[[2, 3, 8.0]] * 28, [42, 23, 8.0]]
+    tracker = contributions(scripted(*looks), one_group())
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
+    for _ in range(29):
+        look(tracker)
     np.testing.assert_allclose(tracker.own()["g"], np.array([4, 4, 8]) * 3 / 16, rtol=1e-5)
 
 
@@ -62,9 +68,9 @@ def test_contributions_forget_the_units_cut():
     tracker = contributions(scripted([1, 3, 8.0], [3, 10.0], [28.0]), one_group())
     full = ONE_GROUP.full()
     ends, last = full.without("g", [1]), full.without("g", [0, 1])
-    tracker.observe()
+    look(tracker)
     tracker.cut(full, ends)
-    tracker.observe()  # (1, 8) half the way to (3, 10): (2, 9)
+    look(tracker)  # (1, 8) half the way to (3, 10): (2, 9)
     np.testing.assert_allclose(tracker.own()["g"], np.array([2, 9]) / 5.5, rtol=1e-6)
     tracker.cut(ends, last)
     np.testing.assert_allclose(tracker.own()["g"], np.array([1.0]), rtol=1e-6)
@@ -152,15 +158,14 @@ def test_activations_are_averaged_over_steps_and_forget_the_units_cut():
     criterion = CRITERIA["activation"]
     tracker = Contributions(arch.layout, criterion, module, known, 0.0, torch.Generator())
     module(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]))
-    tracker.observe()
+    look(tracker)
     np.testing.assert_allclose(tracker.own()["fc1"], np.array([3, 2, 1.5]) * 3 / 6.5, rtol=1e-6)
     full = arch.layout.full()
     sub = full.without("fc1", [1])
     cut(module, torch.optim.SGD(module.parameters()), arch.layout, full, sub)
     tracker.cut(full, sub)
-    for _ in range(_STRIDE):  # the next step that is observed: (6, 4) is twice as bright, and both say 10, 2
-        module(torch.tensor([[[[6.0, 4.0]]]]))
-        tracker.observe()
+    module(torch.tensor([[[[6.0, 4.0]]]]))  # the units left say 10 and 2
+    look(tracker)
     np.testing.assert_allclose(tracker.own()["fc1"], np.array([6.5, 1.75]) / 4.125, rtol=1e-6)
 
 
