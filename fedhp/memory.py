@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from fedhp.batches import BATCH_POLICIES
 from fedhp.errors import ScenarioError
 from fedhp.structure import Layout
 
@@ -28,7 +29,6 @@ INDEX_BYTES = 8
 
 _SMALLEST_SHARE = 0.25
 
-BATCH_POLICIES = ("fixed", "fill")
 LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
@@ -37,9 +37,10 @@ class MemoryConfig:
     """What is done with memory that pruning frees.
 
     Attributes:
-        batch_policy: ``fixed`` keeps ``train.batch_size`` (or what fits, if less); ``fill`` grows the batch
-            into the budget.
-        max_batch: The largest batch that ``fill`` may reach.
+        batch_policy: A name in ``fedhp.batches.BATCH_POLICIES``: ``fixed`` keeps ``train.batch_size`` (or
+            what fits, if less); ``fill`` grows the batch into the budget; ``noise`` does so only as far as
+            the gradient-noise scale says that it helps.
+        max_batch: The largest batch that a policy may reach.
         lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
             ``sqrt`` or ``linear``.
     """

@@ -5,6 +5,7 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from fedhp.batches import BATCH_POLICIES, head_of
 from fedhp.criteria import check_criterion
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.memory import MemoryConfig, MemoryModel
@@ -69,6 +70,15 @@ class Recipe:
         check_regularizer(self.prune.regularizer, self.architecture.layout)
         self.schedule.check_target()
 
+    def check_batch_policy(self) -> None:
+        """Checks that the model has what the batch policy looks at.
+
+        Raises:
+            ScenarioError: If it has not.
+        """
+        if self.memory.batch_policy == "noise":
+            head_of(self.architecture.layout)
+
     def device(self) -> torch.device:
         """Returns the device to compute on."""
         wanted = self.train.device
@@ -79,8 +89,21 @@ class Recipe:
         return torch.device(wanted)
 
 
-def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budget_bytes: int | None) -> int:
+def choose_batch(
+    recipe: Recipe,
+    memory: MemoryModel,
+    structure: Structure,
+    budget_bytes: int | None,
+    noise_scale: float = 0.0,
+) -> int:
     """Returns the batch that the policy takes for this structure within the budget.
+
+    Args:
+        recipe: How to train.
+        memory: Its memory model.
+        structure: The units that are left.
+        budget_bytes: The device's memory; without one there is none to grow into.
+        noise_scale: The gradient-noise scale as far as it is known, in samples.
 
     Raises:
         BudgetError: If not even one sample fits.
@@ -95,6 +118,5 @@ def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budg
             f"training this model with one sample takes {needed:,} bytes; the budget is "
             f"{budget_bytes:,} bytes"
         )
-    if recipe.memory.batch_policy == "fill":
-        return min(largest, max(recipe.memory.max_batch, wanted))
-    return min(largest, wanted)
+    most = max(min(largest, recipe.memory.max_batch), wanted)
+    return min(largest, BATCH_POLICIES[recipe.memory.batch_policy](wanted, most, noise_scale))

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
@@ -66,12 +67,15 @@ class _Session:
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
         self.predicted = self.measured = 0
+        self.noise: NoiseScale | None = None
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self.first_batch = self.batch
         self.module = to_module(recipe.architecture, task.state, self.device)
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
+        if recipe.memory.batch_policy == "noise":
+            self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
         if self.shrinking:
             allocate(recipe.prune.regularizer, self.optimizer)
@@ -81,8 +85,9 @@ class _Session:
             for epoch in range(self.recipe.train.local_epochs):
                 self._epoch(epoch)
         finally:
-            if self.contributions is not None:
-                self.contributions.close()
+            for watch in (self.contributions, self.noise):
+                if watch is not None:
+                    watch.close()
         weights = {n: p.detach().cpu().numpy() for n, p in self.module.named_parameters()}
         statistics = Statistics(
             train_loss=self.loss,
@@ -98,6 +103,8 @@ class _Session:
         return Update(self.task.client, self.task.state.structure, state, len(self.shard), statistics)
 
     def _epoch(self, epoch: int) -> None:
+        if epoch and self.noise is not None:
+            self._begin_phase()  # the noise is known better than at the last cut
         total = len(self.shard)
         order = self.order.permutation(total)
         loss_sum = torch.zeros((), device=self.device)
@@ -107,7 +114,7 @@ class _Session:
             rows = order[done : done + self.batch]
             self._set_learning_rate(self._progress(epoch, done))
             loss, right = self._measured_step(rows)
-            loss_sum += loss * len(rows)
+            loss_sum.add_(loss, alpha=len(rows))
             num_right += right
             done += len(rows)
             self._prune_if_due(self._progress(epoch, done))
@@ -122,11 +129,15 @@ class _Session:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        observe = self._judge_and_press if self.shrinking else None
+        observe = self._observe if self.shrinking or self.noise is not None else None
         return training_step(self.module, self.optimizer, images, labels, observe)
 
-    def _judge_and_press(self) -> None:
-        """Scores the units by the gradients of the loss alone, and then adds the regulariser's."""
+    def _observe(self) -> None:
+        """Measures noise and units by the gradients of the loss alone, and then adds the regulariser's."""
+        if self.noise is not None:
+            self.noise.observe()
+        if not self.shrinking:
+            return
         assert self.contributions is not None
         self.contributions.observe()
         prune = self.recipe.prune
@@ -186,7 +197,9 @@ class _Session:
         # Whether anything is left to cut: otherwise there is nothing to track or to press for.
         self.shrinking = bool(self.recipe.prune.marginal) or self._excess(progress=1.0)
         self.inputs = self.recipe.architecture.kept_inputs(self.structure)
-        chosen = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
+        noise_scale = self.noise.value if self.noise is not None else 0.0
+        budget = self.task.profile.memory_bytes
+        chosen = choose_batch(self.recipe, self.memory, self.structure, budget, noise_scale)
         # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
         self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)
         self.batch = min(chosen, len(self.shard))

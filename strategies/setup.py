@@ -49,6 +49,7 @@ def prepare(scenario: Scenario) -> Setup:
     test = test_shard(scenario.data)
     memory = (recipe if kind.prunes else recipe.without_pruning()).memory_model(test.raw_itemsize)
     recipe.device()
+    recipe.check_batch_policy()
     _check_simulation(scenario)
     if kind.prunes:
         recipe.check_pruning()

@@ -14,7 +14,7 @@ PACKAGES = ("fedhp", "clients", "strategies")
 ROWS = (
     {"errors"},
     {"structure", "seeds", "references", "terminal"},
-    {"devices", "evidence"},
+    {"devices", "evidence", "batches"},
     {"state"},
     {"memory", "criteria", "regularizers", "schedule", "measure", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
