@@ -67,6 +67,7 @@ class _Session:
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
         self.predicted = self.measured = 0
+        self.size = 1.0  # the schedule's share at the last cut
         self.noise: NoiseScale | None = None
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self.first_batch = self.batch
@@ -223,13 +224,17 @@ class _Session:
         return any(count > allowed[group] for group, count in self.structure.counts.items())
 
     def _prune_if_due(self, progress: float) -> None:
-        if self.contributions is None or scheduled_size(self.recipe.prune, progress) >= 1:
-            return
+        prune = self.recipe.prune
+        size = scheduled_size(prune, progress) if self.shrinking else 1.0
+        if size >= (1.0 if prune.marginal else self.size):
+            return  # as small already as is due
+        self.size = size
+        assert self.contributions is not None
         allowed = self.recipe.schedule.counts(progress)
-        if not self.recipe.prune.marginal and not self._excess(progress):
+        if not prune.marginal and not self._excess(progress):
             return
-        marginal = self.recipe.prune.marginal
-        target = select(self.contributions.blended(), self.structure, allowed, self.layout.floors, marginal)
+        scores = self.contributions.blended()
+        target = select(scores, self.structure, allowed, self.layout.floors, prune.marginal)
         if target == self.structure:
             return
         key = ("cut", self._step_key(0), tuple(target.counts.values()))
