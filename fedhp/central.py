@@ -74,7 +74,7 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         start: The model to start from; by default a fresh one of full size.
 
     Raises:
-        ScenarioError: If the target cannot be reached.
+        ScenarioError: If the model cannot be pruned as asked.
         BudgetError: If the budget does not hold even the smallest structure.
         DataError: If the data is missing or wrong.
     """
@@ -88,7 +88,8 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         prune=replace(scenario.prune, blend=0.0),  # there is no fleet whose scores to heed
     )
     recipe.device()
-    recipe.schedule.check_target()
+    recipe.check_batch_policy()
+    recipe.check_pruning()
     train = train_shard(scenario.data)
     memory = recipe.memory_model(train.raw_itemsize)
     budget, batch = scenario.memory.budget_bytes, scenario.train.batch_size

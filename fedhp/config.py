@@ -25,6 +25,7 @@ from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.reconcile import StrategyConfig
+from fedhp.regularizers import REGULARIZERS
 from fedhp.schedule import PruneConfig
 
 
@@ -137,6 +138,7 @@ class Scenario:
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
             )
         check_choice("prune.criterion", self.prune.criterion, CRITERIA)
+        check_choice("prune.regularizer", self.prune.regularizer, REGULARIZERS)
 
     def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
         """Returns what the trainer needs, for samples of this shape and this many classes."""

@@ -1,32 +1,27 @@
 """Criteria: one score per kept unit of a group; the lowest goes first. They score, nothing else.
 
-A criterion sees the parameters *entering* a group, one row per unit, with their gradients of the last step;
-of the inputs, which nothing enters, those *leaving* it. The paper's own score is not available to us; the
-default is our choice.
+The paper's own score is not available to us; the default is our choice.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from fedhp.errors import ScenarioError
+from fedhp.evidence import Evidence, Rows, groups_without_scales, groups_without_takers
+from fedhp.structure import Layout
 
-class Rows(NamedTuple):
-    """One parameter of a group, seen unit by unit.
+# Weight of the magnitude in FlexRel, against the relevance: both count alike.
+_MAGNITUDE_WEIGHT = 0.5
+# Units whose correlations with all others are computed at once: what bounds the scratch memory.
+_CHUNK = 16
+# Relative spread below which a unit counts as constant, above the rounding of its mean.
+_CONSTANT = 1e-6
 
-    Attributes:
-        weights: Shape ``(units, entries)``; a bias has one entry per unit.
-        gradients: The same of the last step; None where the criterion is not ``tracked``.
-    """
-
-    weights: torch.Tensor
-    gradients: torch.Tensor | None
-
-
-Score = Callable[[Sequence[Rows], torch.Generator], torch.Tensor]
+Score = Callable[[Evidence], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,38 +29,175 @@ class Criterion:
     """A score and when to take it.
 
     Attributes:
-        score: Maps a group's parameters and a random generator to non-negative scores of shape ``(units,)``.
-        tracked: Whether the score depends on the data: then it is averaged over the steps; otherwise it is
-            taken only when a cut is due.
+        score: Maps what there is to see of a group to non-negative scores of shape ``(units,)``.
+        tracked: Whether the score depends on the data: then it is averaged over steps, and taken after the
+            backward pass; otherwise it is taken only when a cut is due.
+        activations: Whether it looks at activations: then it is taken in the forward pass.
+        scales: Whether it looks at the scales of normalisation layers, which every group must have.
     """
 
     score: Score
     tracked: bool
+    activations: bool = False
+    scales: bool = False
 
 
-def taylor(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
+def taylor(seen: Evidence) -> torch.Tensor:
     """First-order Taylor term of removing a unit, ``|sum w * dL/dw|`` over its weights and bias.
 
     Setting a unit's incoming weights and bias (an input's outgoing weights) to zero changes the loss by
     minus this sum, to first order (Molchanov et al. 2019, arXiv 1906.10771, equation 8, summed before the
     square as for a whole unit).
     """
-    return _sum(map(_row_dots, parameters)).abs()
+    return _sum(map(_row_dots, seen.own)).abs()
 
 
-def magnitude(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
-    """Euclidean norm of a unit's weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
-    return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
+def fisher(seen: Evidence) -> torch.Tensor:
+    """Fisher information of a gate on the unit, ``(sum w * dL/dw)^2`` averaged over steps.
+
+    A gate that scales the unit's weights and bias by m has the derivative ``sum w * dL/dw`` at m = 1, and the
+    mean of its square is what removing the unit adds to the loss, to second order and up to a factor
+    (Theis et al. 2018, arXiv 1801.05787; Molchanov et al. 2019, arXiv 1906.10771, equation 8). The mean is
+    taken over batches instead of samples: our choice, since single samples would take a pass each.
+    """
+    return taylor(seen).square()
 
 
-def random(parameters: Sequence[Rows], generator: torch.Generator) -> torch.Tensor:
+def magnitude(seen: Evidence) -> torch.Tensor:
+    """Euclidean norm of a unit's incoming weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
+    return _l2(seen.own)
+
+
+def magnitude_l1(seen: Evidence) -> torch.Tensor:
+    """Sum of the absolute values of a unit's incoming weights and bias (Li et al. 2017, arXiv 1608.08710)."""
+    return _l1(seen.own)
+
+
+def outgoing(seen: Evidence) -> torch.Tensor:
+    """Euclidean norm of the weights that take a unit in: the onorm, with L2.
+
+    He et al. 2014, "Reshaping deep neural network for fast decoding by node-pruning", ICASSP.
+    """
+    return _l2(seen.leaving)
+
+
+def outgoing_l1(seen: Evidence) -> torch.Tensor:
+    """Sum of the absolute values of the weights that take a unit in (the onorm of He et al. 2014)."""
+    return _l1(seen.leaving)
+
+
+def bn_scale(seen: Evidence) -> torch.Tensor:
+    """``|gamma|`` of the unit's normalisation layers, summed (Liu et al. 2017, arXiv 1708.06519).
+
+    Network slimming; meant for the regulariser ``slimming``, which makes the scales sparse.
+    """
+    return _l1(seen.scales)
+
+
+def flexrel(seen: Evidence) -> torch.Tensor:
+    """Magnitude and relevance, ``d * M + (1 - d) * R`` (FlexRel, arXiv 2405.13088), with d = 1/2.
+
+    M is the L1 norm of the unit's weights. R is the unit's relevance by LRP-0 (Bach et al. 2015), passed back
+    from the loss: a unit's share of its consumer k's relevance is ``a w_k / z_k``, and that of z_k itself is
+    ``z_k * dL/dz_k``, so that ``R = sum_k a w_k * dL/dz_k``: gradient times activation, as Ancona et al. 2018
+    (arXiv 1711.06104) show for networks of ReLUs. The gradient of ``w_k`` is ``a * dL/dz_k`` summed over the
+    batch, and so ``R = |sum_k w_k * dL/dw_k|`` over the weights that leave the unit. How the paper
+    normalises M and R is not available to us; our choice is to divide each by its group's mean.
+    """
+    weight = _MAGNITUDE_WEIGHT
+    relevance = _sum(map(_row_dots, seen.leaving)).abs()
+    return weight * _relative(_l1(seen.own)) + (1 - weight) * _relative(relevance)
+
+
+def activation(seen: Evidence) -> torch.Tensor:
+    """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign)."""
+    said = _activations(seen)
+    return torch.linalg.vector_norm(said, ord=1, dim=(0, 2)) / (said.shape[0] * said.shape[2])
+
+
+def apoz(seen: Evidence) -> torch.Tensor:
+    """Share of a unit's activations that are not zero: 1 - APoZ (Hu et al. 2016, arXiv 1607.03250).
+
+    Normalised inputs are never zero; for them, which the paper does not prune, the least value in the batch
+    stands for it: a picture's background. Our choice.
+    """
+    said = _activations(seen)
+    active = said != 0 if seen.entering else said > said.amin(dim=(0, 2), keepdim=True)
+    return active.sum(dim=(0, 2)) / (said.shape[0] * said.shape[2])
+
+
+def correlation(seen: Evidence) -> torch.Tensor:
+    """1 - |correlation| with the most alike unit (NoiseOut, Babaeizadeh et al. 2016, arXiv 1611.06211).
+
+    Of the two most alike units one is redundant. It must not be both: each unit is compared to those of its
+    group that vary more, so that of a pair the one that varies less goes. A constant unit says nothing and
+    goes first. Both are our choice; and while NoiseOut adds the redundant unit's outgoing weights to the
+    other's, ours leaves that to the training that goes on.
+    """
+    said = _activations(seen).transpose(0, 1).flatten(1)
+    spread, mean = torch.std_mean(said, dim=1, correction=0)
+    rank = spread.argsort(descending=True, stable=True).argsort()
+    scores = torch.empty_like(spread)
+    for start in range(0, len(said), _CHUNK):
+        units = slice(start, start + _CHUNK)
+        alike = (said[units] - mean[units, None]) @ said.T  # covariances, and correlations when divided
+        alike.abs_().div_(spread * said.shape[1]).div_(spread[units, None])
+        alike.masked_fill_(rank >= rank[units, None], 0)
+        scores[units] = 1 - alike.nan_to_num_(0, 0, 0).amax(1)
+    constant = spread <= _CONSTANT * mean.abs()
+    return scores.clamp_(0, 1).masked_fill_(constant, 0)
+
+
+def random(seen: Evidence) -> torch.Tensor:
     """Uniform random scores: the control that any other criterion has to beat."""
-    weights = parameters[0].weights
-    return torch.rand(len(weights), generator=generator).to(weights.device)
+    weights = seen.own[0].weights
+    return torch.rand(len(weights), generator=seen.generator).to(weights.device)
+
+
+def check_criterion(name: str, layout: Layout) -> None:
+    """Checks that the model has what the criterion looks at.
+
+    Raises:
+        ScenarioError: If a group has not.
+    """
+    criterion = CRITERIA[name]
+    if criterion.scales and (lacking := groups_without_scales(layout)):
+        raise ScenarioError(
+            f"prune.criterion = {name} needs a normalisation layer in every group, and {_named(lacking)} "
+            "none; choose another criterion or a model that normalises them (inputs never are: "
+            "model.prune_inputs=false keeps those)"
+        )
+    if criterion.activations and (lacking := groups_without_takers(layout)):
+        raise ScenarioError(
+            f"prune.criterion = {name} looks at the activations that a layer takes in, and {_named(lacking)} "
+            "no layer that takes in all of them; choose another criterion"
+        )
+
+
+def _named(groups: list[str]) -> str:
+    return f"{', '.join(map(repr, groups))} {'has' if len(groups) == 1 else 'have'}"
 
 
 def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
     return functools.reduce(torch.add, parts)
+
+
+def _l1(parameters: Iterable[Rows]) -> torch.Tensor:
+    return _sum(torch.linalg.vector_norm(rows.weights, ord=1, dim=1) for rows in parameters)
+
+
+def _l2(parameters: Iterable[Rows]) -> torch.Tensor:
+    return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
+
+
+def _relative(scores: torch.Tensor) -> torch.Tensor:
+    """Divides by the mean; zeros stay zeros."""
+    return scores / scores.mean().clamp(min=torch.finfo(scores.dtype).tiny)
+
+
+def _activations(seen: Evidence) -> torch.Tensor:
+    assert seen.activations is not None
+    return seen.activations
 
 
 def _row_dots(rows: Rows) -> torch.Tensor:
@@ -75,8 +207,7 @@ def _row_dots(rows: Rows) -> torch.Tensor:
     top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whether the
     units are the tensor's rows or its columns, and allocates nothing.
     """
-    weights, gradients = rows
-    assert gradients is not None
+    weights, gradients = rows.weights, rows.gradients
     if weights.device.type == "cpu":
         return torch.from_numpy(np.einsum("ij,ij->i", weights.numpy(), gradients.numpy()))
     return torch.bmm(weights.unsqueeze(1), gradients.unsqueeze(2)).flatten()
@@ -84,6 +215,15 @@ def _row_dots(rows: Rows) -> torch.Tensor:
 
 CRITERIA: dict[str, Criterion] = {
     "taylor": Criterion(taylor, tracked=True),
+    "fisher": Criterion(fisher, tracked=True),
+    "flexrel": Criterion(flexrel, tracked=True),
     "magnitude": Criterion(magnitude, tracked=False),
+    "magnitude_l1": Criterion(magnitude_l1, tracked=False),
+    "outgoing": Criterion(outgoing, tracked=False),
+    "outgoing_l1": Criterion(outgoing_l1, tracked=False),
+    "bn_scale": Criterion(bn_scale, tracked=False, scales=True),
+    "activation": Criterion(activation, tracked=True, activations=True),
+    "apoz": Criterion(apoz, tracked=True, activations=True),
+    "correlation": Criterion(correlation, tracked=True, activations=True),
     "random": Criterion(random, tracked=False),
 }

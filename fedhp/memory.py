@@ -19,6 +19,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.batches import BATCH_POLICIES
 from fedhp.choices import check_choice
 from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
@@ -33,7 +34,6 @@ INDEX_BYTES = 8
 
 _SMALLEST_SHARE = 0.25
 
-BATCH_POLICIES = ("fixed", "fill")
 LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
@@ -42,9 +42,10 @@ class MemoryConfig:
     """What is done with memory that pruning frees.
 
     Attributes:
-        batch_policy: ``fixed`` keeps ``train.batch_size`` (or what fits, if less); ``fill`` grows the batch
-            into the budget.
-        max_batch: The largest batch that ``fill`` may reach.
+        batch_policy: A name in ``fedhp.batches.BATCH_POLICIES``: ``fixed`` keeps ``train.batch_size`` (or
+            what fits, if less); ``fill`` grows the batch into the budget; ``noise`` does so only as far as
+            the gradient-noise scale says that it helps.
+        max_batch: The largest batch that a policy may reach.
         lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
             ``sqrt`` or ``linear``.
         budget: Bytes that training may take where one device trains alone (``fedhp train``), such as

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.optim.sgd import sgd
 
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
@@ -70,8 +71,35 @@ class OptimizerKind:
     state_names: Callable[[TrainConfig], tuple[str, ...]]
 
 
+class _SGD(torch.optim.SGD):
+    """SGD whose step is the fused update alone: torch's own takes twice as long on a small model."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Updates every parameter that has a gradient; the state must have been allocated."""
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            momentum = group["momentum"]
+            sgd(
+                parameters,
+                [p.grad for p in parameters],
+                [self.state[p]["momentum_buffer"] if momentum else None for p in parameters],
+                has_sparse_grad=False,
+                fused=True,
+                weight_decay=group["weight_decay"],
+                momentum=momentum,
+                lr=group["lr"],
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+
+    # Else torch wraps it for its profiler.
+    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def _sgd(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
+    return _SGD(
         parameters,
         lr=config.learning_rate,
         momentum=config.momentum,

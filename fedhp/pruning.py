@@ -5,21 +5,25 @@ state with it, and the memory is released at once. Nothing is masked and nothing
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.criteria import Criterion, Rows
+from fedhp.criteria import Criterion
+from fedhp.evidence import Taps, evidence
 from fedhp.modules import batch_norms, restate_sizes
-from fedhp.structure import Layout, Place, Structure
+from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
 
-# Weight of the newest step in the average of contributions, once there are as many: fifty steps of memory,
-# since the Taylor term of a single step is noisy.
-_NEWEST = 0.02
+# Every how many steps contributions are looked at: looking costs a fifth of a step, and every eighth step
+# ranks the units as well as every one. The weight of the newest look in the average, once there are as many:
+# twenty of memory, since the Taylor term of a single step is noisy.
+STRIDE = 8
+_NEWEST = 0.05
 
 
 class Contributions:
@@ -51,26 +55,32 @@ class Contributions:
         self._blend = blend
         self._layout = layout
         self._parameters = dict(module.named_parameters())
-        self._judged_by = self._places()
         self._average: dict[str, torch.Tensor] = {}
-        self._num_observed = 0
+        self._shown: dict[str, list[torch.Tensor]] = {}
+        self._num_steps = 0
+        self._look()
+        self._taps = (
+            Taps(module, layout, self._counts, self._take_activations) if criterion.activations else None
+        )
+
+    @property
+    def _counts(self) -> dict[str, int]:
+        return {group: len(scores) for group, scores in self._known.items()}
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether the step at hand is observed."""
+        return self._num_steps % STRIDE == 0
 
     def observe(self) -> None:
         """Takes the scores of the step just done; call after the backward pass, before gradients go."""
-        if not self._criterion.tracked:
-            return
-        self._num_observed += 1
-        weight = max(_NEWEST, 1 / self._num_observed)
-        for group in self._judged_by:
-            score = self._score(group)
-            if group in self._average:
-                self._average[group].lerp_(score, weight)
-            else:
-                self._average[group] = score
+        if self._criterion.tracked and self._is_due:
+            self._average_in()
+        self._num_steps += 1
 
     def own(self) -> Scores:
         """Returns the scores that this training alone shows, of shape ``(units,)`` per group."""
-        raw = self._average if self._criterion.tracked else {g: self._score(g) for g in self._judged_by}
+        raw = self._average if self._criterion.tracked else {g: self._score(g) for g in self.evidence}
         return {group: _shares(score.cpu().numpy()) for group, score in raw.items()}
 
     def blended(self) -> Scores:
@@ -83,35 +93,44 @@ class Contributions:
 
     def cut(self, within: Structure, sub: Structure) -> None:
         """Forgets the units that were cut."""
-        for group in self._judged_by:
+        for group in self._known:
             positions = within.positions(sub, group)
             self._known[group] = self._known[group][positions]
             if group in self._average:
                 self._average[group] = self._average[group][torch.from_numpy(positions)]
-        self._judged_by = self._places()
+        self._look()
+        if self._taps is not None:
+            self._taps.recount(self._counts)
 
-    def _places(self) -> dict[str, list[tuple[nn.Parameter, Place]]]:
-        """Returns where each group's units have the parameters that they are scored by.
+    def close(self) -> None:
+        """Leaves the module as it was."""
+        if self._taps is not None:
+            self._taps.close()
 
-        Those are what determines the units' activations: the parameters whose first axis is the group's.
-        Inputs have none; what makes of them is what leaves them.
-        """
-        counts = {group: len(scores) for group, scores in self._known.items()}
-        places: dict[str, list[tuple[nn.Parameter, Place]]] = {group: [] for group in counts}
-        for name, parameter in self._parameters.items():
-            for place in self._layout.places(name, counts):
-                places[place.group].append((parameter, place))
-        for group, everything in places.items():
-            entering = [(parameter, place) for parameter, place in everything if place.axis == 0]
-            places[group] = entering or everything
-        return places
+    def _look(self) -> None:
+        """Finds what there is to see of each group, the units being as many as they now are."""
+        self.evidence = evidence(self._layout, self._parameters, self._counts, self._generator)
+
+    def _take_activations(self, group: str, activations: torch.Tensor) -> None:
+        if self._is_due:
+            seen = replace(self.evidence[group], activations=activations)
+            self._shown.setdefault(group, []).append(self._criterion.score(seen))
+
+    def _average_in(self) -> None:
+        weight = max(_NEWEST, 1 / (self._num_steps // STRIDE + 1))
+        for group in self.evidence:
+            score = self._score(group)
+            if group in self._average:
+                self._average[group].lerp_(score, weight)
+            else:
+                self._average[group] = score
+        self._shown.clear()
 
     def _score(self, group: str) -> torch.Tensor:
-        rows = [
-            Rows(place.rows(p.detach()), None if p.grad is None else place.rows(p.grad))
-            for p, place in self._judged_by[group]
-        ]
-        return self._criterion.score(rows, self._generator)
+        """Returns a group's score now; of activations, the mean over the layers that take them in."""
+        if self._criterion.activations:
+            return torch.stack(self._shown[group]).mean(0)
+        return self._criterion.score(self.evidence[group])
 
 
 def _shares(scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,10 +5,13 @@ from functools import cached_property, lru_cache
 
 import torch
 
+from fedhp.batches import BATCH_POLICIES, head_of
+from fedhp.criteria import check_criterion
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.memory import MemoryConfig, MemoryModel, samples
 from fedhp.models import Architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.regularizers import REGULARIZERS, check_regularizer
 from fedhp.schedule import PruneConfig, Schedule, Shape
 from fedhp.structure import Structure
 
@@ -33,8 +36,12 @@ class Recipe:
 
     @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
-        """Returns the memory model for this recipe's optimiser and data stored at this item size."""
-        return self.architecture.memory_model(self.train.state_slots, raw_itemsize)
+        """Returns the memory model for this recipe's optimiser and data stored at this item size.
+
+        What the regulariser keeps counts as state of the optimiser.
+        """
+        slots = self.train.state_slots + REGULARIZERS[self.prune.regularizer].slots
+        return self.architecture.memory_model(slots, raw_itemsize)
 
     @cached_property
     def shape(self) -> Shape:
@@ -49,7 +56,28 @@ class Recipe:
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
-        return replace(self, prune=replace(self.prune, target_compression=1.0, marginal=0.0))
+        prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")
+        return replace(self, prune=prune)
+
+    def check_pruning(self) -> None:
+        """Checks that the model can be pruned as asked.
+
+        Raises:
+            ScenarioError: If it lacks what the criterion or the regulariser looks at, or the target is out of
+                reach.
+        """
+        check_criterion(self.prune.criterion, self.architecture.layout)
+        check_regularizer(self.prune.regularizer, self.architecture.layout)
+        self.schedule.check_target()
+
+    def check_batch_policy(self) -> None:
+        """Checks that the model has what the batch policy looks at.
+
+        Raises:
+            ScenarioError: If it has not.
+        """
+        if self.memory.batch_policy == "noise":
+            head_of(self.architecture.layout)
 
     def device(self) -> torch.device:
         """Returns the device to compute on."""
@@ -61,8 +89,21 @@ class Recipe:
         return torch.device(wanted)
 
 
-def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budget_bytes: int | None) -> int:
+def choose_batch(
+    recipe: Recipe,
+    memory: MemoryModel,
+    structure: Structure,
+    budget_bytes: int | None,
+    noise_scale: float = 0.0,
+) -> int:
     """Returns the batch that the policy takes for this structure within the budget.
+
+    Args:
+        recipe: How to train.
+        memory: Its memory model.
+        structure: The units that are left.
+        budget_bytes: The device's memory; without one there is none to grow into.
+        noise_scale: The gradient-noise scale as far as it is known, in samples.
 
     Raises:
         BudgetError: If not even as few samples fit as the model allows.
@@ -77,6 +118,5 @@ def choose_batch(recipe: Recipe, memory: MemoryModel, structure: Structure, budg
             f"training this model with {samples(least)} takes {needed:,} bytes; the budget is "
             f"{budget_bytes:,} bytes"
         )
-    if recipe.memory.batch_policy == "fill":
-        return min(largest, max(recipe.memory.max_batch, wanted))
-    return min(largest, wanted)
+    most = max(min(largest, recipe.memory.max_batch), wanted)
+    return min(largest, BATCH_POLICIES[recipe.memory.batch_policy](wanted, most, noise_scale))

@@ -23,6 +23,8 @@ class PruneConfig:
             classes should not vote out what others need.
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
             schedule; 0 switches it off.
+        regularizer: A name in ``fedhp.regularizers.REGULARIZERS``; at work while there is something to cut.
+        regularizer_strength: The factor of its penalty.
     """
 
     criterion: str = "taylor"
@@ -32,6 +34,8 @@ class PruneConfig:
     cuts: int = 40
     blend: float = 0.5
     marginal: float = 0.0
+    regularizer: str = "none"
+    regularizer_strength: float = 1e-4
 
     def __post_init__(self) -> None:
         if not 1 <= self.target_compression < math.inf:
@@ -49,6 +53,11 @@ class PruneConfig:
             raise ScenarioError(f"prune.blend must be from 0 to 1, got {self.blend}")
         if not 0 <= self.marginal < 1:
             raise ScenarioError(f"prune.marginal must be in [0, 1), got {self.marginal}")
+        if not 0 < self.regularizer_strength < math.inf:
+            raise ScenarioError(
+                f"prune.regularizer_strength must be finite and above 0, got {self.regularizer_strength}; "
+                "prune.regularizer=none switches it off"
+            )
         if self.marginal and self.target_compression == 1:
             raise ScenarioError(
                 "prune.marginal has no effect with prune.target_compression = 1, which never prunes; "

@@ -5,7 +5,7 @@ Knows neither Flower nor Ray.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
@@ -28,6 +29,7 @@ from fedhp.optimizers import (
 )
 from fedhp.pruning import Contributions, cut, select
 from fedhp.recipe import Recipe, choose_batch
+from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
@@ -74,25 +76,39 @@ class _Session:
         self.predicted = 0
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
+        self.size = 1.0  # the schedule's share at the last cut
+        self.noise: NoiseScale | None = None
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
+        if recipe.memory.batch_policy == "noise":
+            self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
+        if self.shrinking:
+            allocate(recipe.prune.regularizer, self.optimizer)
 
     def run(self, on_epoch: Callable[[Update], None] | None = None) -> Update:
-        epochs = []
+        try:
+            epochs = list(self._epochs(on_epoch))
+        finally:
+            for watch in (self.contributions, self.noise):
+                if watch is not None:
+                    watch.close()
+        scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
+        return self._update(self.task.state.structure, self._state(scores), Statistics.over(epochs))
+
+    def _epochs(self, on_epoch: Callable[[Update], None] | None) -> Iterator[Statistics]:
         for epoch in range(self.recipe.train.local_epochs):
             assigned = self.structure
             self._epoch(epoch)
-            epochs.append(self._statistics())
+            statistics = self._statistics()
             if on_epoch is not None:
-                on_epoch(self._update(assigned, self._state(), epochs[-1]))
+                on_epoch(self._update(assigned, self._state(), statistics))
+            yield statistics
             self._begin_epoch()
-        scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
-        return self._update(self.task.state.structure, self._state(scores), Statistics.over(epochs))
 
     def _state(self, scores: Weights | None = None) -> ModelState:
         return ModelState(take_weights(self.module), self.structure, scores or {})
@@ -120,6 +136,8 @@ class _Session:
         )
 
     def _epoch(self, epoch: int) -> None:
+        if epoch and self.noise is not None:
+            self._begin_phase()  # the noise is known better than at the last cut
         total = len(self.shard)
         order = self.order.permutation(total)
         restart_statistics(self.module)
@@ -131,7 +149,7 @@ class _Session:
             self._set_learning_rate(self._progress(epoch, done))
             loss, right = self._measured_step(rows)
             self.byte_samples += self.step_bytes * len(rows)
-            loss_sum += loss * len(rows)
+            loss_sum.add_(loss, alpha=len(rows))
             num_right += right
             done += len(rows)
             self._prune_if_due(self._progress(epoch, done))
@@ -146,8 +164,20 @@ class _Session:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        observe = self.contributions.observe if self.contributions is not None else None
+        observe = self._observe if self.shrinking or self.noise is not None else None
         return training_step(self.module, self.optimizer, images, labels, observe)
+
+    def _observe(self) -> None:
+        """Measures noise and units by the gradients of the loss alone, and then adds the regulariser's."""
+        if self.noise is not None:
+            self.noise.observe()
+        if not self.shrinking:
+            return
+        assert self.contributions is not None
+        self.contributions.observe()
+        prune = self.recipe.prune
+        push = REGULARIZERS[prune.regularizer].push
+        push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
 
     def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
@@ -166,12 +196,15 @@ class _Session:
         if key in _MEASURED:
             result = work()
         else:
-            existing = [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer)]
-            with LiveTensors(existing) as meter:
+            with LiveTensors(self._held()) as meter:
                 result = work()
             _MEASURED[key] = meter.peak
         self.measured = max(self.measured, _MEASURED[key])
         return result
+
+    def _held(self) -> list[torch.Tensor]:
+        """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
+        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer)]
 
     def _step_key(self, batch: int) -> tuple[object, ...]:
         """Returns everything that a step's peak depends on."""
@@ -182,7 +215,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
-            self.recipe.prune.criterion if self.contributions is not None else None,
+            (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,
         )
 
@@ -200,8 +233,12 @@ class _Session:
     def _begin_phase(self) -> None:
         """Chooses the batch for the structure just reached."""
         self.batch_measured = 0
+        # Whether anything is left to cut: otherwise there is nothing to track or to press for.
+        self.shrinking = bool(self.recipe.prune.marginal) or self._excess(progress=1.0)
         self.inputs = self.recipe.architecture.kept_inputs(self.structure)
-        chosen = choose_batch(self.recipe, self.memory, self.structure, self.task.profile.memory_bytes)
+        noise_scale = self.noise.value if self.noise is not None else 0.0
+        budget = self.task.profile.memory_bytes
+        chosen = choose_batch(self.recipe, self.memory, self.structure, budget, noise_scale)
         # By the batch that the policy chose: neither few samples nor an epoch's short last step scale it.
         self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)
         self.batch = min(chosen, len(self.shard))
@@ -210,9 +247,9 @@ class _Session:
 
     def _contributions(self) -> Contributions | None:
         """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""
-        prune = self.recipe.prune
-        if not prune.marginal and not self._excess(progress=1.0):
+        if not self.shrinking:
             return None
+        prune = self.recipe.prune
         source = torch.Generator().manual_seed(
             derive(self.recipe.seed, "criterion", self.task.round, self.task.client)
         )
@@ -225,13 +262,17 @@ class _Session:
         return any(count > allowed[group] for group, count in self.structure.counts.items())
 
     def _prune_if_due(self, progress: float) -> None:
-        if self.contributions is None or scheduled_size(self.recipe.prune, progress) >= 1:
-            return
+        prune = self.recipe.prune
+        size = scheduled_size(prune, progress) if self.shrinking else 1.0
+        if size >= (1.0 if prune.marginal else self.size):
+            return  # as small already as is due
+        self.size = size
+        assert self.contributions is not None
         allowed = self.recipe.schedule.counts(progress)
-        if not self.recipe.prune.marginal and not self._excess(progress):
+        if not prune.marginal and not self._excess(progress):
             return
-        marginal = self.recipe.prune.marginal
-        target = select(self.contributions.blended(), self.structure, allowed, self.layout.floors, marginal)
+        scores = self.contributions.blended()
+        target = select(scores, self.structure, allowed, self.layout.floors, prune.marginal)
         if target == self.structure:
             return
         key = ("cut", self._step_key(0), tuple(target.counts.values()))
@@ -240,6 +281,8 @@ class _Session:
         self.contributions.cut(self.structure, target)
         self.structure = target
         self._begin_phase()
+        if not self.shrinking:
+            self.contributions.close()
 
 
 def training_step(

@@ -15,6 +15,7 @@ from fedhp.memory import FLOAT_BYTES, MemoryModel
 from fedhp.models import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve
+from fedhp.regularizers import REGULARIZERS
 
 from . import STRATEGIES
 from .fleet import FleetStrategy
@@ -41,7 +42,7 @@ def prepare(scenario: Scenario) -> Setup:
     """Opens the data, lays out the model and checks that everything fits together.
 
     Raises:
-        ScenarioError: If the strategy is unknown, or the target cannot be reached.
+        ScenarioError: If the strategy is unknown, or the model cannot be pruned as asked.
         BudgetError: If a device class cannot train even the smallest structure.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
@@ -50,11 +51,12 @@ def prepare(scenario: Scenario) -> Setup:
     partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
     recipe = scenario.recipe(dataset.input_shape, dataset.num_classes)
     test = test_shard(scenario.data)
-    memory = recipe.memory_model(test.raw_itemsize)
+    memory = (recipe if kind.prunes else recipe.without_pruning()).memory_model(test.raw_itemsize)
     recipe.device()
+    recipe.check_batch_policy()
     _check_simulation(scenario)
     if kind.prunes:
-        recipe.schedule.check_target()
+        recipe.check_pruning()
     if kind.budgeted and kind.prunes:
         _check_budgets(scenario, recipe, memory)
     state = initial_state(recipe.architecture, scenario.seed)
@@ -98,11 +100,16 @@ def _strategy_class(name: str) -> type[FleetStrategy]:
 
 def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:
     least = memory.layout.smallest_batch
+    regularizer = scenario.prune.regularizer
+    slots = REGULARIZERS[regularizer].slots
+    also = (
+        f", of which prune.regularizer = {regularizer} keeps {slots} tensors per parameter" if slots else ""
+    )
     for kind in scenario.fleet.classes:
         try:
             fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, least)
         except BudgetError as error:
-            raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}") from None
+            raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}{also}") from None
 
 
 def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:

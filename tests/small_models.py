@@ -1,5 +1,7 @@
 """Small models, structures and data for the tests of the numeric core."""
 
+from collections import OrderedDict
+
 import numpy as np
 import torch
 from hypothesis import settings
@@ -13,7 +15,7 @@ from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState, RoundTask
-from fedhp.structure import Layout, Structure
+from fedhp.structure import AxisRef, Layout, Structure
 
 torch.set_num_threads(1)
 
@@ -141,3 +143,31 @@ def small_task(
 ) -> RoundTask:
     profile = DeviceProfile("test", budget_bytes, len(shard))
     return RoundTask(round_, 5, profile, state or initial_state(recipe.architecture, recipe.seed))
+
+
+def normalised_net(num_channels: int = 6) -> tuple[torch.nn.Module, Layout]:
+    """A convolution, normalised, pooled and flattened from 2x2 maps into a head; and its wiring.
+
+    Images are of shape (2, 4, 4), classes three.
+    """
+    module = torch.nn.Sequential(
+        OrderedDict(
+            conv=torch.nn.Conv2d(2, num_channels, 3, padding=1),
+            norm=torch.nn.BatchNorm2d(num_channels),
+            relu=torch.nn.ReLU(),
+            pool=torch.nn.MaxPool2d(2),
+            flatten=torch.nn.Flatten(),
+            head=torch.nn.Linear(num_channels * 4, 3),
+        )
+    )
+    c = AxisRef("c")
+    axes = {
+        "conv.weight": (c, None, None, None),
+        "conv.bias": (c,),
+        "norm.weight": (c,),
+        "norm.bias": (c,),
+        "head.weight": (None, AxisRef("c", 4)),
+        "head.bias": (None,),
+    }
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    return module, Layout({"c": num_channels}, shapes, axes, {"c": 1})

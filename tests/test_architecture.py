@@ -14,9 +14,9 @@ PACKAGES = ("fedhp", "clients", "strategies")
 ROWS = (
     {"errors"},
     {"structure", "seeds", "references", "choices", "terminal", "arrays", "modules", "step"},
-    {"devices", "channels", "networks", "rehearsal"},
+    {"devices", "evidence", "batches", "channels", "networks", "rehearsal"},
     {"state", "tracing"},
-    {"memory", "criteria", "schedule", "measure", "optimizers"},
+    {"memory", "criteria", "regularizers", "schedule", "measure", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"recipe", "assignment", "evaluation"},
     {"trainer"},

@@ -25,6 +25,7 @@ from fedhp.devices import parse_size
 from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
 from fedhp.models import MODELS, NORMS
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
+from fedhp.regularizers import REGULARIZERS
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -77,6 +78,7 @@ CHOICES = {
     "train.optimizer": OPTIMIZERS,
     "train.lr_schedule": LR_SCHEDULES,
     "prune.criterion": CRITERIA,
+    "prune.regularizer": REGULARIZERS,
     "memory.batch_policy": BATCH_POLICIES,
     "memory.lr_scaling": LR_SCALINGS,
     "strategy.name": STRATEGIES,

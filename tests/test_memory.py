@@ -193,7 +193,9 @@ def tracked_session(
 
 
 def averages(session: _Session) -> list[torch.Tensor]:
+    """Returns the contributions, which will be looked at in the next step."""
     assert session.contributions is not None
+    session.contributions._num_steps = 0
     return list(session.contributions._average.values())
 
 
@@ -307,7 +309,7 @@ def test_the_learning_rate_follows_the_batch(scaling, factor):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"batch_policy": "grow"}, "memory.batch_policy must be one of fixed, fill, got 'grow'"),
+        ({"batch_policy": "grow"}, "memory.batch_policy must be one of fixed, fill, noise, got 'grow'"),
         ({"lr_scaling": "cubic"}, "memory.lr_scaling"),
         ({"max_batch": 0}, "memory.max_batch"),
     ],

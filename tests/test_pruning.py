@@ -13,7 +13,7 @@ from fedhp.measure import LiveTensors
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.modules import put_weights, take_weights
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.pruning import Contributions, cut, select
+from fedhp.pruning import STRIDE, Contributions, cut, select
 from fedhp.structure import AxisRef, Layout, Structure
 
 OPTIMISERS = {
@@ -35,7 +35,7 @@ def one_group() -> nn.ParameterDict:
 
 def scripted(*scores: list[float]) -> Criterion:
     left = iter(scores)
-    return Criterion(lambda parameters, generator: torch.tensor(next(left)), tracked=True)
+    return Criterion(lambda seen: torch.tensor(next(left)), tracked=True)
 
 
 def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Contributions:
@@ -43,18 +43,24 @@ def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Con
     return Contributions(ONE_GROUP, criterion, module, nothing, 0.0, torch.Generator().manual_seed(seed))
 
 
-def test_contributions_are_a_moving_average_as_shares_of_the_mean():
-    """First (1, 3, 8) as it is; then half the way to (3, 3, 8): (2, 3, 8), mean 13/3. Step 50 counts a
-    fiftieth, and so does every later one: from (2, 3, 8) to (102, 53, 8) is (4, 4, 8), mean 16/3.
-    """
-    steps = [[1, 3, 8.0], [3, 3, 8.0], *[[2, 3, 8.0]] * 58, [102, 53, 8.0]]
-    tracker = contributions(scripted(*steps), one_group())
-    tracker.observe()
-    np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
-    tracker.observe()
-    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
-    for _ in range(59):
+def look(tracker: Contributions) -> None:
+    """Takes as many steps as one look is for."""
+    for _ in range(STRIDE):
         tracker.observe()
+
+
+def test_contributions_are_a_moving_average_as_shares_of_the_mean():
+    """First (1, 3, 8) as it is; then half the way to (3, 3, 8): (2, 3, 8), mean 13/3. Look 20 counts a
+    twentieth, and so does every later one: from (2, 3, 8) to (42, 23, 8) is (4, 4, 8), mean 16/3.
+    """
+    looks = [[1, 3, 8.0], [3, 3, 8.0], *[[2, 3, 8.0]] * 28, [42, 23, 8.0]]
+    tracker = contributions(scripted(*looks), one_group())
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([1, 3, 8]) / 4, rtol=1e-6)
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["g"], np.array([2, 3, 8]) * 3 / 13, rtol=1e-6)
+    for _ in range(29):
+        look(tracker)
     np.testing.assert_allclose(tracker.own()["g"], np.array([4, 4, 8]) * 3 / 16, rtol=1e-5)
 
 
@@ -63,9 +69,9 @@ def test_contributions_forget_the_units_cut():
     tracker = contributions(scripted([1, 3, 8.0], [3, 10.0], [28.0]), one_group())
     full = ONE_GROUP.full()
     ends, last = full.without("g", [1]), full.without("g", [0, 1])
-    tracker.observe()
+    look(tracker)
     tracker.cut(full, ends)
-    tracker.observe()  # (1, 8) half the way to (3, 10): (2, 9)
+    look(tracker)  # (1, 8) half the way to (3, 10): (2, 9)
     np.testing.assert_allclose(tracker.own()["g"], np.array([2, 9]) / 5.5, rtol=1e-6)
     tracker.cut(ends, last)
     np.testing.assert_allclose(tracker.own()["g"], np.array([1.0]), rtol=1e-6)
@@ -102,9 +108,9 @@ def test_contributions_see_what_enters_a_group():
     module = to_module(arch, initial_state(arch, 0))
     seen = []
 
-    def score(parameters, generator):
-        seen.append([tuple(rows.weights.shape) for rows in parameters])
-        return torch.ones(len(parameters[0].weights))
+    def score(evidence):
+        seen.append([tuple(rows.weights.shape) for rows in evidence.own])
+        return torch.ones(len(evidence.own[0].weights))
 
     known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
     tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, torch.Generator())
@@ -118,8 +124,8 @@ def test_a_channel_counts_its_whole_kernel():
     module = to_module(arch, initial_state(arch, 0))
     seen = []
 
-    def score(parameters, generator):
-        seen.append(magnitude(parameters, generator))
+    def score(evidence):
+        seen.append(magnitude(evidence))
         return seen[-1]
 
     for parameter in module.parameters():
@@ -137,6 +143,43 @@ def test_known_and_own_scores_are_blended_as_shares_of_their_means():
     tracker = Contributions(ONE_GROUP, scripted([3, 0, 3.0]), module, known, 0.25, source)
     tracker.observe()
     np.testing.assert_allclose(tracker.blended()["g"], [1.25, 0.25, 1.5], rtol=1e-6)
+
+
+def test_activations_are_averaged_over_steps_and_forget_the_units_cut():
+    """A chain 2 -> 3 -> 2 of ones and zeros, with images (1, 2) and (3, 0) and ReLU: a unit that adds its
+    inputs says 3 and 3, one that takes the first alone 1 and 3, one that subtracts them from each other
+    (first less second) 0 and 3: means 3, 2 and 1.5.
+    """
+    arch = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 1, 2), 2)
+    module = to_module(arch, initial_state(arch, 0))
+    with torch.no_grad():
+        module.get_parameter("fc1.weight").copy_(torch.tensor([[1.0, 1], [1, 0], [1, -1]]))
+        module.get_parameter("fc1.bias").zero_()
+    known = {"fc1": np.ones(3, np.float32)}
+    criterion = CRITERIA["activation"]
+    tracker = Contributions(arch.layout, criterion, module, known, 0.0, torch.Generator())
+    module(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]))
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["fc1"], np.array([3, 2, 1.5]) * 3 / 6.5, rtol=1e-6)
+    full = arch.layout.full()
+    sub = full.without("fc1", [1])
+    cut(module, torch.optim.SGD(module.parameters()), arch.layout, full, sub)
+    tracker.cut(full, sub)
+    module(torch.tensor([[[[6.0, 4.0]]]]))  # the units left say 10 and 2
+    look(tracker)
+    np.testing.assert_allclose(tracker.own()["fc1"], np.array([6.5, 1.75]) / 4.125, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in CRITERIA.items() if kind.activations])
+def test_nothing_is_left_on_the_module(name):
+    arch = ARCHITECTURES["cnn-2-convs"]
+    module = to_module(arch, initial_state(arch, 0))
+    known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
+    source = torch.Generator()
+    tracker = Contributions(arch.layout, CRITERIA[name], module, known, 0.0, source)
+    assert any(layer._forward_pre_hooks for layer in module.modules())
+    tracker.close()
+    assert not any(layer._forward_pre_hooks for layer in module.modules())
 
 
 # --- selection -------------------------------------------------------------------------------

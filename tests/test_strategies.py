@@ -510,6 +510,40 @@ def test_a_class_that_can_train_little_of_the_target_is_named_with_what_it_holds
     assert notes(load_scenario("quickstart", values=never), (1, 8, 8)) == []
 
 
+def test_a_budget_that_the_regularisers_own_memory_breaks_is_refused_before_the_run():
+    """HALO keeps three more tensors per parameter; strategies that do not prune keep none of them."""
+    smallest = prepare(load_scenario("quickstart")).memory.training_bytes(dict.fromkeys(SMALLEST, 2), 1)
+    halo = {"fleet.classes": [{"memory": f"{smallest}B"}], "prune.regularizer": "halo"}
+    prepare(load_scenario("quickstart", values={**halo, "prune.regularizer": "group_lasso"}))
+    with pytest.raises(BudgetError, match=r"of which prune.regularizer = halo keeps 3 tensors per parameter"):
+        prepare(load_scenario("quickstart", values=halo))
+    dense, plain = (
+        prepare(load_scenario("quickstart", values={"strategy.name": "dense", "prune.regularizer": name}))
+        for name in ("halo", "none")
+    )
+    widths = dense.recipe.architecture.layout.widths
+    assert dense.memory.training_bytes(widths, 8) == plain.memory.training_bytes(widths, 8)
+
+
+SMALLEST = ("inputs", "fc1", "fc2")
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        (
+            "prune.criterion=bn_scale",
+            r"bn_scale needs a normalisation layer .* 'inputs', 'fc1', 'fc2' have none",
+        ),
+        ("prune.regularizer=slimming", r"slimming presses on the scales of normalisation layers"),
+    ],
+)
+def test_what_needs_normalisation_is_refused_before_the_run_where_there_is_none(override, match):
+    with pytest.raises(ScenarioError, match=match):
+        prepare(load_scenario("quickstart", [override]))
+    prepare(load_scenario("quickstart", [override, "strategy.name=dense"]))
+
+
 def test_a_target_beyond_the_floors_is_refused_before_the_run():
     with pytest.raises(ScenarioError, match=r"target_compression = 5000 cannot be reached"):
         prepare(load_scenario("quickstart", ["prune.target_compression=5000"]))

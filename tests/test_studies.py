@@ -305,7 +305,7 @@ def test_the_command_leaves_tables_and_pictures_and_goes_on_where_it_was(tmp_pat
 
 
 def test_the_command_names_what_failed(tmp_path, monkeypatch):
-    def fail(parameters, generator):
+    def fail(evidence):
         raise ArithmeticError("no score today")
 
     monkeypatch.setitem(CRITERIA, "random", Criterion(fail, tracked=False))

@@ -10,6 +10,7 @@ from small_models import random_shard, random_structure, small_recipe, small_tas
 from torch import nn
 
 from fedhp import trainer
+from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
@@ -231,6 +232,20 @@ def test_the_budget_holds_in_every_step(policy, share, monkeypatch):
     assert max(spy.peaks) <= budget
     assert statistics.memory_predicted_bytes <= budget
     assert statistics.memory_measured_bytes <= budget
+
+
+@pytest.mark.parametrize("arch", [ARCH, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("criterion", [name for name, kind in CRITERIA.items() if not kind.scales])
+def test_the_budget_holds_with_every_criterion(criterion, arch, monkeypatch):
+    """To the byte in the first steps and after cuts, on a budget of just what the dense model needs."""
+    shard = random_shard(arch.input_shape, 5, 60)
+    prune = replace(PRUNE, criterion=criterion)
+    recipe = small_recipe(arch, TRAIN, prune, MemoryConfig("fill", max_batch=64))
+    need = recipe.memory_model(1).training_bytes(arch.layout.widths, 8)
+    spy = Spy(monkeypatch)
+    update = train_locally(recipe, small_task(recipe, shard, need), shard)
+    assert update.state.structure.counts == recipe.schedule.counts(1.0)
+    assert max(spy.peaks) <= need
 
 
 @pytest.mark.parametrize(("size", "epochs"), [(120, 2), (117, 2), (20, 4), (9, 6)])

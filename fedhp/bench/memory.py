@@ -12,7 +12,7 @@ from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state
-from fedhp.pruning import Contributions
+from fedhp.pruning import STRIDE, Contributions
 from fedhp.structure import Structure
 from fedhp.trainer import training_step
 
@@ -82,7 +82,7 @@ def _said(model: ModelConfig, kept: Mapping[str, int], shape: tuple[int, ...]) -
 
 
 def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], shard: Shard) -> int:
-    """Returns the peak of a step that tracks contributions, after one that has begun to."""
+    """Returns the peak of a step that tracks contributions, after others that have begun to."""
     masks = {group: np.arange(width) < counts[group] for group, width in arch.layout.widths.items()}
     state = initial_state(arch, seed=0).cut(arch.layout, Structure(masks))
     module = to_module(arch, state)
@@ -90,7 +90,8 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     allocate_state(optimizer, train)
     tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
     rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
-    training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
+    for _ in range(STRIDE):  # so that the next one is looked at
+        training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
     tracker = MemTracker()
     tracker.track_external(module, optimizer)
     with tracker:

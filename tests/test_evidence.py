@@ -1,0 +1,119 @@
+"""What criteria see of a group: its parameters unit by unit, and activations where layers take them in."""
+
+import pytest
+import torch
+from small_models import ARCHITECTURES, normalised_net, random_structure
+from torch import nn
+
+from fedhp.evidence import Evidence, Rows, Taps, evidence, groups_without_scales, groups_without_takers
+from fedhp.models import initial_state, to_module
+from fedhp.pruning import cut
+from fedhp.structure import AxisRef, Layout, Place
+
+
+def shapes(seen: tuple[Rows, ...]) -> list[tuple[int, ...]]:
+    return [tuple(rows.weights.shape) for rows in seen]
+
+
+def names(seen: tuple[Rows, ...], module: nn.Module) -> list[str]:
+    return [name for rows in seen for name, p in module.named_parameters() if p is rows.parameter]
+
+
+def seen_of(module: nn.Module, layout: Layout) -> dict[str, Evidence]:
+    return evidence(layout, dict(module.named_parameters()), layout.widths, torch.Generator())
+
+
+# --- parameters ------------------------------------------------------------------------------
+
+
+def test_a_normalised_channel():
+    """A kernel of 2x3x3 and three scalars enter it, its four places in each of three classes leave it."""
+    module, layout = normalised_net()
+    seen = seen_of(module, layout)["c"]
+    assert names(seen.entering, module) == ["conv.weight", "conv.bias", "norm.weight", "norm.bias"]
+    assert shapes(seen.entering) == [(6, 18), (6, 1), (6, 1), (6, 1)]
+    assert (names(seen.leaving, module), shapes(seen.leaving)) == (["head.weight"], [(6, 12)])
+    assert names(seen.scales, module) == ["norm.weight"]
+    assert seen.own == seen.entering
+    assert groups_without_scales(layout) == groups_without_takers(layout) == []
+
+
+def test_inputs_have_what_leaves_them_only():
+    arch = ARCHITECTURES["mlp-1-hidden"]
+    seen = seen_of(to_module(arch, initial_state(arch, 0)), arch.layout)
+    assert seen["inputs"].entering == ()
+    assert seen["inputs"].own == seen["inputs"].leaving
+    assert shapes(seen["inputs"].own) == [(15, 11)]
+    assert groups_without_scales(arch.layout) == ["inputs", "fc1"]
+
+
+@pytest.mark.parametrize(
+    ("place", "axis", "taken"),
+    [(Place(0, "g", 1, 3, 2), 0, slice(1, 7)), (Place(1, "g", 2, 2, 3), 1, slice(2, 8))],
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_pull_reaches_the_gradients_of_its_units_only(place, axis, taken, memory_format):
+    """Units of several entries, within a longer axis, of a tensor that need not be contiguous."""
+    parameter = nn.Parameter(torch.randn(8, 9, 2, 2).to(memory_format=memory_format))
+    before = torch.randn_like(parameter)
+    parameter.grad = before.clone()
+    factors = torch.arange(1.0, place.num_units + 1)
+    Rows(parameter, place).pull(factors)
+    added = torch.zeros(8, 9, 2, 2)
+    by_entry = factors.repeat_interleave(place.span)
+    index = (taken,) if axis == 0 else (slice(None), taken)
+    shape = (-1, 1, 1, 1) if axis == 0 else (1, -1, 1, 1)
+    added[index] = parameter.detach()[index] * by_entry.reshape(shape)
+    torch.testing.assert_close(parameter.grad, before + added)
+
+
+# --- activations -----------------------------------------------------------------------------
+
+
+def test_taps_show_what_a_layer_takes_in_and_follow_cuts():
+    """After the normalisation, ReLU and pooling: what the layers before the head make of the images."""
+    module, layout = normalised_net()
+    shown: dict[str, torch.Tensor] = {}
+    taps = Taps(module, layout, layout.widths, shown.__setitem__)
+    images = torch.randn(5, 2, 4, 4)
+    module(images)
+    torch.testing.assert_close(shown["c"], module[:4](images).flatten(2))
+    assert not shown["c"].requires_grad
+    taps.close()
+    shown.clear()
+    module(images)
+    assert shown == {}
+
+
+@pytest.mark.parametrize("case", ARCHITECTURES)
+def test_taps_follow_cuts(case):
+    arch = ARCHITECTURES[case]
+    layout, sub = arch.layout, random_structure(arch.layout, 1)
+    module = to_module(arch, initial_state(arch, 0))
+    shown: dict[str, torch.Tensor] = {}
+    taps = Taps(module, layout, layout.widths, shown.__setitem__)
+    cut(module, torch.optim.SGD(module.parameters()), layout, layout.full(), sub)
+    taps.recount(sub.counts)
+    images = torch.randn(5, *arch.input_shape)
+    inputs = arch.kept_inputs(sub)
+    module(images if inputs is None else images.flatten(1)[:, inputs])
+    assert {group: tuple(said.shape[:2]) for group, said in shown.items()} == {
+        group: (5, count) for group, count in sub.counts.items()
+    }
+
+
+def test_a_layer_that_takes_in_several_groups_shows_each():
+    """Three units of two places, a fixed entry, then two units: columns 0-5 and 7-8."""
+    module = nn.Sequential(nn.Linear(9, 2))
+    layout = Layout(
+        {"a": 3, "b": 2},
+        {"0.weight": (2, 9), "0.bias": (2,)},
+        {"0.weight": (None, (AxisRef("a", 2), AxisRef(None), AxisRef("b"))), "0.bias": (None,)},
+        {"a": 1, "b": 1},
+    )
+    shown: dict[str, torch.Tensor] = {}
+    Taps(module, layout, layout.widths, shown.__setitem__)
+    taken = torch.arange(18.0).reshape(2, 9)
+    module(taken)
+    torch.testing.assert_close(shown["a"], taken[:, :6].reshape(2, 3, 2))
+    torch.testing.assert_close(shown["b"], taken[:, 7:].reshape(2, 2, 1))
