@@ -1,6 +1,8 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
 import importlib.metadata
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -152,7 +154,8 @@ def strategies() -> None:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line; modules of one's own are found where it was called."""
+    sys.path.insert(0, os.getcwd())
     stop_cleanly()
     app()
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import typing
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +227,11 @@ COMMANDS = list(commands())
 def reader(tmp_path, monkeypatch):
     """Someone who has followed the pages so far: in a folder with their files, and with a data file."""
     monkeypatch.chdir(tmp_path)
-    for block in [*blocks("README.md", "yaml"), *blocks("docs/scenarios.md", "yaml")]:
-        if name := re.match(r"# (\S+\.yaml)\n", block):
-            (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)  # where the command looks for modules of one's own
+    for page, language in product(("README.md", "docs/scenarios.md"), ("yaml", "python")):
+        for block in blocks(page, language):
+            if name := re.match(r"# (\S+\.(yaml|py))\n", block):
+                (tmp_path / name[1]).write_text(block, encoding="utf-8")
     images = np.random.default_rng(0).integers(0, 256, (1500, 8, 8), np.uint8)
     labels = np.arange(1500) % 10
     np.savez("mine.npz", x_train=images, y_train=labels, x_test=images[:50], y_test=labels[:50])
@@ -281,16 +284,10 @@ def test_the_python_of_the_readme_runs(monkeypatch, capsys):
     assert float(right) == pytest.approx(names["run"].summary["final_accuracy"])
 
 
-def test_the_strategy_of_the_page_asks_the_devices_with_the_most_samples(reader, monkeypatch):
-    (block,) = blocks("docs/scenarios.md", "python")
-    name = re.match(r"# (\S+\.py)\n", block)
-    assert name is not None
-    (reader / name[1]).write_text(block, encoding="utf-8")
-    monkeypatch.syspath_prepend(reader)
-    (line,) = [
-        line for line in "".join(blocks("docs/scenarios.md", "sh")).splitlines() if "strategy.name" in line
-    ]
-    _, _, *words = shlex.split(line)
+def test_the_strategy_of_the_page_asks_the_devices_with_the_most_samples(reader):
+    lines = "".join(blocks("docs/scenarios.md", "sh")).splitlines()
+    (line,) = [line for line in lines if "strategy.name" in line]
+    _, *words = shlex.split(line)
     cheap = [f"{key}={value}" for key, value in {**CHEAP, "rounds": 2}.items()]
     result = CliRunner().invoke(app, [*words, *cheap, "--out", "run"])
     assert result.exit_code == 0, result.output
