@@ -110,20 +110,26 @@ def flexrel(seen: Evidence) -> torch.Tensor:
 
 
 def activation(seen: Evidence) -> torch.Tensor:
-    """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign)."""
+    """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign).
+
+    Of inputs, which the paper does not prune, the spread: normalised, their mean is arbitrary, and the
+    constant background of a picture would count most. Our choice.
+    """
     said = _activations(seen)
+    if not seen.entering:
+        return _spread(said)
     return torch.linalg.vector_norm(said, ord=1, dim=(0, 2)) / (said.shape[0] * said.shape[2])
 
 
 def apoz(seen: Evidence) -> torch.Tensor:
     """Share of a unit's activations that are not zero: 1 - APoZ (Hu et al. 2016, arXiv 1607.03250).
 
-    Normalised inputs are never zero; for them, which the paper does not prune, the least value in the batch
-    stands for it: a picture's background. Our choice.
+    Of inputs, which the paper does not prune and which, normalised, are never zero, the spread. Our choice.
     """
     said = _activations(seen)
-    active = said != 0 if seen.entering else said > said.amin(dim=(0, 2), keepdim=True)
-    return active.sum(dim=(0, 2)) / (said.shape[0] * said.shape[2])
+    if not seen.entering:
+        return _spread(said)
+    return torch.count_nonzero(said, dim=(0, 2)) / (said.shape[0] * said.shape[2])
 
 
 def correlation(seen: Evidence) -> torch.Tensor:
@@ -188,6 +194,11 @@ def _l1(parameters: Iterable[Rows]) -> torch.Tensor:
 
 def _l2(parameters: Iterable[Rows]) -> torch.Tensor:
     return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
+
+
+def _spread(activations: torch.Tensor) -> torch.Tensor:
+    """Returns the standard deviation of each unit's activations."""
+    return activations.std(dim=(0, 2), correction=0)
 
 
 def _relative(scores: torch.Tensor) -> torch.Tensor:
