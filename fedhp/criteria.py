@@ -110,20 +110,26 @@ def flexrel(seen: Evidence) -> torch.Tensor:
 
 
 def activation(seen: Evidence) -> torch.Tensor:
-    """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign)."""
+    """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign).
+
+    Of inputs, which the paper does not prune, the spread: normalised, their mean is arbitrary, and the
+    constant background of a picture would count most. Our choice.
+    """
     said = _activations(seen)
+    if not seen.entering:
+        return _spread(said)
     return torch.linalg.vector_norm(said, ord=1, dim=(0, 2)) / (said.shape[0] * said.shape[2])
 
 
 def apoz(seen: Evidence) -> torch.Tensor:
     """Share of a unit's activations that are not zero: 1 - APoZ (Hu et al. 2016, arXiv 1607.03250).
 
-    Normalised inputs are never zero; for them, which the paper does not prune, the least value in the batch
-    stands for it: a picture's background. Our choice.
+    Of inputs, which the paper does not prune and which, normalised, are never zero, the spread. Our choice.
     """
     said = _activations(seen)
-    active = said != 0 if seen.entering else said > said.amin(dim=(0, 2), keepdim=True)
-    return active.sum(dim=(0, 2)) / (said.shape[0] * said.shape[2])
+    if not seen.entering:
+        return _spread(said)
+    return torch.count_nonzero(said, dim=(0, 2)) / (said.shape[0] * said.shape[2])
 
 
 def correlation(seen: Evidence) -> torch.Tensor:
@@ -190,6 +196,11 @@ def _l2(parameters: Iterable[Rows]) -> torch.Tensor:
     return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
 
 
+def _spread(activations: torch.Tensor) -> torch.Tensor:
+    """Returns the standard deviation of each unit's activations."""
+    return activations.std(dim=(0, 2), correction=0)
+
+
 def _relative(scores: torch.Tensor) -> torch.Tensor:
     """Divides by the mean; zeros stay zeros."""
     return scores / scores.mean().clamp(min=torch.finfo(scores.dtype).tiny)
@@ -205,12 +216,14 @@ def _row_dots(rows: Rows) -> torch.Tensor:
 
     Torch's own ways allocate one on the CPU, which would be the step's peak: the largest weight again, on
     top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whether the
-    units are the tensor's rows or its columns, and allocates nothing.
+    units are the tensor's rows or its columns, and allocates nothing. Its views are cheaper too.
     """
-    weights, gradients = rows.weights, rows.gradients
-    if weights.device.type == "cpu":
-        return torch.from_numpy(np.einsum("ij,ij->i", weights.numpy(), gradients.numpy()))
-    return torch.bmm(weights.unsqueeze(1), gradients.unsqueeze(2)).flatten()
+    parameter, gradient = rows.parameter, rows.parameter.grad
+    assert gradient is not None
+    if parameter.device.type == "cpu":
+        weights, gradients = (rows.place.rows(t.numpy()) for t in (parameter.detach(), gradient))
+        return torch.from_numpy(np.einsum("ij,ij->i", weights, gradients))
+    return torch.bmm(rows.weights.unsqueeze(1), rows.gradients.unsqueeze(2)).flatten()
 
 
 CRITERIA: dict[str, Criterion] = {

@@ -35,7 +35,7 @@ class PruneConfig:
     blend: float = 0.5
     marginal: float = 0.0
     regularizer: str = "none"
-    regularizer_strength: float = 1e-4
+    regularizer_strength: float = 1e-5
 
     def __post_init__(self) -> None:
         if not 1 <= self.target_compression < math.inf:

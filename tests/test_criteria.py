@@ -86,15 +86,21 @@ SAID = [[[0.0, 1.0], [-2.0, 0.0], [0.0, 0.0]], [[3.0, 0.0], [1.0, 1.0], [0.0, 0.
 
 def test_mean_activation():
     """(0 + 1 + 3 + 0)/4, (2 + 0 + 1 + 1)/4 and 0."""
-    assert scores("activation", activations=torch.tensor(SAID)) == [1.0, 1.0, 0.0]
+    assert scores("activation", rows([[1.0]] * 3), activations=torch.tensor(SAID)) == [1.0, 1.0, 0.0]
 
 
 def test_apoz_counts_what_is_not_zero():
-    """2, 3 and none of 4. Of inputs, which nothing enters, what is above the least: 2, 3 and none."""
+    """2, 3 and none of 4; and all of them when none is zero."""
     said = torch.tensor(SAID)
     assert scores("apoz", rows([[1.0]] * 3), activations=said) == [0.5, 0.75, 0.0]
-    assert scores("apoz", activations=said - 0.25) == [0.5, 0.75, 0.0]
     assert scores("apoz", rows([[1.0]] * 3), activations=said - 0.25) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", ["activation", "apoz"])
+def test_of_inputs_the_spread_counts(name):
+    """0, 1, 3, 0 have the mean 1 and the variance (1 + 0 + 4 + 1)/4; -2, 0, 1, 1 have 0 and 6/4 too."""
+    said = torch.tensor(SAID) + 7
+    assert scores(name, activations=said) == pytest.approx([1.5**0.5, 1.5**0.5, 0.0])
 
 
 @pytest.mark.parametrize("num_units", [5, 40])

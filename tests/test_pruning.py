@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, CHAINS, FEW, fancy, random_structure
+from small_models import ARCHITECTURES, CHAINS, FEW, fancy, normalised_net, random_structure
 from torch import nn
 
 from fedhp.criteria import CRITERIA, Criterion, magnitude
@@ -168,6 +168,15 @@ def test_activations_are_averaged_over_steps_and_forget_the_units_cut():
     module(torch.tensor([[[[6.0, 4.0]]]]))  # the units left say 10 and 2
     look(tracker)
     np.testing.assert_allclose(tracker.own()["fc1"], np.array([6.5, 1.75]) / 4.125, rtol=1e-6)
+
+
+def test_channels_are_judged_by_the_scale_of_their_normalisation():
+    """|gamma| of 2, 1, 0, .5, .5 and 2 has the mean 1."""
+    module, layout = normalised_net()
+    module.get_parameter("norm.weight").data = torch.tensor([2.0, -1.0, 0.0, 0.5, -0.5, 2.0])
+    known = {"c": np.ones(6, np.float32)}
+    tracker = Contributions(layout, CRITERIA["bn_scale"], module, known, 0.0, torch.Generator())
+    assert tracker.own()["c"].tolist() == [2.0, 1.0, 0.0, 0.5, 0.5, 2.0]
 
 
 @pytest.mark.parametrize("name", [name for name, kind in CRITERIA.items() if kind.activations])
