@@ -66,6 +66,12 @@ def test_the_grid_of_criteria_has_every_entry_of_the_registry():
     assert [cell.scenario.prune.criterion for cell in cells][1:] == list(CRITERIA)
 
 
+@pytest.mark.parametrize("override", ["seed=3", "prune.target_compression=4", "name=mine"])
+def test_what_a_study_varies_cannot_be_overridden(override):
+    with pytest.raises(ScenarioError, match=r"the study sets this itself.*--seeds"):
+        grid(override)
+
+
 # --- running them ----------------------------------------------------------------------------
 
 

@@ -80,7 +80,8 @@ def criteria(
         from fedhp.studies.study import Study
 
         names = _scenarios(scenarios, quick, grids.CRITERIA_SCENARIOS)
-        grid = grids.Grid(names, range(1 if quick else seeds), overrides or ())
+        varied = ("prune.criterion",)
+        grid = grids.Grid(names, range(1 if quick else seeds), overrides or (), varied)
         _run(Study("Pruning criteria", grids.criteria_cells(grid)), out, "criteria", quick, grid.overrides)
 
 
@@ -91,10 +92,13 @@ def _scenarios(given: str, quick: bool, default: tuple[str, ...]) -> tuple[str, 
 
 
 def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
+    from fedhp.api import warn_unused
     from fedhp.config import load_scenario
     from fedhp.studies.study import run_study
 
-    config = load_scenario("quickstart", [o for o in overrides if o.startswith("simulation.")]).simulation
+    where = [entry for entry in overrides if entry.startswith("simulation.")]
+    warn_unused("train", [entry for entry in overrides if entry not in where])
+    config = load_scenario("quickstart", where).simulation
     outcomes = run_study(study, out or Path("runs") / (f"{name}-quick" if quick else name), config)
     failed = [cell for cell, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.central import as_recorded, train_central
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import Scenario, given_keys, load_scenario
 from fedhp.criteria import CRITERIA
+from fedhp.errors import ScenarioError
 from fedhp.studies.cell import Cell
 from fedhp.studies.scratch import fresh_start
 
@@ -15,6 +16,9 @@ SCENARIOS = ("mnist", "fashion_mnist", "cifar10")
 TARGETS = (2.0, 5.0, 10.0, 20.0)
 CRITERIA_SCENARIOS = ("fashion_mnist", "cifar10")
 CRITERIA_TARGETS = (5.0, 10.0, 20.0)
+
+# Keys that a study sets itself, cell by cell, or that name the cells' folders.
+VARIED = ("name", "seed", "prune.target_compression")
 
 # Arms of the study of DynHP, and how the tables call them.
 DENSE, DYNHP, SCRATCH, ONE_CUT = "dense", "dynhp", "scratch", "one-cut"
@@ -34,11 +38,24 @@ class Grid:
         scenarios: Names of scenarios.
         seeds: Seeds; each fixes initial weights and batches.
         overrides: Scenario values that hold in every cell, as on the command line.
+        varied: Keys that the study sets itself, beside `VARIED`.
+
+    Raises:
+        ScenarioError: If an override cannot be read, or is of a key that the study sets itself.
     """
 
     scenarios: Sequence[str]
     seeds: Sequence[int]
     overrides: Sequence[str] = ()
+    varied: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        varied = [key for key in given_keys(self.overrides) if key in (*VARIED, *self.varied)]
+        if varied:
+            raise ScenarioError(
+                f"{', '.join(varied)}: the study sets this itself, in each of its runs; leave it out "
+                "(--seeds and --scenarios choose among its runs)"
+            )
 
     def scenario(self, name: str, values: Mapping[str, Any]) -> Scenario:
         """Returns a cell's scenario, in the form in which it is recorded."""
