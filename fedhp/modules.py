@@ -29,6 +29,16 @@ def statistics_names(module: nn.Module) -> list[str]:
     return [_join(name, statistic) for name, _ in batch_norms(module) for statistic in (_MEAN, _SQUARE)]
 
 
+def impossible_squares(weights: Mapping[str, NDArray[np.float32]]) -> list[str]:
+    """Returns the names of mean squares that are below the square of the mean, as no samples can have them."""
+    squares = [name for name in weights if name.rpartition(".")[2] == _SQUARE]
+    return [name for name in squares if (weights[name] < 0.999 * _mean_of(weights, name) ** 2 - 1e-6).any()]
+
+
+def _mean_of(weights: Mapping[str, NDArray[np.float32]], square: str) -> NDArray[np.float32]:
+    return weights[square.removesuffix(_SQUARE) + _MEAN]
+
+
 def put_weights(
     module: nn.Module, weights: Mapping[str, NDArray[np.float32]], device: torch.device | str
 ) -> None:

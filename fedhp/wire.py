@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fedhp.arrays import read_array, write_array
 from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
+from fedhp.modules import impossible_squares
 from fedhp.state import ModelState, Statistics, Update
 from fedhp.structure import Layout, Structure
 
@@ -64,6 +65,8 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
         # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
         if not np.vdot(weights[name], weights[name]) < _HUGE**2:
             raise WireError(f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g})")
+    if layout.buffers and (impossible := impossible_squares(weights)):
+        raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
     return ModelState(weights, structure, _unpack_scores(record, structure))
 
 

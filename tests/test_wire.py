@@ -9,10 +9,13 @@ from factories import STATISTICS, conv_layout, dense_layout, random_state, struc
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from small_models import ARCHITECTURES
 
 from fedhp import wire
 from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
+from fedhp.models import initial_state
+from fedhp.state import ModelState
 from fedhp.structure import Structure
 
 LAYOUT = conv_layout(floor=2)
@@ -396,3 +399,22 @@ def test_a_task_without_a_round_is_refused():
     content["task"] = ConfigRecord()
     with pytest.raises(WireError, match="server-round"):
         wire.unpack_task(content, layout)
+
+
+def test_statistics_that_no_samples_have_are_refused_by_name():
+    """A mean square below the square of the mean would be a variance below zero."""
+    arch = ARCHITECTURES["vgg11"]
+    state = initial_state(arch, 0)
+    for square, fine in ((1.0, True), (0.5, False), (-1.0, False)):
+        mean = np.full(3, -0.9, np.float32)
+        weights = {
+            **state.weights,
+            "norm1.running_mean": mean,
+            "norm1.running_square": np.full(3, square, np.float32),
+        }
+        record = wire.pack_state(ModelState(weights, state.structure))
+        if fine:
+            wire.unpack_state(record, arch.layout)
+            continue
+        with pytest.raises(WireError, match=r"norm1.running_square: is below the square of the mean"):
+            wire.unpack_state(record, arch.layout)
