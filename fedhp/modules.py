@@ -30,7 +30,7 @@ def statistics_names(module: nn.Module) -> list[str]:
 
 
 def impossible_squares(weights: Mapping[str, NDArray[np.float32]]) -> list[str]:
-    """Returns the names of mean squares that are below the square of the mean, as no samples can have them."""
+    """Returns the names of mean squares below the square of the mean, as no samples have them."""
     squares = [name for name in weights if name.rpartition(".")[2] == _SQUARE]
     return [name for name in squares if (weights[name] < 0.999 * _mean_of(weights, name) ** 2 - 1e-6).any()]
 
