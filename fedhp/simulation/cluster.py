@@ -42,8 +42,7 @@ def open_pool(
     ours = not ray.is_initialized()
     try:
         if ours:
-            with _undisturbed():
-                join_ray(config, num_nodes, message_bytes)
+            join_ray(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
         pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
@@ -82,6 +81,7 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
+@_undisturbed()
 def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
     """Joins the Ray cluster that the configuration names, or starts one of as many cores as workers.
 
