@@ -32,6 +32,10 @@ class LiveTensors(TorchDispatchMode):
         for tensor in existing:
             self._count(tensor)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise PyTorch loads its compiler, 80 MB in every process, to keep it away
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

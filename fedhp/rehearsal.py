@@ -1,12 +1,11 @@
-"""A training step without storage: from it the memory model learns which tensors live when.
+"""A training step in miniature: from it the memory model learns which tensors live when.
 
-The step runs on PyTorch's ``meta`` device, where operations have shapes and no data: autograd keeps and frees
-there just what it keeps and frees elsewhere. After every operation, the bytes alive are those of gradients,
-which follow from the layout, and those of all else (activations, what operations keep for their backward
-pass, gradients that flow between them), which grow linearly with the batch and with every group's units. So a
-few rehearsals, of two batches and with one unit more of each group in turn, tell the bytes of every structure
-and batch. This holds for any network whose activations are linear in its widths, which are all that
-`fedhp.tracing` takes.
+After every operation, the bytes alive are those of gradients, which follow from the layout, and those of all
+else (activations, what operations keep for their backward pass, gradients that flow between them), which grow
+linearly with the batch and with every group's units. So a few rehearsals with three or four units per group
+and two or three samples tell the bytes of every structure and batch, and take next to no memory themselves.
+This holds for any network whose activations are linear in its widths, which are all that `fedhp.tracing`
+takes.
 """
 
 import weakref
@@ -25,7 +24,8 @@ from fedhp.step import gradients
 from fedhp.structure import Layout
 
 Build = Callable[[Mapping[str, int]], nn.Module]
-_BATCH = 2  # a batch of one is a special case of some operations
+# Neither one sample nor one unit, which are special cases of some operations.
+_BATCH, _UNITS = 2, 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,12 +64,12 @@ def rehearse(
         _, more = _play(build(counts), layout, (_BATCH + 1, *input_shape(counts)))
         return present, few - _BATCH * (more - few), more - few
 
-    widths = dict(layout.widths)
-    present, fixed, per_sample = play(widths)
-    slopes = [play({**widths, group: width + 1})[1:] for group, width in widths.items()]
+    few = dict.fromkeys(layout.widths, _UNITS)
+    present, fixed, per_sample = play(few)
+    slopes = [play({**few, group: _UNITS + 1})[1:] for group in few]
     by_fixed = [more - fixed for more, _ in slopes]
     by_sample = [more - per_sample for _, more in slopes]
-    sizes = np.array(list(widths.values()), np.int64)
+    sizes = np.array(list(few.values()), np.int64)
     parts = [present, _coefficients(fixed, by_fixed, sizes), _coefficients(per_sample, by_sample, sizes)]
     different = np.unique(np.hstack(parts), axis=0)
     ends = np.cumsum([part.shape[1] for part in parts[:-1]])
@@ -87,9 +87,8 @@ def _play(
     module: nn.Module, layout: Layout, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Runs a step; returns, after every operation, which gradients live, and the bytes of all else."""
-    module = module.to("meta").train()
-    images = torch.empty(shape, device="meta")
-    labels = torch.empty(shape[0], dtype=torch.int64, device="meta")
+    module = module.to_empty(device="cpu").train()
+    images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels])
     parameters = dict(module.named_parameters())
     owners: dict[int, int] = {}
@@ -97,7 +96,7 @@ def _play(
         parameters[name].register_post_accumulate_grad_hook(
             lambda p, index=index: owners.update({ledger.entry(p.grad): index})
         )
-    with ledger:
+    with torch.random.fork_rng(devices=[]), ledger:  # a dropout draws
         gradients(module, images, labels)
     return ledger.account(owners, len(layout.trained))
 
@@ -112,6 +111,10 @@ class _Ledger(TorchDispatchMode):
         self._live: set[int] = set()
         self._moments: list[frozenset[int]] = []
         self._existing = {tensor.untyped_storage()._cdata for tensor in existing}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # otherwise PyTorch loads its compiler, 80 MB in every process, to keep it away
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
