@@ -30,9 +30,10 @@ def query(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Trains the model that the server assigned, pruning it within this device's budget."""
     brief = wire.unpack_brief(message.content)
+    # First: it refuses a network that this device may not import, which a recipe would.
+    device = open_device(brief, context.node_config)
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
-    device = open_device(brief, context.node_config)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
     update = train_locally(recipe, RoundTask(server_round, device.stream, profile, state), device.shard)
     return Message(wire.pack_update(update), reply_to=message)

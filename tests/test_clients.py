@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from factories import same_bits
 from flwr.app import Context, Message, MessageType, RecordDict
+from torch import nn
 
 from clients.client_app import app
 from clients.device import open_device
@@ -224,3 +225,32 @@ def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
 
 def test_a_device_that_cannot_describe_itself_answers_why():
     assert "clients 0 to 19" in refusal(wire.pack_query(brief()), MessageType.QUERY, {"partition-id": 20})
+
+
+def planted(input_shape, num_classes):
+    """What a server would like a device to call."""
+    CALLED.append(input_shape)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.ReLU(), nn.Linear(6, num_classes))
+
+
+CALLED: list[tuple[int, ...]] = []
+
+
+def test_a_device_imports_only_the_network_that_its_owner_names():
+    target = f"{__name__}:planted"
+    chosen = scenario(**{"model.target": target, "model.widths": []})
+    state = initial_state(chosen.recipe((1, 8, 8), 10).architecture, 0)
+    contents = {
+        MessageType.QUERY: wire.pack_query(brief(chosen)),
+        MessageType.TRAIN: wire.pack_task(wire.pack_state(state), brief(chosen), 1),
+    }
+    CALLED.clear()
+    for kind, content in contents.items():
+        for node in ({"partition-id": 0}, {"partition-id": 0, "model-target": "another:one"}):
+            assert "which this device was not told that it may import; start its SuperNode with" in refusal(
+                content, kind, node
+            )
+    assert CALLED == []
+    reply = send(contents[MessageType.TRAIN], MessageType.TRAIN, {"partition-id": 0, "model-target": target})
+    assert reply.has_content()
+    assert CALLED
