@@ -1,12 +1,16 @@
 """A study's picture: accuracy over compression, with the spread over seeds, a panel per scenario."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from fedhp.errors import MissingExtraError
 from fedhp.studies.table import Row
 from fedhp.studies.writing import scenarios
+
+_MARKERS = ("o", "s", "^")
+_COLOURS = [f"C{number}" for number in range(7)]  # of the usual ten, without the grey of the dense band
 
 
 def draw(root: Path, arms: Sequence[Row], names: Mapping[str, str]) -> list[Path]:
@@ -35,18 +39,21 @@ def draw(root: Path, arms: Sequence[Row], names: Mapping[str, str]) -> list[Path
 
 def _panel(axes: Any, rows: Sequence[Row], names: Mapping[str, str]) -> None:
     """Draws a line per arm through its targets; what has no target, the dense network, is a band."""
+    looks = product(_MARKERS, _COLOURS)  # a colour returns with another marker
     for arm in dict.fromkeys(row["arm"] for row in rows):
         own = [row for row in rows if row["arm"] == arm]
         name = names.get(arm, arm)
         if [row["target"] for row in own] == [1]:
             _band(axes, own[0], name)
             continue
+        marker, colour = next(looks)
         axes.errorbar(
             [row["compression"] for row in own],
             [row["last"] for row in own],
             yerr=[row["last_deviation"] or 0.0 for row in own],
             label=name,
-            marker="o",
+            color=colour,
+            marker=marker,
             markersize=4,
             capsize=3,
         )
