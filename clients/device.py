@@ -67,7 +67,7 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
 
 def _check_target(target: str, node: NodeConfig) -> None:
     """Refuses to import what a server names and the device's owner does not; simulated ones trust it."""
-    if target and "num-partitions" not in node and node.get("model-target") != target:
+    if target and not node.get("fedhp-simulation") and node.get("model-target") != target:
         raise ScenarioError(
             f"the scenario's network is '{target}', which this device was not told that it may import; start "
             f"its SuperNode with --node-config 'model-target=\"{target}\"'"

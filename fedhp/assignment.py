@@ -31,7 +31,7 @@ def fit_counts(
         )
         if counts is not None:
             return counts
-        batch //= 2
+        batch = least if batch // 2 < least < batch else batch // 2
     smallest = memory.layout.smallest()
     raise BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "

@@ -96,7 +96,8 @@ def _names(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     names: dict[tuple[str, ...], str] = {}
     for origins in groups:
         numbered = (f"{origins[0]}-{number}" for number in range(2, len(groups) + 2))
-        names[origins] = next(name for name in (*origins, *numbered) if name not in names.values())
+        taken = {*names.values(), "inputs"}  # which are the entries of a sample, in models that cut them
+        names[origins] = next(name for name in (*origins, *numbered) if name not in taken)
     return names
 
 

@@ -93,7 +93,11 @@ class Architecture:
     @cached_property
     def rehearsal(self) -> Rehearsal:
         """What a step of any structure and batch takes."""
-        return rehearse(self.build, self.layout, self.taken_shape)
+        try:
+            return rehearse(self.build, self.layout, self.taken_shape)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
 
     def memory_model(self, state_slots: int, raw_itemsize: int) -> MemoryModel:
         """Returns the model's memory model for an optimiser with this many tensors per parameter."""
@@ -181,7 +185,7 @@ def _traced(
 ) -> Architecture:
     """Returns the architecture of a network that `make` builds whole, by tracing it."""
     with torch.device("meta"):
-        template = make()
+        template = make().train()
     layout = trace(template, shape, num_classes, floor, said)
 
     def build(counts: Mapping[str, int]) -> nn.Module:

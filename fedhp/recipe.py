@@ -71,11 +71,17 @@ class Recipe:
         self.schedule.check_target()
 
     def check_batch_policy(self) -> None:
-        """Checks that the model has what the batch policy looks at.
+        """Checks that the model can take such batches, and has what the batch policy looks at.
 
         Raises:
-            ScenarioError: If it has not.
+            ScenarioError: If it cannot or has not.
         """
+        least = self.architecture.layout.smallest_batch
+        if self.train.batch_size < least:
+            raise ScenarioError(
+                f"train.batch_size must be at least {least} with batch normalisation, got "
+                f"{self.train.batch_size}"
+            )
         if self.memory.batch_policy == "noise":
             head_of(self.architecture.layout)
 

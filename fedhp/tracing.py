@@ -18,7 +18,6 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fedhp.channels import Channels, Identities, fixed
 from fedhp.errors import ScenarioError
@@ -38,10 +37,10 @@ _APART_NAMES = (
     "adaptive_avg_pool2d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "pad", "interpolate",
 )  # fmt: skip
-_APART_FUNCTIONS = {getattr(functional, name) for name in _APART_NAMES} | {
-    torch.relu, torch.relu_, torch.sigmoid, torch.tanh,
+_APART_FUNCTIONS = {getattr(functional, name): name for name in _APART_NAMES} | {
+    torch.relu: "relu", torch.relu_: "relu_", torch.sigmoid: "sigmoid", torch.tanh: "tanh",
 }  # fmt: skip
-_APART_METHODS = {"relu", "relu_", "sigmoid", "tanh", "contiguous", "clone", "detach"}
+_APART_METHODS = {"relu", "relu_", "sigmoid", "tanh", "contiguous", "clone"}
 _TOGETHER = {
     operator.add, operator.iadd, operator.sub, operator.isub, operator.mul, operator.imul, torch.add,
     torch.sub, torch.mul, "add", "add_", "sub", "sub_", "mul", "mul_",
@@ -98,6 +97,7 @@ class _Tracer:
 
     def layout(self, num_classes: int, floor: int) -> Layout:
         """Walks the graph, and returns the layout that it has found."""
+        self._check_parameters()
         for node in self._nodes:
             self._visit(node, num_classes)
         statistics = statistics_names(self._module)
@@ -111,6 +111,13 @@ class _Tracer:
             raise self._refusal("it has no units that could be cut")
         floors = {group: min(floor, width) for group, width in widths.items()}
         return Layout(widths, shapes, axes, floors, frozenset(statistics))
+
+    def _check_parameters(self) -> None:
+        named = list(self._module.named_parameters(remove_duplicate=False))
+        if frozen := [name for name, parameter in named if not parameter.requires_grad]:
+            raise self._refusal(f"'{frozen[0]}' is frozen (requires_grad is False), and all would be trained")
+        if len({id(parameter) for _, parameter in named}) < len(named):
+            raise self._refusal("a parameter belongs to two layers")
 
     def _runs(self, name: str) -> list[Axis]:
         try:
@@ -148,12 +155,14 @@ class _Tracer:
             return self._through_linear(node, layer, channels)
         if isinstance(layer, _ConvNd) and not layer.transposed and layer.weight.dim() < 5:
             return self._through_convolution(name, layer, channels)
-        if isinstance(layer, nn.GroupNorm):
+        if isinstance(layer, nn.GroupNorm) and layer.affine:
             self._channels.equate_blocks(channels, layer.num_groups)
-        elif not isinstance(layer, (*_APART, _BatchNorm, _InstanceNorm)):
+        elif not isinstance(layer, (*_APART, _BatchNorm)):
             raise self._refusal(
                 f"layer '{name}', a {type(layer).__name__}, is not known to keep channels apart"
             )
+        elif not isinstance(layer, _BatchNorm):
+            self._check_axes(node, type(layer).__name__.lower())
         for leaf in [*dict(layer.named_parameters()), *statistics_names(layer)]:
             self._place(f"{name}.{leaf}", [channels])
         return channels
@@ -176,6 +185,8 @@ class _Tracer:
         return self._weighted(name, layer, made, fixed(layer.weight.shape[1]))
 
     def _weighted(self, name: str, layer: nn.Module, made: Channels, taken: Channels) -> Channels:
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise self._refusal(f"layer '{name}' computes its weight from others")
         weight = layer.get_parameter("weight")
         kernel = [fixed(size) for size in weight.shape[2:]]
         known = self._axes.get(f"{name}.weight")
@@ -191,7 +202,10 @@ class _Tracer:
 
     def _through_function(self, node: fx.Node) -> Channels:
         target: Any = node.target
+        if any(isinstance(value, fx.Node) for value in node.kwargs.values()):
+            raise self._refusal(f"'{_said(node)}' takes a feature map by keyword: give it by place")
         if target in _APART_FUNCTIONS or target in _APART_METHODS:
+            self._check_axes(node, _APART_FUNCTIONS.get(target, _said(node)))
             return self._input(node)
         if target in _TOGETHER:
             return self._together(node)
@@ -200,10 +214,20 @@ class _Tracer:
         if target in _FLATTEN and self._argument(node, 1, "start_dim", 0) == 1:
             return self._flattened(node)
         if target in _RESHAPE and len(_shape(node)) == 2 and _shape(node)[0] == 2:
+            if _flat(node.args)[-1] != -1:
+                raise self._refusal(f"'{_said(node)}' to a number of channels written down: use flatten(1)")
             return self._flattened(node)
         if target in _MEANS and _is_spatial(node, self._argument(node, 1, "dim", 0)):
             return self._input(node)
         raise self._refusal(f"'{_said(node)}' is not known to keep channels apart")
+
+    def _check_axes(self, node: fx.Node, said: str) -> None:
+        """Refuses what would take channels for places: pooling on one axis too few, padding on too many."""
+        num_axes = len(_shape(node.args[0]))
+        wanted = next((axes for end, axes in (("1d", 3), ("2d", 4)) if said.endswith(end)), num_axes)
+        pads = self._argument(node, 1, "pad", []) if said == "pad" else []
+        if num_axes != wanted or len(pads) > 2 * (num_axes - 2):
+            raise self._refusal(f"'{said}' of {num_axes} axes reaches into the channels")
 
     def _together(self, node: fx.Node) -> Channels:
         tensors = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and _is_tensor(arg)]
@@ -228,25 +252,15 @@ class _Tracer:
             raise self._refusal(f"'{_said(node)}' takes something that is no feature map")
         return self._values[argument]
 
-    def _argument(self, node: fx.Node, place: int, name: str, default: int) -> Any:
+    def _argument(self, node: fx.Node, place: int, name: str, default: Any) -> Any:
         return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
     def _refusal(self, cause: str) -> ScenarioError:
         return ScenarioError(
             f"{self._said} cannot be pruned: {cause}. Known are linear layers, 1-d and 2-d convolutions, "
-            "batch, group and instance normalisation, pooling, activations, dropout, flatten, addition, "
+            "batch and group normalisation, pooling, activations, dropout, flatten, addition, "
             "multiplication, concatenation and means over places"
         )
-
-
-def _names(groups: list[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """Names each group after the first layer that makes its units, numbered where several do."""
-    names: dict[tuple[str, ...], str] = {}
-    for origins in groups:
-        taken = set(names.values())
-        choices: list[str] = [*origins, *(f"{origins[0]}-{number}" for number in range(2, len(groups) + 2))]
-        names[origins] = next(choice for choice in choices if choice not in taken)
-    return names
 
 
 def _shape(node: Any) -> tuple[int, ...]:
@@ -261,6 +275,12 @@ def _is_spatial(node: fx.Node, axes: int | Sequence[int]) -> bool:
     """Says whether these axes of a node's input lie behind the channels."""
     num_axes = len(_shape(node.args[0]))
     return all(axis % num_axes > 1 for axis in ([axes] if isinstance(axes, int) else axes))
+
+
+def _flat(arguments: Sequence[Any]) -> list[Any]:
+    """Returns the sizes of ``view(a, b)`` and of ``view((a, b))``, after the tensor."""
+    sizes = arguments[1:]
+    return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else list(sizes)
 
 
 def _said(node: fx.Node) -> str:

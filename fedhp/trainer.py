@@ -209,8 +209,10 @@ class _Session:
     def _step_key(self, batch: int) -> tuple[object, ...]:
         """Returns everything that a step's peak depends on."""
         return (
+            self.recipe.architecture,
             tuple(tuple(p.shape) for p in self.module.parameters()),
             batch,
+            self.recipe.memory.batch_policy,
             self.shard.input_shape,
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,

@@ -249,8 +249,9 @@ def _unpack_scores(record: ArrayRecord, structure: Structure) -> dict[str, NDArr
     for group, count in structure.counts.items():
         name = _SCORE + group
         scores[group] = read_array(name, record[name], (count,), _FLOAT)
-        if not ((scores[group] >= 0) & (scores[group] < np.inf)).all():
-            raise WireError(f"{name}: holds negative, NaN or infinite values")
+        # Shares of a mean: none can be more than the number of units.
+        if not ((scores[group] >= 0) & (scores[group] <= 1.01 * len(structure.masks[group]))).all():
+            raise WireError(f"{name}: holds negative, NaN or impossibly large values")
     return scores
 
 

@@ -8,7 +8,7 @@ from small_models import ARCHITECTURES, FEW, random_structure
 
 from fedhp.assignment import fit_counts, fit_structure, unit_norms
 from fedhp.errors import BudgetError
-from fedhp.models import initial_state
+from fedhp.models import ModelConfig, architecture, initial_state
 from fedhp.schedule import Shape
 from fedhp.state import ModelState
 from fedhp.structure import AxisRef, Layout
@@ -91,3 +91,13 @@ def test_unit_norms_by_hand():
     }
     norms = unit_norms(layout, ModelState(weights, layout.full()))
     np.testing.assert_allclose(norms["g"], [25, 6])
+
+
+def test_a_halved_batch_ends_at_the_smallest_that_the_model_can_take():
+    """48, 24, 12, 6, 3 and then 2, not 1: with batch normalisation a step takes two samples."""
+    arch = architecture(ModelConfig("conv1d", [6, 6]), (1, 3, 16), 4)
+    memory = arch.memory_model(1, 1)
+    shape = Shape(arch.layout, memory.shares(48))
+    just = memory.training_bytes(arch.layout.smallest(), 2)
+    assert memory.training_bytes(arch.layout.smallest(), 3) > just
+    assert fit_counts(memory, shape, arch.layout.widths, just, 48) == arch.layout.smallest()

@@ -246,7 +246,8 @@ def test_a_device_imports_only_the_network_that_its_owner_names():
     }
     CALLED.clear()
     for kind, content in contents.items():
-        for node in ({"partition-id": 0}, {"partition-id": 0, "model-target": "another:one"}):
+        told = ({}, {"model-target": "another:one"}, {"num-partitions": 20})
+        for node in ({"partition-id": 0, **one} for one in told):
             assert "which this device was not told that it may import; start its SuperNode with" in refusal(
                 content, kind, node
             )

@@ -249,6 +249,50 @@ class Wide(Shuffled):
         return self.head(self.conv(x).mean((2, 3))).repeat(1, 2)
 
 
+class Written(Shuffled):
+    def forward(self, x):
+        return self.head(F.adaptive_avg_pool2d(self.conv(x), 1).view(-1, 6))
+
+
+class Flatter(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.pool = nn.MaxPool1d(3, 1, 1)
+
+    def forward(self, x):
+        return self.head(self.pool(self.conv(x).mean((2, 3))))
+
+
+class Shifted(Shuffled):
+    def forward(self, x):
+        return self.head(F.pad(self.conv(x), (0, 0, 0, 0, 1, -1)).mean((2, 3)))
+
+
+class Frozen(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.conv.weight.requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+class Tied(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.head(self.two(self.one(self.conv(x).mean((2, 3)))))
+
+
+class Keyed(Shuffled):
+    def forward(self, x):
+        y = self.conv(x).mean((2, 3))
+        return self.head(torch.add(y, other=y))
+
+
 def broken():
     raise RuntimeError("no such file")
 
@@ -267,6 +311,12 @@ def number():
         ("Unused", "is not known to keep channels apart"),
         ("Layered", "layer 'norm', a LayerNorm, is not known to keep channels apart"),
         ("Wide", "'repeat' is not known"),
+        ("Written", "'view' to a number of channels written down: use flatten"),
+        ("Flatter", "'maxpool1d' of 2 axes reaches into the channels"),
+        ("Shifted", "'pad' of 4 axes reaches into the channels"),
+        ("Frozen", "'conv.weight' is frozen"),
+        ("Tied", "a parameter belongs to two layers"),
+        ("Keyed", "takes a feature map by keyword"),
         ("broken", "calling it failed: RuntimeError: no such file"),
         ("number", "must return a torch.nn.Module, got int"),
         ("nothing", "has no 'nothing'"),
@@ -301,3 +351,24 @@ def test_statistics_are_those_of_all_clients_samples_together():
     pooled = np.concatenate(samples)
     np.testing.assert_allclose(norm.running_mean, pooled.mean(), rtol=1e-5)
     np.testing.assert_allclose(norm.running_var, pooled.var(), rtol=1e-5)
+
+
+class Evaluated(Shuffled):
+    """Returned in evaluation mode, with a layer of the name that inputs have elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.inputs = nn.Conv2d(2, 6, 1)
+        self.norm = nn.BatchNorm2d(6)
+        self.eval()
+
+    def forward(self, x):
+        return self.head(self.norm(self.inputs(x)).mean((2, 3))) + self.head(self.conv(x).mean((2, 3)))
+
+
+def test_a_network_is_trained_in_training_mode_and_names_are_its_own():
+    arch = architecture(ModelConfig(target=f"{__name__}:Evaluated"), (2, 4, 4), 3)
+    assert arch.build(arch.layout.widths).training
+    assert "inputs" not in arch.layout.widths
+    assert arch.kept_inputs(arch.layout.full()) is None
+    assert arch.memory_model(1, 1).training_bytes(arch.layout.widths, 4) > 0

@@ -274,7 +274,7 @@ def test_a_phase_that_starts_with_a_short_step_is_measured(monkeypatch):
     assert spy.structures[0] != spy.structures[1] == small
     assert spy.batches[:4] == [8, 1, 8, 1]
     shapes = tuple(ARCH.layout.shape(name, small.counts) for name in ARCH.layout.shapes)
-    measured = [peak for key, peak in trainer._MEASURED.items() if key[0] == shapes]
+    measured = [peak for key, peak in trainer._MEASURED.items() if shapes in key]
     assert max(measured) >= max(spy.peaks[1:]) - 64
 
 

@@ -73,7 +73,7 @@ def _run(app: App, message: Message, state: RecordDict | None, num_nodes: int) -
     context = Context(
         run_id=RUN_ID,
         node_id=node_id,
-        node_config={"partition-id": node_id - 1, "num-partitions": num_nodes},
+        node_config={"partition-id": node_id - 1, "num-partitions": num_nodes, "fedhp-simulation": True},
         state=RecordDict() if state is None else state,
         run_config={},
     )

@@ -1,9 +1,11 @@
 """Running a study's cells, as many at a time as there are workers."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedhp.config import SimulationConfig
+from fedhp.errors import ScenarioError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
 
@@ -26,7 +28,11 @@ def run_cells(
 
     Raises:
         RecordError: If a cell's folder holds something else.
+        ScenarioError: If two cells have one name, and so one folder.
     """
+    counted = Counter(cell.name for cell in cells)
+    if twice := [name for name, number in counted.items() if number > 1]:
+        raise ScenarioError(f"the study has the run {twice[0]} twice; name each scenario once")
     whole = {cell.name for cell in cells if is_finished(cell, root)}
     outcomes: dict[str, Outcome] = {}
 
