@@ -5,6 +5,7 @@ An axis is an array with the identity of every entry. Identities are made equal 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,21 +49,13 @@ class Identities:
         self.equate(np.repeat(blocks[:, 0], blocks.shape[1]), channels)
         return blocks[:, 0]
 
-    def widths(self) -> dict[str, int]:
-        """Returns the number of units of every group."""
+    def groups(self) -> "Groups":
+        """Returns the groups that all units make, once no more identities are made equal."""
+        units = self._units()
         widths: dict[str, int] = {}
-        for group, number in self._units().values():
+        for group, number in units.values():
             widths[group] = max(widths.get(group, 0), number + 1)
-        return widths
-
-    def runs(self, axes: Iterable[Channels]) -> list[Axis]:
-        """Says axes as runs of groups and of fixed entries.
-
-        Raises:
-            ValueError: If an axis takes a group's units otherwise than all in order.
-        """
-        units, widths = self._units(), self.widths()
-        return [_runs([units.get(self._root(int(i))) for i in axis], widths) for axis in axes]
+        return Groups(widths, [units.get(self._root(identity)) for identity in range(len(self._parent))])
 
     def _root(self, identity: int) -> int:
         while self._parent[identity] != identity:
@@ -89,6 +82,27 @@ class Identities:
             if origins in names
             for number, root in enumerate(roots)
         }
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of units.
+
+    Attributes:
+        widths: The number of units of every group.
+        units: The unit of every identity; None where it is never cut.
+    """
+
+    widths: Mapping[str, int]
+    units: Sequence[_Unit | None]
+
+    def runs(self, axes: Iterable[Channels]) -> list[Axis]:
+        """Says axes as runs of groups and of fixed entries.
+
+        Raises:
+            ValueError: If an axis takes a group's units otherwise than all in order.
+        """
+        return [_runs([self.units[int(identity)] for identity in axis], self.widths) for axis in axes]
 
 
 def _names(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:

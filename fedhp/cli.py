@@ -36,20 +36,21 @@ def version(
         raise typer.Exit
 
 
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SCENARIO] [KEY=VALUE]...",
+        help="A scenario's name or YAML file (default: quickstart), then overrides.",
+        show_default=False,
+    ),
+]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run record; default runs/<scenario>-<time>.")]
 Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]
 
 
 @app.command()
 def run(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SCENARIO] [KEY=VALUE]...",
-            help="A scenario's name or YAML file (default: quickstart), then overrides.",
-            show_default=False,
-        ),
-    ] = None,
+    arguments: Arguments = None,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
@@ -78,14 +79,7 @@ def run(
 
 @app.command()
 def train(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[SCENARIO] [KEY=VALUE]...",
-            help="A scenario's name or YAML file (default: quickstart), then overrides.",
-            show_default=False,
-        ),
-    ] = None,
+    arguments: Arguments = None,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
@@ -126,9 +120,7 @@ def scenarios() -> None:
 
 @app.command()
 def show(
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[SCENARIO] [KEY=VALUE]...", show_default=False)
-    ] = None,
+    arguments: Arguments = None,
     debug: Debug = False,
 ) -> None:
     """Print a scenario as it would run, every key with its value, as YAML."""

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_MEAN, _VARIANCE, _SQUARE = "running_mean", "running_var", "running_square"
+from fedhp.structure import Layout, Structure
+
+_MEAN, _SQUARE = "running_mean", "running_square"
 
 
 def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
@@ -44,8 +46,7 @@ def put_weights(
 ) -> None:
     """Gives a module copies of these parameters and running statistics, of whatever shapes they are."""
     for name, _ in list(module.named_parameters()):
-        owner, leaf = _owner(module, name)
-        setattr(owner, leaf, nn.Parameter(torch.tensor(weights[name], device=device)))
+        _set_parameter(module, name, torch.tensor(weights[name], device=device))
     for name, layer in batch_norms(module):
         mean, square = weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)]
         layer.running_mean = torch.tensor(mean, device=device)
@@ -62,6 +63,16 @@ def take_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
         mean, variance = layer.running_mean.cpu().numpy(), layer.running_var.cpu().numpy()
         weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)] = mean, variance + mean * mean
     return weights
+
+
+def cut_statistics(module: nn.Module, layout: Layout, within: Structure, sub: Structure) -> None:
+    """Cuts running statistics from ``within`` down to ``sub``, in place."""
+    for name, layer in batch_norms(module):
+        for _, positions in layout.indices(_join(name, _MEAN), within, sub):
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            chosen = torch.from_numpy(positions).to(layer.running_mean.device)
+            layer.running_mean, layer.running_var = layer.running_mean[chosen], layer.running_var[chosen]
 
 
 def restart_statistics(module: nn.Module) -> None:
@@ -96,8 +107,7 @@ def _restate_convolution(layer: nn.Conv1d | nn.Conv2d) -> None:
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Gives a module empty tensors of these shapes, on the device where they are."""
     for name, parameter in list(module.named_parameters()):
-        owner, leaf = _owner(module, name)
-        setattr(owner, leaf, nn.Parameter(torch.empty(shapes[name], device=parameter.device)))
+        _set_parameter(module, name, torch.empty(shapes[name], device=parameter.device))
     for name, layer in batch_norms(module):
         shape = shapes[_join(name, _MEAN)]
         assert layer.running_mean is not None
@@ -107,9 +117,9 @@ def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     restate_sizes(module)
 
 
-def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+def _set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:
     path, _, leaf = name.rpartition(".")
-    return module.get_submodule(path), leaf
+    setattr(module.get_submodule(path), leaf, nn.Parameter(value))
 
 
 def _join(path: str, leaf: str) -> str:

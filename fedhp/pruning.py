@@ -14,7 +14,7 @@ from torch import nn
 
 from fedhp.criteria import Criterion
 from fedhp.evidence import Taps, evidence
-from fedhp.modules import batch_norms, restate_sizes
+from fedhp.modules import cut_statistics, restate_sizes
 from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
@@ -199,17 +199,8 @@ def cut(
                     f"{name} of shape {tuple(before)}; only state of the parameter's shape can be cut"
                 )
             optimizer.state[parameter][key] = _take(value, takes)
-    _cut_statistics(module, layout, within, sub)
+    cut_statistics(module, layout, within, sub)
     restate_sizes(module)
-
-
-def _cut_statistics(module: nn.Module, layout: Layout, within: Structure, sub: Structure) -> None:
-    for name, norm in batch_norms(module):
-        for _, positions in layout.indices(f"{name}.running_mean", within, sub):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            chosen = torch.from_numpy(positions).to(norm.running_mean.device)
-            norm.running_mean, norm.running_var = norm.running_mean[chosen], norm.running_var[chosen]
 
 
 def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:

@@ -8,18 +8,15 @@ This holds for any network whose activations are linear in its widths, which are
 takes.
 """
 
-import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from fedhp.measure import StorageWatch
 from fedhp.step import gradients
 from fedhp.structure import Layout
 
@@ -86,7 +83,7 @@ def _coefficients(
 def _play(
     module: nn.Module, layout: Layout, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs a step; returns, after every operation, which gradients live, and the bytes of all else."""
+    """Runs a step; returns, whenever a storage was added, which gradients live, and the bytes of all else."""
     module = module.to_empty(device="cpu").train()
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels])
@@ -101,62 +98,37 @@ def _play(
     return ledger.account(owners, len(layout.trained))
 
 
-class _Ledger(TorchDispatchMode):
-    """Writes down which storages live, whenever an operation has added some."""
+class _Ledger(StorageWatch):
+    """Writes down which storages live, whenever one was added."""
 
     def __init__(self, existing: list[torch.Tensor]) -> None:
         super().__init__()
-        self._entries: dict[int, int] = {}
         self._sizes: list[int] = []
-        self._live: set[int] = set()
+        self._alive: set[int] = set()
         self._moments: list[frozenset[int]] = []
-        self._existing = {tensor.untyped_storage()._cdata for tensor in existing}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # otherwise PyTorch loads its compiler, 80 MB in every process, to keep it away
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Runs the operation and enters what it returned; a moment is one at which something was added."""
-        result = func(*args, **(kwargs or {}))
-        before = len(self._sizes)
-        for leaf in tree_iter(result):
-            if isinstance(leaf, torch.Tensor):
-                self._enter(leaf.untyped_storage())
-        if len(self._sizes) > before:
-            self._moments.append(frozenset(self._live))
-        return result
-
-    def entry(self, tensor: torch.Tensor) -> int:
-        """Returns the entry of a living tensor's storage."""
-        return self._entries[tensor.untyped_storage()._cdata]
+        for tensor in existing:
+            self._see(tensor)
+        self._num_existing = len(self._sizes)
 
     def account(
         self, owners: Mapping[int, int], num_owners: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Returns per moment the number of living storages of each owner, and the bytes of all others."""
-        owned = np.zeros((len(self._moments), num_owners), np.int64)
-        other = np.zeros(len(self._moments), np.int64)
-        for row, moment in enumerate(self._moments):
+        moments = self._moments[self._num_existing :]
+        owned = np.zeros((len(moments), num_owners), np.int64)
+        other = np.zeros(len(moments), np.int64)
+        for row, moment in enumerate(moments):
             for entry in moment:
                 if entry in owners:
                     owned[row, owners[entry]] += 1
-                else:
+                elif entry >= self._num_existing:
                     other[row] += self._sizes[entry]
         return owned, other
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._existing or key in self._entries:
-            return
-        entry = len(self._sizes)
-        self._entries[key] = entry
-        self._sizes.append(storage.nbytes())
-        self._live.add(entry)
-        weakref.finalize(storage, self._leave, key, entry)
+    def _entered(self, entry: int, num_bytes: int) -> None:
+        self._sizes.append(num_bytes)
+        self._alive.add(entry)
+        self._moments.append(frozenset(self._alive))
 
-    def _leave(self, key: int, entry: int) -> None:
-        self._entries.pop(key, None)
-        self._live.discard(entry)
+    def _left(self, entry: int, num_bytes: int) -> None:
+        self._alive.discard(entry)

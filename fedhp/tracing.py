@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from fedhp.channels import Channels, Identities, fixed
+from fedhp.channels import Channels, Groups, Identities, fixed
 from fedhp.errors import ScenarioError
 from fedhp.modules import statistics_names
 from fedhp.structure import Axis, Layout
@@ -34,8 +34,7 @@ _APART: tuple[type[nn.Module], ...] = (
 _APART_NAMES = (
     "relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid",
     "dropout", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d",
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "pad", "interpolate",
+    "adaptive_avg_pool2d", "adaptive_max_pool1d", "adaptive_max_pool2d", "pad", "interpolate",
 )  # fmt: skip
 _APART_FUNCTIONS = {getattr(functional, name): name for name in _APART_NAMES} | {
     torch.relu: "relu", torch.relu_: "relu_", torch.sigmoid: "sigmoid", torch.tanh: "tanh",
@@ -105,12 +104,12 @@ class _Tracer:
         shapes |= {name: (len(self._axes[name][0]),) for name in statistics if name in self._axes}
         if unused := [name for name in [*shapes, *statistics] if name not in self._axes]:
             raise self._refusal(f"'{unused[0]}' belongs to no layer that its forward pass uses")
-        axes = {name: self._runs(name) for name in shapes}
-        widths = self._channels.widths()
-        if not widths:
+        groups = self._channels.groups()
+        if not groups.widths:
             raise self._refusal("it has no units that could be cut")
-        floors = {group: min(floor, width) for group, width in widths.items()}
-        return Layout(widths, shapes, axes, floors, frozenset(statistics))
+        axes = {name: self._runs(name, groups) for name in shapes}
+        floors = {group: min(floor, width) for group, width in groups.widths.items()}
+        return Layout(groups.widths, shapes, axes, floors, frozenset(statistics))
 
     def _check_parameters(self) -> None:
         named = list(self._module.named_parameters(remove_duplicate=False))
@@ -119,9 +118,9 @@ class _Tracer:
         if len({id(parameter) for _, parameter in named}) < len(named):
             raise self._refusal("a parameter belongs to two layers")
 
-    def _runs(self, name: str) -> list[Axis]:
+    def _runs(self, name: str, groups: Groups) -> list[Axis]:
         try:
-            return self._channels.runs(self._axes[name])
+            return groups.runs(self._axes[name])
         except ValueError as error:
             raise self._refusal(f"'{name}' takes {error}") from None
 

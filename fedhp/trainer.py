@@ -129,7 +129,7 @@ class _Session:
             accuracy=self.accuracy,
             memory_predicted_bytes=self.predicted,
             memory_measured_bytes=self.measured,
-            memory_mean_bytes=round(self.byte_samples / len(self.shard)),
+            memory_mean_bytes=round(self.byte_samples / self.num_trained),
             batch_size_first=self.first_batch,
             batch_size_last=self.batch,
             seconds=time.perf_counter() - self.started,
@@ -153,6 +153,7 @@ class _Session:
             num_right += right
             done += len(rows)
             self._prune_if_due(self._progress(epoch, done))
+        self.num_trained = done
         self.loss, self.accuracy = float(loss_sum) / done, float(num_right) / done
         if not math.isfinite(self.loss):
             raise TrainingError(

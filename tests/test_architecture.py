@@ -13,10 +13,10 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references", "choices", "terminal", "arrays", "modules", "step"},
-    {"devices", "evidence", "batches", "channels", "networks", "rehearsal"},
+    {"structure", "seeds", "references", "choices", "terminal", "arrays", "measure", "step"},
+    {"devices", "evidence", "batches", "channels", "modules", "networks", "rehearsal"},
     {"state", "tracing"},
-    {"memory", "criteria", "regularizers", "schedule", "measure", "optimizers"},
+    {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"recipe", "assignment", "evaluation"},
     {"trainer"},

@@ -253,6 +253,16 @@ def test_a_client_that_kills_its_worker_twice_fails_alone(workers: Grid, notes: 
     assert reasons(ask(workers, order())) == {}
 
 
+def test_what_a_worker_died_over_waits_for_a_lane_of_its_own() -> None:
+    """Five messages in a worker's hands when it died: none of them goes out behind or before another."""
+    batch = Batch(to_as_server([1, 2, 3, 4, 5]), {}, num_workers=1)
+    span = batch.next()
+    assert span is not None
+    batch.again_one_by_one(Span(span.start, span.stop), strikes=1)
+    assert batch.next(suspects=False) is None
+    assert batch.next(suspects=True) == Span(0, 1, 1)
+
+
 def test_a_single_worker_comes_back_from_everything(cluster: None) -> None:
     with open_grid(config(1), APP, 9, 60.0) as grid:
         messages = to(order("die", nodes=[2]), [1, 2, 3]) + to(order("sleep", [5], 600.0), [4, 5, 6])

@@ -1,11 +1,11 @@
 """Whether the server's memory grows with the number of clients or rounds."""
 
-import multiprocessing
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from fedhp.api import PREPARE, simulate
+from fedhp.bench.isolation import isolated
 from fedhp.config import load_scenario
 from fedhp.references import resolve
 
@@ -27,7 +27,7 @@ def run_growth(num_workers: int = 2) -> dict[str, Any]:
     for num_clients in (_FEW_CLIENTS, _MANY_CLIENTS):
         resolve(PREPARE)(load_scenario("fashion_mnist_fleet", values=_values(num_clients, _FEW_ROUNDS, 2)))
     rows = [
-        _isolated(num_clients, rounds, num_workers)
+        _measured(num_clients, rounds, num_workers)
         for num_clients, rounds in (
             (_FEW_CLIENTS, _FEW_ROUNDS),
             (_MANY_CLIENTS, _FEW_ROUNDS),
@@ -48,18 +48,12 @@ def _values(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]:
     }
 
 
-def _isolated(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_run, args=(theirs, num_clients, rounds, num_workers))
-    process.start()
-    theirs.close()
-    peak = ours.recv()
-    process.join()
+def _measured(num_clients: int, rounds: int, num_workers: int) -> dict[str, Any]:
+    peak = isolated(_run, num_clients, rounds, num_workers)
     return {"clients": num_clients, "rounds": rounds, "peak_mebibytes": peak / _MEBIBYTE}
 
 
-def _run(pipe: Any, num_clients: int, rounds: int, num_workers: int) -> None:
+def _run(num_clients: int, rounds: int, num_workers: int) -> int:
     import resource  # not on every platform, and only this command needs it
 
     with tempfile.TemporaryDirectory(prefix="fedhp-bench-") as folder:
@@ -68,4 +62,4 @@ def _run(pipe: Any, num_clients: int, rounds: int, num_workers: int) -> None:
             Path(folder) / "run",
             **_values(num_clients, rounds, num_workers),
         )
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -58,9 +58,9 @@ def run_memory() -> dict[str, Any]:
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    for (model, shape, kept), (name, train), batch in product(_CASES, _OPTIMIZERS, _BATCHES):
-        arch = architecture(model, shape, _CLASSES)
-        batch = max(batch, arch.layout.smallest_batch)
+    known = [(case, architecture(case[0], case[1], _CLASSES)) for case in _CASES]
+    for ((model, shape, kept), arch), (name, train), wanted in product(known, _OPTIMIZERS, _BATCHES):
+        batch = max(wanted, arch.layout.smallest_batch)
         counts = {**arch.layout.widths, **kept}
         shard = _shard(shape, batch)
         predicted = arch.memory_model(train.state_slots, shard.raw_itemsize).training_bytes(counts, batch)

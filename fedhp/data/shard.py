@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.checks import checked_images, checked_labels
 from fedhp.data.config import DataConfig
-from fedhp.data.dataset import measure, open_dataset, stamps
+from fedhp.data.dataset import Dataset, measure, open_dataset, stamps
 from fedhp.data.files import read_npz
 from fedhp.data.partition import partition_rows
 from fedhp.errors import DataError
@@ -114,15 +114,7 @@ def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -
             f"there is no client {client} among {num_clients}: partition ids go from 0 to "
             f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
         )
-    dataset = open_dataset(config)
-    return Shard(
-        dataset.train_images,
-        dataset.train_labels,
-        partition_rows(config, num_clients, seed)[client],
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
+    return _training_rows(config, partition_rows(config, num_clients, seed)[client])
 
 
 def train_shard(config: DataConfig) -> Shard:
@@ -131,15 +123,18 @@ def train_shard(config: DataConfig) -> Shard:
     Raises:
         DataError: If the data cannot be opened.
     """
+    return _training_rows(config, np.arange(len(open_dataset(config).train_labels)))
+
+
+def _training_rows(config: DataConfig, rows: NDArray[np.intp]) -> Shard:
     dataset = open_dataset(config)
-    return Shard(
-        dataset.train_images,
-        dataset.train_labels,
-        np.arange(len(dataset.train_labels)),
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
+    return _shard(dataset, dataset.train_images, dataset.train_labels, rows)
+
+
+def _shard(
+    dataset: Dataset, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.intp]
+) -> Shard:
+    return Shard(images, labels, rows, num_classes=dataset.num_classes, mean=dataset.mean, std=dataset.std)
 
 
 def test_shard(config: DataConfig) -> Shard:
@@ -149,14 +144,8 @@ def test_shard(config: DataConfig) -> Shard:
         DataError: If the data cannot be opened.
     """
     dataset = open_dataset(config)
-    return Shard(
-        dataset.test_images,
-        dataset.test_labels,
-        np.arange(len(dataset.test_labels)),
-        num_classes=dataset.num_classes,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
+    labels = dataset.test_labels
+    return _shard(dataset, dataset.test_images, labels, np.arange(len(labels)))
 
 
 def device_shard(

@@ -1,11 +1,10 @@
 """Convolutions over time, for windows of sensor readings (channels x time)."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import nn
 
-from fedhp.networks.layers import Norm, initialise
+from fedhp.networks.layers import Norm, stack
 
 USUAL = (32, 64, 64)
 _KERNEL = 5
@@ -21,17 +20,10 @@ def conv1d(widths: Sequence[int], norm: Norm, input_shape: tuple[int, ...], num_
             ``(channels, 1, time)``. Maps of one step are not halved further.
         num_classes: Width of the output.
     """
-    layers: OrderedDict[str, nn.Module] = OrderedDict(window=nn.Flatten(1, 2))
+    convolutions = []
     before, steps = input_shape[0] * input_shape[1], input_shape[2]
-    for number, width in enumerate(widths, 1):
-        layers[f"conv{number}"] = nn.Conv1d(before, width, _KERNEL, padding=_KERNEL // 2, bias=False)
-        layers[f"norm{number}"] = norm(width)
-        layers[f"relu{number}"] = nn.ReLU(inplace=True)
-        if steps > 1:
-            layers[f"pool{number}"] = nn.MaxPool1d(2)
-            steps //= 2
-        before = width
-    layers["pool"] = nn.AdaptiveAvgPool1d(1)
-    layers["flatten"] = nn.Flatten()
-    layers["head"] = nn.Linear(before, num_classes)
-    return initialise(nn.Sequential(layers))
+    for width in widths:
+        convolution = nn.Conv1d(before, width, _KERNEL, padding=_KERNEL // 2, bias=False)
+        convolutions.append((convolution, nn.MaxPool1d(2) if steps > 1 else None))
+        before, steps = width, max(1, steps // 2)
+    return stack({"window": nn.Flatten(1, 2)}, convolutions, norm, nn.AdaptiveAvgPool1d(1), num_classes)

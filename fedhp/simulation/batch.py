@@ -55,11 +55,15 @@ class Batch:
         self._users = Counter(id(message.content) for message in messages)
         self._references: dict[int, Any] = {}
 
-    def next(self) -> Span | None:
-        """Takes the earliest span to send, unless it lies too far ahead of the reader."""
-        if self._todo and self._todo[0].start < self.unread + self._reach:
-            return heapq.heappop(self._todo)
-        return None
+    def next(self, suspects: bool = True) -> Span | None:
+        """Takes the earliest span to send, unless it lies too far ahead of the reader.
+
+        Args:
+            suspects: Whether it may be one in whose hands a worker died.
+        """
+        if not self._todo or self._todo[0].start >= self.unread + self._reach:
+            return None
+        return None if self._todo[0].strikes and not suspects else heapq.heappop(self._todo)
 
     def again(self, span: Span) -> None:
         """Puts a span back."""

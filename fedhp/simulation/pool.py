@@ -40,6 +40,11 @@ class _Lane:
     head_since: float = 0.0
     depth: int = 1
 
+    @property
+    def holds_suspect(self) -> bool:
+        """Whether a worker has died over one of the chunks before."""
+        return any(chunk.span.strikes for chunk in self.queue)
+
 
 class RayPool:
     """Runs clients on Ray actors.
@@ -85,7 +90,11 @@ class RayPool:
     def _dispatch(self, batch: Batch, seconds: float) -> None:
         for depth in (1, 2):  # nobody gets a second chunk while somebody has none
             for lane in self._lanes:
-                if len(lane.queue) < min(depth, lane.depth) and (span := batch.next()):
+                if len(lane.queue) >= min(depth, lane.depth) or lane.holds_suspect:
+                    continue
+                # Alone in its lane: where a worker dies, what it had just finished may be lost on the way,
+                # and the one before would be taken for the culprit.
+                if span := batch.next(suspects=not lane.queue):
                     self._send(lane, batch, span, seconds)
 
     def _send(self, lane: _Lane, batch: Batch, span: Span, seconds: float) -> None:
