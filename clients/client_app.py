@@ -10,6 +10,7 @@ from fedhp import wire
 from fedhp.config import from_json
 from fedhp.recipe import Recipe
 from fedhp.state import RoundTask
+from fedhp.submodels import FJORD_LEVELS
 from fedhp.trainer import train_locally
 
 from .device import open_device
@@ -41,5 +42,8 @@ def train(message: Message, context: Context) -> Message:
 
 @lru_cache(maxsize=4)
 def _recipe(brief: wire.Brief) -> Recipe:
-    recipe = from_json(brief.scenario).recipe(brief.input_shape, brief.num_classes)
+    scenario = from_json(brief.scenario)
+    recipe = scenario.recipe(brief.input_shape, brief.num_classes)
+    if brief.ordered:
+        recipe = recipe.with_ordered_dropout(scenario.strategy.levels or FJORD_LEVELS)
     return recipe if brief.prunes else recipe.without_pruning()

@@ -1,6 +1,6 @@
 """Which part of the global model a device is sent: the largest that it can train within its budget."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from fedhp.structure import Layout, Structure
 
 
 def fit_counts(
-    memory: MemoryModel, shape: Shape, top: Mapping[str, int], budget_bytes: int, batch: int
+    memory: MemoryModel, shape: Shape, top: Mapping[str, int], budget_bytes: float, batch: int
 ) -> dict[str, int]:
     """Returns the largest unit counts below ``top`` that train within a budget.
 
@@ -25,19 +25,26 @@ def fit_counts(
         BudgetError: If not even the smallest structure fits with as few samples as the model allows.
     """
     least = memory.layout.smallest_batch
-    while batch >= least:
+    for fewer in halvings(batch, least):
         counts = shape.largest(
-            top, lambda counts, batch=batch: memory.training_bytes(counts, batch) <= budget_bytes
+            top, lambda counts, fewer=fewer: memory.training_bytes(counts, fewer) <= budget_bytes
         )
         if counts is not None:
             return counts
-        batch = least if batch // 2 < least < batch else batch // 2
     smallest = memory.layout.smallest()
     raise BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
         f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
         f"{budget_bytes:,} bytes. Raise the budget, or choose a smaller model or input"
     )
+
+
+def halvings(batch: int, least: int) -> Iterator[int]:
+    """Yields a batch size, its half, and so on down to the least that the model takes."""
+    while batch > least:
+        yield batch
+        batch //= 2
+    yield least
 
 
 def fit_structure(

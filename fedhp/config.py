@@ -24,9 +24,9 @@ from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
-from fedhp.reconcile import StrategyConfig
 from fedhp.regularizers import REGULARIZERS
 from fedhp.schedule import PruneConfig
+from fedhp.strategy import StrategyConfig
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def put_weights(
 ) -> None:
     """Gives a module copies of these parameters and running statistics, of whatever shapes they are."""
     for name, _ in list(module.named_parameters()):
-        _set_parameter(module, name, torch.tensor(weights[name], device=device))
+        set_parameter(module, name, torch.tensor(weights[name], device=device))
     for name, layer in batch_norms(module):
         mean, square = weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)]
         layer.running_mean = torch.tensor(mean, device=device)
@@ -107,7 +107,7 @@ def _restate_convolution(layer: nn.Conv1d | nn.Conv2d) -> None:
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Gives a module empty tensors of these shapes, on the device where they are."""
     for name, parameter in list(module.named_parameters()):
-        _set_parameter(module, name, torch.empty(shapes[name], device=parameter.device))
+        set_parameter(module, name, torch.empty(shapes[name], device=parameter.device))
     for name, layer in batch_norms(module):
         shape = shapes[_join(name, _MEAN)]
         assert layer.running_mean is not None
@@ -117,9 +117,12 @@ def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     restate_sizes(module)
 
 
-def _set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> None:
+def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> nn.Parameter:
+    """Makes a tensor a module's parameter, in the place of the one of this name, and returns it."""
     path, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(path), leaf, nn.Parameter(value))
+    parameter = nn.Parameter(value)
+    setattr(module.get_submodule(path), leaf, parameter)
+    return parameter
 
 
 def _join(path: str, leaf: str) -> str:

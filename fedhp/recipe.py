@@ -1,5 +1,6 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -25,6 +26,7 @@ class Recipe:
     Attributes:
         rounds: Rounds of the whole training, over which schedules run.
         seed: The run's seed.
+        widths: Of which each step trains one, as shares of the full model's; none trains all that there is.
     """
 
     architecture: Architecture
@@ -33,6 +35,7 @@ class Recipe:
     memory: MemoryConfig
     rounds: int
     seed: int
+    widths: tuple[float, ...] = ()
 
     @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
@@ -58,6 +61,10 @@ class Recipe:
         """Returns the recipe of a dense model: nothing is cut."""
         prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")
         return replace(self, prune=prune)
+
+    def with_ordered_dropout(self, levels: Sequence[float]) -> "Recipe":
+        """Returns the recipe whose every step trains one of these widths."""
+        return replace(self, widths=tuple(levels))
 
     def check_pruning(self) -> None:
         """Checks that the model can be pruned as asked.

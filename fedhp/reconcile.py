@@ -1,43 +1,24 @@
 """Reconciliation: many updates of different structures -> one global model.
 
-Two questions, kept apart: *which units survive* is a rule over the clients' votes (`intersection`), and *what
-their weights are* is, for every entry, the example-weighted mean over the clients that hold it. Both need
-only running sums, so that the server holds two models' worth of numbers however many clients reply.
+Two questions, kept apart: *which units survive* is a rule over the clients' votes (`intersection`,
+`majority`), and *what their weights are* is, for every entry, a mean over the clients (`MEANS`). Both need
+only running sums, so that the server holds a few models' worth of numbers however many clients reply.
 
 Every unit has one of three states at a client: not assigned, assigned and kept, assigned and pruned. A client
 votes only on units that it was assigned: a small budget never votes a unit out, only judgement does.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.errors import ScenarioError
-from fedhp.state import ModelState, Update
+from fedhp.state import ModelState, Update, Weights
 from fedhp.structure import Layout, Structure
+from fedhp.sums import WeightedSums
 
 Shares = Mapping[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True)
-class StrategyConfig:
-    """How updates become one model.
-
-    Attributes:
-        name: A strategy's name (``fedhp strategies`` lists them) or ``package.module:Class``.
-        quorum: Share (by examples) of the clients that were assigned a unit that must have kept it for the
-            unit to survive; 1 is the intersection of the masks.
-    """
-
-    name: str = "mask_intersection"
-    quorum: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.quorum <= 1:
-            raise ScenarioError(f"strategy.quorum must be above 0 and at most 1, got {self.quorum}")
 
 
 class Reconciliation:
@@ -53,34 +34,25 @@ class Reconciliation:
     def __init__(self, layout: Layout, state: ModelState) -> None:
         self._layout = layout
         self._state = state
-        # In the weights' own precision: the mean of a round's clients needs no more, and it is twice as fast.
-        self._sums = {name: np.zeros_like(w) for name, w in state.weights.items()}
-        self._scaled = {name: np.empty_like(w) for name, w in state.weights.items()}
-        # Examples behind each entry; updates that hold every entry are counted once for all of them.
-        self._held: dict[str, NDArray[np.float64]] = {}
-        self._held_by_all = 0.0
+        self._weights = WeightedSums(layout, state.structure)
+        self._examples = 0.0
         counts = state.structure.counts
         self._assigned = {group: np.zeros(count) for group, count in counts.items()}
         self._kept = {group: np.zeros(count) for group, count in counts.items()}
         self._scores = {group: np.zeros(count) for group, count in counts.items()}
+        self.votes = {group: np.zeros(count, np.int64) for group, count in counts.items()}
 
     def add(self, update: Update) -> None:
         """Adds one update, whose structures must be contained in the global one."""
         current, held = self._state.structure, update.state.structure
         examples = float(update.num_examples)
-        complete = held == current
-        for name, weights in update.state.weights.items():
-            if complete:
-                self._sums[name] += np.multiply(weights, np.float32(examples), out=self._scaled[name])
-                continue
-            where = _index(weights.ndim, self._layout.indices(name, current, held))
-            self._sums[name][where] += weights * np.float32(examples)
-            self._coverage(name)[where] += examples
-        self._held_by_all += examples if complete else 0.0
+        self._weights.add(update.state, examples)
+        self._examples += examples
         for group in current.masks:
             self._assigned[group][current.positions(update.assigned, group)] += examples
             kept = current.positions(held, group)
             self._kept[group][kept] += examples
+            self.votes[group][kept] += 1
             self._scores[group][kept] += update.state.scores[group] * np.float64(examples)
 
     def shares(self) -> Shares:
@@ -93,16 +65,21 @@ class Reconciliation:
             for group, given in self._assigned.items()
         }
 
-    def mean(self, structure: Structure) -> ModelState:
-        """Returns the model of a sub-structure: means over holders; entries nobody held keep their value."""
-        mean = {}
-        for name, old in self._state.weights.items():
-            held = self._held.get(name, 0.0) + self._held_by_all
-            total = np.divide(self._sums[name], held, out=old.astype(np.float64), where=np.asarray(held) > 0)
-            mean[name] = total.astype(np.float32)
-        return ModelState(mean, self._state.structure, self._mean_scores()).cut(self._layout, structure)
+    def mean(self, uncovered: str = "keep") -> ModelState:
+        """Returns the model of the global structure that the updates make.
 
-    def _mean_scores(self) -> dict[str, NDArray[np.float32]]:
+        Args:
+            uncovered: What entries count for that a client did not hold: a name in `MEANS`.
+        """
+        rule = MEANS[uncovered]
+        sums, held = self._weights.totals()
+        mean = {
+            name: rule(sums[name], held[name], self._examples, old).astype(np.float32)
+            for name, old in self._state.weights.items()
+        }
+        return ModelState(mean, self._state.structure, self.scores())
+
+    def scores(self) -> dict[str, NDArray[np.float32]]:
         """Returns the mean score over a unit's assignees, 0 for those that pruned it."""
         means = {}
         for group, given in self._assigned.items():
@@ -111,22 +88,23 @@ class Reconciliation:
             means[group] = mean.astype(np.float32)
         return means
 
-    def _coverage(self, name: str) -> NDArray[np.float64]:
-        if name not in self._held:
-            self._held[name] = np.zeros(self._sums[name].shape)
-        return self._held[name]
+
+def _over_holders(total: Any, held: Any, everyone: float, otherwise: Any) -> Any:
+    return np.divide(total, held, out=np.array(otherwise, np.float64), where=held > 0)
 
 
-def _index(ndim: int, takes: tuple[tuple[int, NDArray[np.intp]], ...]) -> Any:
-    """Returns the index expression that addresses the positions to take along each axis."""
-    if not takes:
-        return ...
-    if len(takes) == 1:
-        axis, positions = takes[0]
-        return (*(slice(None) for _ in range(axis)), positions)
-    chosen = dict(takes)
-    mesh = iter(np.ix_(*chosen.values()))
-    return tuple(next(mesh) if axis in chosen else slice(None) for axis in range(ndim))
+# From the sum over an entry's holders, the holders' examples, everyone's examples and the entry's value
+# before the round to its value after it.
+MEANS: dict[str, Callable[[Any, Any, float, Any], Any]] = {
+    # Over the holders; an entry that nobody held stays, as in HeteroFL (Diao et al. 2021, arXiv 2010.01264).
+    "keep": _over_holders,
+    # The same, but what nobody held is lost.
+    "zero": lambda total, held, everyone, old: _over_holders(total, held, everyone, np.zeros_like(old)),
+    # Whoever did not hold an entry returns it as it was: FedMP's residual recovery (Jiang et al. 2022).
+    "residual": lambda total, held, everyone, old: (total + (everyone - held) * old) / everyone,
+    # Whoever did not hold an entry counts as having sent a zero: averaging that knows nothing of structures.
+    "zero_filled": lambda total, held, everyone, old: total / everyone,
+}
 
 
 def intersection(shares: Shares, structure: Structure, bounds: Mapping[str, int], quorum: float) -> Structure:
@@ -152,4 +130,33 @@ def intersection(shares: Shares, structure: Structure, bounds: Mapping[str, int]
         best = np.argsort(-share, kind="stable")[:num_wanted]
         masks[group] = np.zeros_like(mask)
         masks[group][structure.kept(group)[best]] = True
+    return Structure(masks)
+
+
+def majority(
+    votes: Mapping[str, NDArray[np.int64]],
+    scores: Weights,
+    structure: Structure,
+    bounds: Mapping[str, int],
+    min_votes: int,
+) -> Structure:
+    """FedDST's rule for units (Bibikar et al. 2022, arXiv 2112.09824): enough votes, then cut to the target.
+
+    A unit is a candidate when at least ``min_votes`` clients kept it, however many examples they have; of
+    the candidates, the ``bounds[group]`` of the highest mean score survive. Where there are fewer, those with
+    most votes make up the number. In the paper single weights are voted on, and clients grow some back; here
+    whole units go, for good.
+
+    Args:
+        votes: Per kept unit of ``structure``, the number of clients that kept it.
+        scores: Per kept unit, its mean score.
+        structure: The global structure at the start of the round.
+        bounds: Per group, how many units survive.
+        min_votes: Clients that a unit needs.
+    """
+    masks = {}
+    for group, mask in structure.masks.items():
+        order = np.lexsort((-scores[group], -np.minimum(votes[group], min_votes)))
+        masks[group] = np.zeros_like(mask)
+        masks[group][structure.kept(group)[order[: bounds[group]]]] = True
     return Structure(masks)

@@ -27,6 +27,7 @@ from fedhp.optimizers import (
     drop_gradients,
     state_tensors,
 )
+from fedhp.ordered import OrderedDropout, Part
 from fedhp.pruning import Contributions, cut, select
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.regularizers import REGULARIZERS, allocate
@@ -87,6 +88,8 @@ class _Session:
         if recipe.memory.batch_policy == "noise":
             self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
+        self.part: Part = self.module, self.optimizer  # what a step trains
+        self.ordered = self._ordered_dropout()
         if self.shrinking:
             allocate(recipe.prune.regularizer, self.optimizer)
 
@@ -147,6 +150,7 @@ class _Session:
         while total - done >= self.layout.smallest_batch:
             rows = order[done : done + self.batch]
             self._set_learning_rate(self._progress(epoch, done))
+            self._draw_part()
             loss, right = self._measured_step(rows)
             self.byte_samples += self.step_bytes * len(rows)
             loss_sum.add_(loss, alpha=len(rows))
@@ -166,7 +170,7 @@ class _Session:
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
         observe = self._observe if self.shrinking or self.noise is not None else None
-        return training_step(self.module, self.optimizer, images, labels, observe)
+        return training_step(*self.part, images, labels, observe)
 
     def _observe(self) -> None:
         """Measures noise and units by the gradients of the loss alone, and then adds the regulariser's."""
@@ -212,6 +216,7 @@ class _Session:
         return (
             self.recipe.architecture,
             tuple(tuple(p.shape) for p in self.module.parameters()),
+            tuple(tuple(p.shape) for p in self.part[0].parameters()),
             batch,
             self.recipe.memory.batch_policy,
             self.shard.input_shape,
@@ -258,6 +263,18 @@ class _Session:
         )
         criterion, known = CRITERIA[prune.criterion], self.task.state.scores
         return Contributions(self.layout, criterion, self.module, known, prune.blend, source)
+
+    def _ordered_dropout(self) -> OrderedDropout | None:
+        if not self.recipe.widths:
+            return None
+        stream = generator(self.recipe.seed, "ordered dropout", self.task.round, self.task.client)
+        arch, counts = self.recipe.architecture, self.structure.counts
+        return OrderedDropout(arch, self.module, self.optimizer, counts, self.recipe.widths, stream)
+
+    def _draw_part(self) -> None:
+        if self.ordered is not None:
+            self.part = self.ordered.draw()
+            self.batch_measured = 0  # a wider part than the last one takes more
 
     def _excess(self, progress: float) -> bool:
         """Says whether the structure is larger than the schedule allows at this progress."""

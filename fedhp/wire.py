@@ -86,6 +86,7 @@ class Brief:
         mean: What is taken from every value of a sample, with uint8 scaled to 0 .. 1.
         std: What the rest is divided by, above 0: a device's own data is normalised as the server's is.
         prunes: Whether clients prune.
+        ordered: Whether their every step trains the first units only, as many as it draws.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
     """
 
@@ -96,6 +97,7 @@ class Brief:
     std: float
     prunes: bool
     budgeted: bool
+    ordered: bool = False
 
 
 def pack_query(brief: Brief) -> RecordDict:
@@ -164,6 +166,7 @@ def unpack_brief(content: RecordDict) -> Brief:
         std,
         _field(task, "prunes", bool),
         _field(task, "budgeted", bool),
+        _field(task, "ordered", bool),
     )
 
 
@@ -223,6 +226,7 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "std": brief.std,
             "prunes": brief.prunes,
             "budgeted": brief.budgeted,
+            "ordered": brief.ordered,
         }
     )
 

@@ -1,13 +1,42 @@
-"""Aggregation strategies: Flower strategies, one file each, thin over `fedhp.reconcile`."""
+"""Aggregation strategies: Flower strategies, one file each, thin over pure rules in `fedhp`."""
 
-from .dense import Dense, Exclusive
+from .dense import Dense, Exclusive, Smallest
+from .feddst import FedDST
+from .federated_dropout import FederatedDropout
+from .fedrolex import FedRolex
+from .fjord import Fjord
 from .fleet import FleetStrategy
+from .heterofl import HeteroFL
+from .holders_mean import HoldersMean
 from .mask_intersection import MaskIntersection
+from .zero_filled import ZeroFilled
 
 STRATEGIES: dict[str, type[FleetStrategy]] = {
     "mask_intersection": MaskIntersection,
-    "dense": Dense,
+    "holders_mean": HoldersMean,
+    "feddst": FedDST,
+    "zero_filled": ZeroFilled,
+    "heterofl": HeteroFL,
+    "fedrolex": FedRolex,
+    "fjord": Fjord,
+    "federated_dropout": FederatedDropout,
     "exclusive": Exclusive,
+    "smallest": Smallest,
+    "dense": Dense,
 }
 
-__all__ = ["STRATEGIES", "Dense", "Exclusive", "FleetStrategy", "MaskIntersection"]
+__all__ = [
+    "STRATEGIES",
+    "Dense",
+    "Exclusive",
+    "FedDST",
+    "FedRolex",
+    "FederatedDropout",
+    "Fjord",
+    "FleetStrategy",
+    "HeteroFL",
+    "HoldersMean",
+    "MaskIntersection",
+    "Smallest",
+    "ZeroFilled",
+]

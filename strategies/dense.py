@@ -1,7 +1,9 @@
-"""The two dense yardsticks: federated averaging of the full model, with and without regard to memory."""
+"""The dense yardsticks: federated averaging of one model, with and without regard to memory."""
 
-from fedhp.reconcile import Reconciliation
+from collections.abc import Sequence
+
 from fedhp.structure import Structure
+from fedhp.submodels import first, level_counts
 
 from .fleet import FleetStrategy
 from .roster import Device
@@ -13,37 +15,52 @@ class Dense(FleetStrategy):
     The ceiling: what the fleet would reach if memory were no matter.
     """
 
-    prunes = False
     budgeted = False
 
     def admits(self, device: Device) -> bool:
         """Every device."""
         return True
 
-    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
-        """All units."""
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """All of the model."""
         return self.state.structure
 
 
 class Exclusive(FleetStrategy):
-    """FedAvg of the full model over only those devices that can train it, with at least one sample.
+    """FedAvg of the full model over only those devices that can train it, with a smaller batch if need be.
 
     The honest floor: pruning must beat simply leaving small devices out.
     """
 
-    prunes = False
-    budgeted = True
+    needs_everyone = False
 
     def admits(self, device: Device) -> bool:
-        """Devices whose budget holds the full model with one sample."""
+        """Devices whose budget holds the full model with as few samples as it takes."""
         budget = device.profile.memory_bytes
         least = self.layout.smallest_batch
         return budget is None or self.memory.training_bytes(self.layout.widths, least) <= budget
 
-    def assign(self, device: Device) -> Structure:
-        """All of the model: `admits` has seen that it fits, with a smaller batch if need be."""
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """All of the model."""
         return self.state.structure
 
-    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
-        """All units."""
+
+class Smallest(FleetStrategy):
+    """FedAvg of the model that the weakest device can train; every device takes part.
+
+    The other honest floor: pruning must beat simply choosing a model that fits everyone.
+    """
+
+    cuts_inputs = False
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices, and starts from the widest model that fits them all, all groups cut alike."""
+        super().enlist(devices)
+        budgets = [device.profile.memory_bytes for device in self.devices]
+        least = min((budget for budget in budgets if budget is not None), default=None)
+        counts = level_counts(self.memory, (), least, self.scenario.train.batch_size)
+        self.start_from(first(self.layout.widths, counts))
+
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """All of the model."""
         return self.state.structure

@@ -10,10 +10,10 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
-from fedhp.assignment import fit_structure
 from fedhp.config import Scenario
-from fedhp.errors import TrainingError, WireError
-from fedhp.memory import MemoryModel
+from fedhp.errors import BudgetError, TrainingError, WireError
+from fedhp.memory import MemoryModel, samples
+from fedhp.models import fresh_state
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation
 from fedhp.seeds import generator
@@ -22,6 +22,7 @@ from fedhp.structure import Structure
 
 from .replies import Sent, in_order
 from .roster import Device
+from .server_optimizer import server_optimizer
 
 _LONGEST_FAILURE = 500  # characters of what a client says went wrong
 
@@ -29,7 +30,11 @@ _notes = logging.getLogger("fedhp.notes")
 
 
 class FleetStrategy(Strategy):
-    """A Flower strategy for devices of different memory; subclasses say who takes part and what survives.
+    """A Flower strategy for devices of different memory.
+
+    A subclass says which devices take part (`admits`), what each is sent (`assign`), which units survive a
+    round (`survivors`) and what the weights become (`average`); the defaults are those of a dense model
+    that all devices can train.
 
     Use: construct with the scenario, `enlist` the devices that `roster.query_fleet` found, then `start`.
 
@@ -41,13 +46,23 @@ class FleetStrategy(Strategy):
         brief: What every message says of the run.
 
     Attributes:
+        prunes: Whether clients prune as they train.
+        budgeted: Whether devices keep to their memory budgets.
+        ordered: Whether clients train by ordered dropout.
+        needs_everyone: Whether a device that cannot train the smallest structure is an error.
+        cuts_inputs: Whether the entries of a sample are units, where the model has them so.
+        options: Keys of the scenario's ``strategy`` section that it has a use for.
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
         rounds_in_vain: How many rounds in a row, the last included, brought no valid reply at all.
     """
 
-    prunes: bool
-    budgeted: bool
+    prunes = False
+    budgeted = True
+    ordered = False
+    needs_everyone = True
+    cuts_inputs = True
+    options: frozenset[str] = frozenset()
 
     def __init__(
         self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
@@ -59,24 +74,42 @@ class FleetStrategy(Strategy):
         self.reports: tuple[ClientReport, ...] = ()
         self.rounds_in_vain = 0
         self._sent: dict[int, Sent] = {}
+        self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
 
-    @abstractmethod
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks what the strategy asks of model and training beyond what every one does.
+
+        Raises:
+            ScenarioError: If it is not as it must be.
+        """
+
     def admits(self, device: Device) -> bool:
-        """Says whether a device can take part.
+        """Says whether a device can take part: all that can train the smallest structure.
 
         Raises:
             BudgetError: If the fleet is no fleet without it.
         """
+        budget, least = device.profile.memory_bytes, self.layout.smallest_batch
+        smallest = self.memory.training_bytes(self.layout.smallest(), least)
+        if budget is not None and smallest > budget:
+            raise BudgetError(
+                f"client {device.client} ({device.profile.device_class}): training the smallest structure "
+                f"with {samples(least)} takes {smallest:,} bytes; its budget is {budget:,} bytes"
+            )
+        return True
 
     @abstractmethod
-    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
-        """Returns the units of the global structure that survive the round."""
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """Returns the part of the global structure that a device is sent; it fits the device's budget."""
 
-    def assign(self, device: Device) -> Structure:
-        """Returns the part of the global model that a device is sent: the largest that fits its budget."""
-        budget = device.profile.memory_bytes if self.budgeted else None
-        batch = self.scenario.train.batch_size
-        return fit_structure(self.memory, self.recipe.shape, self.state, budget, batch)
+    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
+        """Returns the units of the global structure that survive the round: all of them."""
+        return self.state.structure
+
+    def average(self, reconciliation: Reconciliation) -> ModelState:
+        """Returns the model that the updates make, of the structure before the round."""
+        return reconciliation.mean()
 
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices that can take part.
@@ -91,22 +124,23 @@ class FleetStrategy(Strategy):
                 f"the model does not fit any budget. Raise a budget or choose a smaller model"
             )
 
+    def start_from(self, structure: Structure) -> None:
+        """Makes the global model, before the first round, a fresh one of this structure."""
+        if structure != self.state.structure:
+            self.state = fresh_state(self.recipe.architecture, structure, self.scenario.seed)
+
     def summary(self) -> None:
         """Says nothing: the trackers show the scenario and the fleet."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Samples devices and sends each the largest structure that it can train within its budget."""
+        """Samples devices, and sends each its part of the model: one payload for all of the same."""
         payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
         self._sent = {}
         messages = []
-        assigned: dict[int | None, Structure] = {}
         for device in self.sample(server_round):
-            budget = device.profile.memory_bytes
-            if budget not in assigned:
-                assigned[budget] = self.assign(device)
-            structure = assigned[budget]
+            structure = self.assign(device, server_round)
             if structure.digest not in payloads:
                 payloads[structure.digest] = self._payload(structure, server_round)
             content, num_parameters, num_bytes = payloads[structure.digest]
@@ -146,11 +180,19 @@ class FleetStrategy(Strategy):
                 self.scenario.server.min_replies,
             )
             return None, None
-        self.state = reconciliation.mean(self.survivors(reconciliation, server_round))
+        self.state = self._next_state(reconciliation, server_round)
         loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)
         metrics = MetricRecord({"num-examples": examples, "train-loss": loss / examples})
         return wire.pack_state(self.state), metrics
+
+    def _next_state(self, reconciliation: Reconciliation, server_round: int) -> ModelState:
+        survivors = self.survivors(reconciliation, server_round)
+        mean = self.average(reconciliation)
+        if self._optimizer is not None:
+            mean = self._optimizer.step(server_round, self.state, mean)
+            self._optimizer.cut(self.state.structure, survivors)
+        return mean.cut(self.layout, survivors)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

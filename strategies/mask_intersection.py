@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 from fedhp.assignment import fit_structure
-from fedhp.errors import BudgetError
-from fedhp.memory import samples
-from fedhp.models import fresh_state
 from fedhp.reconcile import Reconciliation, intersection
+from fedhp.state import ModelState
 from fedhp.structure import Structure
 
 from .fleet import FleetStrategy
@@ -23,18 +21,7 @@ class MaskIntersection(FleetStrategy):
     """
 
     prunes = True
-    budgeted = True
-
-    def admits(self, device: Device) -> bool:
-        """Every device that can train at least the smallest structure with the smallest batch."""
-        budget, least = device.profile.memory_bytes, self.layout.smallest_batch
-        smallest = self.memory.training_bytes(self.layout.smallest(), least)
-        if budget is not None and smallest > budget:
-            raise BudgetError(
-                f"client {device.client} ({device.profile.device_class}): training the smallest structure "
-                f"with {samples(least)} takes {smallest:,} bytes; its budget is {budget:,} bytes"
-            )
-        return True
+    options = frozenset({"quorum", "uncovered"})
 
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices, and starts from the largest structure that one of them can train.
@@ -42,18 +29,38 @@ class MaskIntersection(FleetStrategy):
         Units that no device could ever hold would stay at their random initial weights and only do harm.
         """
         super().enlist(devices)
+        self._fits: dict[int | None, tuple[ModelState, Structure]] = {}
         budgets = [device.profile.memory_bytes for device in self.devices]
         most = None if None in budgets else max(budget for budget in budgets if budget is not None)
-        batch = self.scenario.train.batch_size
-        structure = fit_structure(self.memory, self.recipe.shape, self.state, most, batch)
-        if structure != self.state.structure:
-            self.state = fresh_state(self.recipe.architecture, structure, self.scenario.seed)
+        self.start_from(self._fit(most))
+
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """The best part that fits the device's budget."""
+        return self._fit(device.profile.memory_bytes)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The mask intersection, bounded by the schedule's size at the end of the round."""
-        bounds = self.recipe.schedule.counts(server_round / self.scenario.rounds)
-        for group, floor in self.layout.floors.items():
-            bounds[group] = max(bounds[group], floor)
         return intersection(
-            reconciliation.shares(), self.state.structure, bounds, self.scenario.strategy.quorum
+            reconciliation.shares(),
+            self.state.structure,
+            self.bounds(server_round),
+            self.scenario.strategy.quorum,
         )
+
+    def average(self, reconciliation: Reconciliation) -> ModelState:
+        """Means over holders."""
+        return reconciliation.mean(self.scenario.strategy.uncovered)
+
+    def bounds(self, server_round: int) -> dict[str, int]:
+        """Returns how many units of each group the schedule wants at the end of a round."""
+        scheduled = self.recipe.schedule.counts(server_round / self.scenario.rounds)
+        return {group: max(scheduled[group], floor) for group, floor in self.layout.floors.items()}
+
+    def _fit(self, budget: int | None) -> Structure:
+        """Returns what fits a budget of the model now, found once for all devices that have it."""
+        state, structure = self._fits.get(budget, (None, self.state.structure))
+        if state is not self.state:
+            batch = self.scenario.train.batch_size
+            structure = fit_structure(self.memory, self.recipe.shape, self.state, budget, batch)
+            self._fits[budget] = self.state, structure
+        return structure

@@ -1,7 +1,7 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
 from fedhp import wire
@@ -16,6 +16,7 @@ from fedhp.models import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve
 from fedhp.regularizers import REGULARIZERS
+from fedhp.strategy import StrategyConfig
 
 from . import STRATEGIES
 from .fleet import FleetStrategy
@@ -47,6 +48,9 @@ def prepare(scenario: Scenario) -> Setup:
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
     kind = _strategy_class(scenario.strategy.name)
+    _check_options(kind, scenario.strategy)
+    if not kind.cuts_inputs:
+        scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
     dataset = open_dataset(scenario.data)
     partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
     recipe = scenario.recipe(dataset.input_shape, dataset.num_classes)
@@ -57,7 +61,8 @@ def prepare(scenario: Scenario) -> Setup:
     _check_simulation(scenario)
     if kind.prunes:
         recipe.check_pruning()
-    if kind.budgeted and kind.prunes:
+    kind.check(recipe)
+    if kind.budgeted and kind.needs_everyone:
         _check_budgets(scenario, recipe, memory)
     state = initial_state(recipe.architecture, scenario.seed)
     brief = _brief(scenario, dataset, kind)
@@ -73,6 +78,7 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
         dataset.std,
         kind.prunes,
         kind.budgeted,
+        kind.ordered,
     )
 
 
@@ -96,6 +102,20 @@ def _strategy_class(name: str) -> type[FleetStrategy]:
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
     return found
+
+
+def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
+    """Refuses options that the strategy has no use for: whoever set one would take it for heeded."""
+    usual = StrategyConfig()
+    for option in fields(StrategyConfig):
+        key = option.name
+        if key in ("name", "optimizer", *kind.options) or getattr(config, key) == getattr(usual, key):
+            continue
+        owners = [name for name, strategy in STRATEGIES.items() if key in strategy.options]
+        raise ScenarioError(
+            f"strategy.{key}: strategy '{config.name}' has no use for it; leave it out, or choose one of "
+            f"{', '.join(owners)}"
+        )
 
 
 def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:

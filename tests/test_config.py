@@ -107,7 +107,7 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key(value):
         ("train.lerning_rate=0.1", ["lerning_rate", "learning_rate"]),
         ("round=3", ["round", "rounds"]),
         ("data.partition.alfa=1", ["alfa", "alpha"]),
-        ("learning_rate=0.1", ["Did you mean: train.learning_rate?"]),
+        ("learning_rate=0.1", ["Did you mean: train.learning_rate, strategy.optimizer.learning_rate?"]),
         ("batchsize=3", ["Did you mean: train.batch_size?"]),
         ("lr=0.1", ["'lr'", "Keys are: name, description, seed", ", train, "]),
         ("train.lr=0.1", ["'train.lr'", "Keys are: train.", "train.learning_rate"]),

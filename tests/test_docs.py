@@ -27,6 +27,7 @@ from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
 from fedhp.models import MODELS, NORMS
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.regularizers import REGULARIZERS
+from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -83,10 +84,20 @@ CHOICES = {
     "memory.batch_policy": BATCH_POLICIES,
     "memory.lr_scaling": LR_SCALINGS,
     "strategy.name": STRATEGIES,
+    "strategy.optimizer.name": SERVER_OPTIMIZERS,
+    "strategy.uncovered": UNCOVERED,
     "tracking.wandb.mode": WANDB_MODES,
 }
 
-TYPES = {str: "text", int: "integer", float: "number", bool: "true or false", list[int]: "list of integers"}
+TYPES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    float | None: "number or null",
+    bool: "true or false",
+    list[int]: "list of integers",
+    list[float]: "list of numbers",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhp.errors import ScenarioError
-from fedhp.reconcile import Reconciliation, StrategyConfig, intersection
+from fedhp.reconcile import Reconciliation, intersection, majority
 from fedhp.state import ModelState
+from fedhp.strategy import StrategyConfig
 from fedhp.structure import Structure
 
 LAYOUT = dense_layout(3)
@@ -63,7 +64,7 @@ def test_three_replies_give_the_means_computed_by_hand():
     out.weight (1 + 2*7 + 5)/4 = 5. Unit 1, held by A and C: (2 + 6)/2 = 4, (0 + 4)/2 = 2, (2 + 6)/2 = 4.
     Unit 2, held by C alone: 9, 6, 7.
     """
-    mean = three_replies().mean(LAYOUT.full())
+    mean = three_replies().mean()
     assert mean.weights["in.weight"].tolist() == [[3], [4], [9]]
     assert mean.weights["in.bias"].tolist() == [2, 2, 6]
     assert mean.weights["out.weight"].tolist() == [[5, 4, 7]]
@@ -87,9 +88,58 @@ def test_survivors_of_the_three_replies(quorum, bound, kept):
     assert survivors.kept("a").tolist() == kept
 
 
+@pytest.mark.parametrize(
+    ("uncovered", "weights"),
+    [
+        ("keep", [3, 4, 9]),
+        ("zero", [3, 4, 9]),
+        # Unit 0 was held by all. Unit 1: (1*2 + 1*6 + 2*20)/4 = 12. Unit 2: (1*9 + 3*30)/4 = 24.75.
+        ("residual", [3, 12, 24.75]),
+        # Unit 1: (2 + 6)/4 = 2. Unit 2: 9/4.
+        ("zero_filled", [3, 2, 2.25]),
+    ],
+)
+def test_what_a_client_does_not_hold_counts_as_the_rule_says(uncovered, weights):
+    assert three_replies().mean(uncovered).weights["in.weight"].ravel().tolist() == weights
+
+
+@pytest.mark.parametrize(
+    ("uncovered", "weights"),
+    [("keep", [10, -1, 30]), ("zero", [0, -1, 0]), ("residual", [10, -1, 30]), ("zero_filled", [0, -1, 0])],
+)
+def test_what_nobody_holds_becomes_what_the_rule_says(uncovered, weights):
+    one = structure(LAYOUT, a=[1])
+    reconciliation = Reconciliation(LAYOUT, GLOBAL)
+    reconciliation.add(
+        update(filled_state(LAYOUT, one, in_weight=[-1], in_bias=[-2], out_weight=[-3]), one, 7)
+    )
+    assert reconciliation.mean(uncovered).weights["in.weight"].ravel().tolist() == weights
+
+
+def test_votes_are_counted_by_client_and_not_by_example():
+    """Of the three replies above, unit 0 was kept by A, B, C; unit 1 by A and C; unit 2 by C."""
+    assert three_replies().votes["a"].tolist() == [3, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("min_votes", "bound", "kept"),
+    [
+        (1, 2, [1, 3]),  # all but unit 0 are candidates: the best scores are those of 3 and 1
+        (2, 2, [2, 3]),  # candidates 2 and 3
+        (2, 1, [3]),
+        (3, 2, [2, 3]),  # one candidate, 2; then 3, which has more votes than 1
+        (2, 4, [0, 1, 2, 3]),
+    ],
+)
+def test_the_best_of_those_with_enough_votes_survive(min_votes, bound, kept):
+    votes, scores = {"a": np.array([0, 1, 3, 2])}, {"a": np.array([9, 3, 1, 4], np.float32)}
+    layout = dense_layout(4)
+    assert majority(votes, scores, layout.full(), {"a": bound}, min_votes).kept("a").tolist() == kept
+
+
 def test_the_mean_is_cut_to_the_survivors():
     """The means of units 0 and 2 computed above, without unit 1."""
-    mean = three_replies().mean(structure(LAYOUT, a=[0, 2]))
+    mean = three_replies().mean().cut(LAYOUT, structure(LAYOUT, a=[0, 2]))
     assert mean.structure.kept("a").tolist() == [0, 2]
     assert mean.weights["in.weight"].tolist() == [[3], [9]]
     assert mean.weights["out.weight"].tolist() == [[5, 7]]
@@ -103,7 +153,7 @@ def test_a_unit_that_nobody_was_assigned_stays_with_its_weights():
         update(filled_state(LAYOUT, one, in_weight=[-1], in_bias=[-2], out_weight=[-3]), one, 7)
     )
     assert reconciliation.shares()["a"].tolist() == [1, 1, 1]
-    mean = reconciliation.mean(LAYOUT.full())
+    mean = reconciliation.mean()
     assert mean.weights["in.weight"].tolist() == [[10], [-1], [30]]
     assert mean.weights["out.weight"].tolist() == [[100, -3, 300]]
 
@@ -124,7 +174,7 @@ def test_an_entry_that_nobody_held_keeps_its_value_though_both_its_units_were_he
     expected = start.weights["d.weight"].copy()
     expected[0, 0] = a.weights["d.weight"][0, 0]
     expected[1, 1] = b.weights["d.weight"][0, 0]
-    np.testing.assert_allclose(reconciliation.mean(layout.full()).weights["d.weight"], expected, rtol=1e-6)
+    np.testing.assert_allclose(reconciliation.mean().weights["d.weight"], expected, rtol=1e-6)
 
 
 def test_units_that_every_assignee_pruned_are_not_taken_back():
@@ -155,7 +205,7 @@ def test_complete_replies_give_numpys_weighted_average(layout):
     reconciliation = Reconciliation(layout, start)
     for state, number in zip(states, examples, strict=True):
         reconciliation.add(update(state, None, number))
-    mean = reconciliation.mean(layout.full())
+    mean = reconciliation.mean()
     for name, got in mean.weights.items():
         expected = np.average([s.weights[name].astype(np.float64) for s in states], 0, examples)
         np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
@@ -163,7 +213,7 @@ def test_complete_replies_give_numpys_weighted_average(layout):
 
 def test_without_replies_nothing_changes():
     reconciliation = Reconciliation(LAYOUT, GLOBAL)
-    mean = reconciliation.mean(LAYOUT.full())
+    mean = reconciliation.mean()
     assert all(np.array_equal(mean.weights[name], GLOBAL.weights[name]) for name in GLOBAL.weights)
 
 
@@ -191,7 +241,10 @@ def rounds(draw):
 
     current = (draw(st.booleans()) and layout.full()) or within(layout.full())
     clients = []
-    for _ in range(draw(st.integers(0, 4))):
+    for _ in range(draw(st.integers(0, 9))):
+        if clients and draw(st.booleans()):  # of a structure that was there before
+            clients.append((*draw(st.sampled_from(clients))[:2], draw(st.integers(1, 1000))))
+            continue
         assigned = (draw(st.booleans()) and current) or within(current)
         kept = (draw(st.booleans()) and assigned) or within(assigned)
         clients.append((assigned, kept, draw(st.integers(1, 1000))))
@@ -218,7 +271,7 @@ def test_random_rounds_agree_with_a_slow_second_implementation(round_, quorum, b
     survivors = intersection(shares, current, bounds, quorum)
     assert survivors == slow_survivors(layout, slow_shares, bounds, quorum)
 
-    mean = reconciliation.mean(current)
+    mean = reconciliation.mean()
     for name, expected in slow_mean(layout, start, states, clients).items():
         whole, held = embed(layout, mean, name)
         np.testing.assert_allclose(whole[held], expected[held], rtol=1e-6, atol=1e-7)

@@ -4,8 +4,19 @@ import logging
 
 import numpy as np
 import pytest
-from factories import MemoryGrid, num_parameters, random_state, reply, same_bits, structure, trained, update
+from factories import (
+    MemoryGrid,
+    dense_layout,
+    num_parameters,
+    random_state,
+    reply,
+    same_bits,
+    structure,
+    trained,
+    update,
+)
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from small_models import ARCHITECTURES
 
 from fedhp import wire
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
@@ -15,9 +26,25 @@ from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
 from fedhp.reconcile import Reconciliation
 from fedhp.simulation.identity import acting_as
-from strategies import STRATEGIES, Dense, Exclusive, FleetStrategy, MaskIntersection
+from fedhp.state import ModelState
+from fedhp.strategy import ServerOptimizerConfig
+from fedhp.structure import Structure
+from strategies import (
+    STRATEGIES,
+    Dense,
+    Exclusive,
+    FedDST,
+    FederatedDropout,
+    FedRolex,
+    FleetStrategy,
+    HeteroFL,
+    HoldersMean,
+    MaskIntersection,
+    Smallest,
+)
 from strategies.replies import Sent, in_order
 from strategies.roster import Device, query_fleet
+from strategies.server_optimizer import ServerOptimizer
 from strategies.setup import prepare, small_budgets
 
 BRIEF = wire.Brief("{}", (1, 2, 2), 3, 0.5, 0.25, prunes=True, budgeted=True)
@@ -323,7 +350,7 @@ def test_failures_are_rows_and_the_round_goes_on_without_them():
         update_ = wire.unpack_update(replies[index].content, alone.layout, index, sent, device(index).profile)
         assert message.metadata.dst_node_id == 1000 - index
         reconciliation.add(update_)
-    expected = reconciliation.mean(alone.survivors(reconciliation, 1))
+    expected = reconciliation.mean().cut(alone.layout, alone.survivors(reconciliation, 1))
 
     assert same_bits(strategy.state, expected)
     assert [row.status for row in strategy.reports] == ["ok", "failed", "failed", "failed", "ok"]
@@ -445,15 +472,197 @@ def test_the_global_model_starts_whole_where_one_device_has_no_limit():
 # Set-up
 
 
-def test_the_registry_holds_the_strategies_that_ship():
-    assert set(STRATEGIES) == {"mask_intersection", "dense", "exclusive"}
-    for name, kind in STRATEGIES.items():
-        assert type(prepare(load_scenario("quickstart", [f"strategy.name={name}"])).strategy) is kind
+@pytest.mark.parametrize(("name", "kind"), STRATEGIES.items(), ids=STRATEGIES)
+def test_every_strategy_that_ships_holds_a_round(name, kind):
+    """Three devices, two of them small, answer; whatever is sent fits, and the model is one of the layout."""
+    chosen = load_scenario("quickstart", [f"strategy.name={name}"])
+    strategy = prepare(chosen).strategy
+    assert type(strategy) is kind
+    budgets = (None, 2**16, 2**15)
+    strategy.enlist([device(client, budget) for client, budget in enumerate(budgets)])
+    for server_round in (1, 2):
+        messages = asked(strategy, server_round)
+        for message in messages if strategy.budgeted else []:
+            budget = budgets[1000 - message.metadata.dst_node_id]
+            counts = structure_of(strategy, message).counts
+            assert budget is None or fits(strategy.memory, counts, budget, batch=1)
+        strategy.aggregate_train(server_round, answers(strategy, messages, num_cut=1 if kind.prunes else 0))
+        assert {row.status for row in strategy.reports} == {"ok"}
+        state, counts = strategy.state, strategy.state.structure.counts
+        assert {n: w.shape for n, w in state.weights.items()} == {
+            name: strategy.layout.shape(name, counts) for name in strategy.layout.shapes
+        }
 
 
 def test_a_strategy_of_the_users_own_is_found_by_reference():
     chosen = load_scenario("quickstart", ["strategy.name='test_strategies:Own'"])
     assert type(prepare(chosen).strategy).__name__ == "Own"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "owners"),
+    [
+        ("heterofl", "quorum=0.5", "mask_intersection, zero_filled"),
+        ("mask_intersection", "levels=[0.5]", "heterofl, fedrolex, fjord, federated_dropout"),
+        ("dense", "uncovered=zero", "mask_intersection, holders_mean"),
+        ("mask_intersection", "min_votes=3", "feddst"),
+    ],
+)
+def test_an_option_that_another_strategy_owns_is_refused(name, option, owners):
+    chosen = load_scenario("quickstart", [f"strategy.name={name}", f"strategy.{option}"])
+    with pytest.raises(ScenarioError, match=rf"strategy\.{option.partition('=')[0]}: .*'{name}'.*{owners}"):
+        prepare(chosen)
+
+
+@pytest.mark.parametrize("name", ["heterofl", "fedrolex", "fjord", "federated_dropout", "smallest"])
+def test_strategies_that_cut_no_inputs_leave_the_image_whole(name):
+    setup = prepare(load_scenario("quickstart", [f"strategy.name={name}"]))
+    assert set(setup.strategy.layout.widths) == {"fc1", "fc2"}
+    assert not setup.scenario.model.prune_inputs
+
+
+def whole_inputs(kind: type[FleetStrategy], budgets, **values) -> FleetStrategy:
+    model = {"widths": [8, 6], "floor": 1, "prune_inputs": False}
+    return enlisted(kind, budgets, model=model, **values)
+
+
+def test_nested_parts_lie_within_each_other_and_the_model_is_the_widest_of_them():
+    strategy = whole_inputs(HeteroFL, (1500, 2000, 2600))
+    parts = [structure_of(strategy, message) for message in asked(strategy)]
+    assert parts[1].contains(parts[0])
+    assert parts[2].contains(parts[1])
+    assert parts[0] != parts[1] != parts[2] == strategy.state.structure
+    assert all(
+        part.kept(group).tolist() == list(range(n)) for part in parts for group, n in part.counts.items()
+    )
+
+
+def test_levels_are_those_of_the_scenario():
+    strategy = whole_inputs(HeteroFL, (None, 1000), strategy={"name": "heterofl", "levels": [0.5, 0.25]})
+    counts = [dict(structure_of(strategy, message).counts) for message in asked(strategy)]
+    assert counts == [{"fc1": 4, "fc2": 3}, {"fc1": 2, "fc2": 2}]
+
+
+def test_a_rolling_window_moves_with_the_round_and_random_parts_differ_by_client_and_round():
+    budgets = (700, 700)
+    rolling, drawn = (whole_inputs(kind, budgets) for kind in (FedRolex, FederatedDropout))
+    windows = [[structure_of(rolling, m).digest for m in asked(rolling, number)] for number in (1, 2)]
+    parts = [[structure_of(drawn, m).digest for m in asked(drawn, number)] for number in (1, 2)]
+    again = [[structure_of(drawn, m).digest for m in asked(drawn, number)] for number in (1, 2)]
+    assert windows[0][0] == windows[0][1] != windows[1][0]
+    assert len({*parts[0], *parts[1]}) == 4
+    assert parts == again
+
+
+def test_the_smallest_model_is_that_of_the_weakest_device():
+    strategy = whole_inputs(Smallest, (None, 900, 1400))
+    counts = strategy.state.structure.counts
+    assert fits(strategy.memory, counts, 900, batch=1)
+    assert {structure_of(strategy, message).digest for message in asked(strategy)} == {
+        strategy.state.structure.digest
+    }
+    assert strategy.state.num_parameters() < 8 * 5 + 6 * 9 + 3 * 7
+
+
+def one_round(kind: type[FleetStrategy], kept: list[list[int]], **values) -> Structure:
+    """Returns what is left of 8 and 6 units after clients kept these of the first 8, at round 4 of 4."""
+    strategy = enlisted(kind, (None,) * len(kept), **values)
+    replies = []
+    for message, units in zip(asked(strategy), kept, strict=True):
+        state = random_state(strategy.layout, structure(strategy.layout, fc1=units))
+        replies.append(reply(message, update(state, strategy.layout.full(), 10)))
+    strategy.aggregate_train(4, replies)
+    return strategy.state.structure
+
+
+def test_by_the_union_a_unit_goes_when_all_have_cut_it():
+    kept = [[0, 1, 2], [2, 3], [2, 5]]
+    assert one_round(HoldersMean, kept).kept("fc1").tolist() == [0, 1, 2, 3, 5]
+
+
+def test_by_votes_a_unit_needs_as_many_clients_as_asked_for():
+    """At the last round the schedule wants a compression of 2, and more than two units of fc1."""
+    kept = [[0, 1, 2, 7], [2, 3, 7], [2, 5, 7]]
+    survivors = one_round(FedDST, kept, strategy={"name": "feddst", "min_votes": 2})
+    assert {2, 7} <= set(survivors.kept("fc1").tolist())
+    assert survivors.counts["fc1"] == enlisted(FedDST).bounds(4)["fc1"]
+
+
+# Server optimisers
+
+
+def server_step(config: ServerOptimizerConfig, layout, before, means) -> list[ModelState]:
+    optimizer = ServerOptimizer(config, layout)
+    states = [before]
+    for number, mean in enumerate(means, start=1):
+        states.append(optimizer.step(number, states[-1], mean))
+    return states[1:]
+
+
+def constant(layout, value: float, kept: Structure | None = None) -> ModelState:
+    kept = kept or layout.full()
+    shapes = {name: layout.shape(name, kept.counts) for name in layout.shapes}
+    return ModelState({name: np.full(shape, value, np.float32) for name, shape in shapes.items()}, kept)
+
+
+def test_momentum_on_the_server_by_hand():
+    """From 1 the mean 2 gives a step of 1: to 2. Then the mean 2 gives none, and .5 of the last one: 2.5."""
+    layout = dense_layout(3)
+    config = ServerOptimizerConfig("fedavgm", learning_rate=1.0, momentum=0.5)
+    first, second = server_step(config, layout, constant(layout, 1), [constant(layout, 2)] * 2)
+    assert {w for array in first.weights.values() for w in array.ravel().tolist()} == {2.0}
+    assert {w for array in second.weights.values() for w in array.ravel().tolist()} == {2.5}
+
+
+def test_adam_on_the_server_by_hand():
+    """Flower's: delta 1, m = .1, v = .01; its rate for round 1 is eta sqrt(1 - .99^2) / (1 - .9^2)."""
+    layout = dense_layout(3)
+    config = ServerOptimizerConfig("fedadam", learning_rate=0.1, momentum=0.9, beta_2=0.99, tau=0.001)
+    (after,) = server_step(config, layout, constant(layout, 1), [constant(layout, 2)])
+    rate = 0.1 * np.sqrt(1 - 0.99**2) / (1 - 0.9**2)
+    expected = 1 + rate * 0.1 / (np.sqrt(0.01) + 0.001)
+    np.testing.assert_allclose(after.weights["in.weight"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fedavgm", "fedadam", "fedyogi"])
+def test_what_a_server_optimiser_remembers_is_cut_with_the_model(name):
+    """A cut between two steps gives what cutting all three models beforehand gives."""
+    layout = dense_layout(4)
+    part = structure(layout, a=[1, 3])
+    start, one, two = (random_state(layout, layout.full(), seed) for seed in (1, 2, 3))
+    config = ServerOptimizerConfig(name)
+    optimizer = ServerOptimizer(config, layout)
+    between = optimizer.step(1, start, one).cut(layout, part)
+    optimizer.cut(layout.full(), part)
+    cut_late = optimizer.step(2, between, two.cut(layout, part))
+    small = [state.cut(layout, part) for state in (start, one, two)]
+    cut_early = server_step(config, layout, small[0], small[1:])[-1]
+    for weights, expected in zip(cut_late.weights.values(), cut_early.weights.values(), strict=True):
+        np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_running_statistics_are_no_parameters_to_a_server_optimiser():
+    arch = ARCHITECTURES["resnet20"]
+    before = initial_state(arch, 0)
+    mean = ModelState({name: w + 1 for name, w in before.weights.items()}, before.structure)
+    after = ServerOptimizer(ServerOptimizerConfig("fedadam"), arch.layout).step(1, before, mean)
+    for name in arch.layout.shapes:
+        taken = np.array_equal(after.weights[name], mean.weights[name])
+        assert taken == (name in arch.layout.buffers)
+
+
+def test_a_strategy_takes_the_step_of_the_servers_optimiser():
+    values = {"strategy": {"name": "dense", "optimizer": {"name": "fedavgm", "learning_rate": 0.5}}}
+    strategy, plain = enlisted(Dense, (None,), **values), enlisted(Dense, (None,))
+    before = strategy.state
+    (message,) = asked(strategy)
+    state = random_state(strategy.layout, strategy.layout.full(), 1)
+    strategy.aggregate_train(1, [reply(message, update(state, None, 10))])
+    (message,) = asked(plain)
+    plain.aggregate_train(1, [reply(message, update(state, None, 10))])
+    for name, got in strategy.state.weights.items():
+        half_way = before.weights[name] + 0.5 * (plain.state.weights[name] - before.weights[name])
+        np.testing.assert_allclose(got, half_way, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("mask_intersection", True), ("dense", False)])
@@ -471,7 +680,7 @@ class Own(MaskIntersection):
 @pytest.mark.parametrize(
     ("name", "match"),
     [
-        ("mask_intersektion", "mask_intersection, dense, exclusive.*Did you mean 'mask_intersection'"),
+        ("mask_intersektion", "mask_intersection, holders_mean.*dense.*Did you mean 'mask_intersection'"),
         ("factories:MemoryGrid", "no subclass of FleetStrategy"),
         ("factories:Nothing", "'factories' has no 'Nothing'"),
         ("no_such_module:Own", "'no_such_module'.*Python path"),

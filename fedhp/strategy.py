@@ -1,0 +1,85 @@
+"""What a scenario says of the aggregation strategy; the strategies themselves are in ``strategies/``."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from fedhp.choices import check_choice
+from fedhp.errors import ScenarioError
+from fedhp.reconcile import MEANS
+
+UNCOVERED = tuple(name for name in MEANS if name != "zero_filled")
+# The server's optimisers, and the learning rates that Flower gives them.
+SERVER_OPTIMIZERS = {"none": 1.0, "fedavgm": 1.0, "fedadam": 0.1, "fedyogi": 0.01}
+
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda value: 0 < value < math.inf, "finite and above 0"),
+    "momentum": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "beta_2": (lambda value: 0 <= value < 1, "from 0 to below 1"),
+    "tau": (lambda value: 0 < value < math.inf, "finite and above 0"),
+}
+
+
+@dataclass(frozen=True)
+class ServerOptimizerConfig:
+    """What the server does with the clients' mean: takes it as it is, or as a step of an optimiser.
+
+    Attributes:
+        name: ``none``, or one of Flower's: ``fedavgm`` (Hsu et al. 2019, arXiv 1909.06335), ``fedadam`` or
+            ``fedyogi`` (Reddi et al. 2020, arXiv 2003.00295).
+        learning_rate: The server's step; by default Flower's own, of `SERVER_OPTIMIZERS`.
+        momentum: ``server_momentum`` of ``fedavgm``, ``beta_1`` of the others.
+        beta_2: Memory of the squares, of ``fedadam`` and ``fedyogi``.
+        tau: Their degree of adaptivity.
+    """
+
+    name: str = "none"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    beta_2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_choice("strategy.optimizer.name", self.name, SERVER_OPTIMIZERS)
+        for key, (is_right, expected) in _NUMBERS.items():
+            value = getattr(self, key)
+            if value is not None and not is_right(value):
+                raise ScenarioError(f"strategy.optimizer.{key} must be {expected}, got {value}")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return SERVER_OPTIMIZERS[self.name] if self.learning_rate is None else self.learning_rate
+
+
+@dataclass(frozen=True)
+class StrategyConfig:
+    """How updates become one model. Each strategy has some of these options, and refuses the others.
+
+    Attributes:
+        name: A strategy's name (``fedhp strategies`` lists them) or ``package.module:Class``.
+        quorum: Share (by examples) of the clients that were assigned a unit that must have kept it for the
+            unit to survive; 1 is the intersection of the masks.
+        min_votes: Clients that must have kept a unit for it to survive, of ``feddst``.
+        uncovered: What becomes of weights that no client held in a round: ``keep`` their value, ``zero``,
+            or ``residual``: whoever did not hold a weight counts as having left it as it was.
+        levels: Widths, as shares of the full model's, of which a device trains the largest that fits; none
+            takes the largest that fits at all, and ``fjord`` its paper's five.
+        optimizer: The server's optimiser, which every strategy can have.
+    """
+
+    name: str = "mask_intersection"
+    quorum: float = 1.0
+    min_votes: int = 2
+    uncovered: str = "keep"
+    levels: list[float] = field(default_factory=list)
+    optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.quorum <= 1:
+            raise ScenarioError(f"strategy.quorum must be above 0 and at most 1, got {self.quorum}")
+        if self.min_votes < 1:
+            raise ScenarioError(f"strategy.min_votes must be at least 1, got {self.min_votes}")
+        check_choice("strategy.uncovered", self.uncovered, UNCOVERED)
+        if not all(0 < level <= 1 for level in self.levels):
+            raise ScenarioError(f"strategy.levels must be above 0 and at most 1 each, got {self.levels}")

@@ -1,0 +1,19 @@
+"""Federated dropout: units at random."""
+
+from collections.abc import Mapping
+
+from fedhp.seeds import generator
+from fedhp.structure import Structure
+from fedhp.submodels import random_part
+
+from .roster import Device
+from .submodel import SubModel
+
+
+class FederatedDropout(SubModel):
+    """Federated dropout (Caldas et al. 2018, arXiv 1812.07210): every client and round draws its units."""
+
+    def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
+        """Units drawn for this client and round."""
+        stream = generator(self.scenario.seed, "federated dropout", server_round, device.client)
+        return random_part(self.layout.widths, counts, stream)

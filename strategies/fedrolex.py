@@ -1,0 +1,17 @@
+"""FedRolex: a rolling window of units."""
+
+from collections.abc import Mapping
+
+from fedhp.structure import Structure
+from fedhp.submodels import rolling
+
+from .roster import Device
+from .submodel import SubModel
+
+
+class FedRolex(SubModel):
+    """FedRolex (Alam et al. 2022, arXiv 2212.01548): the part moves by a unit a round."""
+
+    def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
+        """The round's window."""
+        return rolling(self.layout.widths, counts, server_round)

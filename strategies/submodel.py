@@ -1,0 +1,63 @@
+"""What the strategies share that send small devices a part of a dense model, and prune nothing."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+
+from fedhp.reconcile import Reconciliation
+from fedhp.state import ModelState
+from fedhp.structure import Structure
+from fedhp.submodels import first, level_counts
+
+from .fleet import FleetStrategy
+from .roster import Device
+
+
+class SubModel(FleetStrategy):
+    """Every device trains the widest part that its budget holds, all groups cut alike; subclasses say which.
+
+    The global model stays dense. Inputs stay whole: no such method cuts an image.
+    """
+
+    cuts_inputs = False
+    options = frozenset({"levels", "uncovered"})
+
+    @property
+    def levels(self) -> Sequence[float]:
+        """The widths that a part can have, as shares of the full model's; none for any."""
+        return self.scenario.strategy.levels
+
+    @abstractmethod
+    def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
+        """Returns which units, in these numbers, a device trains in a round."""
+
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """The part for the device and the round."""
+        return self.part(self.counts(device.profile.memory_bytes), device, server_round)
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - a process holds one strategy
+    def counts(self, budget: int | None) -> Mapping[str, int]:
+        """Returns the unit counts of the widest part that fits a budget in bytes."""
+        return level_counts(self.memory, self.levels, budget, self.scenario.train.batch_size)
+
+    def average(self, reconciliation: Reconciliation) -> ModelState:
+        """Means over holders."""
+        return reconciliation.mean(self.scenario.strategy.uncovered)
+
+
+class Nested(SubModel):
+    """Parts are the first units of every group, so that a small one lies within every larger one."""
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices, and starts from the widest part that one of them trains.
+
+        Units beyond it would stay at their random initial weights and only do harm.
+        """
+        super().enlist(devices)
+        parts = [self.counts(device.profile.memory_bytes) for device in self.devices]
+        widest = {group: max(counts[group] for counts in parts) for group in self.layout.widths}
+        self.start_from(first(self.layout.widths, widest))
+
+    def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
+        """The first units."""
+        return first(self.layout.widths, counts)
