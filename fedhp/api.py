@@ -27,7 +27,9 @@ QUERY_FLEET = "strategies.roster:query_fleet"
 _LOAD = "load it with the version of fedhp that wrote it"
 
 
-def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
+def simulate(
+    scenario: str | Path | Scenario, out: str | Path | None = None, *, show: bool = True, **overrides: Any
+) -> RunResult:
     """Runs a scenario on simulated devices and returns its record.
 
     Example:
@@ -37,6 +39,7 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
     Args:
         scenario: The name of a scenario that ships, the path of a YAML file, or a scenario.
         out: The folder of the record; by default ``runs/<scenario>-<time>``.
+        show: Whether the run is shown in the terminal.
         overrides: Scenario values by nested or dotted key.
 
     Raises:
@@ -45,11 +48,12 @@ def simulate(scenario: str | Path | Scenario, out: str | Path | None = None, **o
     scenario = _scenario("run", scenario, overrides)
     folder = _folder(scenario, out)
     data, clients = scenario.data.name, scenario.fleet.num_clients
-    _logger.info("preparing '%s' for %d clients", data, clients)
+    if show:
+        _logger.info("preparing '%s' for %d clients", data, clients)
     message_bytes = resolve(PREPARE)(scenario).message_bytes  # and every check before any process starts
     if scenario.simulation.num_workers:
         _logger.info("starting the workers")
-    run_config = {"resolved": scenario.to_json(), "out": str(folder)}
+    run_config = {"resolved": scenario.to_json(), "out": str(folder), "show": show}
     context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
     notes = logging.getLogger("fedhp.notes")
     timeout = scenario.server.timeout_seconds

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
+from fedhp.comparison.command import compare
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import readable_errors, stop_cleanly
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 app.add_typer(bench_app, name="bench")
 app.add_typer(studies_app, name="reproduce")
+app.command()(compare)
 
 
 @app.callback(invoke_without_command=True)

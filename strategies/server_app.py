@@ -31,7 +31,8 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").addFilter(_one_line)
     scenario = _scenario(context)
     folder = _folder(context, scenario)
-    with reporting(scenario, folder) as trackers:
+    show = bool(context.run_config.get("show", True))
+    with reporting(scenario, folder, show) as trackers:
         setup = prepare(scenario)
         _run(grid, setup, trackers)
 

@@ -30,6 +30,7 @@ ROWS = (
     {"simulation"},
     {"api"},
     {"bench", "studies"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,1 @@
+"""``fedhp compare``: aggregation strategies on equal terms, over seeds and one varied key."""

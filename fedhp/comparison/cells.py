@@ -1,0 +1,138 @@
+"""The runs of a comparison: strategies x seeds x the values of one key."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedhp.api import STRATEGIES, simulate
+from fedhp.config import SimulationConfig, given_keys, load_scenario
+from fedhp.errors import ScenarioError
+from fedhp.references import resolve
+from fedhp.strategy import StrategyConfig
+from fedhp.studies.cell import Cell
+
+_OWN = ("seed", "strategy.name")  # keys that a comparison sets itself
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        scenario: A scenario's name or path.
+        strategies: Names of strategies, or classes of the user's own.
+        seeds: Seeds; each fixes partition, initial weights, sampling and batches.
+        key: The key that is varied besides; empty for none.
+        values: Its values.
+        overrides: Scenario values that hold in every run, as on the command line.
+
+    Raises:
+        ScenarioError: If a strategy or a value stands twice, or an override is of a key that is varied.
+    """
+
+    scenario: str
+    strategies: Sequence[str]
+    seeds: Sequence[int]
+    key: str = ""
+    values: Sequence[Any] = ()
+    overrides: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for what, given in (("--strategies", self.strategies), ("--over", list(map(str, self.values)))):
+            if twice := next((one for one in given if list(given).count(one) > 1), None):
+                raise ScenarioError(f"{what} names {twice} twice")
+        varied = [key for key in given_keys(self.overrides) if key in (*_OWN, self.key)]
+        if self.key in _OWN:
+            varied.append(self.key)
+        if varied:
+            raise ScenarioError(
+                f"{', '.join(varied)}: the comparison sets this itself, in each of its runs; leave it out "
+                "(--seeds, --strategies and --over choose among them)"
+            )
+
+
+def parse_over(text: str) -> tuple[str, list[Any]]:
+    """Reads ``key=v1,v2``: the key, and its values as YAML has them, lists too.
+
+    Raises:
+        ScenarioError: If it is not of this form.
+    """
+    key, _, listed = text.partition("=")
+    try:
+        values = yaml.safe_load(f"[{listed}]")
+    except yaml.YAMLError:
+        values = []
+    if not key or not values:
+        raise ScenarioError(
+            f"--over takes key=value,value, such as data.partition.alpha=0.1,0.5; got '{text}'"
+        )
+    return key, values
+
+
+def comparison_cells(comparison: Comparison) -> list[Cell]:
+    """Returns a comparison's runs.
+
+    A key of the ``strategy`` section is varied, and set, for those strategies that own it; of the others
+    there is one run for all its values, which has what the key is without.
+
+    Raises:
+        ScenarioError: If a strategy is unknown, a value wrong, or no strategy owns the key.
+    """
+    return [
+        cell
+        for strategy in comparison.strategies
+        for value in _values(comparison, strategy)
+        for cell in _over_seeds(comparison, strategy, value)
+    ]
+
+
+def _values(comparison: Comparison, strategy: str) -> Sequence[Any]:
+    section, _, option = comparison.key.partition(".")
+    foreign = section == "strategy" and option.partition(".")[0] not in {"optimizer", *_options(strategy)}
+    if foreign and not any(option in _options(other) for other in comparison.strategies):
+        raise ScenarioError(
+            f"--over: none of {', '.join(comparison.strategies)} has a use for {comparison.key}"
+        )
+    return [None] if foreign or not comparison.key else comparison.values
+
+
+def _over_seeds(comparison: Comparison, strategy: str, value: Any) -> Iterator[Cell]:
+    varied = {} if value is None else {comparison.key: value}
+    said = "" if value is None else _said(value)
+    for seed in comparison.seeds:
+        values = {**_without_foreign(strategy), **varied, "strategy.name": strategy, "seed": seed}
+        scenario = load_scenario(comparison.scenario, comparison.overrides, values)
+        place = strategy.replace(":", ".")
+        if said:
+            place += "/" + re.sub(r"[^\w.,-]+", "_", f"{comparison.key.rpartition('.')[2]}-{said}")
+        labels = {"strategy": strategy, "value": said, "seed": seed}
+        yield Cell(f"{place}/seed-{seed}", scenario, run_fleet, labels)
+
+
+def _said(value: Any) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
+
+
+def _without_foreign(strategy: str) -> Mapping[str, Any]:
+    """Returns the options that a strategy does not own, at their defaults: one scenario serves all."""
+    usual, owned = StrategyConfig(), {"name", "optimizer", *_options(strategy)}
+    return {
+        f"strategy.{option.name}": getattr(usual, option.name)
+        for option in fields(StrategyConfig)
+        if option.name not in owned
+    }
+
+
+def _options(strategy: str) -> frozenset[str]:
+    kind = resolve(strategy) if ":" in strategy else resolve(STRATEGIES).get(strategy)
+    return getattr(kind, "options", frozenset())
+
+
+def run_fleet(cell: Cell, root: Path) -> None:
+    """Runs a cell in this process; cells, not clients, run in parallel."""
+    alone = replace(cell.scenario, simulation=SimulationConfig(num_workers=0))
+    simulate(alone, root / cell.name, show=False)

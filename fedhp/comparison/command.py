@@ -1,0 +1,65 @@
+"""``fedhp compare``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from fedhp.terminal import readable_errors
+
+DEFAULT = "mask_intersection,heterofl,fedrolex,exclusive,smallest,dense"
+
+
+def compare(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "quickstart",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
+    ] = None,
+    strategies: Annotated[
+        str, typer.Option(help="Strategies, by commas; 'all' for all that ship.")
+    ] = DEFAULT,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
+    over: Annotated[
+        str, typer.Option(metavar="KEY=V1,V2", help="One key to vary besides.", show_default=False)
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-<scenario>.")] = None,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
+) -> None:
+    """Compare aggregation strategies: same fleet, budgets, seeds and rounds. Repeated, it goes on.
+
+    [bold]Examples[/bold]
+
+      fedhp compare quickstart
+
+      fedhp compare fashion_mnist_fleet --strategies mask_intersection,heterofl,dense --seeds 5
+
+      fedhp compare quickstart --strategies mask_intersection --over strategy.quorum=0.5,0.8,1
+
+      fedhp compare quickstart rounds=10 --over data.partition.alpha=0.1,1 --out runs/noniid
+
+    Every run is a whole record; then come a table (terminal, table.md, CSV) and a picture.
+    """
+    with readable_errors(debug):
+        from fedhp.api import STRATEGIES
+        from fedhp.comparison.cells import Comparison, parse_over
+        from fedhp.comparison.run import run_comparison
+        from fedhp.config import load_scenario
+        from fedhp.references import resolve
+
+        given = overrides or []
+        where = [entry for entry in given if entry.startswith("simulation.")]
+        names = list(resolve(STRATEGIES)) if strategies == "all" else strategies.split(",")
+        key, values = parse_over(over) if over else ("", [])
+        comparison = Comparison(scenario, [name.strip() for name in names], range(seeds), key, values, given)
+        config = load_scenario(scenario, where).simulation
+        outcomes = run_comparison(comparison, out or Path("runs") / f"compare-{Path(scenario).stem}", config)
+        failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
+        if failed:
+            Console(stderr=True, soft_wrap=True).print(
+                f"[bold red]failed:[/bold red] {escape(', '.join(failed))}; the same command tries again",
+                highlight=False,
+            )
+            raise typer.Exit(1)

@@ -1,0 +1,163 @@
+"""From the records of a comparison to its figures: per run, per arm over seeds, per class, and in pairs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import pandas as pd
+from scipy.stats import ttest_rel
+
+from fedhp.studies.cell import Cell, Outcome
+from fedhp.tracking import RunResult, load_run
+
+Row = dict[str, Any]
+
+_MEBIBYTE = 2**20
+# The share of the rounds, the last ones, that a class's accuracy is the mean of: few clients are in each.
+_LAST = 0.2
+
+MEANS = (
+    *("last", "best", "worst_class_accuracy", "compression", "memory_mean", "memory_peak"),
+    *("bytes_up", "bytes_down", "seconds", "violations", "failures"),
+)
+
+
+def run_rows(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> list[Row]:
+    """Returns a row per run: its labels, how it ended, and the figures of its record.
+
+    Accuracies are in percent; memory is what was measured on the devices while they trained, and bytes what
+    was sent, in MiB.
+    """
+    rows = []
+    for cell in cells:
+        outcome = outcomes[cell.name]
+        figures = _figures(load_run(root / cell.name)) if outcome.has_record else {}
+        rows.append({**cell.labels, "status": outcome.status, "reason": outcome.reason, **figures})
+    return rows
+
+
+def _figures(run: RunResult) -> Row:
+    summary, clients = run.summary, _trained(run)
+    by_class = class_accuracy(run)
+    worst = by_class.idxmin() if len(by_class) else ""
+    return {
+        "last": 100 * summary["final_accuracy"],
+        "best": 100 * summary["best_accuracy"],
+        "worst_class": worst,
+        "worst_class_accuracy": by_class[worst] if worst else None,
+        "compression": summary["compression"],
+        "memory_mean": clients["memory_measured_bytes"].mean() / _MEBIBYTE,
+        "memory_peak": clients["memory_measured_bytes"].max() / _MEBIBYTE,
+        "bytes_up": summary["bytes_up"] / _MEBIBYTE,
+        "bytes_down": summary["bytes_down"] / _MEBIBYTE,
+        "seconds": summary["seconds"],
+        "violations": summary["budget_violations"],
+        "failures": summary["failures"],
+    }
+
+
+def _trained(run: RunResult) -> Any:
+    return run.clients[run.clients["status"] == "ok"]
+
+
+def class_accuracy(run: RunResult) -> Any:
+    """Returns a series: per device class the accuracy in percent on the clients' own samples, at the end.
+
+    It is that of the received model on samples held out (``data.local_test``) where there are any, and
+    otherwise that on the samples being trained on.
+    """
+    clients = _trained(run)
+    late = clients[clients["round"] > (1 - _LAST) * run.config.rounds]
+    held_out = "local_accuracy_global"
+    measured = held_out if held_out in late and late[held_out].notna().any() else "accuracy"
+    return 100 * late.groupby("device_class", sort=False)[measured].mean()
+
+
+def class_rows(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> list[Row]:
+    """Returns a row per arm and device class: memory in MiB, accuracy in percent, means over seeds."""
+    parts = []
+    for cell in cells:
+        if not outcomes[cell.name].has_record:
+            continue
+        run = load_run(root / cell.name)
+        classes = _trained(run).groupby("device_class", sort=False)
+        part = pd.DataFrame(
+            {
+                "budget": classes["memory_budget_bytes"].max() / _MEBIBYTE,
+                "memory_mean": classes["memory_measured_bytes"].mean() / _MEBIBYTE,
+                "memory_peak": classes["memory_measured_bytes"].max() / _MEBIBYTE,
+                "accuracy": class_accuracy(run),
+            }
+        )
+        labels = {key: cell.labels[key] for key in ("strategy", "value")}
+        parts.append(part.reset_index().assign(**labels))
+    if not parts:
+        return []
+    every: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False).mean()
+    rows = every.reset_index().to_dict("records")
+    return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
+
+
+def arm_rows(runs: Sequence[Row]) -> list[Row]:
+    """Returns a row per strategy and value: means over seeds, and deviations of the accuracies."""
+    return [_arm(strategy, value, members) for (strategy, value), members in _arms(runs).items()]
+
+
+def _arms(runs: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    arms: dict[tuple[str, str], list[Row]] = {}
+    for row in runs:
+        arms.setdefault((row["strategy"], row["value"]), []).append(row)
+    return arms
+
+
+def _arm(strategy: str, value: str, members: Sequence[Row]) -> Row:
+    done = [row for row in members if "last" in row]
+    row: Row = {"strategy": strategy, "value": value, "seeds": len(done)}
+    for key in MEANS:
+        values = [member[key] for member in done if member[key] is not None]
+        row[key] = mean(values) if values else None
+        row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
+    worst = [member["worst_class"] for member in done]
+    row["worst_class"] = max(set(worst), key=worst.count) if worst else ""
+    row["reason"] = next((member["reason"] for member in members if member["reason"]), "")
+    return row
+
+
+def pair_rows(runs: Sequence[Row]) -> list[Row]:
+    """Returns a row per pair of arms: the difference of their last accuracies, paired over seeds.
+
+    ``points`` is the first's mean less the second's; ``p`` is two-sided, of a paired t-test (Student 1908),
+    None where there are fewer than two common seeds or the differences do not vary. It is not corrected for
+    the number of pairs.
+    """
+    return [
+        row
+        for (one, first), (other, second) in combinations(_arms(runs).items(), 2)
+        for row in _pair(one, other, _by_seed(first), _by_seed(second))
+    ]
+
+
+def _by_seed(members: Sequence[Row]) -> dict[int, float]:
+    return {row["seed"]: row["last"] for row in members if "last" in row}
+
+
+def _pair(
+    one: tuple[str, str], other: tuple[str, str], first: Mapping[int, float], second: Mapping[int, float]
+) -> Iterator[Row]:
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return
+    a, b = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    varies = len(set(differences)) > 1
+    yield {
+        "strategy": one[0],
+        "value": one[1],
+        "other_strategy": other[0],
+        "other_value": other[1],
+        "seeds": len(seeds),
+        "points": mean(differences),
+        "p": float(ttest_rel(a, b).pvalue) if varies else None,
+    }
