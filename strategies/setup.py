@@ -47,7 +47,7 @@ def prepare(scenario: Scenario) -> Setup:
         BudgetError: If a device class cannot train even the smallest structure.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
-    kind = _strategy_class(scenario.strategy.name)
+    kind = strategy_class(scenario.strategy.name)
     _check_options(kind, scenario.strategy)
     if not kind.cuts_inputs:
         scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
@@ -93,7 +93,12 @@ def _check_simulation(scenario: Scenario) -> None:
         )
 
 
-def _strategy_class(name: str) -> type[FleetStrategy]:
+def strategy_class(name: str) -> type[FleetStrategy]:
+    """Returns the strategy of a name, or of the user's own by reference.
+
+    Raises:
+        ScenarioError: If there is none.
+    """
     if ":" not in name:
         own = "; or give a class of your own as 'package.module:Class'"
         check_choice("strategy.name", name, STRATEGIES, own)

@@ -8,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from fedhp.api import STRATEGIES, simulate
+from fedhp.api import simulate
 from fedhp.config import SimulationConfig, given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.strategy import StrategyConfig
 from fedhp.studies.cell import Cell
 
+_STRATEGY = "strategies.setup:strategy_class"
 _OWN = ("seed", "strategy.name")  # keys that a comparison sets itself
 
 
@@ -118,18 +119,18 @@ def _said(value: Any) -> str:
 
 
 def _without_foreign(strategy: str) -> Mapping[str, Any]:
-    """Returns the options that a strategy does not own, at their defaults: one scenario serves all."""
+    """Returns what a strategy has no use for, at its defaults: one scenario serves all."""
     usual, owned = StrategyConfig(), {"name", "optimizer", *_options(strategy)}
-    return {
+    defaults = {
         f"strategy.{option.name}": getattr(usual, option.name)
         for option in fields(StrategyConfig)
         if option.name not in owned
     }
+    return defaults if resolve(_STRATEGY)(strategy).cuts_inputs else {**defaults, "model.prune_inputs": False}
 
 
 def _options(strategy: str) -> frozenset[str]:
-    kind = resolve(strategy) if ":" in strategy else resolve(STRATEGIES).get(strategy)
-    return getattr(kind, "options", frozenset())
+    return resolve(_STRATEGY)(strategy).options
 
 
 def run_fleet(cell: Cell, root: Path) -> None:

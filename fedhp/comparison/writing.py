@@ -44,8 +44,8 @@ paired t-test, not corrected for the number of pairs. With few seeds a large p s
 Column = tuple[str, Callable[[Row], str]]
 
 
-def _number(key: str, form: str) -> Callable[[Row], str]:
-    return lambda row: "-" if row[key] is None else f"{row[key]:{form}}"
+def _number(key: str, form: str, unit: str = "") -> Callable[[Row], str]:
+    return lambda row: "-" if row[key] is None else f"{row[key]:{form}}{unit}"
 
 
 def _spread(key: str) -> Callable[[Row], str]:
@@ -69,7 +69,7 @@ _SHORT: tuple[Column, ...] = (
     ("strategy", name),
     ("last", _spread("last")),
     ("worst class", _WORST),
-    ("smaller", lambda row: _number("compression", ".1f")(row) + "x"),
+    ("smaller", _number("compression", ".1f", "x")),
     ("memory", _number("memory_mean", ".2f")),
     ("up", _number("bytes_up", ",.0f")),
 )
@@ -82,7 +82,7 @@ _LONG: tuple[Column, ...] = (
         "worst class",
         lambda row: f"{_WORST(row)} {row['worst_class']}".strip(),
     ),
-    ("compression", lambda row: _number("compression", ".1f")(row) + "x"),
+    ("compression", _number("compression", ".1f", "x")),
     ("memory, mean", _number("memory_mean", ".2f")),
     ("memory, peak", _number("memory_peak", ".2f")),
     ("violations", _number("violations", ".0f")),
