@@ -1,0 +1,172 @@
+"""Comparing strategies: which runs there are, what the tables say, going on where it was cut short."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import fedhp
+from fedhp.cli import app
+from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
+from fedhp.comparison.figure import pareto
+from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
+from fedhp.errors import ScenarioError
+
+CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
+
+
+def cells(strategies, *, key="", values=(), overrides=(), seeds=(0, 1)):
+    return comparison_cells(Comparison("quickstart", strategies, seeds, key, values, overrides))
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "values"),
+    [
+        ("strategy.quorum=0.5,1", "strategy.quorum", [0.5, 1]),
+        ("strategy.levels=[1,0.5],[0.25]", "strategy.levels", [[1, 0.5], [0.25]]),
+        ("memory.batch_policy=fixed,fill", "memory.batch_policy", ["fixed", "fill"]),
+    ],
+)
+def test_what_is_varied_is_read_as_yaml_has_it(text, key, values):
+    assert parse_over(text) == (key, values)
+
+
+@pytest.mark.parametrize("text", ["strategy.quorum", "=1,2", "strategy.quorum=", "strategy.levels=[1,["])
+def test_what_cannot_be_read_is_refused_with_an_example(text):
+    with pytest.raises(ScenarioError, match=r"--over takes key=value,value, such as"):
+        parse_over(text)
+
+
+def test_runs_are_those_of_every_strategy_value_and_seed():
+    found = cells(["dense", "exclusive"], key="data.partition.alpha", values=[0.1, 1.0])
+    assert [cell.name for cell in found] == [
+        f"{strategy}/alpha-{value}/seed-{seed}"
+        for strategy in ("dense", "exclusive")
+        for value in (0.1, 1.0)
+        for seed in (0, 1)
+    ]
+    first = found[0].scenario
+    assert (first.strategy.name, first.data.partition.alpha, first.seed) == ("dense", 0.1, 0)
+
+
+def test_an_option_is_varied_and_set_only_for_those_that_own_it():
+    found = cells(["mask_intersection", "heterofl"], key="strategy.quorum", values=[0.5, 1.0], seeds=[0])
+    assert [(cell.name, cell.scenario.strategy.quorum) for cell in found] == [
+        ("mask_intersection/quorum-0.5/seed-0", 0.5),
+        ("mask_intersection/quorum-1.0/seed-0", 1.0),
+        ("heterofl/seed-0", 1.0),
+    ]
+    fixed = cells(["mask_intersection", "heterofl"], overrides=["strategy.quorum=0.7"], seeds=[0])
+    assert [cell.scenario.strategy.quorum for cell in fixed] == [0.7, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("strategies", "values", "match"),
+    [
+        (
+            ["heterofl", "dense"],
+            {"key": "strategy.quorum", "values": [1]},
+            "none of heterofl, dense has a use",
+        ),
+        (["hetrofl"], {}, "Did you mean 'heterofl'"),
+        (["dense", "dense"], {}, "--strategies names dense twice"),
+        (["dense"], {"key": "rounds", "values": [1, 1]}, "--over names 1 twice"),
+        (["dense"], {"overrides": ["seed=3"]}, "seed: the comparison sets this itself"),
+        (
+            ["dense"],
+            {"overrides": ["rounds=3"], "key": "rounds", "values": [1]},
+            "rounds: the comparison sets",
+        ),
+        (["dense"], {"key": "strategy.name", "values": ["x"]}, "strategy.name: the comparison sets this"),
+    ],
+)
+def test_a_comparison_that_makes_no_sense_is_refused(strategies, values, match):
+    with pytest.raises(ScenarioError, match=match):
+        cells(strategies, **values)
+
+
+def run(strategy: str, seed: int, last: float, **figures):
+    usual = {**dict.fromkeys(MEANS, 1.0), "worst_class": "phone", "reason": ""}
+    return {**usual, "strategy": strategy, "value": "", "seed": seed, "last": last, **figures}
+
+
+RUNS = [run("a", 0, 91), run("a", 1, 93), run("a", 2, 95), run("b", 0, 90), run("b", 1, 91), run("b", 2, 92)]
+
+
+def test_an_arm_is_the_mean_and_the_sample_deviation_over_its_seeds():
+    a, b = arm_rows(RUNS)
+    assert (a["last"], a["last_deviation"], a["seeds"]) == (93, 2, 3)
+    assert (b["last"], b["last_deviation"]) == (91, 1)
+
+
+def test_an_arm_of_one_seed_has_no_deviation_and_one_without_records_no_figures():
+    one, none = arm_rows([RUNS[0], {"strategy": "c", "value": "", "seed": 0, "reason": "no budget"}])
+    assert (one["last"], one["last_deviation"]) == (91, None)
+    assert (none["last"], none["seeds"], none["reason"]) == (None, 0, "no budget")
+
+
+def test_the_difference_of_a_pair_is_paired_over_seeds():
+    """Differences 1, 2, 3: mean 2, t = 2 sqrt(3) of two degrees of freedom, p = 1 - t / sqrt(2 + t^2)."""
+    (pair,) = pair_rows(RUNS)
+    t = 2 * math.sqrt(3)
+    assert (pair["points"], pair["seeds"]) == (2, 3)
+    assert pair["p"] == pytest.approx(1 - t / math.sqrt(2 + t * t))
+
+
+@pytest.mark.parametrize("last", [[90, 92, 94], [90]])
+def test_where_differences_do_not_vary_there_is_no_p(last):
+    runs = [*RUNS[:3], *(run("b", seed, value) for seed, value in enumerate(last))]
+    (pair,) = pair_rows(runs)
+    assert (pair["points"], pair["p"]) == (1, None)
+
+
+def test_the_pareto_front_is_what_nothing_beats():
+    points = [(2.0, 90.0), (1.0, 80.0), (3.0, 85.0), (4.0, 95.0), (1.0, 70.0)]
+    assert pareto(points) == [1, 0, 3]
+
+
+def compare(*words: str):
+    return CliRunner().invoke(app, ["compare", "quickstart", *CHEAP, *words])
+
+
+def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path):
+    words = ["--strategies", "mask_intersection,exclusive", "--seeds", "2", "--out", str(tmp_path / "c")]
+    first = compare(*words)
+    assert first.exit_code == 0, first.output
+    records = sorted(path.parent for path in tmp_path.rglob("summary.json"))
+    assert len(records) == 4
+    accuracy = [100 * fedhp.load_run(folder).summary["final_accuracy"] for folder in records]
+    table = pd.read_csv(tmp_path / "c" / "table.csv").set_index("strategy")
+    assert table.loc["exclusive", "last"] == pytest.approx(sum(accuracy[:2]) / 2)
+    assert table.loc["mask_intersection", "last"] == pytest.approx(sum(accuracy[2:]) / 2)
+    classes = pd.read_csv(tmp_path / "c" / "classes.csv")
+    assert set(classes[classes.strategy == "exclusive"].device_class) == {"gateway"}
+    assert (classes.memory_peak <= classes.budget).all()
+    text = (tmp_path / "c" / "table.md").read_text()
+    assert text.count("| mask_intersection | 2 |") == 1
+    assert (tmp_path / "c" / "figure.svg").exists()
+    manifest = json.loads((tmp_path / "c" / "comparison.json").read_text())
+    assert {one["status"] for one in manifest["runs"]} == {"finished"}
+
+    (records[0] / "summary.json").unlink()  # as if it had been cut short
+    kept = (records[1] / "summary.json").stat().st_mtime_ns
+    again = compare(*words)
+    assert again.exit_code == 0, again.output
+    assert (records[0] / "summary.json").exists()
+    assert (records[1] / "summary.json").stat().st_mtime_ns == kept
+
+    other = compare("rounds=3", *words)
+    assert other.exit_code == 2
+    assert "rounds: 2, now 3" in other.output
+
+
+def test_strategies_are_compared_from_the_same_start_on_the_same_data(tmp_path):
+    """Round 0 is the same model wherever nothing is left out: same seed, same accuracy."""
+    words = ["--strategies", "fedrolex,dense", "--seeds", "1", "--out", str(tmp_path)]
+    assert compare("model.prune_inputs=false", *words).exit_code == 0
+    one, other = (fedhp.load_run(tmp_path / name / "seed-0") for name in ("fedrolex", "dense"))
+    assert one.rounds.accuracy[0] == other.rounds.accuracy[0]
+    shards = [run.clients.groupby("client").num_examples.first().to_dict() for run in (one, other)]
+    assert shards[0] == shards[1]
