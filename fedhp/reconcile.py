@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.coverage import Coverage
 from fedhp.state import ModelState, Update, Weights
 from fedhp.structure import Layout, Structure
 from fedhp.sums import WeightedSums
@@ -35,6 +36,7 @@ class Reconciliation:
         self._layout = layout
         self._state = state
         self._weights = WeightedSums(layout, state.structure)
+        self._coverage = Coverage(layout, state.structure)
         self._examples = 0.0
         counts = state.structure.counts
         self._assigned = {group: np.zeros(count) for group, count in counts.items()}
@@ -47,6 +49,7 @@ class Reconciliation:
         current, held = self._state.structure, update.state.structure
         examples = float(update.num_examples)
         self._weights.add(update.state, examples)
+        self._coverage.add(held, examples)
         self._examples += examples
         for group in current.masks:
             self._assigned[group][current.positions(update.assigned, group)] += examples
@@ -72,7 +75,7 @@ class Reconciliation:
             uncovered: What entries count for that a client did not hold: a name in `MEANS`.
         """
         rule = MEANS[uncovered]
-        sums, held = self._weights.totals()
+        sums, held = self._weights.totals(), self._coverage.held()
         mean = {
             name: rule(sums[name], held[name], self._examples, old).astype(np.float32)
             for name, old in self._state.weights.items()
@@ -90,7 +93,8 @@ class Reconciliation:
 
 
 def _over_holders(total: Any, held: Any, everyone: float, otherwise: Any) -> Any:
-    return np.divide(total, held, out=np.array(otherwise, np.float64), where=held > 0)
+    out = np.array(otherwise, np.float64)
+    return np.divide(total, held, out=out, where=np.broadcast_to(held > 0, out.shape))
 
 
 # From the sum over an entry's holders, the holders' examples, everyone's examples and the entry's value

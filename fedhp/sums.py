@@ -1,7 +1,7 @@
 """Sums over clients' weights of different structures, entry by entry."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -25,17 +25,27 @@ class _Buffer:
         self._sums: dict[str, NDArray[np.float32]] = {}
 
     def add(self, state: ModelState, examples: float, scratch: NDArray[np.float32]) -> None:
-        sums = self.sums()
+        if self._first is not None:
+            first, self._first = self._first, None
+            self._sums = {name: w * np.float32(self.examples) for name, w in first.weights.items()}
         for name, weights in state.weights.items():
-            scaled = scratch[: weights.size].reshape(weights.shape)
-            sums[name] += np.multiply(weights, np.float32(examples), out=scaled)
+            self._sums[name] += _scaled(weights, examples, scratch)
         self.examples += examples
 
-    def sums(self) -> dict[str, NDArray[np.float32]]:
-        if self._first is not None:
-            weights, self._first = self._first.weights, None
-            self._sums = {name: array * np.float32(self.examples) for name, array in weights.items()}
-        return self._sums
+    def sums(self, scratch: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+        """Yields the sums; that of a single update is in ``scratch``, until the next is asked for."""
+        if self._first is None:
+            yield from self._sums.items()
+            return
+        for name, weights in self._first.weights.items():
+            yield name, _scaled(weights, self.examples, scratch)
+
+
+def _scaled(
+    weights: NDArray[np.float32], examples: float, scratch: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    out = scratch[: weights.size].reshape(weights.shape)
+    return np.multiply(weights, np.float32(examples), out=out)
 
 
 class WeightedSums:
@@ -53,9 +63,6 @@ class WeightedSums:
         self._layout, self._structure = layout, structure
         self._shapes = {name: layout.shape(name, structure.counts) for name in layout.shapes}
         self._sums = {name: torch.zeros(shape) for name, shape in self._shapes.items()}
-        # Examples behind each entry; updates that hold every entry are counted once for all of them.
-        self._held: dict[str, torch.Tensor] = {}
-        self._held_by_all = 0.0
         self._buffers: dict[str, _Buffer] = {}
         self._scratch = np.empty(max(map(math.prod, self._shapes.values())), np.float32)
 
@@ -69,37 +76,29 @@ class WeightedSums:
             self._spread(self._buffers.pop(next(iter(self._buffers))))
         self._buffers[digest] = _Buffer(state, examples)
 
-    def totals(self) -> tuple[Weights, Mapping[str, NDArray[np.float64]]]:
-        """Returns per parameter the sum over the holders of every entry, and the holders' examples."""
+    def totals(self) -> Weights:
+        """Returns per parameter the sum over the clients that hold an entry."""
         while self._buffers:
             self._spread(self._buffers.pop(next(iter(self._buffers))))
-        by_all = np.full((), self._held_by_all)
-        held = {name: by_all + part.numpy() for name, part in self._held.items()}
-        return (
-            {name: total.numpy() for name, total in self._sums.items()},
-            {name: np.broadcast_to(held.get(name, by_all), shape) for name, shape in self._shapes.items()},
-        )
+        return {name: total.numpy() for name, total in self._sums.items()}
 
     def _spread(self, buffer: _Buffer) -> None:
         """Adds a compact sum to the entries of the model that it stands for."""
-        complete = buffer.structure == self._structure
-        self._held_by_all += buffer.examples if complete else 0.0
-        for name, array in buffer.sums().items():
-            total = torch.from_numpy(array)
-            if complete:
-                self._sums[name].add_(total)
-                continue
-            entries = self._entries(name, buffer.structure)
-            self._sums[name].view(-1).index_add_(0, entries, total.view(-1))
-            if name not in self._held:
-                self._held[name] = torch.zeros(self._shapes[name], dtype=torch.float64)
-            examples = torch.tensor(buffer.examples, dtype=torch.float64).expand(len(entries))
-            self._held[name].view(-1).index_add_(0, entries, examples)
+        for name, array in buffer.sums(self._scratch):
+            total, sums = torch.from_numpy(array), self._sums[name]
+            takes = self._layout.indices(name, self._structure, buffer.structure)
+            if not takes:
+                sums.add_(total)
+            elif [axis for axis, _ in takes] == [0]:
+                sums.numpy()[takes[0][1]] += array  # whole rows; torch adds them one by one
+            else:
+                entries = _flat(sums.shape, dict(takes))
+                sums.view(-1).index_add_(0, entries, total.view(-1))
 
-    def _entries(self, name: str, structure: Structure) -> torch.Tensor:
-        """Returns where in the flat parameter the entries of a compact one stand."""
-        takes = dict(self._layout.indices(name, self._structure, structure))
-        flat = np.zeros((), np.int64)
-        for axis, size in enumerate(self._shapes[name]):
-            flat = flat[..., None] * size + takes.get(axis, np.arange(size))
-        return torch.from_numpy(np.ascontiguousarray(flat).reshape(-1))
+
+def _flat(shape: Sequence[int], takes: Mapping[int, NDArray[np.intp]]) -> torch.Tensor:
+    """Returns where in a flat parameter the entries of a compact one stand, given what is taken by axis."""
+    flat = np.zeros((), np.int64)
+    for axis, size in enumerate(shape):
+        flat = flat[..., None] * size + takes.get(axis, np.arange(size))
+    return torch.from_numpy(flat.reshape(-1))

@@ -17,7 +17,7 @@ ROWS = (
     {"devices", "evidence", "batches", "channels", "modules", "networks", "rehearsal"},
     {"state", "tracing"},
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
-    {"models", "data", "pruning", "sums"},
+    {"models", "data", "pruning", "sums", "coverage"},
     {"assignment", "evaluation", "reconcile"},
     {"recipe", "strategy", "submodels"},
     {"ordered"},

@@ -7,6 +7,7 @@ import pytest
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
 from fedhp.bench.process import run_process
+from fedhp.bench.reconcile import KINDS, run_reconcile
 
 
 def test_the_engine_counts_what_it_exchanged():
@@ -28,6 +29,12 @@ def test_a_fleet_is_summed_up_over_its_seeds():
     assert summary["last_accuracy"] == pytest.approx((first + second) / 2)
     assert summary["last_accuracy_deviation"] == pytest.approx(abs(first - second) / 2**0.5)
     assert dense["compression"] == 1 < summary["compression"]
+
+
+def test_reconciling_is_measured_for_every_kind_of_structures():
+    rows = run_reconcile(num_updates=10, repeats=1)["rows"]
+    assert [row["structures"] for row in rows] == list(KINDS)
+    assert all(row["ratio"] == pytest.approx(row["seconds"] / row["read_seconds"]) for row in rows)
 
 
 @pytest.mark.integration

@@ -114,6 +114,18 @@ def growth(workers: Workers = 2, json_file: Json = None) -> None:
 
 @app.command()
 @readable_errors()
+def reconcile(
+    updates: Annotated[int, typer.Option(help="Updates of a million parameters.")] = 1000,
+    json_file: Json = None,
+) -> None:
+    """Reconciling many updates beside reading them once from memory, and the memory that it takes."""
+    from fedhp.bench.reconcile import run_reconcile
+
+    _report(run_reconcile(updates), json_file)
+
+
+@app.command()
+@readable_errors()
 def process(
     limit: Annotated[str, typer.Option(help="What the system allows.")] = "16MiB",
     epochs: Annotated[int, typer.Option(help="Passes over the digits.")] = 10,
