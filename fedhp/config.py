@@ -94,6 +94,7 @@ class WandbConfig:
     project: str = "fedhp"
     entity: str = ""
     group: str = ""
+    name: str = ""
 
     def __post_init__(self) -> None:
         check_choice("tracking.wandb.mode", self.mode, WANDB_MODES)

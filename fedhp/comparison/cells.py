@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from fedhp.api import simulate
-from fedhp.config import SimulationConfig, given_keys, load_scenario
+from fedhp.config import Scenario, SimulationConfig, TrackingConfig, given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.strategy import StrategyConfig
@@ -111,7 +111,15 @@ def _over_seeds(comparison: Comparison, strategy: str, value: Any) -> Iterator[C
         if said:
             place += "/" + re.sub(r"[^\w.,-]+", "_", f"{comparison.key.rpartition('.')[2]}-{said}")
         labels = {"strategy": strategy, "value": said, "seed": seed}
-        yield Cell(f"{place}/seed-{seed}", scenario, run_fleet, labels)
+        name = f"{place}/seed-{seed}"
+        yield Cell(name, _grouped(comparison, scenario, name), run_fleet, labels)
+
+
+def _grouped(comparison: Comparison, scenario: Scenario, name: str) -> Scenario:
+    """Returns a run's scenario with its place in Weights & Biases: a comparison is one group there."""
+    wandb = scenario.tracking.wandb
+    group = wandb.group or f"compare-{Path(comparison.scenario).stem}"
+    return replace(scenario, tracking=TrackingConfig(replace(wandb, group=group, name=name)))
 
 
 def _said(value: Any) -> str:

@@ -51,7 +51,7 @@ class WandbTracker:
                 project=self._config.project,
                 entity=self._config.entity or None,
                 group=self._config.group or None,
-                name=self._folder.name,
+                name=self._config.name or self._folder.name,
                 dir=self._folder,
                 mode=self._config.mode,
                 config=self._scenario.to_dict(),
