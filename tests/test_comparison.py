@@ -87,6 +87,14 @@ def test_a_comparison_that_makes_no_sense_is_refused(strategies, values, match):
         cells(strategies, **values)
 
 
+def test_a_comparison_is_one_group_of_weights_and_biases_unless_the_user_has_a_name_for_it():
+    (cell,) = cells(["dense"], key="rounds", values=[3], seeds=[0])
+    wandb = cell.scenario.tracking.wandb
+    assert (wandb.group, wandb.name) == ("compare-quickstart", "dense/rounds-3/seed-0")
+    (cell,) = cells(["dense"], seeds=[0], overrides=["tracking.wandb.group=mine"])
+    assert cell.scenario.tracking.wandb.group == "mine"
+
+
 def run(strategy: str, seed: int, last: float, **figures):
     usual = {**dict.fromkeys(MEANS, 1.0), "worst_class": "phone", "reason": ""}
     return {**usual, "strategy": strategy, "value": "", "seed": seed, "last": last, **figures}
