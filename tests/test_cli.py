@@ -261,6 +261,23 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
     assert load_run(tmp_path / "record").summary["status"] == "interrupted"
 
 
+def test_a_run_goes_on_quietly_when_nobody_reads_its_output_any_more(tmp_path):
+    """As with ``| head -1``: what counts is the record."""
+    command = [sys.executable, "-m", "fedhp", "run", *FAST, "rounds=3", "--out", "record"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith("preparing")
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait(timeout=60) == 0
+    assert load_run(tmp_path / "record").summary["status"] == "finished"
+
+
 def process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs the command in a process of its own, outside the checkout."""
     return subprocess.run(
