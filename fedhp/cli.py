@@ -20,6 +20,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
+    suggest_commands=False,  # click does
 )
 
 app.add_typer(bench_app, name="bench")
