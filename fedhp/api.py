@@ -14,7 +14,7 @@ from fedhp.errors import RecordError
 from fedhp.models import architecture, to_whole_module
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
-from fedhp.tracking import RunResult, default_folder, load_run, load_state
+from fedhp.tracking import RunResult, check_room, default_folder, load_run, load_state
 
 _logger = logging.getLogger("fedhp")
 
@@ -111,10 +111,7 @@ def _scenario(command: str, scenario: str | Path | Scenario, overrides: Mapping[
 def _folder(scenario: Scenario, out: str | Path | None) -> Path:
     """Returns the folder of the record, once it is known to be free: before anything costs time."""
     folder = Path(out) if out is not None else default_folder(scenario.name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RecordError(
-            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
-        )
+    check_room(folder)
     return folder
 
 

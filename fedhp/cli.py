@@ -13,7 +13,7 @@ from rich.table import Table
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
 from fedhp.studies.command import app as studies_app
-from fedhp.terminal import readable_errors, stop_cleanly
+from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     add_completion=False,
+    suggest_commands=False,  # click does
 )
 
 app.add_typer(bench_app, name="bench")
@@ -150,6 +151,7 @@ def strategies() -> None:
 def main() -> None:
     """Runs the command line; modules of one's own are found where it was called."""
     sys.path.insert(0, os.getcwd())
+    outlive_readers()
     stop_cleanly()
     app()
 

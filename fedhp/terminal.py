@@ -1,5 +1,6 @@
 """What every command does around its work: logging for a terminal, a clean stop, readable errors."""
 
+import io
 import logging
 import math
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -65,6 +67,30 @@ _stop = _Stop()
 def stop_cleanly() -> None:
     """Makes SIGTERM and SIGHUP end this process as Ctrl-C does: everything is closed first."""
     _stop.listen()
+
+
+class _Output(io.FileIO):
+    """An output whose reader may leave, as ``head`` does: from then on, what is written goes nowhere."""
+
+    def write(self, data: Any) -> int | None:
+        """Writes bytes."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.fileno())
+            return super().write(data)
+
+
+def outlive_readers() -> None:
+    """Lets this process go on when nobody reads its output any more: a run is for its record."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None:  # as it is where the shell has closed it
+            raw = _Output(stream.fileno(), "wb", closefd=False)
+            buffer = io.BufferedWriter(raw)
+            lasting = io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=True)
+            setattr(sys, name, lasting)
 
 
 @contextmanager

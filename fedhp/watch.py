@@ -32,8 +32,12 @@ from fedhp.tracking import (
 def plan_run(
     scenario: Scenario, recipe: Recipe, memory: MemoryModel, profiles: Sequence[DeviceProfile]
 ) -> RunPlan:
-    """Returns what is known of a run on these devices before its first round."""
+    """Returns what is known of a run on these devices before its first round; classes as in the scenario."""
     arch = recipe.architecture
+    names = [kind.name for kind in scenario.fleet.classes]
+    names += [profile.device_class for profile in profiles]  # which devices may have given themselves
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    profiles = sorted(profiles, key=lambda profile: place[profile.device_class])
     return RunPlan(
         scenario=scenario,
         layout=arch.layout,

@@ -158,6 +158,33 @@ def test_an_existing_record_is_refused_before_anything_starts(run, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in run.folder.rglob("*")} == before
 
 
+def test_a_run_names_its_folder_in_full(tmp_path, monkeypatch):
+    """Its tables are read when asked for, perhaps from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    one = simulate("run", rounds=1)
+    assert one.folder == tmp_path / "run"
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(one.rounds) == 2
+
+
+@pytest.mark.parametrize("load", [fedhp.load_run, fedhp.load_model])
+def test_a_folder_that_is_not_there_is_refused_as_that(load, tmp_path):
+    with pytest.raises(RecordError, match=r"^no run record at nope: there is no such folder$"):
+        load("nope")
+    (tmp_path / "file").touch()
+    with pytest.raises(RecordError, match=r"^no run record at .*file: it is no folder$"):
+        load(tmp_path / "file")
+
+
+def test_classes_are_told_in_the_scenarios_order(tmp_path):
+    """With shares 1 and 3, the first client is of the second class."""
+    classes = [{"name": "big", "share": 1}, {"name": "tiny", "share": 3, "memory": "48KiB"}]
+    one = simulate(tmp_path / "run", rounds=1, **{"fleet.classes": classes})
+    assert one.clients["device_class"][0] == "tiny"
+    start = (one.folder / "events.log").read_text(encoding="utf-8").splitlines()[0]
+    assert "; 2 big (1.00 GiB), 6 tiny (48.0 KiB); " in start
+
+
 def test_an_empty_folder_is_taken(tmp_path):
     assert simulate(tmp_path, rounds=1).folder == tmp_path
 

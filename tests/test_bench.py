@@ -3,11 +3,14 @@
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from fedhp.bench import process
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
 from fedhp.bench.process import run_process
 from fedhp.bench.reconcile import KINDS, run_reconcile
+from fedhp.cli import app
 
 
 def test_the_engine_counts_what_it_exchanged():
@@ -35,6 +38,23 @@ def test_reconciling_is_measured_for_every_kind_of_structures():
     rows = run_reconcile(num_updates=10, repeats=1)["rows"]
     assert [row["structures"] for row in rows] == list(KINDS)
     assert all(row["ratio"] == pytest.approx(row["seconds"] / row["read_seconds"]) for row in rows)
+
+
+def test_few_runs_of_many_figures_are_shown_whole_on_80_columns(monkeypatch):
+    """A figure that is folded, or a word that is cut, cannot be read."""
+    run = {"limited": True, "params_first": 4_349_962, "held_before": 320.25, "params_last": 434_406}
+    run |= {"predicted": 49.94, "live_tensors": 49.91, "resident": 50.12, "train_accuracy": 0.8532}
+    rows = [{"arm": arm, "outcome": "out of memory", **run} for arm in ("dense", "dense", "dynhp", "dynhp")]
+    monkeypatch.setattr(process, "run_process", lambda *_: {"limit_mebibytes": 16.0, "rows": rows})
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["bench", "process"]).stdout.splitlines()
+    assert len(lines) == 11
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["arm", "dense", "dense", "dynhp", "dynhp"]
+    assert lines[1].count("out of memory") == 4
+    assert lines[2].split() == ["limited", *["yes"] * 4]
+    assert lines[3].split() == ["params", "first", *["4,349,962"] * 4]
+    assert lines[-1].split() == ["limit", "mebibytes", "16"]
 
 
 @pytest.mark.integration

@@ -108,6 +108,16 @@ def test_a_typo_is_refused_and_the_nearest_key_named():
     assert "train" in line
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"), [(["rn"], "run"), (["reproduce", "dynph"], "dynhp"), (["bench", "memry"], "memory")]
+)
+def test_a_mistyped_command_is_asked_about_once(words, meant):
+    result = cli(*words)
+    assert result.exit_code == 2
+    assert result.stderr.count("Did you mean") == 1
+    assert f"'{meant}'" in result.stderr
+
+
 def test_an_unknown_scenario_is_refused_and_the_known_ones_listed():
     assert "fashion_mnist_fleet" in refused("run", "quikstart")
     assert "fashion_mnist_fleet" in refused("show", "quikstart")
@@ -151,6 +161,31 @@ def test_an_existing_record_is_refused_and_left_alone(tmp_path):
     (tmp_path / "record" / "precious").write_text("data", encoding="utf-8")
     assert "record" in refused("run", *FAST, "--out", "record")
     assert (tmp_path / "record" / "precious").read_text(encoding="utf-8") == "data"
+
+
+@pytest.mark.parametrize("verb", [["run"], ["train"], ["reproduce", "dynhp", "--quick"]])
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("file", "Not a directory"),
+        ("file/below", "Not a directory"),
+        ("locked/below", "Permission denied"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_where_nothing_can_be_written_is_refused_before_data_is_looked_for(
+    tmp_path, monkeypatch, verb, out, reason
+):
+    """The data set is none; root, who may write anywhere, is told of the locked folder what others are."""
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
+    message = refused(*verb, "data.name=npz", "data.root=nowhere.npz", "--out", out)
+    assert f"{out} cannot be written to: " in message.replace("\n", "")
+    assert reason in message
+    assert "choose another --out" in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "locked"]
 
 
 def test_debug_shows_the_traceback():
@@ -254,11 +289,29 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
         for _ in range(3):
             running.send_signal(signal.SIGINT)
             time.sleep(0.1)
-        _, errors = running.communicate(timeout=60)
+        output, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (130, "interrupted\n")
     assert len(started) >= 3  # Ray's two daemons and a worker, at the least
     assert psutil.wait_procs(started, timeout=10)[1] == []
+    assert output.splitlines()[-1] == "record: record"
     assert load_run(tmp_path / "record").summary["status"] == "interrupted"
+
+
+def test_a_run_goes_on_quietly_when_nobody_reads_its_output_any_more(tmp_path):
+    """As with ``| head -1``: what counts is the record."""
+    command = [sys.executable, "-m", "fedhp", "run", *FAST, "rounds=3", "--out", "record"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline().startswith("preparing")
+        running.stdout.close()
+        assert running.stderr.read() == ""
+        assert running.wait(timeout=60) == 0
+    assert load_run(tmp_path / "record").summary["status"] == "finished"
 
 
 def process(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -272,6 +325,15 @@ def process(folder: Path, *arguments: str, **environment: str) -> subprocess.Com
         timeout=120,
         check=False,
     )
+
+
+def test_a_run_tells_of_itself_and_nothing_else_does(tmp_path):
+    """Flower has lines of its own for every round, on both outputs."""
+    done = process(tmp_path, "run", *FAST, "rounds=2", "--out", "record")
+    assert (done.returncode, done.stderr) == (0, "")
+    begins = ["preparing", "start: ", "round 0: ", "round 1: ", "round 2: ", "finished: ", "record: record"]
+    lines = done.stdout.splitlines()
+    assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=True)] == begins
 
 
 def test_data_that_is_nowhere_is_refused_in_one_line_and_no_retries(tmp_path):

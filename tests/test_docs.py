@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
+from flwr.cli.app import app as flwr_cli
 from typer.testing import CliRunner
 
 import fedhp
@@ -278,6 +280,13 @@ def test_a_command_of_the_pages_works(reader, page, words):
         assert fedhp.load_run(summary.parent).summary["status"] == "finished"
     num_records = len(list(reader.rglob("summary.json")))
     assert num_records > 1 if verb == "reproduce" else num_records == (verb in ("run", "train"))
+
+
+def test_the_commands_of_flower_in_the_pages_are_there():
+    """As the installed version has them: they come and go between its versions."""
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    named = set(re.findall(r"(?:^|`)flwr ([a-z]+)", text, re.MULTILINE))
+    assert {"run", "list", "log", "stop"} <= named <= set(typer.main.get_command(flwr_cli).commands)
 
 
 @pytest.mark.usefixtures("reader")

@@ -1,6 +1,7 @@
 """Studies: cells that run once, fail alone and wait for each other; figures against hand-computed ones."""
 
 import csv
+import io
 import json
 import math
 import sys
@@ -12,6 +13,7 @@ from xml.etree import ElementTree
 import matplotlib.image
 import numpy as np
 import pytest
+from rich.console import Console
 from small_models import ARCHITECTURES, random_structure
 from typer.testing import CliRunner
 
@@ -22,11 +24,11 @@ from fedhp.criteria import CRITERIA, Criterion
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
 from fedhp.models import fresh_state, initial_state
 from fedhp.studies import table
-from fedhp.studies.cell import Cell, Outcome
+from fedhp.studies.cell import Cell, Outcome, Study
 from fedhp.studies.figure import draw
-from fedhp.studies.grids import Grid, criteria_cells, dynhp_cells, train
+from fedhp.studies.grids import ARMS, Grid, criteria_cells, dynhp_cells, train
 from fedhp.studies.running import run_cells
-from fedhp.studies.writing import write_tables
+from fedhp.studies.writing import show_tables, write_tables
 from fedhp.tracking import load_state
 
 TINY = ("train.epochs=1", "data.max_train=200", "model.widths=[24,16]")
@@ -138,6 +140,10 @@ def die(cell: Cell, root: Path) -> None:
     os._exit(1)
 
 
+def break_down_at_length(cell: Cell, root: Path) -> None:
+    raise RuntimeError("the disk is\ngone")
+
+
 def refuse(cell: Cell, root: Path) -> None:
     raise ScenarioError("there is no normalisation layer")
 
@@ -146,6 +152,7 @@ def refuse(cell: Cell, root: Path) -> None:
     ("fail", "status", "reason"),
     [
         (break_down, "failed", "DataError: the disk is gone"),
+        (break_down_at_length, "failed", "RuntimeError: the disk is gone"),
         (refuse, "refused", "there is no normalisation layer"),
     ],
 )
@@ -267,7 +274,7 @@ def test_an_arms_figures_are_those_computed_by_hand(records):
 
 def test_the_written_tables_hold_those_figures(records):
     rows, arms = summed_up(records)
-    write_tables(records.root, "A title", rows, arms, {"taylor": "Taylor's"})
+    write_tables(records.root, Study("A title", records.cells, {"taylor": "Taylor's"}), rows, arms)
     with (records.root / "table.csv").open() as file:
         read = list(csv.DictReader(file))
     assert [float(row["last"]) for row in read] == pytest.approx([91, 89.5])
@@ -276,6 +283,35 @@ def test_the_written_tables_hold_those_figures(records):
     page = (records.root / "table.md").read_text()
     line = "| Taylor's 4x | 2 | 89.50 ± 0.71 | 90.50 | +1.50 | 4.0x | 0.130 | 0.400 | 0.40 |"
     assert line in page.splitlines()
+
+
+def test_a_table_fits_a_terminal_of_80_columns_with_a_line_per_arm():
+    """The widest names, accuracies and distances that a study of percentages has."""
+    wide = {"seeds": 10, "last": 98.12, "last_deviation": 10.07, "best": 98.12, "below_dense": -10.83}
+    wide |= {"compression": 20.1, "memory_end": 0.262, "memory_mean": 0.377, "time": 10.68}
+    for names, arms in ((ARMS, list(ARMS)), ({}, list(CRITERIA))):
+        rows = [{"scenario": "mnist", "arm": arm, "target": 20.0, **wide} for arm in arms]
+        console = Console(file=io.StringIO(), width=80)
+        show_tables(console, Study("A title", (), names, ["a note"]), rows)
+        _, _, _, *lines, note = console.file.getvalue().splitlines()
+        assert [line[:16].strip() for line in lines] == [f"{names.get(arm, arm)} 20x" for arm in arms]
+        figures = ["10", "98.12", "±", "10.07", "98.12", "-10.83", "20.1x", "0.262", "0.377", "10.68"]
+        assert all(line[16:].split() == figures for line in lines)
+        assert note == "a note"
+
+
+def test_every_cause_stands_on_the_page_once_for_the_seeds_that_share_it(records):
+    """A cell without a record has labels and a reason; that of seed 2 is another."""
+    labels = {"scenario": "quickstart", "arm": "taylor", "status": "failed"}
+    causes = [(4.0, 0, "no room"), (4.0, 1, "no room"), (8.0, 0, "no room"), (4.0, 2, "no time")]
+    rows = [{**labels, "target": t, "seed": s, "reason": reason} for t, s, reason in causes]
+    write_tables(records.root, Study("A title", ()), rows, table.arm_rows(rows))
+    told = [line for line in (records.root / "table.md").read_text().splitlines() if line.startswith("- ")]
+    assert told == [
+        "- taylor 4x, seed 0, 1, failed: no room",
+        "- taylor 8x, seed 0, failed: no room",
+        "- taylor 4x, seed 2, failed: no time",
+    ]
 
 
 def test_the_figure_is_drawn_in_both_formats(records):
@@ -302,12 +338,36 @@ def test_the_command_leaves_tables_and_pictures_and_goes_on_where_it_was(tmp_pat
     words = ["reproduce", study, "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0, first.output
-    made = {"table.md", "table.csv", "cells.csv", "figure.png", "figure.svg", "quickstart"}
+    made = {"study.txt", "table.md", "table.csv", "cells.csv", "figure.png", "figure.svg", "quickstart"}
     assert {path.name for path in tmp_path.iterdir()} == made
-    assert "| dense | 1 |" in (tmp_path / "table.md").read_text()
+    page = (tmp_path / "table.md").read_text()
+    assert "| dense | 1 |" in page
+    taste = "figures of one seed and few samples mean nothing"
+    assert taste in page
+    assert taste in first.stdout
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
     assert "dense" in again.stdout
+
+
+def test_the_arms_of_dynhp_bear_the_same_names_in_terminal_and_page(tmp_path):
+    words = ["reproduce", "dynhp", "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
+    shown = CliRunner().invoke(app, words).stdout
+    for arm in ("dense", "DynHP 20x", "from scratch 20x", "one cut 20x"):
+        assert f"\n{arm} " in shown
+        assert f"\n| {arm} |" in (tmp_path / "table.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "study.txt"])
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path, name):
+    """Another study's, and what is none at all."""
+    (tmp_path / name).write_text("Pruning criteria of mine", encoding="utf-8")
+    (tmp_path / "table.md").write_text("years of work", encoding="utf-8")
+    before = modified(tmp_path)
+    result = CliRunner().invoke(app, ["reproduce", "criteria", "--quick", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "something else than the study 'Pruning criteria'" in result.stderr.replace("\n", "")
+    assert modified(tmp_path) == before
 
 
 def test_the_command_names_what_failed(tmp_path, monkeypatch):
@@ -317,10 +377,15 @@ def test_the_command_names_what_failed(tmp_path, monkeypatch):
     monkeypatch.setitem(CRITERIA, "random", Criterion(fail, tracked=False))
     words = ["reproduce", "criteria", "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 1
-    assert "quickstart/random-5x/seed-0" in result.stderr
-    assert "quickstart/taylor-5x/seed-0" not in result.stderr
-    assert "no score today" in (tmp_path / "table.md").read_text()
+    assert result.exit_code == 2
+    told = [
+        f"  quickstart/random-{target}x/seed-0: ArithmeticError: no score today" for target in (5, 10, 20)
+    ]
+    first, *causes = result.stderr.splitlines()
+    assert first.startswith("error: 3 of 37 runs failed; the same command tries them again")
+    assert causes == told
+    page = (tmp_path / "table.md").read_text()
+    assert "- random 5x, seed 0, failed: ArithmeticError: no score today\n" in page
     assert fedhp.load_run(tmp_path / "quickstart/taylor-5x/seed-0").summary["status"] == "finished"
 
 

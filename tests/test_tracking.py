@@ -343,7 +343,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="choose another --out or remove it"):
         RunRecord(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["keep.txt"]
-    with pytest.raises(RecordError, match="cannot be made"):
+    with pytest.raises(RecordError, match=r"cannot be written to: .*Not a directory"):
         RunRecord(tmp_path / "keep.txt")
 
 
@@ -685,7 +685,7 @@ def test_live_display_shows_the_run_and_gives_the_terminal_back(width: int, heig
     tracker.close()
     text = written(target)
     assert "round 1/2" in text
-    assert "record so far: runs/x" in text
+    assert "record: runs/x" in text
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # cursor hidden, and shown again
     if width >= 80:
         for piece in ("tiny", "80.0%", "3.10", "50%", "100%", "4-8", "client 3 (small) failed in"):
@@ -701,7 +701,7 @@ def test_a_ctrl_c_is_echoed_on_a_line_below_the_display() -> None:
     running = written(target)
     assert running.endswith("╯\n")
     tracker.close()
-    assert "╯\n\x1b[?25hrecord so far" in written(target)[len(running) :]
+    assert "╯\n\x1b[?25hrecord: " in written(target)[len(running) :]
 
 
 def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCaptureFixture) -> None:
@@ -722,6 +722,23 @@ def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCapture
     ]
     assert caplog.messages[6].endswith("replies 0, failures 2; memory small -")
     assert caplog.messages[-1] == "record: runs/x"
+
+
+def test_without_a_terminal_an_interrupted_run_names_its_record_last(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tracker = ConsoleTracker(console(False), Path("runs/x"))  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO, logger="fedhp"):
+        tracker.on_start(make_plan())
+        tracker.on_round(make_report(0), make_state(LAYOUT.full()))
+        tracker.close()
+    assert caplog.messages[-1] == "record: runs/x"
+
+
+def test_a_run_that_never_started_names_no_record(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="fedhp"):
+        ConsoleTracker(console(False), Path("runs/x")).close()  # type: ignore[arg-type]
+    assert caplog.messages == []
 
 
 def test_a_plain_line_names_classes_in_the_fleets_order_and_is_not_long() -> None:

@@ -14,6 +14,7 @@ from fedhp.terminal import readable_errors
 app = typer.Typer(
     help="Measure speed, memory and accuracy; docs/benchmarks.md says with which commands.",
     no_args_is_help=True,
+    suggest_commands=False,  # click does
 )
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
@@ -139,24 +140,44 @@ def process(
 
 
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
-    rows = result.get("rows")
-    if rows:
-        _show(rows)
-    _show([{key: value for key, value in result.items() if not isinstance(value, list)}])
+    for rows in (result.get("rows"), [{k: v for k, v in result.items() if not isinstance(v, list)}]):
+        if rows:
+            many = len(rows) > len(_columns(rows))
+            (_show if many else _show_sideways)(rows)
     _write(json_file, result)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(box=None, header_style="bold")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column == "strategy")
+    for column in _columns(rows):
+        table.add_column(_heading(column), overflow="fold", no_wrap=column == "strategy")
     for row in rows:
-        table.add_row(*(_cell(row.get(column, "")) for column in columns))
+        table.add_row(*(_cell(row.get(column, "")) for column in _columns(rows)))
     Console().print(table)
 
 
+def _show_sideways(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Shows a row as a column: few runs with many figures do not fit a terminal's width otherwise."""
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    for _ in rows:
+        table.add_column(justify="right")
+    for column in _columns(rows):
+        table.add_row(_heading(column), *(_cell(row.get(column, "")) for row in rows))
+    Console().print(table)
+
+
+def _heading(column: str) -> str:
+    return column.replace("_", " ")
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)

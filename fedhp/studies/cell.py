@@ -1,8 +1,8 @@
-"""A cell of a study: one run, what it is called, and what became of it."""
+"""A study and its cells: one run each, what it is called, and what became of it."""
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 from fedhp.config import Scenario, SimulationConfig, TrackingConfig, load_scenario
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.tracking import load_run
+from fedhp.tracking.wording import one_line
 
 _logger = logging.getLogger(__name__)
 
@@ -34,11 +35,28 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        title: What it is about, by which its folder is known again.
+        cells: Its runs; one that needs others stands after them.
+        names: What the arms are called in tables and pictures.
+        notes: What to know of its figures.
+    """
+
+    title: str
+    cells: Sequence[Cell]
+    names: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What became of a cell.
 
     ``refused`` is a combination that makes no sense, such as a criterion that needs a layer that the model
-    lacks; ``failed`` is anything that should not have happened.
+    lacks; ``failed`` is anything that should not have happened. The reason is one line.
     """
 
     status: Literal["finished", "skipped", "refused", "failed"]
@@ -80,10 +98,10 @@ def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
             shutil.rmtree(folder)  # a run that was cut short; `is_finished` has seen that it is this cell's
         cell.run(cell, root)
     except ScenarioError as error:
-        return cell, Outcome("refused", str(error))
+        return cell, Outcome("refused", one_line(str(error)))
     except Exception as error:
         _logger.debug("%s", cell.name, exc_info=True)
-        return cell, Outcome("failed", f"{type(error).__name__}: {error}")
+        return cell, Outcome("failed", one_line(f"{type(error).__name__}: {error}"))
     return cell, Outcome("finished")
 
 

@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from fedhp.errors import TrainingError
 from fedhp.terminal import readable_errors
 
 if TYPE_CHECKING:
-    from fedhp.studies.study import Study
+    from fedhp.studies.cell import Study
 
 app = typer.Typer(
     help="Run a whole study: many runs in parallel, then a table and a picture. Repeated, it goes on.",
     no_args_is_help=True,
+    suggest_commands=False,  # click does
 )
 
 Overrides = Annotated[
@@ -50,11 +50,12 @@ def dynhp(
     """
     with readable_errors(debug):
         from fedhp.studies import grids
-        from fedhp.studies.study import Study
+        from fedhp.studies.cell import Study
 
         names = _scenarios(scenarios, quick, grids.SCENARIOS)
         grid = grids.Grid(names, range(1 if quick else seeds), overrides or ())
-        study = Study("DynHP against its yardsticks", grids.dynhp_cells(grid), grids.ARMS)
+        notes = (*_taste(quick), grids.ABOUT_ARMS)
+        study = Study("DynHP against its yardsticks", grids.dynhp_cells(grid), grids.ARMS, notes)
         _run(study, out, "dynhp", quick, grid.overrides)
 
 
@@ -77,18 +78,24 @@ def criteria(
     """
     with readable_errors(debug):
         from fedhp.studies import grids
-        from fedhp.studies.study import Study
+        from fedhp.studies.cell import Study
 
         names = _scenarios(scenarios, quick, grids.CRITERIA_SCENARIOS)
         varied = ("prune.criterion",)
         grid = grids.Grid(names, range(1 if quick else seeds), overrides or (), varied)
-        _run(Study("Pruning criteria", grids.criteria_cells(grid)), out, "criteria", quick, grid.overrides)
+        study = Study("Pruning criteria", grids.criteria_cells(grid), notes=_taste(quick))
+        _run(study, out, "criteria", quick, grid.overrides)
 
 
 def _scenarios(given: str, quick: bool, default: tuple[str, ...]) -> tuple[str, ...]:
     if given:
         return tuple(name.strip() for name in given.split(","))
     return ("quickstart",) if quick else default
+
+
+def _taste(quick: bool) -> tuple[str, ...]:
+    note = "A taste (--quick): figures of one seed and few samples mean nothing."
+    return (note,) if quick else ()
 
 
 def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
@@ -100,10 +107,7 @@ def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Se
     warn_unused("train", [entry for entry in overrides if entry not in where])
     config = load_scenario("quickstart", where).simulation
     outcomes = run_study(study, out or Path("runs") / (f"{name}-quick" if quick else name), config)
-    failed = [cell for cell, outcome in outcomes.items() if outcome.status == "failed"]
+    failed = [f"{cell}: {outcome.reason}" for cell, outcome in outcomes.items() if outcome.status == "failed"]
     if failed:
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]failed:[/bold red] {escape(', '.join(failed))}; the same command tries again",
-            highlight=False,
-        )
-        raise typer.Exit(1)
+        number = f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again"
+        raise TrainingError("\n  ".join([number, *failed]))

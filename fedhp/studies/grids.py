@@ -25,9 +25,13 @@ DENSE, DYNHP, SCRATCH, ONE_CUT = "dense", "dynhp", "scratch", "one-cut"
 ARMS = {
     DENSE: "dense",
     DYNHP: "DynHP",
-    SCRATCH: "the same small network from scratch",
-    ONE_CUT: "one cut half-way, then fine-tuning",
+    SCRATCH: "from scratch",
+    ONE_CUT: "one cut",
 }
+ABOUT_ARMS = (
+    "from scratch: DynHP's final network, trained from fresh weights. "
+    "one cut: cut to the final size half-way through the training, the rest is fine-tuning."
+)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from fedhp.config import SimulationConfig
 from fedhp.errors import ScenarioError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
+from fedhp.tracking.wording import one_line
 
 OnDone = Callable[[Cell, Outcome], None]
 
@@ -76,4 +77,4 @@ def _next(tasks: Tasks) -> tuple[Cell, Outcome]:
     try:
         return tasks.next_done()
     except LostTaskError as error:
-        return error.args[0], Outcome("failed", f"its process died: {error.__cause__}")
+        return error.args[0], Outcome("failed", one_line(f"its process died: {error.__cause__}"))

@@ -1,37 +1,21 @@
 """A whole study: its cells run, its table shown and written, its picture drawn."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
 
 from fedhp.config import SimulationConfig
 from fedhp.errors import MissingExtraError
-from fedhp.studies.cell import Cell, Outcome
+from fedhp.studies.cell import Outcome, Study
 from fedhp.studies.figure import draw
+from fedhp.studies.folder import claim
 from fedhp.studies.progress import shown
 from fedhp.studies.running import run_cells
 from fedhp.studies.table import arm_rows, cell_rows
 from fedhp.studies.writing import show_tables, write_tables
 
 _logger = logging.getLogger("fedhp")
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study.
-
-    Attributes:
-        title: What it is about.
-        cells: Its runs; one that needs others stands after them.
-        names: What the arms are called in tables and pictures.
-    """
-
-    title: str
-    cells: Sequence[Cell]
-    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, Outcome]:
@@ -48,14 +32,14 @@ def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, O
     Raises:
         FedhpError: If the folder holds something else, or the workers do not start.
     """
+    claim(root, study.title)
     console = Console()
     with shown(console, len(study.cells)) as on_done:
         outcomes = run_cells(study.cells, root, config, on_done)
     rows = cell_rows(study.cells, outcomes, root)
     arms = arm_rows(rows)
-    root.mkdir(parents=True, exist_ok=True)
-    show_tables(console, arms)
-    write_tables(root, study.title, rows, arms, study.names)
+    write_tables(root, study, rows, arms)
+    show_tables(console, study, arms)
     try:
         draw(root, arms, study.names)
     except MissingExtraError as error:

@@ -7,13 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from fedhp.studies.cell import Study
 from fedhp.studies.table import Row
 
 COLUMNS = (
     *("arm", "seeds", "last accuracy", "best", "below dense"),
     *("compression", "memory, end", "memory, mean", "time"),
 )
-
+_SHORT = {"last accuracy": "last", "compression": "smaller"}  # a terminal is narrow
 
 _LEGEND = """
 Accuracies in percent, means over seeds with their standard deviation; `below dense` in points. Memory is the
@@ -22,26 +23,28 @@ is that of training, relative to the dense network of the same seed.
 """
 
 
-def write_tables(
-    root: Path, title: str, cells: Sequence[Row], arms: Sequence[Row], names: Mapping[str, str]
-) -> None:
+def write_tables(root: Path, study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> None:
     """Writes ``cells.csv`` and ``table.csv``, with every digit, and ``table.md``, for people."""
-    _write_csv(root / "cells.csv", cells)
+    _write_csv(root / "cells.csv", rows)
     _write_csv(root / "table.csv", arms)
-    (root / "table.md").write_text("\n".join(_markdown(title, arms, names)), encoding="utf-8")
+    (root / "table.md").write_text("\n".join(_markdown(study, rows, arms)), encoding="utf-8")
 
 
-def show_tables(console: Console, arms: Sequence[Row]) -> None:
-    """Prints a table per scenario, with the arms' short names: a terminal is narrow."""
+def show_tables(console: Console, study: Study, arms: Sequence[Row]) -> None:
+    """Prints a table per scenario, which fits 80 columns, and the notes below."""
     for scenario in scenarios(arms):
         table = Table(title=scenario, title_justify="left", box=None, header_style="bold")
+        table.padding, table.pad_edge = (0, 1, 0, 0), False
         for column in COLUMNS:
             first = column == "arm"
-            table.add_column(column, justify="left" if first else "right", no_wrap=first)
+            heading = _SHORT.get(column, column).replace(" ", "\n")
+            table.add_column(heading, justify="left" if first else "right", no_wrap=first)
         for row in arms:
             if row["scenario"] == scenario:
-                table.add_row(*cells(row))
+                table.add_row(*cells(row, study.names))
         console.print(table)
+    for note in study.notes:
+        console.print(note, markup=False, highlight=False)
 
 
 def scenarios(arms: Sequence[Row]) -> list[str]:
@@ -49,12 +52,10 @@ def scenarios(arms: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(row["scenario"] for row in arms))
 
 
-def cells(row: Row, names: Mapping[str, str] | None = None) -> list[str]:
+def cells(row: Row, names: Mapping[str, str]) -> list[str]:
     """Returns an arm's row as texts, one per entry of `COLUMNS`."""
-    arm = str((names or {}).get(row["arm"], row["arm"]))
-    target = "" if row["target"] == 1 else f" {row['target']:g}x"
     return [
-        arm + target,
+        _arm(row, names),
         str(row["seeds"]),
         _spread(row["last"], row["last_deviation"]),
         _number(row["best"], ".2f"),
@@ -64,6 +65,11 @@ def cells(row: Row, names: Mapping[str, str] | None = None) -> list[str]:
         _number(row["memory_mean"], ".3f"),
         _number(row["time"], ".2f"),
     ]
+
+
+def _arm(row: Row, names: Mapping[str, str]) -> str:
+    target = "" if row["target"] == 1 else f" {row['target']:g}x"
+    return str(names.get(row["arm"], row["arm"])) + target
 
 
 def _spread(value: float | None, deviation: float | None) -> str:
@@ -76,19 +82,30 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
-def _markdown(title: str, arms: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
-    yield f"# {title}"
+def _markdown(study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> Iterator[str]:
+    yield f"# {study.title}"
+    yield from (f"\n{note}" for note in study.notes)
     for scenario in scenarios(arms):
         own = [row for row in arms if row["scenario"] == scenario]
         yield f"\n## {scenario}\n"
         yield f"| {' | '.join(COLUMNS)} |"
         yield f"|{'---|' * len(COLUMNS)}"
-        yield from (f"| {' | '.join(cells(row, names))} |" for row in own)
-        remarks = [(cells(row, names)[0], row["reason"]) for row in own if row["reason"]]
-        if remarks:
-            yield ""
-            yield from (f"- {arm}: {reason}" for arm, reason in remarks)
+        yield from (f"| {' | '.join(cells(row, study.names))} |" for row in own)
+        yield from _causes([row for row in rows if row["scenario"] == scenario], study.names)
     yield _LEGEND
+
+
+def _causes(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
+    """Says why cells have no record: a line for the seeds of an arm that have one cause."""
+    seeds: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if row["reason"]:
+            place = (_arm(row, names), row["status"], row["reason"])
+            seeds.setdefault(place, []).append(str(row["seed"]))
+    if seeds:
+        yield ""
+    for (arm, status, reason), own in seeds.items():
+        yield f"- {arm}, seed {', '.join(own)}, {status}: {reason}"
 
 
 def _write_csv(path: Path, rows: Sequence[Row]) -> None:

@@ -9,7 +9,10 @@ from fedhp.tracking.load import RunResult as RunResult
 from fedhp.tracking.load import load_run as load_run
 from fedhp.tracking.load import load_state as load_state
 from fedhp.tracking.record import RunRecord as RunRecord
+from fedhp.tracking.record import check_room as check_room
 from fedhp.tracking.record import default_folder as default_folder
+from fedhp.tracking.record import is_taken as is_taken
+from fedhp.tracking.record import not_writable as not_writable
 from fedhp.tracking.totals import RunTotals as RunTotals
 from fedhp.tracking.totals import Summary as Summary
 from fedhp.tracking.tracker import RunPlan as RunPlan

@@ -76,21 +76,23 @@ class ConsoleTracker:
         self._progress.end("finished")
         self._stop()
         self._say(wording.finish(summary))
-        if self._folder is not None:
-            self._say(f"record: {self._folder}")
+        self._name_record()
 
     def close(self) -> None:
-        """Gives the terminal back."""
-        if self._live is not None and self._progress is not None:
+        """Gives the terminal back; names the record of a run that was cut short, too."""
+        if self._progress is not None and self._progress.status == "running":
             self._progress.end("interrupted")
             self._stop()
-            if self._folder is not None:
-                self._say(f"record so far: {self._folder}")
+            self._name_record()
 
     def _stop(self) -> None:
         live, self._live = self._live, None
         if live is not None:
             live.stop()
+
+    def _name_record(self) -> None:
+        if self._folder is not None:
+            self._say(f"record: {self._folder}")
 
     def _note(self, text: str) -> None:
         if self._progress is not None:

@@ -25,7 +25,7 @@ class RunResult:
     """A run as its record has it.
 
     Attributes:
-        folder: The run record.
+        folder: The run record, as an absolute path.
         summary: What ``summary.json`` holds; see `Summary` for its keys. A run that was killed, or still goes
             on, has none: then the summary is added up from the rounds so far, ``status`` is "unfinished",
             what they do not tell is None, and ``versions`` is empty.
@@ -60,9 +60,7 @@ def load_run(folder: str | Path) -> RunResult:
     Raises:
         RecordError: If a file is missing, incomplete or damaged; the message names it.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RecordError(f"no run record at {folder}: it is not a folder")
+    folder = _existing(folder)
     config, file = _config(folder / "config.yaml"), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
@@ -85,7 +83,16 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
         from fedhp.tracking import checkpoint
     except ModuleNotFoundError as error:
         raise MissingExtraError("reading a model", error.name or "safetensors", "server") from None
-    return checkpoint.load(Path(folder) / "model.safetensors")
+    return checkpoint.load(_existing(folder) / "model.safetensors")
+
+
+def _existing(folder: str | Path) -> Path:
+    """Returns the absolute path of a record: its tables are read later, perhaps from elsewhere."""
+    path = Path(folder).absolute()
+    if not path.is_dir():
+        flaw = "it is no folder" if path.exists() else "there is no such folder"
+        raise RecordError(f"no run record at {folder}: {flaw}")
+    return path
 
 
 def _summary(path: Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ read at any time while the run goes on; ``summary.json`` appears when it ends. `
 record of a run that goes on or was killed, too.
 """
 
+import errno
 import json
+import os
 import re
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -153,16 +155,43 @@ def round_row(report: RoundReport) -> dict[str, Any]:
     }
 
 
+def check_room(folder: Path) -> None:
+    """Checks that a folder is empty, or can be made: before anything costs time.
+
+    Raises:
+        RecordError: If it holds something, is none, or cannot be made or written to.
+    """
+    if is_taken(folder):
+        raise RecordError(
+            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
+        )
+
+
+def is_taken(folder: Path) -> bool:
+    """Says whether a folder holds something already.
+
+    Raises:
+        RecordError: If it is none, or cannot be made or written to.
+    """
+    try:
+        place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
+        return place == folder and any(folder.iterdir())
+    except OSError as error:
+        raise not_writable(folder, error) from None
+
+
+def not_writable(folder: Path, error: OSError) -> RecordError:
+    """Returns the error that says why nothing can be written to a folder."""
+    return RecordError(f"{folder} cannot be written to: {error}; choose another --out")
+
+
 def _make_empty(folder: Path) -> None:
+    check_room(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        taken = any(folder.iterdir())
     except OSError as error:
-        raise RecordError(
-            f"the run record needs a folder at {folder}, which cannot be made: {error}; choose another --out"
-        ) from None
-    if taken:
-        raise RecordError(
-            f"the folder {folder} for the run record is not empty and nothing is overwritten; "
-            "choose another --out or remove it"
-        )
+        raise not_writable(folder, error) from None
