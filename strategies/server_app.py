@@ -12,14 +12,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.data import note_on_labels, open_dataset
+from fedhp.data import open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
+from fedhp.notes import run_notes
 from fedhp.state import ClientReport
 from fedhp.tracking import Trackers, default_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .roster import query_fleet
-from .setup import Setup, prepare, small_budgets
+from .setup import Setup, prepare
 
 _PATIENCE = 3
 
@@ -68,11 +69,10 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
     plan = plan_run(scenario, setup.recipe, setup.memory, profiles)
     trackers.on_start(plan)
-    if note := note_on_labels(open_dataset(scenario.data)):
+    pruned = plan.budgets if strategy.prunes else {}
+    budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
+    for note in run_notes(open_dataset(scenario.data), setup.recipe, setup.memory, budgets):
         trackers.on_note(note)
-    if strategy.prunes:
-        for note in small_budgets(setup.recipe, setup.memory, plan.budgets):
-            trackers.on_note(note)
     watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
 
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord:

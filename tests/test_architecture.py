@@ -19,7 +19,7 @@ ROWS = (
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "reconcile"},
     {"recipe", "assignment", "evaluation"},
-    {"trainer"},
+    {"trainer", "notes"},
     {"config"},
     {"wire", "tracking"},
     {"watch", "report"},
