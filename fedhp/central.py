@@ -11,6 +11,7 @@ from fedhp.devices import DeviceProfile
 from fedhp.errors import MissingExtraError
 from fedhp.memory import MemoryModel
 from fedhp.models import fresh_state, initial_state
+from fedhp.notes import run_notes
 from fedhp.recipe import Recipe
 from fedhp.state import ClientReport, ModelState, RoundTask, Update
 from fedhp.tracking import Trackers
@@ -124,6 +125,9 @@ def train_central(
 def _train(central: Central, trackers: Trackers) -> None:
     plan = plan_run(central.scenario, central.recipe, central.memory, [central.profile])
     trackers.on_start(plan)
+    budgets = {"memory.budget": central.profile.memory_bytes}
+    for note in run_notes(open_dataset(central.scenario.data), central.recipe, central.memory, budgets):
+        trackers.on_note(note)
     watch = RunWatch(plan, central.recipe, central.memory, central.test, trackers)
     watch.after_round(0, central.start)
     epoch = 0

@@ -64,7 +64,10 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
         # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
         # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
         if not np.vdot(weights[name], weights[name]) < _HUGE**2:
-            raise WireError(f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g})")
+            raise WireError(
+                f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g}); where "
+                f"training diverges, lower train.learning_rate"
+            )
     if layout.buffers and (impossible := impossible_squares(weights)):
         raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
     return ModelState(weights, structure, _unpack_scores(record, structure))

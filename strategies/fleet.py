@@ -54,7 +54,7 @@ class FleetStrategy(Strategy):
         options: Keys of the scenario's ``strategy`` section that it has a use for.
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
-        rounds_in_vain: How many rounds in a row, the last included, brought no valid reply at all.
+        rounds_in_vain: The rows of each round in a row, the last included, without any valid reply.
     """
 
     prunes = False
@@ -72,7 +72,7 @@ class FleetStrategy(Strategy):
         self.layout = recipe.architecture.layout
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
-        self.rounds_in_vain = 0
+        self.rounds_in_vain: tuple[tuple[ClientReport, ...], ...] = ()
         self._sent: dict[int, Sent] = {}
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
 
@@ -171,7 +171,7 @@ class FleetStrategy(Strategy):
             for sent, reply in in_order(self._sent, replies)
         )
         valid = [row for row in self.reports if row.status == "ok"]
-        self.rounds_in_vain = 0 if valid else self.rounds_in_vain + 1
+        self.rounds_in_vain = () if valid else (*self.rounds_in_vain, self.reports)
         if len(valid) < self.scenario.server.min_replies:
             _notes.warning(
                 "round %d: %d valid replies, fewer than server.min_replies = %d; the model stays",

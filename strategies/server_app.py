@@ -1,7 +1,9 @@
 """The server's side, and the composition root: scenario -> fleet -> strategy -> trackers."""
 
 import logging
+import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,15 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.data import note_on_labels, open_dataset
+from fedhp.data import open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
+from fedhp.notes import run_notes
+from fedhp.state import ClientReport
 from fedhp.tracking import Trackers, default_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .roster import query_fleet
-from .setup import Setup, prepare, small_budgets
+from .setup import Setup, prepare
 
 _PATIENCE = 3
 
@@ -66,16 +70,15 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
     plan = plan_run(scenario, setup.recipe, setup.memory, profiles)
     trackers.on_start(plan)
-    if note := note_on_labels(open_dataset(scenario.data)):
+    pruned = plan.budgets if strategy.prunes else {}
+    budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
+    for note in run_notes(open_dataset(scenario.data), setup.recipe, setup.memory, budgets):
         trackers.on_note(note)
-    if strategy.prunes:
-        for note in small_budgets(setup.recipe, setup.memory, plan.budgets):
-            trackers.on_note(note)
     watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
 
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         accuracy, loss = watch.after_round(server_round, strategy.state, strategy.reports)
-        _refuse_silence(setup, server_round)
+        _refuse_silence(setup)
         return MetricRecord({"accuracy": accuracy, "loss": loss})
 
     strategy.start(
@@ -89,20 +92,32 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     watch.finish()
 
 
-def _refuse_silence(setup: Setup, server_round: int) -> None:
-    """Ends the run when nobody has answered for some rounds: nothing is being learned.
+def _refuse_silence(setup: Setup) -> None:
+    """Ends the run when nobody has answered for some rounds, or in all that it has: nothing is learned.
 
     Raises:
-        TrainingError: With the first cause.
+        TrainingError: With the most frequent cause.
     """
-    strategy = setup.strategy
-    if strategy.rounds_in_vain < _PATIENCE:
+    in_vain = setup.strategy.rounds_in_vain
+    if len(in_vain) < min(_PATIENCE, setup.scenario.rounds):
         return
-    first = strategy.reports[0]
+    rows = [row for rows in in_vain for row in rows]
+    first, last = rows[0].round, rows[-1].round
+    span = f"round {last}" if first == last else f"rounds {first} to {last}"
+    alike = _most_alike(rows)
+    one = alike[0]
     raise TrainingError(
-        f"round {server_round}: all clients failed in {_PATIENCE} rounds in a row; client "
-        f"{first.client}, for one, with: {first.failure}"
+        f"all clients failed in {span}; the most frequent cause ({len(alike)} of {len(rows)}), of client "
+        f"{one.client} in round {one.round}: {one.failure}"
     )
+
+
+def _most_alike(rows: Sequence[ClientReport]) -> list[ClientReport]:
+    """Returns those that failed of the most frequent cause: causes that differ in numbers are one."""
+    by_cause: dict[str, list[ClientReport]] = {}
+    for row in rows:
+        by_cause.setdefault(re.sub(r"\d+", "", row.failure), []).append(row)
+    return max(by_cause.values(), key=len)
 
 
 def _one_line(record: logging.LogRecord) -> bool:

@@ -1,6 +1,5 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
@@ -9,7 +8,6 @@ from fedhp.assignment import fit_counts
 from fedhp.choices import check_choice
 from fedhp.config import Scenario
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
-from fedhp.devices import format_size
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import FLOAT_BYTES, MemoryModel
 from fedhp.models import initial_state
@@ -135,23 +133,3 @@ def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> N
             fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, least)
         except BudgetError as error:
             raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}{also}") from None
-
-
-def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:
-    """Says of each class that can train less than half of what pruning aims at, from its budget in bytes.
-
-    Somewhat less is what small devices are for: they train a part. But where the largest is as small, the
-    model starts far below the target, and may learn nothing.
-    """
-    layout, target = memory.layout, recipe.prune.target_compression
-    wanted = layout.num_parameters(recipe.schedule.counts(1.0))
-    for name, budget in budgets.items():
-        if budget is None or target == 1:
-            continue
-        largest = fit_counts(memory, recipe.shape, layout.widths, budget, recipe.train.batch_size)
-        holds = layout.num_parameters(largest)
-        if 2 * holds < wanted:
-            yield (
-                f"class '{name}': {format_size(budget)} can train {holds:,} parameters, the target is "
-                f"{wanted:,}; raise its memory or prune.target_compression, or choose a smaller model"
-            )

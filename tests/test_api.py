@@ -203,20 +203,61 @@ def test_what_is_refused_leaves_no_folder_behind(tmp_path, overrides, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(tmp_path, monkeypatch):
-    """Three rounds in a row without a reply end a run; what happened can be read."""
+@pytest.mark.parametrize(
+    ("rounds", "said", "num_in_vain"),
+    [
+        (1, "in round 1", 1),
+        (2, "in rounds 1 to 2", 2),
+        (3, "in rounds 1 to 3", 3),
+        (9, "in rounds 1 to 3", 3),
+    ],
+)
+def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(
+    tmp_path, monkeypatch, rounds, said, num_in_vain
+):
+    """Three rounds in a row without a reply end a run, and so do all that it has; what happened can be read.
 
-    def fail(*_):
-        raise DataError("the disk is gone")
+    Of eight clients, 0, 3 and 6 lose their own disk each, which is one cause, and others fail in two ways.
+    """
+    causes = {0: "disk 0 is gone", 3: "disk 3 is gone", 6: "disk 6 is gone", 1: "no rows", 2: "no rows"}
+
+    def fail(_, task, *__):
+        raise DataError(causes.get(task.client, f"no {'label' if task.client < 6 else 'file'}"))
 
     monkeypatch.setattr("clients.client_app.train_locally", fail)
-    with pytest.raises(TrainingError, match=r"all clients failed in 3 rounds in a row.*the disk is gone"):
-        fedhp.simulate("quickstart", tmp_path / "run", **{**SMALL, "rounds": 9})
+    with pytest.raises(TrainingError) as refusal:
+        simulate(tmp_path / "run", rounds=rounds)
+    assert str(refusal.value) == (
+        f"all clients failed {said}; the most frequent cause ({3 * num_in_vain} of {8 * num_in_vain}), of "
+        f"client 0 in round 1: client: DataError: disk 0 is gone"
+    )
     run = fedhp.load_run(tmp_path / "run")
     assert run.summary["status"] == "interrupted"
-    assert list(run.rounds["num_replies"]) == [0, 0, 0, 0]
-    assert set(run.clients["failure"]) == {"client: DataError: the disk is gone"}
-    assert "the disk is gone" in (tmp_path / "run" / "events.log").read_text(encoding="utf-8")
+    assert list(run.rounds["num_replies"]) == [0] * (num_in_vain + 1)
+    assert list(run.clients["failure"][:2]) == [
+        "client: DataError: disk 0 is gone",
+        "client: DataError: no rows",
+    ]
+    events = (tmp_path / "run" / "events.log").read_text(encoding="utf-8")
+    assert f"stopped: all clients failed {said}" in events
+    assert "finished" not in events
+
+
+def test_a_run_whose_last_rounds_alone_are_in_vain_is_finished(tmp_path, monkeypatch):
+    """One round of three had replies: what it learned is there."""
+    from clients import client_app
+
+    train = client_app.train_locally
+
+    def train_once(recipe, task, shard):
+        if task.round > 1:
+            raise DataError("the disk is gone")
+        return train(recipe, task, shard)
+
+    monkeypatch.setattr("clients.client_app.train_locally", train_once)
+    run = simulate(tmp_path / "run")
+    assert run.summary["status"] == "finished"
+    assert list(run.rounds["num_replies"]) == [0, 8, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ROWS = (
     {"assignment", "evaluation", "reconcile"},
     {"recipe", "strategy", "submodels"},
     {"ordered"},
-    {"trainer"},
+    {"trainer", "notes"},
     {"config"},
     {"wire", "tracking"},
     {"watch", "report"},

@@ -143,6 +143,12 @@ def test_what_stops_a_run_is_said_once(caplog):
     assert "no device" not in caplog.text
 
 
+def test_a_run_in_which_every_client_fails_says_why_and_what_to_do():
+    line = refused("run", *FAST, "train.learning_rate=1000")
+    assert "all clients failed in round 1" in line
+    assert "lower train.learning_rate" in line
+
+
 def test_data_that_is_not_there_is_refused_by_path():
     assert "nowhere" in refused("run", "data.name=npz", "data.root=nowhere")
 

@@ -193,7 +193,7 @@ def _empty_file(folder: Path) -> str:
 
 def _other_count(folder: Path) -> str:
     write_idx(folder / "train-labels-idx1-ubyte.gz", np.zeros(59, np.uint8))
-    return r"y_train must hold one label per image, shape \(60,\), got \(59,\)"
+    return r"y_train must hold one label per sample, shape \(60,\), got \(59,\)"
 
 
 def _label_range(folder: Path) -> str:
@@ -543,6 +543,48 @@ def test_unusable_npz_is_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message) as error:
         open_dataset(config)
     assert "data.npz" in str(error.value)
+
+
+def _labels(num_classes: int, **at_row: int) -> np.ndarray:
+    """Ten thousand labels that count 0, 1, 2, ..., but for some rows."""
+    labels = np.arange(10_000) % num_classes
+    for row, label in at_row.items():
+        labels[int(row.removeprefix("row"))] = label
+    return labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (_labels(10, row7=1_000_000, row9=1_000_000), r"11 distinct .* them 1000000 \(row 7\), where"),
+        (_labels(10, row7=1000), r"them 1000 \(row 7\), where labels below 1000 are taken"),
+        (_labels(200, row7=2010), r"201 distinct .* them 2010 \(row 7\), where labels below 2010 are taken"),
+        (
+            _labels(10, row4=7000, row3=6000, row2=8000, row1=9000),
+            r"14 distinct .* them 6000 \(row 3\), 7000 \(row 4\), 8000 \(row 2\) and 1 more, where",
+        ),
+        (np.full(10_000, 2**64 - 1, np.uint64), r"them 18446744073709551615 \(row 0\), where"),
+    ],
+)
+def test_labels_far_from_dense_are_refused_with_their_rows(tmp_path, labels, said):
+    """A model would have an output for each label up to the highest."""
+    x_train, x_test = np.zeros((10_000, 1), np.uint8), np.zeros((6, 1), np.uint8)
+    config = npz_config(tmp_path, x_train=x_train, y_train=labels, x_test=x_test)
+    with pytest.raises(
+        DataError, match=f"y_train must .*{said}.* renumber the classes in y_train and y_test"
+    ):
+        open_dataset(config)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_classes"),
+    [(_labels(10, row7=999), 1000), (_labels(200, row7=2009), 2010), (_labels(9_999), 9_999)],
+)
+def test_labels_with_few_gaps_are_taken(tmp_path, labels, num_classes):
+    """Below 1000 whatever the gaps, and below ten times the distinct labels: 201 of them, in the second."""
+    x_train, x_test = np.zeros((10_000, 1), np.uint8), np.zeros((6, 1), np.uint8)
+    config = npz_config(tmp_path, x_train=x_train, y_train=labels, x_test=x_test)
+    assert open_dataset(config).num_classes == num_classes
 
 
 def test_missing_or_damaged_npz_is_refused(tmp_path):

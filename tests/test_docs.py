@@ -23,10 +23,12 @@ from fedhp.cli import app
 from fedhp.config import WANDB_MODES, Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
 from fedhp.data import SOURCES, partition_rows
+from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.devices import parse_size
+from fedhp.errors import ScenarioError
 from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
-from fedhp.models import MODELS, NORMS
+from fedhp.models import MODELS, NORMS, ModelConfig, architecture
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.regularizers import REGULARIZERS
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
@@ -185,6 +187,40 @@ def test_the_page_lists_the_scenarios_that_ship():
         clients = f"{one.fleet.num_clients}, {sampled} per round" if sampled else str(one.fleet.num_clients)
         model, widths = one.model.said.split()
         assert row == [clients, str(one.rounds), f"`{one.data.name}`", f"`{model}` {widths}"]
+
+
+AXES = {"rows": 2, "1": 1, "features": 30, "channels": 3, "time": 128, "height": 16, "width": 20}
+STORED = list(tables(REFERENCE, "stored as", "a sample", "suits"))
+
+
+@pytest.mark.parametrize("row", STORED, ids=[row[0] for row in STORED])
+def test_samples_have_the_axes_of_the_page_and_suit_its_models(row):
+    """The sizes tell the axes apart; a model's first layer takes as many channels as the page says."""
+    stored, sample = (tuple(AXES[axis] for axis in cell.strip("`()").split(", ")) for cell in row[:2])
+    values = np.arange(np.prod(stored), dtype=np.float32).reshape(stored)
+    read = checked_images(values, "x_train")
+    assert read.shape == (AXES["rows"], *sample)
+    channels_last = row[0].endswith("channels)`")
+    assert (read == (np.moveaxis(values, -1, 1) if channels_last else values.reshape(read.shape))).all()
+    models = re.findall(r"`(\w+)`", row[2])
+    assert models
+    for name in models:
+        network = architecture(ModelConfig(name), sample, 3)
+        assert network.rehearsal
+        first = network.layout.shapes[next(iter(network.layout.shapes))]
+        channels = {"mlp": np.prod(sample), "conv1d": sample[0] * sample[1]}.get(name, sample[0])
+        assert first[1] == channels
+
+
+def test_channels_come_last_only_where_the_page_says_and_the_cnn_takes_the_smallest_image_that_it_says():
+    """At most 4, and the second axis above 4; four convolutions halve 16 pixels to one, and 15 to none."""
+    assert len(STORED) == 5
+    for stored, channels in {(5, 9, 4): 4, (4, 9, 4): 4, (5, 9, 5): 5, (9, 5, 1): 1}.items():
+        assert checked_images(np.zeros((2, *stored), np.uint8), "x_train").shape[1] == channels
+    deep = ModelConfig("cnn", [4, 4, 4, 4, 8])
+    architecture(deep, (1, 16, 17), 3)
+    with pytest.raises(ScenarioError, match="halves the image 4 times"):
+        architecture(deep, (1, 15, 17), 3)
 
 
 def test_sizes_are_as_many_bytes_as_the_page_says():

@@ -142,6 +142,13 @@ def test_impossible_models_are_refused(values, said):
         ([8], (1, 9, 9), "at least two widths"),
         ([8, 8], (81,), "takes images"),
         ([8, 8, 8], (1, 9, 3), "halves the image 2 times"),
+        (
+            [8, 8],
+            (1, 1, 30),
+            r"features of shape \(30,\) have no height .* set model.name=mlp, or conv1d if .* time",
+        ),
+        ([8, 8], (9, 1, 128), r"samples of shape \(9, 1, 128\) have no height .* model.name=mlp, or conv1d"),
+        ([8, 8], (1, 20, 1), r"samples of shape \(1, 20, 1\) have no height"),
     ],
 )
 def test_images_that_the_cnn_cannot_take_are_refused(widths, shape, said):

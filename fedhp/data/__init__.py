@@ -6,7 +6,8 @@ cache, and never import the libraries that prepared it.
 """
 
 from fedhp.data.config import DataConfig, PartitionConfig
-from fedhp.data.dataset import Dataset, note_on_labels, open_dataset
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.notes import data_notes
 from fedhp.data.partition import partition_rows
 from fedhp.data.shard import Shard, client_shard, device_shard, test_shard, train_shard
 from fedhp.data.sources import SOURCES
@@ -18,8 +19,8 @@ __all__ = [
     "PartitionConfig",
     "Shard",
     "client_shard",
+    "data_notes",
     "device_shard",
-    "note_on_labels",
     "open_dataset",
     "partition_rows",
     "test_shard",

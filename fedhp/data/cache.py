@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from fedhp.errors import DataError
 
-# Part of every key: to be raised when the meaning of the stored arrays changes.
-_FORMAT = 2
+# Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
+_FORMAT = 3
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Brings images, labels and owners into one form, and refuses what training could not use."""
+"""Brings samples, labels and owners into one form, and refuses what training could not use."""
 
 from typing import Any
 
@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 from fedhp.errors import DataError
 
 _MAX_CHANNELS = 4
+# Labels that leave gaps cost outputs that learn nothing: up to here a note will do, beyond it is a mistake.
+_MOST_CLASSES = 1000
+_MOST_PER_LABEL = 10
+_SHOWN = 3
 
 
 def checked_images(array: NDArray[Any], place: str) -> NDArray[Any]:
-    """Returns images as (N, C, H, W), uint8 or float32.
+    """Returns samples as (N, C, H, W), uint8 or float32.
 
     Understood are (N, F), which becomes (N, 1, 1, F); (N, H, W), which becomes (N, 1, H, W); (N, C,
     H, W); and (N, H, W, C) where C is at most 4 and H is above 4.
@@ -47,15 +51,15 @@ def checked_labels(
 
     Args:
         array: The labels as they were found.
-        num_samples: The number of images that they belong to.
-        num_classes: The number of classes; None takes any label from 0 on.
+        num_samples: The number of samples that they belong to.
+        num_classes: The number of classes; None takes the labels to count from 0 on, with few gaps.
         place: Names the array in errors.
 
     Raises:
-        DataError: If the labels are no integers, as many as the images, in range.
+        DataError: If the labels are no integers, as many as the samples, in range, or far from dense.
     """
     if array.shape != (num_samples,):
-        raise DataError(f"{place} must hold one label per image, shape ({num_samples},), got {array.shape}")
+        raise DataError(f"{place} must hold one label per sample, shape ({num_samples},), got {array.shape}")
     if not np.issubdtype(array.dtype, np.integer):
         raise DataError(
             f"{place} must hold integers (class numbers from 0 on), got {array.dtype}; map the "
@@ -67,7 +71,25 @@ def checked_labels(
         raise DataError(
             f"{place} must hold labels of {allowed}, got {lowest} to {highest}; correct the labels"
         )
+    if num_classes is None:
+        _check_dense(array, place)
     return array.astype(np.int64)
+
+
+def _check_dense(labels: NDArray[Any], place: str) -> None:
+    """Refuses labels that would make a model of far more outputs than there are classes."""
+    distinct, first_rows = np.unique(labels, return_index=True)
+    limit = max(_MOST_CLASSES, _MOST_PER_LABEL * len(distinct))
+    stray = np.flatnonzero(distinct >= limit)
+    if not stray.size:
+        return
+    shown = ", ".join(f"{distinct[n]} (row {first_rows[n]})" for n in stray[:_SHOWN])
+    more = f" and {stray.size - _SHOWN} more" if stray.size > _SHOWN else ""
+    raise DataError(
+        f"{place} must hold labels that count 0, 1, 2, ... with few gaps, since the model has an output for "
+        f"each up to the highest; got {len(distinct)} distinct labels, and among them {shown}{more}, where "
+        f"labels below {limit} are taken; correct those rows, or renumber the classes in y_train and y_test"
+    )
 
 
 def checked_owners(array: NDArray[Any], num_samples: int, place: str) -> NDArray[np.int64]:

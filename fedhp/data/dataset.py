@@ -17,7 +17,6 @@ from fedhp.data.sources import SOURCES, Arrays, Located, Source
 from fedhp.seeds import generator
 
 _SLICE = 2**20
-_SHOWN = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,20 +84,6 @@ def _opened(name: str, root: str, max_train: int, cache: Path) -> Dataset:
         std=std,
         client_train=arrays.get("client_train"),
         key=key_of(identity),
-    )
-
-
-def note_on_labels(dataset: Dataset) -> str | None:
-    """Returns what the user should know of classes that training never shows; None where it shows all."""
-    absent = np.setdiff1d(np.arange(dataset.num_classes), dataset.train_labels)
-    if not absent.size:
-        return None
-    num_tested = int(np.isin(dataset.test_labels, absent).sum())
-    shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if absent.size > _SHOWN else "")
-    return (
-        f"no training sample has label {shown}, of 0 to {dataset.num_classes - 1}; {num_tested} of "
-        f"{len(dataset.test_labels)} held-out samples have. The model has an output for each: number the "
-        f"classes 0, 1, 2, ... without a gap (where labels count from 1, subtract 1)"
     )
 
 

@@ -59,6 +59,7 @@ def cnn(
             f"convolution, then one dense layer); got inputs of shape {input_shape} and widths "
             f"{widths}"
         )
+    _check_sides(input_shape)
     num_convs = len(widths) - 1
     sides = [(input_shape[1] >> n, input_shape[2] >> n) for n in range(num_convs + 1)]
     if min(sides[-1]) < 1:
@@ -88,6 +89,18 @@ def cnn(
 
     layers = [*conv_layers, *dense]
     return _layout(layers, {**channels, "fc1": widths[-1]}, floor, convs), build
+
+
+def _check_sides(input_shape: tuple[int, ...]) -> None:
+    """Refuses what no number of widths makes an image of."""
+    if min(input_shape[1:]) > 1:
+        return
+    features = input_shape[:2] == (1, 1)
+    said = f"features of shape ({input_shape[2]},)" if features else f"samples of shape {input_shape}"
+    raise ScenarioError(
+        f"model 'cnn' takes images (channels, height, width), and {said} have no height and width; set "
+        f"model.name=mlp, or conv1d if their last axis is time"
+    )
 
 
 def uniform_weights(layout: Layout, seed: int) -> dict[str, NDArray[np.float32]]:

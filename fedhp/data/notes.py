@@ -1,0 +1,41 @@
+"""What stands out in data that can be trained on, and most likely is not what its owner meant."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedhp.data.dataset import Dataset
+
+_SHOWN = 10
+_ROWS = 64
+
+
+def data_notes(dataset: Dataset) -> Iterator[str]:
+    """Yields what the user should know of the data: what it never shows, and what it always does."""
+    labels = np.unique(dataset.train_labels)
+    absent = np.setdiff1d(np.arange(dataset.num_classes), labels)
+    if absent.size:
+        num_tested = int(np.isin(dataset.test_labels, absent).sum())
+        shown = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if absent.size > _SHOWN else "")
+        yield (
+            f"no training sample has label {shown}, of 0 to {dataset.num_classes - 1}; {num_tested} of "
+            f"{len(dataset.test_labels)} held-out samples have. The model has an output for each: number the "
+            f"classes 0, 1, 2, ... without a gap (where labels count from 1, subtract 1)"
+        )
+    if len(labels) == 1:
+        yield (
+            f"all training samples have label {labels[0]}: the model learns to answer nothing else, and its "
+            f"accuracy says nothing; train on samples of two classes or more"
+        )
+    if _all_equal(dataset):
+        yield (
+            "all training samples are equal: nothing in them tells classes apart; check how they were stored"
+        )
+
+
+def _all_equal(dataset: Dataset) -> bool:
+    """Compares some rows at a time: where samples differ, the first ones mostly tell."""
+    images = dataset.train_images
+    return all(
+        bool((images[start : start + _ROWS] == images[0]).all()) for start in range(0, len(images), _ROWS)
+    )

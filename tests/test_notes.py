@@ -1,0 +1,141 @@
+"""Notes before a run: the same for a fleet and for one device, and none where nothing stands out."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fedhp
+from fedhp.config import Scenario, load_scenario, shipped_scenarios
+from fedhp.data import data_notes, open_dataset
+from fedhp.notes import small_budgets
+
+SMALL = {
+    "rounds": 1,
+    "train.epochs": 1,
+    "fleet": {"num_clients": 4, "classes": [{"name": "gateway", "memory": "256KiB"}]},
+    "simulation.num_workers": 0,
+}
+ALL_EQUAL = "all training samples are equal: "
+
+
+def own(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:
+    """Writes data of one's own, of which the first 20 rows are held out too, and returns what names it."""
+    file = folder / "mine.npz"
+    np.savez(file, x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
+    return {"data.name": "npz", "data.root": str(file)}
+
+
+def noise(num_rows: int = 200) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (num_rows, 4, 4), np.uint8)
+
+
+def told(verb: str, folder: Path, **overrides) -> str:
+    """Runs or trains, and returns the record's events."""
+    run = {"run": fedhp.simulate, "train": fedhp.train}[verb]("quickstart", folder, **{**SMALL, **overrides})
+    assert run.summary["status"] == "finished"
+    return (folder / "events.log").read_text(encoding="utf-8")
+
+
+# The data
+
+
+def of_the_data(folder: Path, images: np.ndarray, labels: np.ndarray) -> list[str]:
+    values = own(folder, images, labels)
+    return list(data_notes(open_dataset(load_scenario("quickstart", values=values).data)))
+
+
+def test_of_data_with_samples_of_every_class_there_is_nothing_to_say(tmp_path):
+    assert of_the_data(tmp_path, noise(), np.arange(200) % 3) == []
+    assert list(data_notes(open_dataset(load_scenario("quickstart").data))) == []
+
+
+def test_the_classes_that_training_never_shows_are_counted_in_the_held_out_rows(tmp_path):
+    """Labels 1, 2, 3 in the training rows: 0 is missing, which no held-out row has either."""
+    (note,) = of_the_data(tmp_path, noise(), np.arange(200) % 3 + 1)
+    assert note.startswith("no training sample has label 0, of 0 to 3; 0 of 20 held-out samples have.")
+
+
+def test_a_single_class_is_noted(tmp_path):
+    (note,) = of_the_data(tmp_path, noise(), np.zeros(200, int))
+    assert note.startswith("all training samples have label 0: ")
+
+
+def test_a_single_class_is_noted_and_so_are_those_below_its_label(tmp_path):
+    first, second = of_the_data(tmp_path, noise(), np.full(200, 2))
+    assert first.startswith("no training sample has label 0, 1, of 0 to 2")
+    assert second.startswith("all training samples have label 2: ")
+
+
+@pytest.mark.parametrize(("row", "equal"), [(None, True), (0, False), (150, False), (199, False)])
+def test_samples_that_are_all_equal_are_noted_but_not_where_one_value_of_one_row_differs(
+    tmp_path, row, equal
+):
+    """Rows 150 and 199 are compared in other slices than the first rows. Pixels that differ stay constant."""
+    images = np.tile(np.arange(16, dtype=np.uint8).reshape(1, 4, 4), (200, 1, 1))
+    if row is not None:
+        images[row, 3, 2] += 1
+    found = of_the_data(tmp_path, images, np.arange(200) % 3)
+    assert [note.startswith(ALL_EQUAL) for note in found] == [True] * equal
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_a_run_and_a_training_note_the_same_of_the_data(tmp_path, verb):
+    values = own(tmp_path, np.full((200, 4, 4), 7, np.uint8), np.ones(200, int))
+    events = told(verb, tmp_path / "record", **values)
+    assert "no training sample has label 0, of 0 to 1; 0 of 20 held-out samples have" in events
+    assert "all training samples have label 1: " in events
+    assert ALL_EQUAL in events
+
+
+# Budgets
+
+
+def of_budgets(chosen: Scenario, input_shape: tuple[int, ...]) -> list[str]:
+    recipe = chosen.recipe(input_shape, 10)
+    budgets = {kind.name: kind.memory_bytes for kind in chosen.fleet.classes}
+    return list(small_budgets(recipe, recipe.memory_model(1), budgets))
+
+
+@pytest.mark.parametrize("name", sorted(shipped_scenarios()))
+def test_every_class_of_a_shipped_scenario_can_train_most_of_the_target(name):
+    assert of_budgets(load_scenario(name), (1, 8, 8) if name == "quickstart" else (1, 28, 28)) == []
+
+
+def test_a_class_that_can_train_little_of_the_target_is_named_with_what_it_holds():
+    """2 units in each of 64-128-64's groups leave 2*3 + 2*3 + 10*3 = 42 of 17,226; a sixth would be 2,871."""
+    fleet = {"fleet": {"classes": [{"name": "mote", "memory": "1KiB"}, {"name": "big", "memory": "1MiB"}]}}
+    (note,) = of_budgets(load_scenario("quickstart", values=fleet), (1, 8, 8))
+    assert note.startswith("mote: 1.0 KiB can train 42 parameters, the target is 2,8")
+
+
+@pytest.mark.parametrize(("most", "noted"), [("1MiB", []), ("2KiB", ["big"])])
+def test_without_a_target_only_the_largest_budget_must_hold_the_model(most, noted):
+    """Dense, 64-128-64-10 takes 17,226 parameters, which 1 MiB can train; of 2 KiB they alone take 34."""
+    fleet = {"fleet": {"classes": [{"name": "mote", "memory": "1KiB"}, {"name": "big", "memory": most}]}}
+    chosen = load_scenario("quickstart", values={**fleet, "prune.target_compression": 1})
+    assert [note.partition(": ")[0] for note in of_budgets(chosen, (1, 8, 8))] == noted
+
+
+@pytest.mark.parametrize(
+    ("verb", "overrides", "named"),
+    [
+        (
+            "run",
+            {"fleet": {"num_clients": 4, "classes": [{"name": "mote", "memory": "1KiB"}]}},
+            "class 'mote'",
+        ),
+        ("train", {"memory.budget": "1KiB"}, "memory.budget"),
+    ],
+)
+def test_a_run_and_a_training_note_a_budget_in_which_the_model_starts_nearly_empty(
+    tmp_path, verb, overrides, named
+):
+    events = told(verb, tmp_path / "small", **overrides)
+    assert f" {named}: 1.0 KiB can train 42 parameters, the target is 2,8" in events
+    assert "can train" not in told(verb, tmp_path / "large")
+
+
+def test_a_strategy_that_does_not_prune_notes_no_budgets(tmp_path):
+    fleet = {"fleet": {"num_clients": 4, "classes": [{"name": "mote", "memory": "1KiB"}]}}
+    assert "can train" not in told("run", tmp_path / "dense", **fleet, **{"strategy.name": "dense"})
