@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from fedhp.terminal import readable_errors
 
@@ -48,6 +46,7 @@ def compare(
         from fedhp.comparison.run import run_comparison
         from fedhp.config import load_scenario
         from fedhp.references import resolve
+        from fedhp.studies.running import check_outcomes
 
         given = overrides or []
         where = [entry for entry in given if entry.startswith("simulation.")]
@@ -56,10 +55,4 @@ def compare(
         comparison = Comparison(scenario, [name.strip() for name in names], range(seeds), key, values, given)
         config = load_scenario(scenario, where).simulation
         outcomes = run_comparison(comparison, out or Path("runs") / f"compare-{Path(scenario).stem}", config)
-        failed = [name for name, outcome in outcomes.items() if outcome.status == "failed"]
-        if failed:
-            Console(stderr=True, soft_wrap=True).print(
-                f"[bold red]failed:[/bold red] {escape(', '.join(failed))}; the same command tries again",
-                highlight=False,
-            )
-            raise typer.Exit(1)
+        check_outcomes(outcomes)

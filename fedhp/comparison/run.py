@@ -14,6 +14,7 @@ from fedhp.comparison.writing import Tables, show, write
 from fedhp.config import SimulationConfig
 from fedhp.errors import MissingExtraError
 from fedhp.studies.cell import Cell, Outcome
+from fedhp.studies.folder import claim
 from fedhp.studies.progress import shown
 from fedhp.studies.running import run_cells
 
@@ -38,16 +39,16 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
             workers do not start.
     """
     cells = comparison_cells(comparison)
+    claim(root, _title(comparison))
     console = Console()
     with shown(console, len(cells)) as on_done:
         outcomes = run_cells(cells, root, config, on_done)
-    root.mkdir(parents=True, exist_ok=True)
     _write_manifest(root, comparison, cells, outcomes)
     runs = run_rows(cells, outcomes, root)
     tables = Tables(runs, arm_rows(runs), class_rows(cells, outcomes, root), pair_rows(runs))
-    show(console, tables)
     held_out = getattr(cells[0].scenario.data, "local_test", 0) > 0
     write(root, _title(comparison), tables, held_out)
+    show(console, tables)
     try:
         draw(root, tables.arms)
     except MissingExtraError as error:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedhp.errors import TrainingError
 from fedhp.terminal import readable_errors
 
 if TYPE_CHECKING:
@@ -101,13 +100,11 @@ def _taste(quick: bool) -> tuple[str, ...]:
 def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
     from fedhp.api import warn_unused
     from fedhp.config import load_scenario
+    from fedhp.studies.running import check_outcomes
     from fedhp.studies.study import run_study
 
     where = [entry for entry in overrides if entry.startswith("simulation.")]
     warn_unused("train", [entry for entry in overrides if entry not in where])
     config = load_scenario("quickstart", where).simulation
     outcomes = run_study(study, out or Path("runs") / (f"{name}-quick" if quick else name), config)
-    failed = [f"{cell}: {outcome.reason}" for cell, outcome in outcomes.items() if outcome.status == "failed"]
-    if failed:
-        number = f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again"
-        raise TrainingError("\n  ".join([number, *failed]))
+    check_outcomes(outcomes)

@@ -1,11 +1,11 @@
 """Running a study's cells, as many at a time as there are workers."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedhp.config import SimulationConfig
-from fedhp.errors import ScenarioError
+from fedhp.errors import ScenarioError, TrainingError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
 from fedhp.tracking.wording import one_line
@@ -49,6 +49,18 @@ def run_cells(
         with open_tasks(config, len(waiting)) as tasks:
             _run(waiting, root, tasks, outcomes, done)
     return outcomes
+
+
+def check_outcomes(outcomes: Mapping[str, Outcome]) -> None:
+    """Tells of the cells that failed, each with its cause.
+
+    Raises:
+        TrainingError: If any did.
+    """
+    failed = [f"{cell}: {outcome.reason}" for cell, outcome in outcomes.items() if outcome.status == "failed"]
+    if failed:
+        number = f"{len(failed)} of {len(outcomes)} runs failed; the same command tries them again"
+        raise TrainingError("\n  ".join([number, *failed]))
 
 
 def _run(waiting: list[Cell], root: Path, tasks: Tasks, outcomes: dict[str, Outcome], done: OnDone) -> None:
