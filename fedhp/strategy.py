@@ -64,7 +64,7 @@ class StrategyConfig:
         uncovered: What becomes of weights that no client held in a round: ``keep`` their value, ``zero``,
             or ``residual``: whoever did not hold a weight counts as having left it as it was.
         levels: Widths, as shares of the full model's, of which a device trains the largest that fits; none
-            takes the largest that fits at all, and ``fjord`` its paper's five.
+            takes the largest that fits at all.
         optimizer: The server's optimiser, which every strategy can have.
     """
 

@@ -1,17 +1,18 @@
 """FjORD: ordered dropout."""
 
-from collections.abc import Sequence
-
 from fedhp.errors import ScenarioError
 from fedhp.ordered import check_ordered
 from fedhp.recipe import Recipe
-from fedhp.submodels import FJORD_LEVELS
 
 from .submodel import Nested
 
 
 class Fjord(Nested):
-    """FjORD (Horvath et al. 2021, arXiv 2102.13451): each step trains one of a device's widths."""
+    """FjORD (Horvath et al. 2021, arXiv 2102.13451): each step trains one of a device's widths.
+
+    Those are the widest that the device holds, and the narrower ones of ``strategy.levels``, by default its
+    paper's 0.2, 0.4, 0.6, 0.8 and 1.
+    """
 
     ordered = True
 
@@ -21,8 +22,3 @@ class Fjord(Nested):
         check_ordered(recipe.architecture.layout, recipe.train)
         if recipe.memory.batch_policy == "noise":
             raise ScenarioError("strategy 'fjord' takes memory.batch_policy = fixed or fill, got noise")
-
-    @property
-    def levels(self) -> Sequence[float]:
-        """The widths to draw from; by default its paper's five."""
-        return self.scenario.strategy.levels or FJORD_LEVELS

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedhp.config import Scenario, SimulationConfig, TrackingConfig, load_scenario
-from fedhp.errors import RecordError, ScenarioError
+from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.tracking import load_run
 from fedhp.tracking.wording import one_line
 
@@ -97,7 +97,7 @@ def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
         if folder.exists():
             shutil.rmtree(folder)  # a run that was cut short; `is_finished` has seen that it is this cell's
         cell.run(cell, root)
-    except ScenarioError as error:
+    except (ScenarioError, BudgetError) as error:
         return cell, Outcome("refused", one_line(str(error)))
     except Exception as error:
         _logger.debug("%s", cell.name, exc_info=True)
