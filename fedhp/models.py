@@ -201,9 +201,18 @@ def _traced(
     return Architecture(layout, shape, num_classes, build, initial)
 
 
+def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
+    try:
+        return resolve(target)
+    except ScenarioError:
+        raise
+    except Exception as error:  # the user's own code, which may raise anything
+        raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
+
+
 def _foreign(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
     said = f"model.target = {config.target}"
-    make = resolve(config.target)
+    make = _users_own(config.target, said)
     offered = {"input_shape": shape, "num_classes": num_classes}
     if config.widths:  # otherwise the network's own
         offered["widths"] = list(config.widths)

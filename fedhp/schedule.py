@@ -168,7 +168,7 @@ class Schedule:
         smallest = layout.num_parameters(layout.smallest())
         if smallest * target > full:
             raise ScenarioError(
-                f"prune.target_compression = {target:g} cannot be reached: the smallest structure has "
-                f"{smallest:,} of {full:,} parameters ({full / smallest:.1f}x); lower the target or widen "
-                f"the model"
+                f"prune.target_compression = {target:g} cannot be reached: the smallest structure, of "
+                f"model.floor units per group, has {smallest:,} of {full:,} parameters "
+                f"({full / smallest:.1f}x); lower prune.target_compression or model.floor, or widen the model"
             )

@@ -97,7 +97,10 @@ class _Tracer:
             raise self._refusal(f"'{unused[0]}' belongs to no layer that its forward pass uses")
         groups = self._channels.groups()
         if not groups.widths:
-            raise self._refusal("it has no units that could be cut")
+            raise self._refusal(
+                "it has no units that could be cut apart from each other. What one group of a group "
+                "normalisation or of a convolution covers is one unit: widen the network, or use more groups"
+            )
         axes = {name: self._runs(name, groups) for name in shapes}
         floors = {group: min(floor, width) for group, width in groups.widths.items()}
         return Layout(groups.widths, shapes, axes, floors, frozenset(statistics))

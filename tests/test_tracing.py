@@ -295,6 +295,15 @@ class Keyed(Shuffled):
         return self.head(torch.add(y, other=y))
 
 
+class OneGroup(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 6)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+
 class KeyedLayer(Shuffled):
     def forward(self, x):
         return self.head(input=self.conv(x).mean((2, 3)))
@@ -360,6 +369,7 @@ def number():
         ("Keyed", "'add' takes a feature map by keyword"),
         ("KeyedLayer", r"layer 'head' \(Linear\) takes a feature map by keyword"),
         ("KeyedJoin", "'cat' takes a feature map by keyword"),
+        ("OneGroup", "no units that could be cut apart .*group normalisation .*or use more groups"),
         ("broken", "calling it failed: RuntimeError: no such file"),
         ("number", "must return a torch.nn.Module, got int"),
         ("nothing", "has no 'nothing'"),
@@ -368,6 +378,16 @@ def number():
 def test_what_cannot_be_traced_is_refused_by_name(target, said):
     with pytest.raises(ScenarioError, match=said):
         architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
+
+
+@pytest.mark.parametrize("text", ["import nowhere_at_all", "def build(:", "1 / 0"])
+def test_a_module_that_cannot_be_imported_is_refused(text, tmp_path, monkeypatch):
+    (tmp_path / "faulty_net.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ScenarioError, match=r"model\.target = faulty_net:build: importing it failed: \w+Error: "
+    ):
+        architecture(ModelConfig(target="faulty_net:build"), (2, 4, 4), 3)
 
 
 def test_a_model_for_other_samples_or_classes_is_refused():
