@@ -22,7 +22,7 @@ class PruneConfig:
         blend: Weight of the fleet's scores against the client's own when it selects, 0 to 1: clients with few
             classes should not vote out what others need.
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
-            schedule; 0 switches it off.
+            schedule, down to the target's number; 0 switches it off.
         regularizer: A name in ``fedhp.regularizers.REGULARIZERS``; at work while there is something to cut.
         regularizer_strength: The factor of its penalty.
     """
