@@ -137,6 +137,6 @@ def load_model(folder: str | Path) -> nn.Module:
     if widths != layout.widths or shapes != {name: layout.shape(name, counts) for name in layout.shapes}:
         raise RecordError(
             f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
-            f"{model.name} {model.widths}, of groups {dict(layout.widths)}; {_LOAD}"
+            f"{model.said}, of groups {dict(layout.widths)}; {_LOAD}"
         )
     return to_whole_module(arch, state).eval()

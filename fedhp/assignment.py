@@ -35,7 +35,7 @@ def fit_counts(
     raise BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
         f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
-        f"{budget_bytes:,} bytes. Raise the budget, or choose a smaller model or input"
+        f"{budget_bytes:,} bytes. Raise the budget, lower model.floor, or choose a smaller model or input"
     )
 
 

@@ -5,16 +5,21 @@ from difflib import get_close_matches
 
 from fedhp.errors import ScenarioError
 
+# Letters from which on the beginning of a name tells the name: "lr" begins several, and means none of them.
+_TELLING = 3
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Returns the known name that one is likely to mean; None where none is near."""
-    return next(iter(get_close_matches(name, known, n=1)), None)
+
+def near(name: str, known: Iterable[str]) -> list[str]:
+    """Returns the known names that one is likely to mean: those that begin with it, or else the closest."""
+    names = list(dict.fromkeys(known))
+    longer = [one for one in names if one.startswith(name)] if len(name) >= _TELLING else []
+    return longer or get_close_matches(name, names, n=1)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the question that an error about an unknown name ends with; empty where none is near."""
-    meant = nearest(name, known)
-    return f". Did you mean '{meant}'?" if meant else ""
+    meant = " or ".join(f"'{one}'" for one in near(name, known))
+    return f". Did you mean {meant}?" if meant else ""
 
 
 def check_choice(key: str, value: str, choices: Iterable[str], otherwise: str = "") -> None:

@@ -7,19 +7,20 @@ them, and finds, merges and checks what the user wrote.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
-from fedhp.choices import check_choice, did_you_mean, nearest
+from fedhp.choices import check_choice, did_you_mean
 from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
-from fedhp.devices import FleetConfig
+from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import ScenarioError
+from fedhp.keys import is_known, keys_of, misfit, section_amiss, unknown_key
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
@@ -159,6 +160,16 @@ class Scenario:
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
 
+_KEYS = keys_of(
+    Scenario,
+    {
+        "model.widths": "[64,32]",
+        "strategy.levels": "[1,0.5,0.25]",
+        "fleet.classes": "[{name: phone, memory: 4MiB}]",
+    },
+)
+
+
 def scenarios_folder() -> Path:
     """Returns the folder of the scenarios that ship: inside an installed package, beside it in a checkout."""
     package = Path(__file__).parent
@@ -191,7 +202,7 @@ def load_scenario(
     scenario = _checked(layers, str(file))
     if not overrides and not values:
         return scenario
-    return _checked([*layers, _dotlist(overrides), _nested(values or {})], "overrides")
+    return _checked([*layers, _given(overrides, values)], "overrides")
 
 
 def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> list[str]:
@@ -200,8 +211,7 @@ def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None =
     Raises:
         ScenarioError: If an override cannot be read.
     """
-    given = OmegaConf.merge(_dotlist(overrides), _nested(values or {}))
-    return list(_leaves(OmegaConf.to_container(given), ""))
+    return list(_leaves(OmegaConf.to_container(_given(overrides, values)), ""))
 
 
 def _leaves(part: Any, prefix: str) -> Iterator[str]:
@@ -231,7 +241,7 @@ def from_json(text: str) -> Scenario:
     try:
         return _checked([OmegaConf.create(values)], place)
     except OmegaConfBaseException as error:
-        raise ScenarioError(f"{place}: {_explain(error)}") from None
+        raise ScenarioError(f"{place}: {_explain(error, ())}") from None
 
 
 def _find(name_or_path: str | Path) -> Path:
@@ -273,6 +283,13 @@ def _read(file: Path, keep_extends: bool = False) -> DictConfig:
     return loaded
 
 
+def _given(overrides: Sequence[str], values: Mapping[str, Any] | None) -> DictConfig:
+    """Returns overrides of both kinds as one layer."""
+    given = OmegaConf.merge(_dotlist(overrides), _nested(values or {}))
+    assert isinstance(given, DictConfig)
+    return given
+
+
 def _dotlist(overrides: Sequence[str]) -> DictConfig:
     for entry in overrides:
         if "=" not in entry:
@@ -301,53 +318,45 @@ def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
     except OmegaConfBaseException as error:
         if isinstance(error.__cause__, ScenarioError):
             raise error.__cause__ from None
-        raise ScenarioError(f"{place}: {_explain(error)}") from None
+        raise ScenarioError(f"{place}: {_explain(error, layers)}") from None
     assert isinstance(scenario, Scenario)
     return scenario
 
 
 def _merged(layers: Sequence[DictConfig], place: str) -> Any:
-    try:
-        return OmegaConf.merge(OmegaConf.structured(Scenario), *layers)
-    except TypeError:  # OmegaConf's word for a mapping where a list is: fleet.classes.0.memory makes one
-        raise ScenarioError(
-            f"{place}: a list is given as a whole, such as model.widths=[64,32]; keys below one, such as "
-            "fleet.classes.0.memory, are refused"
-        ) from None
+    """Merges layers; one that changes the network without saying its widths does not inherit another's."""
+    merged: Any = OmegaConf.structured(Scenario)
+    for layer in layers:
+        network = merged.model.name, merged.model.target
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except TypeError:  # OmegaConf's word for a mapping where a list is: fleet.classes.0.memory makes one
+            raise ScenarioError(
+                f"{place}: a list is given as a whole, such as model.widths=[64,32]; keys below one, such as "
+                "fleet.classes.0.memory, are refused"
+            ) from None
+        if (merged.model.name, merged.model.target) != network and "widths" not in layer.model:
+            merged = OmegaConf.merge(merged, {"model": {"widths": []}})
+    return merged
 
 
-_LISTS = {"model.widths": "[64,32]", "fleet.classes": "[{name: phone, memory: 4MiB}]"}
-
-
-def _explain(error: OmegaConfBaseException) -> str:
+def _explain(error: OmegaConfBaseException, layers: Sequence[DictConfig]) -> str:
     key = str(getattr(error, "full_key", None) or "")
-    text = _first_line(error)
     if key == "extends":
         return "extends belongs into a scenario file; give the scenario's name or path itself instead"
-    if key in _LISTS and "not a ListConfig" in text:
-        return f"{key} must be a list, such as {key}={_LISTS[key]}"
-    text = f"{text} (at '{key}')" if key not in text else text
-    unknown = isinstance(error, ConfigKeyError) and "Did you mean" not in text
-    return f"{text}. {_suggestion(key)}" if unknown else text
-
-
-def _suggestion(key: str) -> str:
-    """Names the keys of any section that end nearly as one that does not exist, or else those beside it."""
-    section, _, last = key.rpartition(".")
-    known = list(_dotted_keys(Scenario()))
-    meant = nearest(last, [dotted.rpartition(".")[2] for dotted in known])
-    if meant:
-        return f"Did you mean: {', '.join(k for k in known if k.rpartition('.')[2] == meant)}?"
-    return f"Keys are: {', '.join(k for k in known if k.rpartition('.')[0] == section)}"
-
-
-def _dotted_keys(part: Any, prefix: str = "") -> Iterator[str]:
-    """Yields every key of the schema, such as ``train.learning_rate``."""
-    for entry in fields(part):
-        yield prefix + entry.name
-        value = getattr(part, entry.name)
-        if is_dataclass(value):
-            yield from _dotted_keys(value, f"{prefix}{entry.name}.")
+    for layer in layers:
+        if amiss := section_amiss(OmegaConf.to_container(layer), _KEYS):  # type: ignore[arg-type]
+            return misfit(*amiss, _KEYS)
+    if error.object_type is DeviceClassConfig:  # whose keys come without the list's
+        key = f"fleet.classes[].{key}"
+    if isinstance(error, ConfigKeyError):
+        return unknown_key(key, _KEYS)
+    if isinstance(error, ValidationError) and is_known(key, _KEYS):
+        return misfit(key, error.value, _KEYS)
+    if isinstance(error, ConfigTypeError):  # a list within a list, which OmegaConf lets through
+        return f"a value in section '{key}' is of the wrong type"
+    text = _first_line(error)
+    return text if key in text else f"{text} (at '{key}')"
 
 
 def _fault(error: Exception) -> str:

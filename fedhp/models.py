@@ -43,7 +43,8 @@ class ModelConfig:
             ``mlp`` only: a convolution reads whole images.
         norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``: ``batch`` or ``group``.
         target: A network of the user's own instead, ``"package.module:build"``: called for a module, with
-            those of ``input_shape``, ``num_classes`` and ``widths`` that it has parameters for.
+            those of ``input_shape``, ``num_classes`` and, where any are given, ``widths`` that it has
+            parameters for.
     """
 
     name: str = "mlp"
@@ -66,10 +67,9 @@ class ModelConfig:
 
     @property
     def said(self) -> str:
-        """The model's name and widths, for people."""
-        if self.target:
-            return self.target
-        return f"{self.name} {'-'.join(map(str, self.widths or MODELS[self.name].widths))}"
+        """The model's name, or the user's own, and its widths as far as they are known, for people."""
+        widths = self.widths or ([] if self.target else MODELS[self.name].widths)
+        return f"{self.target or self.name} {'-'.join(map(str, widths))}".rstrip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,10 +201,21 @@ def _traced(
     return Architecture(layout, shape, num_classes, build, initial)
 
 
+def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
+    try:
+        return resolve(target)
+    except ScenarioError:
+        raise
+    except Exception as error:  # the user's own code, which may raise anything
+        raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
+
+
 def _foreign(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
     said = f"model.target = {config.target}"
-    make = resolve(config.target)
-    offered = {"input_shape": shape, "num_classes": num_classes, "widths": list(config.widths)}
+    make = _users_own(config.target, said)
+    offered = {"input_shape": shape, "num_classes": num_classes}
+    if config.widths:  # otherwise the network's own
+        offered["widths"] = list(config.widths)
 
     def whole() -> nn.Module:
         try:

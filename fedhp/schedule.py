@@ -22,7 +22,7 @@ class PruneConfig:
         blend: Weight of the fleet's scores against the client's own when it selects, 0 to 1: clients with few
             classes should not vote out what others need.
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
-            schedule; 0 switches it off.
+            schedule, down to the target's number; 0 switches it off.
         regularizer: A name in ``fedhp.regularizers.REGULARIZERS``; at work while there is something to cut.
         regularizer_strength: The factor of its penalty.
     """
@@ -168,7 +168,7 @@ class Schedule:
         smallest = layout.num_parameters(layout.smallest())
         if smallest * target > full:
             raise ScenarioError(
-                f"prune.target_compression = {target:g} cannot be reached: the smallest structure has "
-                f"{smallest:,} of {full:,} parameters ({full / smallest:.1f}x); lower the target or widen "
-                f"the model"
+                f"prune.target_compression = {target:g} cannot be reached: the smallest structure, of "
+                f"model.floor units per group, has {smallest:,} of {full:,} parameters "
+                f"({full / smallest:.1f}x); lower prune.target_compression or model.floor, or widen the model"
             )

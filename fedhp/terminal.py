@@ -114,7 +114,7 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
         if debug:
             Console(stderr=True).print_exception()
         Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False
+            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, emoji=False
         )
         raise typer.Exit(_INPUT_REFUSED) from None
 

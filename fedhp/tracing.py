@@ -8,19 +8,19 @@ the wrong weights.
 """
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from fedhp.channels import Channels, Groups, Identities, fixed
 from fedhp.errors import ScenarioError
+from fedhp.graphs import draw, function_name, is_tensor, play, shape, told
 from fedhp.modules import statistics_names
 from fedhp.structure import Axis, Layout
 
@@ -62,26 +62,11 @@ def trace(module: nn.Module, input_shape: Sequence[int], num_classes: int, floor
         ScenarioError: If the network does something that is not known to keep channels apart, or does not map
             such samples to that many classes; the message names the layer.
     """
-    try:
-        graph = fx.GraphModule(module, _Graphs().trace(module))
-        ShapeProp(graph).propagate(torch.empty(2, *input_shape, device="meta"))
-    except Exception as error:  # the network's own code runs here, and may raise anything
-        raise ScenarioError(
-            f"{said}: its forward pass cannot be traced on samples of shape {tuple(input_shape)}: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
-    return _Tracer(module, graph, said).layout(num_classes, floor)
-
-
-class _Graphs(fx.Tracer):
-    """Draws graphs whose nodes are layers: those of torch, and subclasses that compute what torch's do."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        same = any(
-            isinstance(m, kind) and type(m).forward is kind.forward
-            for kind in (nn.Linear, nn.Conv1d, nn.Conv2d)
-        )
-        return same or super().is_leaf_module(m, module_qualified_name)
+    graph = draw(module, said)
+    tracer = _Tracer(module, graph, said)
+    tracer.check_layers()
+    play(graph, input_shape, said)
+    return tracer.layout(num_classes, floor)
 
 
 class _Tracer:
@@ -93,6 +78,12 @@ class _Tracer:
         self._values: dict[fx.Node, Channels] = {}
         self._channels = Identities()
         self._axes: dict[str, list[Channels]] = {}
+
+    def check_layers(self) -> None:
+        """Refuses layers that are not known, before it shows that they do not take what others make."""
+        for node in self._nodes:
+            if node.op == "call_module" and not _is_known(self._module.get_submodule(str(node.target))):
+                raise self._unknown(node)
 
     def layout(self, num_classes: int, floor: int) -> Layout:
         """Walks the graph, and returns the layout that it has found."""
@@ -106,7 +97,10 @@ class _Tracer:
             raise self._refusal(f"'{unused[0]}' belongs to no layer that its forward pass uses")
         groups = self._channels.groups()
         if not groups.widths:
-            raise self._refusal("it has no units that could be cut")
+            raise self._refusal(
+                "it has no units that could be cut apart from each other. What one group of a group "
+                "normalisation or of a convolution covers is one unit: widen the network, or use more groups"
+            )
         axes = {name: self._runs(name, groups) for name in shapes}
         floors = {group: min(floor, width) for group, width in groups.widths.items()}
         return Layout(groups.widths, shapes, axes, floors, frozenset(statistics))
@@ -126,40 +120,40 @@ class _Tracer:
 
     def _visit(self, node: fx.Node, num_classes: int) -> None:
         if node.op == "placeholder":
-            self._values[node] = fixed(_shape(node)[1])
+            self._values[node] = fixed(shape(node)[1])
         elif node.op == "output":
             self._end(node, num_classes)
         elif node.op == "get_attr":
             raise self._refusal(f"'{node.target}' is used outside of a layer")
+        elif not node.args or any(isinstance(value, fx.Node) for value in node.kwargs.values()):
+            raise self._refusal(f"{self._told(node)} takes a feature map by keyword: give it by place")
         elif node.op == "call_module":
             self._values[node] = self._through_layer(node, self._module.get_submodule(str(node.target)))
-        elif _is_tensor(node):
+        elif is_tensor(node):
             self._values[node] = self._through_function(node)
-        if node in self._values and len(self._values[node]) != _shape(node)[1]:
-            raise self._refusal(f"'{_said(node)}' changes the number of channels")
+        if node in self._values and len(self._values[node]) != shape(node)[1]:
+            raise self._refusal(f"{self._told(node)} changes the number of channels")
 
     def _end(self, node: fx.Node, num_classes: int) -> None:
         result = node.args[0]
-        if not isinstance(result, fx.Node) or _shape(result) != (2, num_classes):
-            got = _shape(result)[1:] if isinstance(result, fx.Node) else result
-            raise self._refusal(f"it must return one logit per class, {num_classes}, and returns {got}")
+        if not isinstance(result, fx.Node) or shape(result) != (2, num_classes):
+            raise ScenarioError(
+                f"{self._said} must return one logit per class, {num_classes}, for each sample, and returns "
+                f"{shape(result)[1:] if is_tensor(result) else 'no tensor'}"
+            )
         channels = self._values[result]
         self._channels.equate(fixed(len(channels)), channels)
 
     def _through_layer(self, node: fx.Node, layer: nn.Module) -> Channels:
         channels, name = self._input(node), str(node.target)
-        if isinstance(layer, nn.Flatten) and layer.start_dim == 1:
+        if isinstance(layer, nn.Flatten):
             return self._flattened(node)
         if isinstance(layer, nn.Linear):
             return self._through_linear(node, layer, channels)
-        if isinstance(layer, _ConvNd) and not layer.transposed and layer.weight.dim() < 5:
+        if isinstance(layer, _ConvNd):
             return self._through_convolution(name, layer, channels)
-        if isinstance(layer, nn.GroupNorm) and layer.affine:
+        if isinstance(layer, nn.GroupNorm):
             self._channels.equate_blocks(channels, layer.num_groups)
-        elif not isinstance(layer, (*_APART, _BatchNorm)):
-            raise self._refusal(
-                f"layer '{name}', a {type(layer).__name__}, is not known to keep channels apart"
-            )
         elif not isinstance(layer, _BatchNorm):
             self._check_axes(node, type(layer).__name__.lower())
         for leaf in [*dict(layer.named_parameters()), *statistics_names(layer)]:
@@ -168,8 +162,8 @@ class _Tracer:
 
     def _through_linear(self, node: fx.Node, layer: nn.Linear, channels: Channels) -> Channels:
         name = str(node.target)
-        if len(_shape(node)) != 2:
-            raise self._refusal(f"layer '{name}', a Linear, works on {_shape(node.args[0])}: flatten first")
+        if len(shape(node)) != 2:
+            raise self._refusal(f"{self._told(node)} works on {shape(node.args[0])}: flatten first")
         made = self._channels.new(name, layer.out_features)
         return self._weighted(name, layer, made, channels)
 
@@ -201,78 +195,87 @@ class _Tracer:
 
     def _through_function(self, node: fx.Node) -> Channels:
         target: Any = node.target
-        if any(isinstance(value, fx.Node) for value in node.kwargs.values()):
-            raise self._refusal(f"'{_said(node)}' takes a feature map by keyword: give it by place")
         if target in _APART_FUNCTIONS or target in _APART_METHODS:
-            self._check_axes(node, _APART_FUNCTIONS.get(target, _said(node)))
+            self._check_axes(node, _APART_FUNCTIONS.get(target, function_name(node)))
             return self._input(node)
         if target in _TOGETHER:
             return self._together(node)
-        if target in _JOINS and self._argument(node, 1, "dim", 0) in (1, 1 - len(_shape(node))):
+        if target in _JOINS and self._argument(node, 1, "dim", 0) in (1, 1 - len(shape(node))):
             return np.concatenate([self._value(node, part) for part in node.args[0]])  # type: ignore[union-attr]
         if target in _FLATTEN and self._argument(node, 1, "start_dim", 0) == 1:
             return self._flattened(node)
-        if target in _RESHAPE and len(_shape(node)) == 2 and _shape(node)[0] == 2:
+        if target in _RESHAPE and len(shape(node)) == 2 and shape(node)[0] == 2:
             if _flat(node.args)[-1] != -1:
-                raise self._refusal(f"'{_said(node)}' to a number of channels written down: use flatten(1)")
+                raise self._refusal(
+                    f"{self._told(node)} to a number of channels written down: use flatten(1)"
+                )
             return self._flattened(node)
         if target in _MEANS and _is_spatial(node, self._argument(node, 1, "dim", 0)):
             return self._input(node)
-        raise self._refusal(f"'{_said(node)}' is not known to keep channels apart")
+        raise self._unknown(node)
 
-    def _check_axes(self, node: fx.Node, said: str) -> None:
+    def _check_axes(self, node: fx.Node, name: str) -> None:
         """Refuses what would take channels for places: pooling on one axis too few, padding on too many."""
-        num_axes = len(_shape(node.args[0]))
-        wanted = next((axes for end, axes in (("1d", 3), ("2d", 4)) if said.endswith(end)), num_axes)
-        pads = self._argument(node, 1, "pad", []) if said == "pad" else []
+        num_axes = len(shape(node.args[0]))
+        wanted = next((axes for end, axes in (("1d", 3), ("2d", 4)) if name.endswith(end)), num_axes)
+        pads = self._argument(node, 1, "pad", []) if name == "pad" else []
         if num_axes != wanted or len(pads) > 2 * (num_axes - 2):
-            raise self._refusal(f"'{said}' of {num_axes} axes reaches into the channels")
+            raise self._refusal(f"{self._told(node)}, given {num_axes} axes, reaches into the channels")
 
     def _together(self, node: fx.Node) -> Channels:
-        tensors = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and _is_tensor(arg)]
+        tensors = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and is_tensor(arg)]
         values = [self._value(node, tensor) for tensor in tensors]
         widest = max(values, key=len)
         for tensor, value in zip(tensors, values, strict=True):
-            if len(_shape(tensor)) != len(_shape(node)):
-                raise self._refusal(f"'{_said(node)}' joins tensors of different numbers of axes")
+            if len(shape(tensor)) != len(shape(node)):
+                raise self._refusal(f"{self._told(node)} joins tensors of different numbers of axes")
             if len(value) == len(widest):
                 self._channels.equate(widest, value)
         return widest
 
     def _flattened(self, node: fx.Node) -> Channels:
         channels = self._input(node)
-        return np.repeat(channels, _shape(node)[1] // len(channels))
+        return np.repeat(channels, shape(node)[1] // len(channels))
 
     def _input(self, node: fx.Node) -> Channels:
         return self._value(node, node.args[0])
 
     def _value(self, node: fx.Node, argument: Any) -> Channels:
         if argument not in self._values:
-            raise self._refusal(f"'{_said(node)}' takes something that is no feature map")
+            raise self._refusal(f"{self._told(node)} takes something that is no feature map")
         return self._values[argument]
 
     def _argument(self, node: fx.Node, place: int, name: str, default: Any) -> Any:
         return node.args[place] if len(node.args) > place else node.kwargs.get(name, default)
 
-    def _refusal(self, cause: str) -> ScenarioError:
-        return ScenarioError(
-            f"{self._said} cannot be pruned: {cause}. Known are linear layers, 1-d and 2-d convolutions, "
-            "batch and group normalisation, pooling, activations, dropout, flatten, addition, "
+    def _told(self, node: fx.Node) -> str:
+        return told(node, self._module)
+
+    def _unknown(self, node: fx.Node) -> ScenarioError:
+        return self._refusal(
+            f"{self._told(node)} is not known to keep channels apart. Known are linear layers, 1-d and 2-d "
+            "convolutions, batch and group normalisation, pooling, activations, dropout, flatten, addition, "
             "multiplication, concatenation and means over places"
         )
 
+    def _refusal(self, cause: str) -> ScenarioError:
+        return ScenarioError(f"{self._said} cannot be pruned: {cause}")
 
-def _shape(node: Any) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape) if isinstance(node, fx.Node) and _is_tensor(node) else ()
 
-
-def _is_tensor(node: fx.Node) -> bool:
-    return hasattr(node.meta.get("tensor_meta"), "shape")
+def _is_known(layer: nn.Module) -> bool:
+    """Says whether it is known how a layer treats channels."""
+    if isinstance(layer, nn.Flatten):
+        return layer.start_dim == 1
+    if isinstance(layer, _ConvNd):
+        return not layer.transposed and layer.weight.dim() < 5
+    if isinstance(layer, nn.GroupNorm):
+        return layer.affine
+    return isinstance(layer, (nn.Linear, _BatchNorm, *_APART))
 
 
 def _is_spatial(node: fx.Node, axes: int | Sequence[int]) -> bool:
     """Says whether these axes of a node's input lie behind the channels."""
-    num_axes = len(_shape(node.args[0]))
+    num_axes = len(shape(node.args[0]))
     return all(axis % num_axes > 1 for axis in ([axes] if isinstance(axes, int) else axes))
 
 
@@ -280,8 +283,3 @@ def _flat(arguments: Sequence[Any]) -> list[Any]:
     """Returns the sizes of ``view(a, b)`` and of ``view((a, b))``, after the tensor."""
     sizes = arguments[1:]
     return list(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else list(sizes)
-
-
-def _said(node: fx.Node) -> str:
-    target: Callable[..., Any] | str = node.target
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -242,7 +242,7 @@ class _Session:
         """Chooses the batch for the structure just reached."""
         self.batch_measured = 0
         # Whether anything is left to cut: otherwise there is nothing to track or to press for.
-        self.shrinking = bool(self.recipe.prune.marginal) or self._excess(progress=1.0)
+        self.shrinking = self._excess(progress=1.0)
         self.inputs = self.recipe.architecture.kept_inputs(self.structure)
         noise_scale = self.noise.value if self.noise is not None else 0.0
         budget = self.task.profile.memory_bytes
@@ -292,7 +292,9 @@ class _Session:
         if not prune.marginal and not self._excess(progress):
             return
         scores = self.contributions.blended()
-        target = select(scores, self.structure, allowed, self.layout.floors, prune.marginal)
+        # Ahead of schedule is not beyond it: shares of a mean that rises with every cut would go on for ever.
+        least = self.recipe.schedule.counts(1.0)
+        target = select(scores, self.structure, allowed, least, prune.marginal)
         if target == self.structure:
             return
         key = ("cut", self._step_key(0), tuple(target.counts.values()))

@@ -14,7 +14,7 @@ PACKAGES = ("fedhp", "clients", "strategies")
 ROWS = (
     {"errors"},
     {"structure", "seeds", "references", "choices", "terminal", "arrays", "measure", "step"},
-    {"devices", "evidence", "batches", "channels", "modules", "networks", "rehearsal"},
+    {"devices", "keys", "evidence", "batches", "channels", "graphs", "modules", "networks", "rehearsal"},
     {"state", "tracing"},
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "sums", "coverage"},

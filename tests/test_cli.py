@@ -149,6 +149,22 @@ def test_a_run_in_which_every_client_fails_says_why_and_what_to_do():
     assert "lower train.learning_rate" in line
 
 
+def test_a_network_that_does_not_take_the_data_is_refused_in_one_line(tmp_path, monkeypatch, capfd):
+    """On the digits, of 8x8 = 64 features; torch's own traceback goes to the process's standard error."""
+    lines = [
+        "from torch import nn",
+        "",
+        "def build():",
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(100, 10))",
+    ]
+    (tmp_path / "wrong_net.py").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refused("train", "model.target=wrong_net:build")
+    assert len(message.splitlines()) == 1
+    assert "layer '1' (Linear) cannot take a batch of shape (2, 64), with its in_features=100" in message
+    assert capfd.readouterr().err == ""
+
+
 def test_data_that_is_not_there_is_refused_by_path():
     assert "nowhere" in refused("run", "data.name=npz", "data.root=nowhere")
 
@@ -206,10 +222,11 @@ def test_debug_shows_the_traceback():
         ScenarioError("prune.marginal must be in [0, 1), got [red]"),
         RecordError("no record at [/tmp/x] or [bold]"),
         MissingExtraError("simulation", "ray", "sim"),
+        ScenarioError("model.target = nets:loop: the forward pass cannot be traced"),
     ],
 )
-def test_brackets_in_an_error_are_printed_as_they_are(error, capsys):
-    """Square brackets are rich's markup: 'fedhp[sim]' must not become 'fedhp'."""
+def test_an_error_is_printed_as_it_is(error, capsys):
+    """To rich, square brackets are markup and ':loop:' is a picture: 'fedhp[sim]' must not become 'fedhp'."""
     with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):
         raise error
     assert caught.value.exit_code == 2

@@ -1,6 +1,7 @@
 """Scenarios: found, inherited, overridden, checked, and written back."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -83,6 +84,25 @@ def test_values_win_over_the_dotlist_and_it_over_the_file(tmp_path):
     assert scenario.train.momentum == 0.7
 
 
+@pytest.mark.parametrize("network", ["name: conv1d", "target: 'my_net:build'"])
+def test_another_network_has_its_own_widths(network, tmp_path):
+    """An MLP's hidden layers say nothing of it; where widths are given, wherever, they hold."""
+    key, value = (part.strip(" '") for part in network.split(": "))
+    override = f"model.{key}={value}"
+    assert load_scenario("quickstart").model.widths == [128, 64]
+    assert load_scenario("quickstart", [override]).model.widths == []
+    assert load_scenario("quickstart", values={"model": {key: value}}).model.widths == []
+    child = written(tmp_path, text=f"extends: quickstart\nmodel: {{{network}}}\n")
+    assert load_scenario(child).model.widths == []
+    assert load_scenario(child, ["model.widths=[8]"]).model.widths == [8]
+    assert load_scenario("quickstart", ["model.widths=[8]", override]).model.widths == [8]
+    assert load_scenario("quickstart", ["model.widths=[8]"], {f"model.{key}": value}).model.widths == [8]
+
+
+def test_the_same_network_said_again_keeps_its_widths():
+    assert load_scenario("quickstart", ["model.name=mlp", "model.floor=1"]).model.widths == [128, 64]
+
+
 def test_nested_and_dotted_values_mean_the_same():
     nested = load_scenario("quickstart", values={"data": {"partition": {"alpha": 2.0}}})
     assert nested == load_scenario("quickstart", values={"data.partition.alpha": 2.0})
@@ -107,35 +127,65 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key(value):
         ("train.lerning_rate=0.1", ["lerning_rate", "learning_rate"]),
         ("round=3", ["round", "rounds"]),
         ("data.partition.alfa=1", ["alfa", "alpha"]),
-        ("learning_rate=0.1", ["Did you mean: train.learning_rate, strategy.optimizer.learning_rate?"]),
-        ("batchsize=3", ["Did you mean: train.batch_size?"]),
+        ("learning_rate=0.1", ["Did you mean train.learning_rate or strategy.optimizer.learning_rate?"]),
+        ("batchsize=3", ["Did you mean train.batch_size?"]),
+        ("prune.target=3", ["no key 'prune.target'. Did you mean prune.target_compression?"]),  # not start
+        ("target=3", ["Did you mean model.target or prune.target_compression?"]),
+        ("train.batch=3", ["Did you mean train.batch_size?"]),  # beside it, not memory.batch_policy
+        ("fleet.classes=[{shar: 1}]", ["'fleet.classes[].shar'", "fleet.classes[].share?"]),
         ("lr=0.1", ["'lr'", "Keys are: name, description, seed", ", train, "]),
         ("train.lr=0.1", ["'train.lr'", "Keys are: train.", "train.learning_rate"]),
     ],
 )
 def test_a_typo_names_the_nearest_key(override, names):
-    """By OmegaConf, which looks within the section, or else by us, who look in all."""
+    """Those beside it before those of other sections, and what is begun before what is spelt alike."""
     with pytest.raises(ScenarioError) as caught:
         load_scenario("quickstart", [override])
     assert all(name in str(caught.value) for name in names)
     assert "overrides" in str(caught.value)
 
 
+WHOLE = "an integer, written without point or exponent"
+
+
 @pytest.mark.parametrize(
-    ("override", "key"),
+    ("override", "said"),
     [
-        ("rounds=many", "rounds"),
-        ("rounds=2.5", "rounds"),
-        ("train.batch_size=big", "train.batch_size"),
-        ("train.learning_rate=[1]", "train.learning_rate"),
-        ("model.widths=3", "model.widths"),
-        ("fleet.classes=[1]", "fleet.classes"),
-        ("train=3", "TrainConfig"),
+        ("rounds=many", f"rounds must be {WHOLE}, got 'many'"),
+        ("rounds=", f"rounds must be {WHOLE}, got nothing"),
+        ("rounds=1e1", f"rounds must be {WHOLE}, got 10.0"),
+        ("rounds=None", f"rounds must be {WHOLE}, got 'None'"),
+        ("train.batch_size=[1]", f"train.batch_size must be {WHOLE}, got [1]"),
+        ("train.learning_rate=fast", "train.learning_rate must be a number, got 'fast'"),
+        ("model.prune_inputs=maybe", "model.prune_inputs must be true or false, got 'maybe'"),
+        ("name=", "name must be a text ('' is the empty one), got nothing"),
+        ("model.widths=[8,x]", f"model.widths[1] must be {WHOLE}, got 'x'"),
+        ("model.widths=", "model.widths must be a list, such as model.widths=[64,32], got nothing"),
+        ("fleet.classes=[1]", "fleet.classes[0] must be a section of the keys name, share, memory, got 1"),
+        ("fleet.classes=[{share: a}]", "fleet.classes[].share must be a number, got 'a'"),
+        ("memory=2MiB", "memory must be a section of the keys batch_policy, max_batch, lr_scaling, budget, "
+         "got '2MiB'"),
+        ("fleet=", "fleet must be a section of the keys num_clients, classes, got nothing"),
+        ("data.partition=iid", "data.partition must be a section of the keys name, alpha, "
+         "shards_per_client, classes_per_client, min_samples, got 'iid'"),
     ],
-)
-def test_an_ill_typed_value_names_its_key(override, key):
-    with pytest.raises(ScenarioError, match=key.rpartition(".")[2]):
+)  # fmt: skip
+def test_an_ill_typed_value_is_told_by_key_and_what_it_must_be(override, said):
+    with pytest.raises(ScenarioError) as caught:
         load_scenario("quickstart", [override])
+    assert str(caught.value) == f"overrides: {said}"
+
+
+def test_no_error_speaks_of_the_classes_behind_the_keys():
+    """Every key of the schema, given what it cannot be, and a key beside each that does not exist."""
+    scenario = load_scenario("quickstart").to_dict()
+    sections = [key for key, value in scenario.items() if isinstance(value, dict)]
+    wrong = [f"{key}=[x]" for key in scenario] + [f"{key}={{zzz: 1}}" for key in sections]
+    wrong += [f"{key}.{name}=[[x]]" for key in sections for name in scenario[key]]
+    for override in wrong:
+        with pytest.raises(ScenarioError) as caught:
+            load_scenario("quickstart", [override])
+        assert not re.search(r"Config|Scenario|subclass|convert|Optional", str(caught.value)), override
 
 
 @pytest.mark.parametrize(
@@ -167,7 +217,7 @@ def test_a_name_that_is_near_none_is_answered_without_a_guess():
 def test_a_list_that_is_none_is_refused_with_one_that_is(key):
     with pytest.raises(ScenarioError, match=rf"{key} must be a list, such as {key}=\[") as caught:
         load_scenario("quickstart", [f"{key}=64"])
-    example = str(caught.value).rpartition("such as ")[2]
+    example = str(caught.value).rpartition("such as ")[2].removesuffix(", got 64")
     assert load_scenario("quickstart", ["model.floor=1", example])
 
 

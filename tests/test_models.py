@@ -1,5 +1,7 @@
 """The oracle: a compact model computes what the full one does with the dropped units silenced."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -154,3 +156,15 @@ def test_impossible_models_are_refused(values, said):
 def test_images_that_the_cnn_cannot_take_are_refused(widths, shape, said):
     with pytest.raises(ScenarioError, match=said):
         architecture(ModelConfig("cnn", widths), shape, 10)
+
+
+def perceptron(input_shape, num_classes, widths=(7, 5)):
+    sizes = [input_shape[1], *widths, num_classes]
+    layers = [nn.Linear(one, other) for one, other in pairwise(sizes)]
+    return nn.Sequential(nn.Flatten(), *layers)
+
+
+@pytest.mark.parametrize(("given", "made"), [([], [7, 5]), ([3], [3])])
+def test_a_network_of_ones_own_has_its_own_widths_unless_some_are_given(given, made):
+    arch = architecture(ModelConfig(target=f"{__name__}:perceptron", widths=given, floor=1), (1, 9), 4)
+    assert list(arch.layout.widths.values()) == made

@@ -152,6 +152,19 @@ def test_the_target_must_leave_room_for_the_floors():
         Schedule(PruneConfig(target_compression=10.6), ALIKE).check_target()
 
 
+def test_floors_of_whole_normalisation_groups_are_told_with_the_key_to_change():
+    """8 channels are 2 units of 4: at a floor of 2 nothing can go, at 1 half of the channels."""
+
+    def schedule(floor):
+        layout = architecture(ModelConfig("conv1d", [8, 8], floor, norm="group"), (1, 3, 16), 4).layout
+        assert layout.smallest() == {"conv1": floor, "conv2": floor}
+        return Schedule(PruneConfig(target_compression=2), Shape(layout, dict.fromkeys(layout.widths, 1.0)))
+
+    schedule(1).check_target()
+    with pytest.raises(ScenarioError, match=r"\(1\.0x\); lower prune\.target_compression or model\.floor"):
+        schedule(2).check_target()
+
+
 # --- seeds -----------------------------------------------------------------------------------
 
 

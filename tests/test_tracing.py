@@ -1,5 +1,7 @@
 """Traced wiring against the oracle: what is cut out must be what the full model can be silenced at."""
 
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
@@ -293,6 +295,47 @@ class Keyed(Shuffled):
         return self.head(torch.add(y, other=y))
 
 
+class OneGroup(Shuffled):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.GroupNorm(1, 6)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+
+class KeyedLayer(Shuffled):
+    def forward(self, x):
+        return self.head(input=self.conv(x).mean((2, 3)))
+
+
+class KeyedJoin(Shuffled):
+    def forward(self, x):
+        return self.head(torch.cat(tensors=[self.conv(x).mean((2, 3))], dim=1))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Counting(Shuffled):
+    def forward(self, x):
+        return sum(self.head(self.conv(x).mean((2, 3))) for _ in range(x.shape[0]))
+
+
+def Nested():  # noqa: N802 - named as what is traced
+    return nn.Sequential(OrderedDict(body=nn.Sequential(nn.ReLU(), Asking()), head=nn.Linear(3, 3)))
+
+
+def Deep():  # noqa: N802
+    return nn.Sequential(OrderedDict(body=nn.Sequential(nn.ReLU(), Shuffled()), head=nn.Linear(3, 3)))
+
+
 def broken():
     raise RuntimeError("no such file")
 
@@ -304,19 +347,29 @@ def number():
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("Attentive", "cannot be traced on samples of shape"),
+        (
+            "Attentive",
+            r"layer 'attention' \(MultiheadAttention\) is not known to keep channels apart. Known are",
+        ),
+        ("Recurrent", r"layer 'lstm' \(LSTM\) is not known"),  # rather than that it takes no maps
         ("Shuffled", "'view' is not known to keep channels apart"),
         ("Split", "is not known to keep channels apart"),
-        ("Asking", "cannot be traced"),
+        ("Asking", "the forward pass cannot be traced: TraceError: .* control flow"),
+        ("Nested", r"the forward pass of 'body.1' \(Asking\) cannot be traced: TraceError"),
+        ("Counting", "the forward pass cannot be traced: TypeError: .*It must take the same steps"),
+        ("Deep", "'view' in 'body.1' is not known"),
         ("Unused", "is not known to keep channels apart"),
-        ("Layered", "layer 'norm', a LayerNorm, is not known to keep channels apart"),
+        ("Layered", r"layer 'norm' \(LayerNorm\) is not known to keep channels apart"),
         ("Wide", "'repeat' is not known"),
         ("Written", "'view' to a number of channels written down: use flatten"),
-        ("Flatter", "'maxpool1d' of 2 axes reaches into the channels"),
-        ("Shifted", "'pad' of 4 axes reaches into the channels"),
+        ("Flatter", r"layer 'pool' \(MaxPool1d\), given 2 axes, reaches into the channels"),
+        ("Shifted", "'pad', given 4 axes, reaches into the channels"),
         ("Frozen", "'conv.weight' is frozen"),
         ("Tied", "a parameter belongs to two layers"),
-        ("Keyed", "takes a feature map by keyword"),
+        ("Keyed", "'add' takes a feature map by keyword"),
+        ("KeyedLayer", r"layer 'head' \(Linear\) takes a feature map by keyword"),
+        ("KeyedJoin", "'cat' takes a feature map by keyword"),
+        ("OneGroup", "no units that could be cut apart .*group normalisation .*or use more groups"),
         ("broken", "calling it failed: RuntimeError: no such file"),
         ("number", "must return a torch.nn.Module, got int"),
         ("nothing", "has no 'nothing'"),
@@ -327,11 +380,63 @@ def test_what_cannot_be_traced_is_refused_by_name(target, said):
         architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
 
 
+@pytest.mark.parametrize("text", ["import nowhere_at_all", "def build(:", "1 / 0"])
+def test_a_module_that_cannot_be_imported_is_refused(text, tmp_path, monkeypatch):
+    (tmp_path / "faulty_net.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        ScenarioError, match=r"model\.target = faulty_net:build: importing it failed: \w+Error: "
+    ):
+        architecture(ModelConfig(target="faulty_net:build"), (2, 4, 4), 3)
+
+
 def test_a_model_for_other_samples_or_classes_is_refused():
     with pytest.raises(ScenarioError, match="takes samples of three axes and 8 widths"):
         architecture(ModelConfig("vgg11", [4, 4]), (1, 8, 8), 3)
-    with pytest.raises(ScenarioError, match="one logit per class, 4, and returns"):
+    with pytest.raises(ScenarioError) as caught:
         trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to("meta"), (1, 2, 2), 4, 1, "a model")
+    assert (
+        str(caught.value) == "a model must return one logit per class, 4, for each sample, and returns (3,)"
+    )
+
+
+class Adding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.one(x) + self.two(x)
+
+
+@pytest.mark.parametrize(
+    ("layers", "who", "got"),
+    [
+        ([nn.Flatten(), nn.Linear(31, 3)], "layer '1' (Linear)", "(2, 32), with its in_features=31: "),
+        ([nn.Conv2d(3, 4, 1)], "layer '0' (Conv2d)", "(2, 2, 4, 4), with its in_channels=3: "),
+        (
+            [nn.Conv2d(2, 4, 5)],
+            "layer '0' (Conv2d)",
+            "(2, 2, 4, 4), with its in_channels=2: Calculated padded",
+        ),
+        (
+            [nn.Sequential(nn.BatchNorm2d(5))],
+            "layer '0.0' (BatchNorm2d)",
+            "(2, 2, 4, 4), with its num_features=5",
+        ),
+        ([nn.GroupNorm(2, 6)], "layer '0' (GroupNorm)", "(2, 2, 4, 4), with its num_channels=6: "),
+        ([nn.MaxPool2d(3), nn.MaxPool2d(2)], "layer '1' (MaxPool2d)", "(2, 2, 1, 1): "),
+        ([nn.Flatten(), nn.Linear(32, 8), Adding()], "'add' in '2'", "(2, 5) and (2, 4): "),
+    ],
+)
+def test_a_layer_that_does_not_take_what_it_gets_is_named(layers, who, got, capfd):
+    """In the first line of the error, with what it got; nothing is printed besides."""
+    with pytest.raises(ScenarioError) as caught:
+        trace(nn.Sequential(*layers).to("meta"), (2, 4, 4), 3, 1, "a model")
+    told = f"a model, on samples of shape (2, 4, 4): {who} cannot take a batch of shape {got}"
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_statistics_are_those_of_all_clients_samples_together():

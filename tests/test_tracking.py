@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import logging
+import re
 import shutil
 import signal
 import struct
@@ -22,6 +23,7 @@ from fedhp.cli import app
 from fedhp.config import Scenario, WandbConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.models import ModelConfig
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.structure import AxisRef, Layout, Structure
 from fedhp.tracking import (
@@ -336,6 +338,26 @@ def test_event_log_tells_failures_on_one_clean_line_each(record_run: RecordRun, 
     assert texts[3] == "round 1: client 3 (small) failed in train: out of memory [31mboom"
     assert texts[-1] == "worker 1 was replaced"
     assert all(text.isprintable() for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "shown"),
+    [
+        (ModelConfig(), "mlp 300-100", "mlp"),
+        (ModelConfig("cnn", [4, 5]), "cnn 4-5", "cnn"),
+        (ModelConfig(target="my_net:build"), "my_net:build", "my_net:build"),
+        (ModelConfig(target="my_net:build", widths=[8]), "my_net:build 8", "my_net:build"),
+    ],
+)
+def test_the_start_names_the_model(model: ModelConfig, said: str, shown: str) -> None:
+    plan = make_plan()
+    plan = dataclasses.replace(plan, scenario=dataclasses.replace(plan.scenario, model=model))
+    assert f"; full model {said} of {PARAMS_FULL} parameters, " in wording.start(plan)
+    target = console(True, 120, 40)
+    tracker = ConsoleTracker(target)  # type: ignore[arg-type]
+    tracker.on_start(plan)
+    tracker.close()
+    assert f"{shown} on digits" in re.sub(r"\x1b\[[0-9;]*m", "", written(target))
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -208,13 +208,26 @@ def test_nothing_is_cut_at_target_one_or_before_the_start():
         assert update.state.structure == ARCH.layout.full()
 
 
-def test_marginal_units_go_ahead_of_schedule():
-    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=0.5, blend=0.0))
+@pytest.mark.parametrize("marginal", [0.5, 0.99])
+def test_marginal_units_go_ahead_of_schedule_and_not_beyond_the_target(marginal, monkeypatch):
+    """Every cut raises the mean that units are measured by, so that by itself the share has no end."""
+    spy = Spy(monkeypatch)
+    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=marginal, blend=0.0))
     update = train_locally(recipe, small_task(recipe, SHARD), SHARD)
-    allowed = recipe.schedule.counts(1.0)
-    counts = update.state.structure.counts
-    assert all(ARCH.layout.floors[g] <= counts[g] <= allowed[g] for g in counts)
-    assert sum(counts.values()) < sum(allowed.values())
+    ahead = 0
+    for step, structure in enumerate(spy.structures):
+        allowed, least = recipe.schedule.counts(step / 30), recipe.schedule.counts(1.0)
+        assert all(least[g] <= count <= allowed[g] for g, count in structure.counts.items())
+        ahead += structure.counts != allowed
+    assert ahead > 5
+    assert update.state.structure.counts == recipe.schedule.counts(1.0)
+
+
+def test_marginal_units_stay_where_a_device_has_no_more_than_the_target():
+    recipe = pruned(MemoryConfig(), prune=replace(PRUNE, marginal=0.99, blend=0.0))
+    small = initial_state(ARCH, 0).cut(ARCH.layout, random_structure(ARCH.layout, 0, 0.1))
+    update = train_locally(recipe, small_task(recipe, SHARD, state=small), SHARD)
+    assert update.state.structure == small.structure
 
 
 # --- memory ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ def shown(console: Console, num_cells: int) -> Iterator[OnDone]:
         def on_done(cell: Cell, outcome: Outcome) -> None:
             line = pace.line(cell, outcome)
             if outcome.reason:
-                console.print(escape(line), style="yellow", highlight=False)
+                console.print(escape(line), style="yellow", highlight=False, emoji=False)
             bar.update(task, advance=1, description=escape(f"cells{pace.left()}"))
 
         yield on_done

@@ -101,7 +101,7 @@ class ConsoleTracker:
 
     def _say(self, text: str) -> None:
         if self._draws:
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
         self._log.info(text)
 
 

@@ -47,7 +47,7 @@ def render(progress: Progress, size: ConsoleDimensions) -> RenderableType:
 def _header(progress: Progress) -> Text:
     plan = progress.plan
     return Text.assemble(
-        (f"{plan.scenario.model.name}", "bold"),
+        (plan.scenario.model.target or plan.scenario.model.name, "bold"),
         (" on ", "dim"),
         (f"{plan.scenario.data.name}", "bold"),
         (f" · {plan.params_full:,} parameters, ", "dim"),

@@ -44,7 +44,7 @@ def start(plan: RunPlan) -> str:
     scenario = plan.scenario
     return (
         f"start: scenario {scenario.name}, seed {scenario.seed}, {rounds(scenario.rounds)}; "
-        f"{devices(plan)}; full model of {plan.params_full} parameters, "
+        f"{devices(plan)}; full model {scenario.model.said} of {plan.params_full} parameters, "
         f"{format_size(plan.training_bytes_full)} to train"
     )
 

@@ -1,0 +1,85 @@
+"""The keys of a schema in the words of its users, who know keys and values, not the classes behind them."""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_origin, get_type_hints
+
+from fedhp.choices import near
+
+# Per dotted key, what its value must be; the keys of a list's entries have ``[]`` where the number would be.
+Keys = Mapping[str, str]
+
+_WANTED = {
+    str: "a text ('' is the empty one)",
+    int: "an integer, written without point or exponent",
+    float: "a number",
+    bool: "true or false",
+    float | None: "a number or null",
+}
+
+
+def keys_of(schema: type, examples: Mapping[str, str]) -> Keys:
+    """Returns the keys of a schema of nested dataclasses.
+
+    Args:
+        schema: A dataclass.
+        examples: A value of every key that takes a list.
+    """
+    types = get_type_hints(schema)
+    found = [_described(entry.name, types[entry.name], examples) for entry in fields(schema)]
+    return {key: wanted for one in found for key, wanted in one}
+
+
+def _described(key: str, kind: Any, examples: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if is_dataclass(kind):
+        types = get_type_hints(kind)
+        yield key, f"a section of the keys {', '.join(types)}"
+        for name, below in types.items():
+            yield from _described(f"{key}.{name}", below, examples)
+    elif get_origin(kind) is list:
+        yield key, f"a list, such as {key}={examples[key]}"
+        yield from _described(f"{key}[]", get_args(kind)[0], examples)
+    else:
+        yield key, _WANTED[kind]
+
+
+def unknown_key(key: str, known: Keys) -> str:
+    """Says that there is no such key, and which was meant: one beside it, or else one of any section."""
+    section, _, last = key.rpartition(".")
+    beside = [one for one in known if one.rpartition(".")[0] == section]
+    meant = _near(last, beside) or _near(last, known)
+    hint = f"Did you mean {' or '.join(meant)}?" if meant else f"Keys are: {', '.join(beside)}"
+    return f"there is no key '{key}'. {hint}"
+
+
+def _near(last: str, keys: Collection[str]) -> list[str]:
+    meant = near(last, (key.rpartition(".")[2] for key in keys))
+    return [key for key in keys if key.rpartition(".")[2] in meant]
+
+
+def misfit(key: str, value: Any, known: Keys) -> str:
+    """Says what a key's value must be, and what came."""
+    came = repr(value)  # by which a text is told from a number, whatever node it is wrapped in
+    return f"{key} must be {known[_indexed(key)]}, got {'nothing' if came == 'None' else came}"
+
+
+def is_known(key: str, known: Keys) -> bool:
+    """Says whether there is such a key, which may point into a list."""
+    return _indexed(key) in known
+
+
+def section_amiss(values: Mapping[str, Any], known: Keys, prefix: str = "") -> tuple[str, Any] | None:
+    """Returns the first section that was given a value instead of keys, with that value."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if not any(one.startswith(f"{key}.") for one in known):
+            continue
+        amiss = section_amiss(value, known, f"{key}.") if isinstance(value, dict) else (key, value)
+        if amiss:
+            return amiss
+    return None
+
+
+def _indexed(key: str) -> str:
+    return re.sub(r"\[\d+\]", "[]", key)
