@@ -93,6 +93,18 @@ class Reconciliation:
             for group, given in self._assigned.items()
         }
 
+    def votes(self) -> Shares:
+        """Returns, per unit of the full model, the share of its assignees that kept it.
+
+        NaN where nobody judged: the unit was gone before, or no participant was assigned it.
+        """
+        votes = {}
+        for group, share in self.shares().items():
+            mask = self._state.structure.masks[group]
+            votes[group] = np.full(len(mask), np.nan)
+            votes[group][mask] = np.where(self._assigned[group] > 0, share, np.nan)
+        return votes
+
     def mean(self, structure: Structure) -> ModelState:
         """Returns the model of a sub-structure: means over holders; entries nobody held keep their value."""
         mean = {}

@@ -15,7 +15,7 @@ from fedhp.config import Scenario
 from fedhp.errors import TrainingError, WireError
 from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
-from fedhp.reconcile import Reconciliation
+from fedhp.reconcile import Reconciliation, Shares
 from fedhp.seeds import generator
 from fedhp.state import ClientReport, ModelState, Update
 from fedhp.structure import Structure
@@ -43,6 +43,7 @@ class FleetStrategy(Strategy):
     Attributes:
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
+        votes: `Reconciliation.votes` of the last round; empty where clients do not prune, or too few replied.
         rounds_in_vain: How many rounds in a row, the last included, brought no valid reply at all.
     """
 
@@ -57,6 +58,7 @@ class FleetStrategy(Strategy):
         self.layout = recipe.architecture.layout
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
+        self.votes: Shares = {}
         self.rounds_in_vain = 0
         self._sent: dict[int, Sent] = {}
 
@@ -136,6 +138,7 @@ class FleetStrategy(Strategy):
             self._take(server_round, sent, reply, reconciliation)
             for sent, reply in in_order(self._sent, replies)
         )
+        self.votes = {}
         valid = [row for row in self.reports if row.status == "ok"]
         self.rounds_in_vain = 0 if valid else self.rounds_in_vain + 1
         if len(valid) < self.scenario.server.min_replies:
@@ -146,6 +149,8 @@ class FleetStrategy(Strategy):
                 self.scenario.server.min_replies,
             )
             return None, None
+        if self.prunes:
+            self.votes = reconciliation.votes()
         self.state = reconciliation.mean(self.survivors(reconciliation, server_round))
         loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)

@@ -56,6 +56,17 @@ def test_three_replies_give_the_shares_computed_by_hand():
     assert three_replies().shares()["a"].tolist() == [1.0, 0.5, 0.5]
 
 
+def test_votes_stand_where_the_unit_does_in_the_full_model_and_only_where_somebody_judged():
+    """Units 0 and 2 are gone, nobody was assigned unit 1; 2 of 2 + 6 samples kept unit 3."""
+    layout = dense_layout(4)
+    left, judged = structure(layout, a=[1, 3]), structure(layout, a=[3])
+    reconciliation = Reconciliation(layout, random_state(layout, left))
+    reconciliation.add(update(random_state(layout, judged), judged, 2))
+    reconciliation.add(update(random_state(layout, structure(layout, a=[])), judged, 6))
+    votes = reconciliation.votes()["a"]
+    np.testing.assert_array_equal(votes, [np.nan, np.nan, np.nan, 0.25])
+
+
 def test_three_replies_give_the_means_computed_by_hand():
     """An entry is the example-weighted mean over the clients that hold it.
 

@@ -7,7 +7,7 @@ cache, and never import the libraries that prepared it.
 
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, note_on_labels, open_dataset
-from fedhp.data.partition import partition_rows
+from fedhp.data.partition import label_counts, partition_rows
 from fedhp.data.shard import Shard, client_shard, device_shard, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
@@ -19,6 +19,7 @@ __all__ = [
     "Shard",
     "client_shard",
     "device_shard",
+    "label_counts",
     "note_on_labels",
     "open_dataset",
     "partition_rows",

@@ -51,6 +51,12 @@ class RunResult:
         """One row per round and sampled client."""
         return _table(self.folder / "clients.parquet", list(columns.CLIENTS))
 
+    @cached_property
+    def partition(self) -> "pd.DataFrame | None":
+        """One row per client and label: its number of samples; None where devices have their own data."""
+        path = self.folder / "partition.parquet"
+        return _table(path, list(columns.PARTITION)) if path.exists() else None
+
 
 def load_run(folder: str | Path) -> RunResult:
     """Loads the record of a run; the tables are read when asked for.
@@ -161,6 +167,8 @@ def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
         table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from None
+    for name in columns.LATER.intersection(expected).difference(table.columns):
+        table[name] = None
     if list(table.columns) != expected:
         raise RecordError(f"{path}: expected the columns {expected}, got {list(table.columns)}")
     return table
