@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_GIVE = "give the folder that a run named as its record"
+_WITHOUT = "without that file, its numbers are added up from the rounds"
+
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
@@ -68,7 +71,7 @@ def load_run(folder: str | Path) -> RunResult:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RecordError(f"no run record at {folder}: it is not a folder")
+        raise RecordError(f"no run record at {folder}: it is not a folder; {_GIVE}")
     config, file = _config(folder / "config.yaml"), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
@@ -98,11 +101,11 @@ def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from None
+        raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
     expected = {field.name for field in fields(Summary)}
     if not isinstance(summary, dict) or not expected <= set(summary):
         missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)
-        raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}")
+        raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}; {_WITHOUT}")
     return summary
 
 
@@ -141,7 +144,7 @@ def _config(path: Path) -> "Scenario":
     from fedhp.config import load_scenario
 
     if not path.is_file():
-        raise RecordError(f"{path} is missing: the folder is no complete run record")
+        raise RecordError(f"{path} is missing: the folder is no complete run record; {_GIVE}")
     try:
         return load_scenario(path)
     except ScenarioError as error:
