@@ -61,7 +61,7 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     # Records show one budget per device class: a budget of its own makes a class of its own.
     own = f"{kind.name} {format_size(budget)}" if budget != kind.memory_bytes else kind.name
     shard = _open_shard(brief, node, client)
-    profile = DeviceProfile(str(node.get("name", own)), budget, len(shard))
+    profile = DeviceProfile(str(node.get("name", own)), budget, len(shard), "data-path" in node)
     return LocalDevice(client, profile, shard)
 
 

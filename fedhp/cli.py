@@ -74,10 +74,11 @@ def run(
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
         from fedhp.config import load_scenario
+        from fedhp.report import report_on
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
-        simulate(load_scenario(name, overrides), out)
+        report_on(simulate(load_scenario(name, overrides), out).folder)
 
 
 @app.command()
@@ -101,10 +102,37 @@ def train(
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
         from fedhp.config import load_scenario
+        from fedhp.report import report_on
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
-        train(load_scenario(name, overrides), out)
+        report_on(train(load_scenario(name, overrides), out).folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run record.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write report.html and figures/; default RUN.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a run's report: report.html, one page that needs nothing else, and its figures as files.
+
+    [bold]Examples[/bold]
+
+      fedhp report runs/quickstart-20260131-141500
+
+      fedhp report runs/quickstart-20260131-141500 --out pages/first
+
+    `fedhp run` and `fedhp train` do so at their end. An unfinished run is reported as far as it came.
+    """
+    with readable_errors(debug):
+        from fedhp.report import write_report
+
+        typer.echo(f"report: {write_report(folder, out)}")
 
 
 @app.command()

@@ -45,11 +45,13 @@ class DeviceProfile:
         device_class: The class's name in the scenario, or the name that the device gave itself.
         memory_bytes: The budget for training; None when there is none.
         num_examples: The number of local training samples.
+        own_data: Whether these are its own, and no part of the scenario's data set.
     """
 
     device_class: str
     memory_bytes: int | None
     num_examples: int
+    own_data: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Reconciliation:
         self._assigned = {group: np.zeros(count) for group, count in counts.items()}
         self._kept = {group: np.zeros(count) for group, count in counts.items()}
         self._scores = {group: np.zeros(count) for group, count in counts.items()}
-        self.votes = {group: np.zeros(count, np.int64) for group, count in counts.items()}
+        self.keepers = {group: np.zeros(count, np.int64) for group, count in counts.items()}
 
     def add(self, update: Update) -> None:
         """Adds one update, whose structures must be contained in the global one."""
@@ -55,7 +55,7 @@ class Reconciliation:
             self._assigned[group][current.positions(update.assigned, group)] += examples
             kept = current.positions(held, group)
             self._kept[group][kept] += examples
-            self.votes[group][kept] += 1
+            self.keepers[group][kept] += 1
             self._scores[group][kept] += update.state.scores[group] * np.float64(examples)
 
     def shares(self) -> Shares:
@@ -67,6 +67,18 @@ class Reconciliation:
             group: np.divide(self._kept[group], given, out=np.ones_like(given), where=given > 0)
             for group, given in self._assigned.items()
         }
+
+    def votes(self) -> Shares:
+        """Returns, per unit of the full model, the share of its assignees that kept it.
+
+        NaN where nobody judged: the unit was gone before, or no participant was assigned it.
+        """
+        votes = {}
+        for group, share in self.shares().items():
+            mask = self._state.structure.masks[group]
+            votes[group] = np.full(len(mask), np.nan)
+            votes[group][mask] = np.where(self._assigned[group] > 0, share, np.nan)
+        return votes
 
     def mean(self, uncovered: str = "keep") -> ModelState:
         """Returns the model of the global structure that the updates make.

@@ -194,6 +194,8 @@ class RoundReport:
         clients: One row per sampled client, by partition id.
         seconds: Duration of the round, evaluation included.
         evaluation_seconds: Duration of the server's evaluation alone.
+        votes: Per group, for each unit of the full model, the share (by examples) of the clients that were
+            assigned it in the round and kept it; NaN where none was. Empty where nobody votes.
     """
 
     round: int
@@ -206,6 +208,7 @@ class RoundReport:
     clients: tuple[ClientReport, ...]
     seconds: float
     evaluation_seconds: float
+    votes: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def failures(self) -> tuple[ClientReport, ...]:

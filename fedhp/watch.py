@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from fedhp.errors import FedhpError
 from fedhp.evaluation import evaluate
 from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
+from fedhp.reconcile import Shares
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.tracking import (
     ConsoleTracker,
@@ -30,7 +31,11 @@ from fedhp.tracking import (
 
 
 def plan_run(
-    scenario: Scenario, recipe: Recipe, memory: MemoryModel, profiles: Sequence[DeviceProfile]
+    scenario: Scenario,
+    recipe: Recipe,
+    memory: MemoryModel,
+    profiles: Sequence[DeviceProfile],
+    partition: Mapping[int, Sequence[int]] | None = None,
 ) -> RunPlan:
     """Returns what is known of a run on these devices before its first round; classes as in the scenario."""
     arch = recipe.architecture
@@ -47,6 +52,7 @@ def plan_run(
         training_bytes_full=memory.training_bytes(arch.layout.widths, scenario.train.batch_size),
         input_shape=arch.input_shape,
         num_classes=arch.num_classes,
+        partition=partition or {},
     )
 
 
@@ -62,7 +68,11 @@ class RunWatch:
         self._totals = RunTotals(plan)
 
     def after_round(
-        self, number: int, state: ModelState, clients: tuple[ClientReport, ...] = ()
+        self,
+        number: int,
+        state: ModelState,
+        clients: tuple[ClientReport, ...] = (),
+        votes: Shares | None = None,
     ) -> tuple[float, float]:
         """Returns the model's accuracy and loss on the held-out samples, once the trackers know them."""
         trained = time.perf_counter()
@@ -81,6 +91,7 @@ class RunWatch:
             clients=clients,
             seconds=now - self._previous,
             evaluation_seconds=now - trained,
+            votes=votes or {},
         )
         self._previous = now
         self._totals.add(report)

@@ -116,6 +116,7 @@ def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict
             "device-class": profile.device_class,
             "memory-bytes": budget,
             "num-examples": profile.num_examples,
+            "own-data": profile.own_data,
             "partition-id": -1 if partition_id is None else partition_id,
         }
     )
@@ -137,7 +138,8 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
         raise WireError(f"profile: num-examples is {num_examples}, expected 0 or more")
     if budget != _NO_BUDGET and budget <= 0:
         raise WireError(f"profile: memory-bytes is {budget}, expected above 0")
-    profile = DeviceProfile(name, None if budget == _NO_BUDGET else budget, num_examples)
+    own_data = _field(answer, "own-data", bool)
+    profile = DeviceProfile(name, None if budget == _NO_BUDGET else budget, num_examples, own_data)
     return profile, client if client >= 0 else None
 
 

@@ -18,7 +18,7 @@ class FedDST(MaskIntersection):
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The units of most votes and highest score, as many as the schedule wants."""
         return majority(
-            reconciliation.votes,
+            reconciliation.keepers,
             reconciliation.scores(),
             self.state.structure,
             self.bounds(server_round),

@@ -15,7 +15,7 @@ from fedhp.errors import BudgetError, TrainingError, WireError
 from fedhp.memory import MemoryModel, samples
 from fedhp.models import fresh_state
 from fedhp.recipe import Recipe
-from fedhp.reconcile import Reconciliation
+from fedhp.reconcile import Reconciliation, Shares
 from fedhp.seeds import generator
 from fedhp.state import ClientReport, ModelState, Update
 from fedhp.structure import Structure
@@ -54,6 +54,7 @@ class FleetStrategy(Strategy):
         options: Keys of the scenario's ``strategy`` section that it has a use for.
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
+        votes: `Reconciliation.votes` of the last round; empty where clients do not prune, or too few replied.
         rounds_in_vain: The rows of each round in a row, the last included, without any valid reply.
     """
 
@@ -72,6 +73,7 @@ class FleetStrategy(Strategy):
         self.layout = recipe.architecture.layout
         self.devices: list[Device] = []
         self.reports: tuple[ClientReport, ...] = ()
+        self.votes: Shares = {}
         self.rounds_in_vain: tuple[tuple[ClientReport, ...], ...] = ()
         self._sent: dict[int, Sent] = {}
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
@@ -170,6 +172,7 @@ class FleetStrategy(Strategy):
             self._take(server_round, sent, reply, reconciliation)
             for sent, reply in in_order(self._sent, replies)
         )
+        self.votes = {}
         valid = [row for row in self.reports if row.status == "ok"]
         self.rounds_in_vain = () if valid else (*self.rounds_in_vain, self.reports)
         if len(valid) < self.scenario.server.min_replies:
@@ -180,6 +183,8 @@ class FleetStrategy(Strategy):
                 self.scenario.server.min_replies,
             )
             return None, None
+        if self.prunes:
+            self.votes = reconciliation.votes()
         self.state = self._next_state(reconciliation, server_round)
         loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)

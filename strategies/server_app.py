@@ -12,14 +12,14 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.data import open_dataset
+from fedhp.data import label_counts, open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
 from fedhp.notes import run_notes
 from fedhp.state import ClientReport
 from fedhp.tracking import Trackers, default_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
-from .roster import query_fleet
+from .roster import Device, query_fleet
 from .setup import Setup, prepare
 
 _PATIENCE = 3
@@ -68,7 +68,7 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     profiles = [device.profile for device in devices]
     if not strategy.budgeted:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
-    plan = plan_run(scenario, setup.recipe, setup.memory, profiles)
+    plan = plan_run(scenario, setup.recipe, setup.memory, profiles, _partition(scenario, devices))
     trackers.on_start(plan)
     pruned = plan.budgets if strategy.prunes else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
@@ -77,7 +77,8 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
 
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        accuracy, loss = watch.after_round(server_round, strategy.state, strategy.reports)
+        votes = strategy.votes
+        accuracy, loss = watch.after_round(server_round, strategy.state, strategy.reports, votes)
         _refuse_silence(setup)
         return MetricRecord({"accuracy": accuracy, "loss": loss})
 
@@ -90,6 +91,13 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
         evaluate_fn=after_round,
     )
     watch.finish()
+
+
+def _partition(scenario: Scenario, devices: Sequence[Device]) -> dict[int, Sequence[int]]:
+    """Returns the samples per label of each client that plays a part of the scenario's data set."""
+    players = {device.client for device in devices if not device.profile.own_data}
+    counts = label_counts(scenario.data, scenario.fleet.num_clients, scenario.seed) if players else []
+    return {client: own.tolist() for client, own in enumerate(counts) if client in players}
 
 
 def _refuse_silence(setup: Setup) -> None:

@@ -61,14 +61,38 @@ def test_after_the_last_round_the_target_is_reached(run):
     assert run.rounds["params"].is_monotonic_decreasing
 
 
-def test_the_global_structure_only_shrinks(run):
-    widths = {"inputs": 64, "fc1": 24, "fc2": 16}
+WIDTHS = {"inputs": 64, "fc1": 24, "fc2": 16}
+
+
+def structures_of(run) -> list[Structure]:
     structures = []
     for text in run.rounds["structure"]:
         packed = {g: np.frombuffer(bytes.fromhex(b), np.uint8) for g, b in json.loads(text).items()}
-        structures.append(Structure.from_bits(packed, widths))
-    assert structures[0] == Structure.full(widths)
+        structures.append(Structure.from_bits(packed, WIDTHS))
+    return structures
+
+
+def test_the_global_structure_only_shrinks(run):
+    structures = structures_of(run)
+    assert structures[0] == Structure.full(WIDTHS)
     assert all(a.contains(b) for a, b in pairwise(structures))
+
+
+def test_a_unit_that_went_had_lost_a_vote_and_one_that_was_gone_had_none(run):
+    steps = pairwise(structures_of(run))
+    assert run.rounds["votes"].isna().tolist() == [True, False, False, False]
+    for (before, after), text in zip(steps, run.rounds["votes"][1:], strict=True):
+        for group, shares in json.loads(text).items():
+            share = np.array(shares, float)  # of every unit of the full model
+            assert np.isnan(share[~before.masks[group]]).all()
+            assert (share[before.masks[group] & ~after.masks[group]] < 1).all()
+
+
+def test_the_partition_is_that_of_the_samples_trained_on(run):
+    sizes = run.partition.groupby("client")["count"].sum()
+    assert sizes.to_dict() == run.clients.groupby("client")["num_examples"].first().to_dict()
+    assert run.partition["count"].sum() == 600
+    assert set(run.partition["label"]) == set(range(10))
 
 
 def test_small_devices_were_sent_less_than_large_ones(run):

@@ -39,6 +39,8 @@ ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 # Who may know a library: each stays behind as few doors as possible.
 DOORS = {
     "flwr": {"wire", "arrays", "simulation", "bench", "api", "terminal", "clients", "strategies"},
+    "jinja2": {"report"},
+    "matplotlib": {"report", "studies", "comparison"},
     "omegaconf": {"config"},
     "ray": {"simulation", "bench"},
     "wandb": {"tracking"},

@@ -74,7 +74,7 @@ def test_the_node_configuration_may_name_its_own_budget_and_class():
 
 def test_a_device_with_its_own_data_needs_no_partition(own_data):
     profile, client = profile_of({"data-path": own_data, "memory-budget": 50_000, "name": "mine"})
-    assert profile == DeviceProfile("mine", 50_000, 30)
+    assert profile == DeviceProfile("mine", 50_000, 30, own_data=True)
     assert client is None
 
 

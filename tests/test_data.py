@@ -21,6 +21,7 @@ from fedhp.data import (
     Shard,
     client_shard,
     device_shard,
+    label_counts,
     open_dataset,
     partition_rows,
     test_shard,
@@ -731,6 +732,16 @@ def test_iid_is_even_and_shards_hold_few_classes(mnist):
 def test_pathological_clients_see_the_asked_number_of_classes(mnist):
     parts = partition_rows(mnist("pathological", classes_per_client=3), 10, 0)
     assert [len(set((part % 10).tolist())) for part in parts] == [3] * 10
+
+
+def test_label_counts_count_each_clients_own_rows(tmp_path):
+    """Rows go to owners 5 and 9 by turns, with the labels 0 and 0, and 1 and 2: three times each."""
+    pytest.importorskip("flwr_datasets")
+    labels = np.array([0, 1, 0, 2] * 3)
+    owners = np.array([5, 9] * 6)
+    partition = PartitionConfig("natural", min_samples=1)
+    config = npz_config(tmp_path, partition, client_train=owners, y_train=labels)
+    assert [own.tolist() for own in label_counts(config, 2, 0)] == [[6, 0, 0], [0, 3, 3]]
 
 
 def test_natural_owners_in_sorted_order(tmp_path):

@@ -149,6 +149,9 @@ def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path
     assert list(clients["num_examples"][clients["client"] == 1]) == [90, 90]
     assert (clients["memory_predicted_bytes"] <= clients["memory_budget_bytes"]).all()
     assert (clients["memory_measured_bytes"] <= clients["memory_budget_bytes"]).all()
+    # The second device's samples are its own: nobody but itself knows their labels.
+    assert set(run.partition["client"]) == {0}
+    assert run.partition["count"].sum() == clients["num_examples"][0]
     large, small = clients["params_received"][:2]
     assert small < large  # each got a structure of its own
 
@@ -166,6 +169,7 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     assert list(run.clients["status"]) == ["ok"] * 4, list(run.clients["failure"])
     assert list(run.clients["client"]) == [0, 1, 2, 3]
     assert list(run.clients["device_class"]) == ["gateway", "phone", "camera", "sensor"]
+    assert run.partition.groupby("client")["count"].sum().tolist() == list(run.clients["num_examples"])
     assert (run.clients["memory_measured_bytes"] <= run.clients["memory_budget_bytes"]).all()
 
 

@@ -61,6 +61,7 @@ def test_wheel_holds_every_module_and_scenario_and_no_test(wheel: zipfile.ZipFil
         "fedhp/strategies/server_app.py",
         "fedhp/scenarios/quickstart.yaml",
         "fedhp/py.typed",
+        "fedhp/report/page.html.j2",
     } <= entries
     assert not [entry for entry in entries if "test" in entry]
 

@@ -57,6 +57,17 @@ def test_three_replies_give_the_shares_computed_by_hand():
     assert three_replies().shares()["a"].tolist() == [1.0, 0.5, 0.5]
 
 
+def test_votes_stand_where_the_unit_does_in_the_full_model_and_only_where_somebody_judged():
+    """Units 0 and 2 are gone, nobody was assigned unit 1; 2 of 2 + 6 samples kept unit 3."""
+    layout = dense_layout(4)
+    left, judged = structure(layout, a=[1, 3]), structure(layout, a=[3])
+    reconciliation = Reconciliation(layout, random_state(layout, left))
+    reconciliation.add(update(random_state(layout, judged), judged, 2))
+    reconciliation.add(update(random_state(layout, structure(layout, a=[])), judged, 6))
+    votes = reconciliation.votes()["a"]
+    np.testing.assert_array_equal(votes, [np.nan, np.nan, np.nan, 0.25])
+
+
 def test_three_replies_give_the_means_computed_by_hand():
     """An entry is the example-weighted mean over the clients that hold it.
 
@@ -118,7 +129,7 @@ def test_what_nobody_holds_becomes_what_the_rule_says(uncovered, weights):
 
 def test_votes_are_counted_by_client_and_not_by_example():
     """Of the three replies above, unit 0 was kept by A, B, C; unit 1 by A and C; unit 2 by C."""
-    assert three_replies().votes["a"].tolist() == [3, 2, 1]
+    assert three_replies().keepers["a"].tolist() == [3, 2, 1]
 
 
 @pytest.mark.parametrize(

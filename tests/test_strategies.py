@@ -334,6 +334,24 @@ def test_too_few_valid_replies_change_nothing(caplog):
     assert "min_replies" in caplog.text
 
 
+def test_votes_are_those_of_the_round_and_none_are_kept_of_one_before():
+    """Both devices are assigned everything and cut one of 8 units of ``fc1`` each, on 10 and 11 examples."""
+    strategy = enlisted(budgets=(None, None), rounds=2, server={"min_replies": 2})
+    messages = asked(strategy)
+    strategy.aggregate_train(1, answers(strategy, messages))
+    votes = strategy.votes["fc1"]
+    assert len(votes) == strategy.layout.widths["fc1"]
+    assert 21 * (1 - votes).sum() == pytest.approx(10 + 11)
+    strategy.aggregate_train(2, answers(strategy, asked(strategy, 2))[:1])
+    assert strategy.votes == {}
+
+
+def test_where_nobody_prunes_there_are_no_votes():
+    strategy = enlisted(Dense, budgets=(None, None))
+    strategy.aggregate_train(1, answers(strategy, asked(strategy), num_cut=0))
+    assert strategy.votes == {}
+
+
 def test_failures_are_rows_and_the_round_goes_on_without_them():
     """Client 1 errs, 2 answers NaN, 3 is silent: the result is that of clients 0 and 4 alone."""
     strategy, alone = enlisted(), enlisted()

@@ -99,6 +99,7 @@ ROUND_COLUMNS = [
     "seconds",
     "evaluation_seconds",
     "structure",
+    "votes",
 ]
 SUMMARY_KEYS = [
     "status",
@@ -134,6 +135,7 @@ def make_plan() -> RunPlan:
         training_bytes_full=5000,
         input_shape=(3,),
         num_classes=2,
+        partition={0: [30, 20], 2: [0, 50]},
     )
 
 
@@ -199,6 +201,7 @@ def make_report(round: int) -> RoundReport:
         clients=rows,
         seconds=0.5,
         evaluation_seconds=0.125,
+        votes={"hidden": np.array([np.nan, *[0.6666] * 9])} if round == 1 else {},
     )
 
 
@@ -255,6 +258,28 @@ def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp
     assert (first["bytes_down"], first["bytes_up"], first["params"]) == (576, 200, 20)
     assert first["compression"] == 62 / 20
     assert json.loads(first["structure"]) == {"hidden": "4840"}
+    assert json.loads(first["votes"]) == {"hidden": [None, *[0.667] * 9]}
+    assert rounds["votes"].isna().tolist() == [True, False, True]
+
+
+def test_partition_table_has_a_row_per_client_and_label(record_run: RecordRun, tmp_path: Path) -> None:
+    record_run(tmp_path / "run", 1, finish=False)
+    table = load_run(tmp_path / "run").partition
+    assert table.to_dict("list") == {"client": [0, 0, 2, 2], "label": [0, 1, 0, 1], "count": [30, 20, 0, 50]}
+
+
+def test_the_record_of_an_earlier_version_has_neither_votes_nor_partition(
+    record_run: RecordRun, tmp_path: Path
+) -> None:
+    record_run(tmp_path).close()
+    rounds = pd.read_parquet(tmp_path / "rounds.parquet")
+    rounds.drop(columns="votes").to_parquet(tmp_path / "rounds.parquet")
+    (tmp_path / "partition.parquet").unlink()
+    run = load_run(tmp_path)
+    assert run.partition is None
+    assert list(run.rounds.columns) == ROUND_COLUMNS
+    assert run.rounds["votes"].isna().all()
+    assert run.rounds.drop(columns="votes").equals(rounds.drop(columns="votes"))
 
 
 def test_summary_adds_up_the_rounds(record_run: RecordRun, tmp_path: Path) -> None:

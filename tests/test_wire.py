@@ -106,7 +106,7 @@ def test_an_update_comes_back_exactly():
 @pytest.mark.parametrize("budget", [None, 1, 2**40])
 @pytest.mark.parametrize("partition", [None, 0, 7])
 def test_a_profile_comes_back_exactly(budget, partition):
-    profile = DeviceProfile("phone", budget, 12)
+    profile = DeviceProfile("phone", budget, 12, own_data=partition is None)
     assert wire.unpack_profile(wire.pack_profile(profile, partition)) == (profile, partition)
 
 
@@ -345,6 +345,7 @@ def test_missing_records_are_refused_by_name():
         ("num-examples", -1),
         ("num-examples", 2**40),
         ("num-examples", True),
+        ("own-data", 1),
         ("partition-id", "0"),
     ],
 )
@@ -355,7 +356,7 @@ def test_a_profile_out_of_range_is_refused_by_field(name, value):
         wire.unpack_profile(content)
 
 
-@pytest.mark.parametrize("name", ["device-class", "memory-bytes", "num-examples", "partition-id"])
+@pytest.mark.parametrize("name", ["device-class", "memory-bytes", "num-examples", "own-data", "partition-id"])
 def test_a_profile_without_a_field_is_refused_by_field(name):
     content = wire.pack_profile(PROFILE, 0)
     del content.config_records["profile"][name]

@@ -8,7 +8,7 @@ cache, and never import the libraries that prepared it.
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.notes import data_notes
-from fedhp.data.partition import partition_rows
+from fedhp.data.partition import label_counts, partition_rows
 from fedhp.data.shard import Shard, client_shard, device_shard, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
@@ -21,6 +21,7 @@ __all__ = [
     "client_shard",
     "data_notes",
     "device_shard",
+    "label_counts",
     "open_dataset",
     "partition_rows",
     "test_shard",

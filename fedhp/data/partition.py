@@ -37,6 +37,18 @@ def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[
     return _divided(open_dataset(config), config.partition, num_clients, seed)
 
 
+def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArray[np.int64]]:
+    """Returns, per client, how many of its rows have each label, shape (classes,).
+
+    Raises:
+        DataError: If the data cannot be divided as asked.
+        MissingExtraError: If flwr-datasets is needed and not installed.
+    """
+    dataset = open_dataset(config)
+    parts = partition_rows(config, num_clients, seed)
+    return [np.bincount(dataset.train_labels[rows], minlength=dataset.num_classes) for rows in parts]
+
+
 @lru_cache(maxsize=8)
 def _divided(
     dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int

@@ -39,4 +39,10 @@ ROUNDS: dict[str, type] = {
     "seconds": float,
     "evaluation_seconds": float,
     "structure": str,
+    "votes": str,
 }
+
+PARTITION: dict[str, type] = {"client": int, "label": int, "count": int}
+
+# Columns that records of earlier versions lack, and that may be null anyway.
+LATER = {"votes"}

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_GIVE = "give the folder that a run named as its record"
+_WITHOUT = "without that file, its numbers are added up from the rounds"
+
 
 @dataclass(frozen=True, repr=False)
 class RunResult:
@@ -50,6 +53,12 @@ class RunResult:
     def clients(self) -> "pd.DataFrame":
         """One row per round and sampled client."""
         return _table(self.folder / "clients.parquet", list(columns.CLIENTS))
+
+    @cached_property
+    def partition(self) -> "pd.DataFrame | None":
+        """One row per client and label: its number of samples; None where devices have their own data."""
+        path = self.folder / "partition.parquet"
+        return _table(path, list(columns.PARTITION)) if path.exists() else None
 
 
 def load_run(folder: str | Path) -> RunResult:
@@ -91,7 +100,7 @@ def _existing(folder: str | Path) -> Path:
     path = Path(folder).absolute()
     if not path.is_dir():
         flaw = "it is no folder" if path.exists() else "there is no such folder"
-        raise RecordError(f"no run record at {folder}: {flaw}")
+        raise RecordError(f"no run record at {folder}: {flaw}; {_GIVE}")
     return path
 
 
@@ -99,11 +108,11 @@ def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise RecordError(f"{path} is damaged: {error}") from None
+        raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
     expected = {field.name for field in fields(Summary)}
     if not isinstance(summary, dict) or not expected <= set(summary):
         missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)
-        raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}")
+        raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}; {_WITHOUT}")
     return summary
 
 
@@ -142,7 +151,7 @@ def _config(path: Path) -> "Scenario":
     from fedhp.config import load_scenario
 
     if not path.is_file():
-        raise RecordError(f"{path} is missing: the folder is no complete run record")
+        raise RecordError(f"{path} is missing: the folder is no complete run record; {_GIVE}")
     try:
         return load_scenario(path)
     except ScenarioError as error:
@@ -168,6 +177,8 @@ def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
         table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from None
+    for name in columns.LATER.intersection(expected).difference(table.columns):
+        table[name] = None
     if list(table.columns) != expected:
         raise RecordError(f"{path}: expected the columns {expected}, got {list(table.columns)}")
     return table

@@ -34,16 +34,13 @@ class PartedTable:
 
     def __init__(self, path: Path, columns: Mapping[str, type]) -> None:
         self._path = path
-        self._schema = pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+        self._schema = _schema(columns)
         path.mkdir()
         self.write(0, [])
 
     def write(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes part number ``part`` at once, or not at all; replaces the part if it exists."""
-        final = self._path / f"part-{part:06d}.parquet"
-        unfinished = final.with_name(f".{final.name}")
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=self._schema), unfinished)
-        unfinished.replace(final)
+        _write(self._path / f"part-{part:06d}.parquet", self._schema, rows)
 
     def merge(self) -> None:
         """Replaces the folder of parts by one file; afterwards nothing more can be written."""
@@ -67,6 +64,11 @@ class PartedTable:
         yield pa.Table.from_batches(batches, schema=self._schema)
 
 
+def write_table(path: Path, columns: Mapping[str, type], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a table that is known as a whole, at once or not at all."""
+    _write(path, _schema(columns), rows)
+
+
 def files(path: Path) -> tuple[list[Path], list[Path]]:
     """Returns the files that hold the table at ``path``, at whatever moment its writer was killed.
 
@@ -79,6 +81,16 @@ def files(path: Path) -> tuple[list[Path], list[Path]]:
         return [part for part in complete if complete[part]], [p for p in complete if not complete[p]]
     # Between the two renames of a merge, the merged file is all that there is.
     return [file for file in (path, _merged(path)) if file.exists()][:1], []
+
+
+def _schema(columns: Mapping[str, type]) -> pa.Schema:
+    return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+
+
+def _write(final: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
+    unfinished = final.with_name(f".{final.name}")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), unfinished)
+    unfinished.replace(final)
 
 
 def _is_complete(part: Path) -> bool:

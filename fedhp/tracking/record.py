@@ -1,20 +1,24 @@
 """The record of a run: a folder that holds everything needed to look at the run later.
 
 ``config.yaml`` (the resolved scenario), ``events.log``, ``rounds.parquet``, ``clients.parquet``,
-``model.safetensors`` (the latest global model) and ``summary.json``. All but the last can be
-read at any time while the run goes on; ``summary.json`` appears when it ends. `load_run` reads the
-record of a run that goes on or was killed, too.
+``partition.parquet`` (where devices play parts of a data set), ``model.safetensors`` (the latest global
+model) and ``summary.json``. All but the last can be read at any time while the run goes on; ``summary.json``
+appears when it ends. `load_run` reads the record of a run that goes on or was killed, too.
 """
 
 import errno
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.state import ModelState, RoundReport
@@ -68,6 +72,9 @@ class RunRecord:
             self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
             self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", columns.ROUNDS)
             self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", columns.CLIENTS)
+            if plan.partition:
+                path = self.folder / "partition.parquet"
+                self._parquet.write_table(path, columns.PARTITION, partition_rows(plan.partition))
         except OSError as error:
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
@@ -152,6 +159,7 @@ def round_row(report: RoundReport) -> dict[str, Any]:
         "seconds": report.seconds,
         "evaluation_seconds": report.evaluation_seconds,
         "structure": json.dumps({group: packed.tobytes().hex() for group, packed in bits.items()}),
+        "votes": _votes(report.votes),
     }
 
 
@@ -187,6 +195,23 @@ def is_taken(folder: Path) -> bool:
 def not_writable(folder: Path, error: OSError) -> RecordError:
     """Returns the error that says why nothing can be written to a folder."""
     return RecordError(f"{folder} cannot be written to: {error}; choose another --out")
+
+
+def partition_rows(partition: Mapping[int, Sequence[int]]) -> list[dict[str, int]]:
+    """Returns the rows of ``partition.parquet``: one per client and label."""
+    return [
+        {"client": client, "label": label, "count": int(count)}
+        for client, counts in partition.items()
+        for label, count in enumerate(counts)
+    ]
+
+
+def _votes(votes: Mapping[str, NDArray[np.float64]]) -> str | None:
+    """Writes votes as JSON, which has no NaN: null stands where nobody judged."""
+    if not votes:
+        return None
+    shares = {group: share.round(3).tolist() for group, share in votes.items()}
+    return json.dumps({group: [None if x != x else x for x in share] for group, share in shares.items()})
 
 
 def _make_empty(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from fedhp.errors import RecordError
@@ -30,6 +30,7 @@ class RunPlan:
             batch size.
         input_shape: The shape of one sample.
         num_classes: The number of classes to tell apart.
+        partition: Per client that plays a part of the scenario's data set, its training samples per label.
     """
 
     scenario: "Scenario"
@@ -40,6 +41,7 @@ class RunPlan:
     training_bytes_full: int
     input_shape: tuple[int, ...]
     num_classes: int
+    partition: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
 
 class Tracker(Protocol):

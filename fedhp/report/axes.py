@@ -1,0 +1,68 @@
+"""What figures have in common: axes of rounds, units of bytes, a panel per device class."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+Look = dict[str, Any]
+
+_FEW = 12
+_MOST_SIDE_BY_SIDE = 4
+_LONGEST_NAME = 16
+_UNITS = ("B", "KiB", "MiB", "GiB")
+
+
+def over_rounds(axes: Any, ylabel: str) -> None:
+    """Labels axes whose x is the round."""
+    axes.set_xlabel("round")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def dots(points: Any) -> Look:
+    """Marks the points of a line where there are so few that it might not show them."""
+    return {"marker": "o", "markersize": 3.5} if len(points) <= _FEW else {}
+
+
+def byte_unit(num_bytes: float) -> tuple[str, int]:
+    """Returns the unit in which a size is best written, and its bytes."""
+    power = max(0, min(len(_UNITS) - 1, (int(num_bytes).bit_length() - 1) // 10))
+    return _UNITS[power], 1024**power
+
+
+def panels(figure: Any, titles: Sequence[str], ylabel: str = "", sharey: bool = False) -> list[Any]:
+    """Returns axes over rounds for each title; two stand side by side, which a phone can still show."""
+    columns = min(2, len(titles))
+    grid = figure.subplots(panel_lines(titles), columns, sharex=True, sharey=sharey, squeeze=False)
+    for axes in grid.flat[len(titles) :]:
+        axes.set_axis_off()
+        grid[-2, -1].tick_params(labelbottom=True)  # below it is nothing that would bear its labels
+    used = list(grid.flat[: len(titles)])
+    for axes, title in zip(used, titles, strict=True):
+        axes.set_title(title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    figure.supxlabel("round", fontsize=10)
+    if ylabel:
+        figure.supylabel(ylabel, fontsize=10)
+    return used
+
+
+def panel_lines(titles: Sequence[Any]) -> int:
+    """Returns how many panels stand one below the other."""
+    return math.ceil(len(titles) / 2)
+
+
+def short(name: str) -> str:
+    """Returns a name that fits above a panel: its beginning and its end."""
+    return (
+        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 2 :]}"
+    )
+
+
+def legend_above(figure: Any, looks: Mapping[str, Look]) -> None:
+    """Puts one legend above all axes, where it hides no line."""
+    handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=min(_MOST_SIDE_BY_SIDE, len(handles)))

@@ -1,0 +1,126 @@
+"""The facts of a run as texts: in a few words, per device class, and every failure."""
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedhp.devices import format_size
+from fedhp.report import series
+from fedhp.tracking import wording
+
+if TYPE_CHECKING:
+    from fedhp.tracking import RunResult
+
+MOST_FAILURES = 50
+
+
+class Fact(NamedTuple):
+    """A fact: what it is called, what it is, and what there is to add."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+class ClassRow(NamedTuple):
+    """A device class over a whole run, as texts."""
+
+    name: str
+    clients: str
+    budget: str
+    peak: str
+    batch: str
+    accuracy: str
+    failures: str
+
+
+class Failure(NamedTuple):
+    """A client that failed in a round."""
+
+    round: int
+    client: int
+    device_class: str
+    cause: str
+
+
+def facts(run: "RunResult") -> list[Fact]:
+    """Returns the run in a few numbers."""
+    summary, rounds, target = run.summary, run.rounds, run.config.prune.target_compression
+    best = rounds.loc[rounds["accuracy"].idxmax(), "round"]
+    return [
+        Fact("final accuracy", wording.percent(summary["final_accuracy"]), "of the held-out samples"),
+        Fact("best accuracy", wording.percent(summary["best_accuracy"]), f"in round {best}"),
+        Fact(
+            "compression",
+            f"{summary['compression']:.2f}x",
+            f"target {target:g}x",
+        ),
+        Fact("parameters", f"{summary['params_final']:,}", f"of {summary['params_full']:,}"),
+        Fact(
+            "memory to train it",
+            _size(summary["training_bytes_final"]),
+            f"full model {_size(summary['training_bytes_full'])}",
+        ),
+        Fact("budget violations", f"{summary['budget_violations']:,}", "client rounds"),
+        Fact("failures", f"{summary['failures']:,}", "client rounds"),
+        Fact(
+            "bytes moved",
+            _size(summary["bytes_down"] + summary["bytes_up"]),
+            f"{_size(summary['bytes_down'])} down, {_size(summary['bytes_up'])} up",
+        ),
+        Fact(
+            "time",
+            wording.duration(summary["seconds"]),
+            f"{summary['client_rounds_per_second']:.1f} client rounds per second",
+        ),
+        Fact("rounds", f"{summary['rounds']:,}", f"of {run.config.rounds:,}"),
+    ]
+
+
+def class_rows(run: "RunResult") -> list[ClassRow]:
+    """Returns a row per device class that was ever asked."""
+    late = series.client_accuracies(run.clients, series.first_of_last(run.rounds))
+    rows = []
+    for name in series.class_names(run):
+        own: series.Frame = run.clients[run.clients["device_class"] == name]
+        budget = _known(own["memory_budget_bytes"].max())
+        batch = _known(own["batch_size_last"].mean())
+        rows.append(
+            ClassRow(
+                name=name,
+                clients=f"{own['client'].nunique():,}",
+                budget="no limit" if budget is None else format_size(budget),
+                peak=_peak(own, budget),
+                batch="-" if batch is None else f"{batch:.1f}",
+                accuracy=wording.percent(_known(late.loc[late["device_class"] == name, "accuracy"].mean())),
+                failures=f"{len(own) - len(series.succeeded(own)):,}",
+            )
+        )
+    return rows
+
+
+def _peak(own: series.Frame, budget: float | None) -> str:
+    """Writes the measured peak, where nothing was measured the predicted one, and its share of the budget."""
+    peaks = own[["memory_measured_bytes", "memory_predicted_bytes"]].max().dropna().tolist()
+    if not peaks:
+        return "-"
+    share = "" if budget is None else f" ({peaks[0] / budget:.0%})"
+    return format_size(peaks[0]) + share
+
+
+def _known(value: float) -> float | None:
+    """Returns a number of a table; None where it holds none."""
+    return None if math.isnan(value) else value
+
+
+def failures(run: "RunResult") -> tuple[list[Failure], int]:
+    """Returns the first failures, and how many more there are."""
+    failed: series.Frame = run.clients[run.clients["status"] != "ok"]
+    shown = [
+        Failure(row["round"], row["client"], row["device_class"], wording.one_line(str(row["failure"])))
+        for row in failed.head(MOST_FAILURES).to_dict("records")
+    ]
+    return shown, len(failed) - len(shown)
+
+
+def _size(num_bytes: Any) -> str:
+    return "unknown" if num_bytes is None else format_size(num_bytes)

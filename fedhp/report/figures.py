@@ -1,0 +1,32 @@
+"""The figures of a run's report, in the order of the page."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedhp.report import class_figures, learning_figures, unit_figures
+from fedhp.report.plot import Plot
+
+if TYPE_CHECKING:
+    from fedhp.tracking import RunResult
+
+_FIGURES = (
+    learning_figures.accuracy,
+    learning_figures.traffic,
+    learning_figures.size,
+    class_figures.memory,
+    class_figures.batches,
+    class_figures.accuracy,
+    class_figures.fairness,
+    unit_figures.partition,
+    unit_figures.survivors,
+)
+
+
+def plots(run: "RunResult") -> Iterator[Plot]:
+    """Yields every figure; one that cannot be drawn says why.
+
+    Raises:
+        RecordError: If the record is damaged.
+    """
+    for figure in _FIGURES:
+        yield figure(run)

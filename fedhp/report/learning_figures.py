@@ -1,0 +1,93 @@
+"""Figures of the global model: accuracy over rounds and over bytes, and its size."""
+
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.ticker import StrMethodFormatter
+
+from fedhp.devices import format_size
+from fedhp.report import series
+from fedhp.report.axes import byte_unit, dots, over_rounds
+from fedhp.report.plot import Plot
+from fedhp.report.style import LIGHT
+from fedhp.tracking.wording import percent
+
+if TYPE_CHECKING:
+    from fedhp.tracking import RunResult
+
+
+def accuracy(run: "RunResult") -> Plot:
+    """Accuracy on the held-out samples over rounds."""
+    rounds: series.Frame = run.rounds
+    best = rounds.loc[rounds["accuracy"].idxmax()]
+    first, last = rounds.iloc[0], rounds.iloc[-1]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.plot(rounds["round"], 100 * rounds["accuracy"], color=LIGHT["series1"], **dots(rounds))
+        axes.plot(best["round"], 100 * best["accuracy"], "o", color=LIGHT["series2"], label="best")
+        axes.legend(loc="lower right")
+        over_rounds(axes, "accuracy, %")
+
+    return Plot(
+        "accuracy",
+        "Accuracy over rounds",
+        "The global model's accuracy on the held-out samples after each round, in percent; round 0 is the "
+        f"model before training. The best, {percent(best['accuracy'])}, came in round {best['round']:.0f}.",
+        f"A line from {percent(first['accuracy'])} in round {first['round']:.0f} to "
+        f"{percent(last['accuracy'])} in round {last['round']:.0f}.",
+        draw,
+    )
+
+
+def traffic(run: "RunResult") -> Plot:
+    """Accuracy over all bytes that were sent."""
+    rounds, moved = run.rounds, series.traffic(run.rounds)
+    name, title = "traffic", "Accuracy over bytes moved"
+    if not moved[-1]:
+        alone = "Nothing was sent: the device trained alone, and its rounds are epochs."
+        return Plot(name, title, alone if len(run.clients) else "Nothing has been sent yet.")
+
+    def draw(figure: Any) -> None:
+        axes, (unit, scale) = figure.subplots(), byte_unit(moved[-1])
+        sent = [so_far / scale for so_far in moved]
+        axes.plot(sent, 100 * rounds["accuracy"], color=LIGHT["series1"], **dots(rounds))
+        axes.set_xlabel(f"sent since the start, down and up, {unit}")
+        axes.set_ylabel("accuracy, %")
+
+    total = format_size(moved[-1])
+    return Plot(
+        name,
+        title,
+        "The global model's accuracy on the held-out samples, in percent, over the payload bytes of all "
+        f"messages to and from the clients so far; {total} in all.",
+        f"A line that ends at {percent(rounds['accuracy'].iloc[-1])} after {total}.",
+        draw,
+    )
+
+
+def size(run: "RunResult") -> Plot:
+    """Parameters left over rounds."""
+    rounds: series.Frame = run.rounds
+    last, target = rounds.iloc[-1], run.config.prune.target_compression
+    full = last["params"] * last["compression"]
+
+    def draw(figure: Any) -> None:
+        axes, colour = figure.subplots(), LIGHT["series1"]
+        axes.plot(rounds["round"], rounds["params"], color=colour, drawstyle="steps-post", **dots(rounds))
+        axes.fill_between(rounds["round"], rounds["params"], step="post", color=colour, alpha=0.15)
+        axes.axhline(full, color=LIGHT["faint"], linestyle=":", label="full model")
+        if target > 1:
+            axes.axhline(full / target, color=LIGHT["limit"], linestyle="--", label=f"target, {target:g}x")
+        axes.set_ylim(0, 1.05 * full)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.legend(loc="best")
+        over_rounds(axes, "parameters left")
+
+    return Plot(
+        "size",
+        "Compression over rounds",
+        "Parameters of the global model after each round, with those of the full model and of the scenario's "
+        f"target: {last['params']:,.0f} are left of {full:,.0f}, {last['compression']:.2f}x fewer.",
+        f"Steps from {rounds['params'].iloc[0]:,} down to {last['params']:,.0f} parameters.",
+        draw,
+    )

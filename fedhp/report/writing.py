@@ -1,0 +1,74 @@
+"""Writing a report: one page that needs nothing beside it, and its figures as files."""
+
+import logging
+from pathlib import Path
+
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.tracking import load_run
+
+_logger = logging.getLogger("fedhp")
+
+
+def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Writes ``report.html`` and the folder ``figures`` for the record of a run, and returns the page.
+
+    What an earlier report left there is replaced. A run that goes on, or was killed, is reported as far as it
+    came; figures for which the record holds nothing are left out, with a sentence that says why.
+
+    Args:
+        folder: The run record.
+        out: Where to; by default into the record.
+
+    Raises:
+        RecordError: If the folder holds no record, or one without a round, or ``out`` cannot be written to.
+        MissingExtraError: If what draws or lays out is not installed.
+    """
+    try:
+        from fedhp.report import figures, page, plot
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
+    run = load_run(folder)
+    if run.rounds.empty:
+        raise RecordError(
+            f"{run.folder} holds no round yet, and so nothing to report; its first is there once the run has "
+            "evaluated the model before training"
+        )
+    pictures = [(one, plot.render(one)) for one in figures.plots(run)]
+    target = Path(out) if out is not None else run.folder
+    try:
+        (target / "figures").mkdir(parents=True, exist_ok=True)
+        for one, picture in pictures:
+            if picture is not None:
+                (target / "figures" / f"{one.name}.png").write_bytes(picture.png)
+                (target / "figures" / f"{one.name}.svg").write_text(picture.light, encoding="utf-8")
+        return _write(target / "report.html", page.render(run, pictures))
+    except OSError as error:
+        raise RecordError(
+            f"the report cannot be written to {target}: {error}; choose another --out"
+        ) from None
+
+
+def report_on(folder: Path) -> None:
+    """Reports on a run that has just ended, and says where; nothing that fails here fails the run."""
+    try:
+        _logger.info("report: %s", _from_here(write_report(folder)))
+    except MissingExtraError as error:
+        _logger.info("no report: %s", error)
+    except Exception as error:
+        _logger.warning(
+            "no report, and the record is whole: %s: %s; 'fedhp report %s' tries again",
+            type(error).__name__,
+            error,
+            folder,
+        )
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _write(path: Path, text: str) -> Path:
+    """Replaces a file at once or not at all: a reader never sees half a page."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    return unfinished.replace(path)
