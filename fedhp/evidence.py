@@ -133,7 +133,8 @@ def _is_scale(layout: Layout, name: str) -> bool:
 class Taps:
     """Shows the activations of every group while a module is trained, at the layers that take them in.
 
-    There they are final: normalised, rectified, pooled and flattened.
+    There they are final: normalised, rectified, pooled and flattened. A grouped convolution lies within its
+    units, since it takes in only what is cut along with what it makes: they are shown where they leave it.
 
     Args:
         module: The module.

@@ -229,6 +229,21 @@ def test_sizes_are_as_many_bytes_as_the_page_says():
     assert {text: parse_size(text.strip("`")) for text in sizes} == {t: int(n) for t, n in sizes.items()}
 
 
+def test_groups_shrink_as_the_page_says():
+    """The kept numbers follow from the exponents and the rule: no larger fraction gives a tenth."""
+    rows = list(tables(REFERENCE, "group", "units", "exponent"))
+    recipe = load_scenario("fashion_mnist", ["prune.target_compression=10"]).recipe((1, 28, 28), 10)
+    layout, shares = recipe.architecture.layout, recipe.shape.shares
+    kept = recipe.schedule.counts(1.0)
+    assert rows == [[f"`{g}`", str(n), f"{shares[g]:.2f}", str(kept[g])] for g, n in layout.widths.items()]
+    allowed = layout.num_parameters(layout.widths) / 10
+    by_rule = [
+        {group: int(units * f ** shares[group]) for group, units in layout.widths.items()}
+        for f in np.linspace(1, 0, 20001)
+    ]
+    assert next(counts for counts in by_rule if layout.num_parameters(counts) <= allowed) == kept
+
+
 def headings(text: str) -> set[str]:
     """Returns the anchors that GitHub makes of a page's headings."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)

@@ -1,14 +1,18 @@
 """What criteria see of a group: its parameters unit by unit, and activations where layers take them in."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from small_models import ARCHITECTURES, normalised_net, random_structure
 from torch import nn
 
+from fedhp.criteria import CRITERIA
 from fedhp.evidence import Evidence, Rows, Taps, evidence, groups_without_scales, groups_without_takers
 from fedhp.models import initial_state, to_module
 from fedhp.pruning import cut
 from fedhp.structure import AxisRef, Layout, Place
+from fedhp.tracing import trace
 
 
 def shapes(seen: tuple[Rows, ...]) -> list[tuple[int, ...]]:
@@ -117,3 +121,62 @@ def test_a_layer_that_takes_in_several_groups_shows_each():
     module(taken)
     torch.testing.assert_close(shown["a"], taken[:, :6].reshape(2, 3, 2))
     torch.testing.assert_close(shown["b"], taken[:, 7:].reshape(2, 2, 1))
+
+
+def grouped_net() -> tuple[nn.Module, Layout]:
+    """A convolution of 4 channels, one in two groups of two and two, each with ReLU, and a pointwise one.
+
+    What a group of the second takes in and makes is one unit: of two there are two. Images have two places.
+    """
+
+    def build() -> nn.Sequential:
+        first, grouped = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1, groups=2)
+        head = [nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(6, 2)]
+        return nn.Sequential(first, nn.ReLU(), grouped, nn.ReLU(), *head)
+
+    layout, module = trace(build().to("meta"), (1, 1, 2), 2, 1, "a network"), build()
+    with torch.no_grad():
+        module[0].weight.copy_(torch.tensor([1.0, -1, 2, 0]).view(4, 1, 1, 1))
+        module[0].bias.copy_(torch.tensor([0.0, 0, 0, 1]))
+        module[2].weight.copy_(torch.tensor([[1.0, -1], [1, 1], [1, -3], [0, 1]]).view(4, 2, 1, 1))
+        module[2].bias.zero_()
+    return module, layout
+
+
+# Of the images (1, 2) and (-1, 3) the first convolution makes x, -x, 2x and 1, rectified; the second their
+# difference and sum, and 2x - 3 and 1, rectified.
+IMAGES = torch.tensor([[[[1.0, 2.0]]], [[[-1.0, 3.0]]]])
+UNIT_0 = [[1, 2, 1, 2], [0, 3, 1, 3]]
+UNIT_1 = [[0, 1, 1, 1], [0, 3, 1, 1]]
+
+
+def test_a_grouped_convolution_lies_within_its_units():
+    """They enter by both convolutions, biases included, and leave by the pointwise one."""
+    module, layout = grouped_net()
+    seen = seen_of(module, layout)["0"]
+    assert names(seen.entering, module) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert shapes(seen.entering) == [(2, 2), (2, 2), (2, 4), (2, 2)]
+    assert (names(seen.leaving, module), shapes(seen.leaving)) == (["4.weight"], [(2, 6)])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "wanted"),
+    [("activation", [13 / 8, 8 / 8]), ("apoz", [7 / 8, 6 / 8]), ("correlation", [1, 1 - 5 / 47.25**0.5])],
+)
+def test_units_of_a_grouped_convolution_are_judged_by_what_leaves_it(criterion, wanted):
+    """Sums 13 and 8 of 8 entries, of which 7 and 6 are not zero; squares less the mean's 29 - 21.125 and
+    14 - 8, products 18 - 13: the first varies more, and the second's correlation is 5 / sqrt(7.875 * 6).
+    """
+    module, layout = grouped_net()
+    shown: dict[str, torch.Tensor] = {}
+    taps = Taps(module, layout, layout.widths, shown.__setitem__)
+    module(IMAGES)
+    assert shown["0"].transpose(0, 1).tolist() == [UNIT_0, UNIT_1]
+    said = replace(seen_of(module, layout)["0"], activations=shown["0"])
+    assert CRITERIA[criterion].score(said).tolist() == pytest.approx(wanted)
+
+    sub = layout.full().without("0", [0])
+    cut(module, torch.optim.SGD(module.parameters()), layout, layout.full(), sub)
+    taps.recount(sub.counts)
+    module(IMAGES)
+    assert shown["0"].transpose(0, 1).tolist() == [UNIT_1]
