@@ -21,6 +21,7 @@ from fedhp.watch import RunWatch, plan_run, reporting
 FLEET_KEYS = (
     "rounds",
     "train.local_epochs",
+    "train.proximal_mu",
     "data.partition",
     "fleet",
     "prune.blend",
@@ -84,7 +85,8 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
     recipe = replace(
         scenario.recipe(dataset.input_shape, dataset.num_classes),
         rounds=1,
-        train=replace(scenario.train, local_epochs=epochs),
+        # It is sent no model to stay near to.
+        train=replace(scenario.train, local_epochs=epochs, proximal_mu=0.0),
         prune=replace(scenario.prune, blend=0.0),  # there is no fleet whose scores to heed
     )
     recipe.device()

@@ -25,6 +25,7 @@ from fedhp.optimizers import (
     OPTIMIZERS,
     allocate_state,
     drop_gradients,
+    pull_back,
     state_tensors,
 )
 from fedhp.pruning import Contributions, cut, select
@@ -165,20 +166,20 @@ class _Session:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        observe = self._observe if self.shrinking or self.noise is not None else None
-        return training_step(self.module, self.optimizer, images, labels, observe)
+        return training_step(self.module, self.optimizer, images, labels, self._on_gradients)
 
-    def _observe(self) -> None:
-        """Measures noise and units by the gradients of the loss alone, and then adds the regulariser's."""
+    def _on_gradients(self) -> None:
+        """Measures noise and units by the gradients of the loss alone, and then adds those of penalties."""
         if self.noise is not None:
             self.noise.observe()
-        if not self.shrinking:
-            return
-        assert self.contributions is not None
-        self.contributions.observe()
-        prune = self.recipe.prune
-        push = REGULARIZERS[prune.regularizer].push
-        push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
+        if self.shrinking:
+            assert self.contributions is not None
+            self.contributions.observe()
+            prune = self.recipe.prune
+            push = REGULARIZERS[prune.regularizer].push
+            push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
+        if self.recipe.train.proximal_mu:
+            pull_back(self.optimizer, self.recipe.train.proximal_mu)
 
     def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
