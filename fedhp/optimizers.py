@@ -32,6 +32,7 @@ class TrainConfig:
         momentum: Of SGD.
         weight_decay: L2 penalty (decoupled for adamw).
         proximal_mu: Strength of FedProx's pull towards the weights that a client received; 0 is none.
+        masked_loss: Whether classes that a client has no samples of take no part in its loss.
         lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
@@ -44,6 +45,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
+    masked_loss: bool = False
     lr_schedule: str = "cosine"
     device: str = "auto"
 

@@ -34,7 +34,7 @@ from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
-from fedhp.step import gradients
+from fedhp.step import class_mask, gradients
 from fedhp.structure import Structure
 
 _T = TypeVar("_T")
@@ -82,6 +82,7 @@ class _Session:
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
+        self.mask = self._mask()
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
         self.order = generator(recipe.seed, "batches", task.round, task.client)
@@ -166,7 +167,7 @@ class _Session:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        return training_step(self.module, self.optimizer, images, labels, self._on_gradients)
+        return training_step(self.module, self.optimizer, images, labels, self._on_gradients, self.mask)
 
     def _on_gradients(self) -> None:
         """Measures noise and units by the gradients of the loss alone, and then adds those of penalties."""
@@ -206,7 +207,8 @@ class _Session:
 
     def _held(self) -> list[torch.Tensor]:
         """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
-        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer)]
+        mask = [] if self.mask is None else [self.mask]
+        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *mask]
 
     def _step_key(self, batch: int) -> tuple[object, ...]:
         """Returns everything that a step's peak depends on."""
@@ -219,6 +221,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
+            self.mask is None,
             (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,
         )
@@ -248,6 +251,12 @@ class _Session:
         self.batch = min(chosen, len(self.shard))
         self.step_bytes = self.memory.training_bytes(self.structure.counts, self.batch)
         self.predicted = max(self.predicted, self.step_bytes)
+
+    def _mask(self) -> torch.Tensor | None:
+        """Returns what keeps absent classes out of the loss; None where they are in it, or none is absent."""
+        if not self.recipe.train.masked_loss:
+            return None
+        return class_mask(self.shard.classes(), self.recipe.architecture.num_classes, self.device)
 
     def _contributions(self) -> Contributions | None:
         """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""
@@ -295,6 +304,7 @@ def training_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     observe: Callable[[], None] | None = None,
+    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Takes one step on a batch.
 
@@ -305,11 +315,12 @@ def training_step(
             the model takes some of their entries.
         labels: Classes, int64 of shape ``(batch,)``.
         observe: Called between the backward pass and the update, while there are gradients.
+        mask: What is added to the logits, a `class_mask`.
 
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.
     """
-    loss, right = gradients(module, images, labels)
+    loss, right = gradients(module, images, labels, mask)
     if observe is not None:
         observe()
     optimizer.step()

@@ -62,6 +62,10 @@ class Shard:
         """Returns a number that names the shard by its labels: the same whenever the data is opened."""
         return zlib.crc32(self._labels[self._rows].tobytes())
 
+    def classes(self) -> NDArray[np.int64]:
+        """Returns the classes that the shard has samples of, in order."""
+        return np.unique(self._labels[self._rows])
+
     def batch(
         self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
