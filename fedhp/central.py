@@ -24,6 +24,7 @@ FLEET_KEYS = (
     "train.proximal_mu",
     "train.masked_loss",
     "data.partition",
+    "data.local_test",
     "fleet",
     "prune.blend",
     "strategy",

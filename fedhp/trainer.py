@@ -6,6 +6,7 @@ Knows neither Flower nor Ray.
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
+from fedhp.evaluation import evaluate_module
 from fedhp.measure import LiveTensors
 from fedhp.models import to_module
 from fedhp.modules import restart_statistics, take_weights
@@ -41,7 +43,11 @@ _T = TypeVar("_T")
 
 
 def train_locally(
-    recipe: Recipe, task: RoundTask, shard: Shard, on_epoch: Callable[[Update], None] | None = None
+    recipe: Recipe,
+    task: RoundTask,
+    shard: Shard,
+    on_epoch: Callable[[Update], None] | None = None,
+    held_out: Shard | None = None,
 ) -> Update:
     """Trains one client for one round, pruning as the schedule demands, within its budget throughout.
 
@@ -51,6 +57,7 @@ def train_locally(
         shard: The client's own data.
         on_epoch: Called after each local epoch with the model so far, without scores, and what that epoch
             measured. The weights are the ones in training: what must outlive the call is to be copied.
+        held_out: The client's own data on which the model is evaluated before and after the training.
 
     Returns:
         The trained, perhaps smaller, model and what was measured.
@@ -64,14 +71,14 @@ def train_locally(
         raise TrainingError(
             f"client {task.client} has too few training samples: {len(shard)}, where a step takes {least}"
         )
-    return _Session(recipe, task, shard).run(on_epoch)
+    return _Session(recipe, task, shard, held_out).run(on_epoch)
 
 
 class _Session:
     """One client's local training in one round: the DynHP loop and the state that it carries."""
 
-    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard) -> None:
-        self.recipe, self.task, self.shard = recipe, task, shard
+    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard, held_out: Shard | None = None) -> None:
+        self.recipe, self.task, self.shard, self.held_out = recipe, task, shard, held_out
         self.layout = recipe.architecture.layout
         self.device = recipe.device()
         self.predicted = 0
@@ -85,12 +92,13 @@ class _Session:
         self.mask = self._mask()
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
+        if self.shrinking:
+            allocate(recipe.prune.regularizer, self.optimizer)
+        self.received_accuracy = self._local_accuracy()  # while nobody watches the module
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         if recipe.memory.batch_policy == "noise":
             self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
-        if self.shrinking:
-            allocate(recipe.prune.regularizer, self.optimizer)
 
     def run(self, on_epoch: Callable[[Update], None] | None = None) -> Update:
         try:
@@ -100,7 +108,8 @@ class _Session:
                 if watch is not None:
                     watch.close()
         scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
-        return self._update(self.task.state.structure, self._state(scores), Statistics.over(epochs))
+        statistics = self._with_local_accuracies(Statistics.over(epochs))
+        return self._update(self.task.state.structure, self._state(scores), statistics)
 
     def _epochs(self, on_epoch: Callable[[Update], None] | None) -> Iterator[Statistics]:
         for epoch in range(self.recipe.train.local_epochs):
@@ -162,6 +171,32 @@ class _Session:
                 f"the training loss of client {self.task.client} in round {self.task.round} is "
                 f"{self.loss}; lower train.learning_rate"
             )
+
+    def _with_local_accuracies(self, statistics: Statistics) -> Statistics:
+        """Returns the training's statistics with what the held-out samples say before and after it."""
+        if self.held_out is None:
+            return statistics
+        own_accuracy = self._local_accuracy()
+        return replace(
+            statistics,
+            memory_measured_bytes=max(statistics.memory_measured_bytes, self.measured),
+            num_local_test=len(self.held_out),
+            local_accuracy_global=self.received_accuracy,
+            local_accuracy_personal=own_accuracy,
+        )
+
+    def _local_accuracy(self) -> float | None:
+        """Returns the accuracy on the held-out samples, in batches that fit the budget as a step's do."""
+        held_out = self.held_out
+        if held_out is None:
+            return None
+        started, batch = time.perf_counter(), min(self.batch, len(held_out))
+        accuracy, _ = self._metered(
+            ("evaluation", self._step_key(batch)),
+            lambda: evaluate_module(self.module, held_out, self.inputs, self.device, batch),
+        )
+        self.started += time.perf_counter() - started  # no part of the training
+        return accuracy
 
     def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.shard.batch(rows, self.inputs)
