@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import fedhp
 from fedhp.config import load_scenario
+from fedhp.data import partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.structure import Structure
@@ -107,7 +108,7 @@ def test_the_loaded_model_has_the_accuracy_that_the_record_says(run):
 def fingerprint(run: fedhp.tracking.RunResult) -> list:
     """What a run's outcome is, without durations."""
     rounds = run.rounds[["accuracy", "loss", "params", "structure", "bytes_up", "bytes_down"]]
-    clients = run.clients.drop(columns="seconds")
+    rounds, clients = rounds.fillna(-1), run.clients.drop(columns="seconds").fillna(-1)
     return [*rounds.to_dict("list").items(), *clients.to_dict("list").items()]
 
 
@@ -116,6 +117,31 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, tmp_path
     other = simulate(tmp_path / "other", seed=1)
     assert other.rounds["structure"].iloc[-1] != run.rounds["structure"].iloc[-1]
     assert other.rounds["loss"].iloc[-1] != run.rounds["loss"].iloc[-1]
+
+
+def test_local_accuracies_keep_the_global_and_the_personal_model_apart(run, tmp_path):
+    """A fifth of each client's rows, rounded down, is held out and never trained on."""
+    local = simulate(tmp_path / "local", **{"data.local_test": 0.2})
+    sizes = [len(rows) for rows in partition_rows(local.config.data, 8, 0)]
+    for number, rows in local.clients.groupby("round"):
+        assert rows["num_local_test"].tolist() == [size // 5 for size in sizes]
+        assert rows["num_examples"].tolist() == [size - size // 5 for size in sizes]
+        total = rows["num_local_test"].sum()
+        for key in ("local_accuracy_global", "local_accuracy_personal"):
+            assert rows[key].between(0, 1).all()
+            right = rows[key] * rows["num_local_test"]
+            assert np.allclose(right, right.round()), "shares of as many rows"
+            mean = right.sum() / total
+            assert local.rounds.set_index("round").loc[number, key] == pytest.approx(mean)
+    assert local.rounds[["local_accuracy_global", "local_accuracy_personal"]].iloc[0].isna().all()
+    last = local.rounds.iloc[-1]
+    summary = local.summary
+    assert summary["local_accuracy_global"] == last["local_accuracy_global"]
+    assert summary["local_accuracy_personal"] == last["local_accuracy_personal"]
+    assert summary["local_accuracy_global"] < summary["local_accuracy_personal"], "of skewed clients, early"
+    assert local.clients["memory_measured_bytes"].le(local.clients["memory_budget_bytes"]).all()
+    assert run.summary["local_accuracy_global"] is run.summary["local_accuracy_personal"] is None
+    assert set(run.clients["num_local_test"]) == {0}
 
 
 @pytest.mark.integration
@@ -179,7 +205,7 @@ def test_what_is_refused_leaves_no_folder_behind(tmp_path, overrides, error):
 def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(tmp_path, monkeypatch):
     """Three rounds in a row without a reply end a run; what happened can be read."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise DataError("the disk is gone")
 
     monkeypatch.setattr("clients.client_app.train_locally", fail)
