@@ -36,7 +36,8 @@ def train(message: Message, context: Context) -> Message:
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
-    update = train_locally(recipe, RoundTask(server_round, device.stream, profile, state), device.shard)
+    task = RoundTask(server_round, device.stream, profile, state)
+    update = train_locally(recipe, task, device.shard, held_out=device.held_out)
     return Message(wire.pack_update(update), reply_to=message)
 
 

@@ -18,7 +18,7 @@ from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard
 from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
-from fedhp.seeds import derive
+from fedhp.seeds import derive, generator
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -32,18 +32,15 @@ class LocalDevice:
         partition_id: Its place in the scenario's fleet, if it has one.
         profile: What the server needs to know of it.
         shard: Its own training data.
+        held_out: Its own data to evaluate on, if any.
+        stream: What the device's randomness hangs on, the same in every run: Flower's node ids are not.
     """
 
     partition_id: int | None
     profile: DeviceProfile
     shard: Shard
-
-    @property
-    def stream(self) -> int:
-        """What the device's randomness hangs on, the same in every run: Flower's node ids are not."""
-        if self.partition_id is not None:
-            return self.partition_id
-        return derive(self.shard.fingerprint(), self.profile.device_class)
+    held_out: Shard | None
+    stream: int
 
 
 def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
@@ -54,15 +51,20 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
             beyond the scenario's fleet, or the scenario's network is one that the device was not told of.
         DataError: If the data cannot be read or does not fit the model.
     """
-    _check_target(from_json(brief.scenario).model.target, node)
+    scenario = from_json(brief.scenario)
+    _check_target(scenario.model.target, node)
     client = _partition_id(node)
     kind = _device_class(brief, client)
     budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
     # Records show one budget per device class: a budget of its own makes a class of its own.
     own = f"{kind.name} {format_size(budget)}" if budget != kind.memory_bytes else kind.name
-    shard = _open_shard(brief, node, client)
-    profile = DeviceProfile(str(node.get("name", own)), budget, len(shard), "data-path" in node)
-    return LocalDevice(client, profile, shard)
+    name = str(node.get("name", own))
+    whole = _open_shard(brief, node, client)
+    stream = derive(whole.fingerprint(), name) if client is None else client
+    source = generator(scenario.seed, "local test", stream)
+    shard, held_out = whole.hold_out(scenario.data.local_test, source)
+    profile = DeviceProfile(name, budget, len(shard), "data-path" in node)
+    return LocalDevice(client, profile, shard, held_out, stream)
 
 
 def _check_target(target: str, node: NodeConfig) -> None:

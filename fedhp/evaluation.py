@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data import Shard
@@ -9,7 +10,6 @@ from fedhp.models import Architecture, to_module
 from fedhp.state import ModelState
 
 
-@torch.inference_mode()
 def evaluate(
     architecture: Architecture,
     state: ModelState,
@@ -18,11 +18,38 @@ def evaluate(
     batch: int = 1000,
 ) -> tuple[float, float]:
     """Returns accuracy (0 to 1) and mean cross-entropy of a model on a shard."""
-    module, inputs = to_module(architecture, state, device).eval(), architecture.kept_inputs(state.structure)
+    module, inputs = to_module(architecture, state, device), architecture.kept_inputs(state.structure)
+    return evaluate_module(module, shard, inputs, device, batch)
+
+
+@torch.no_grad()
+def evaluate_module(
+    module: nn.Module,
+    shard: Shard,
+    inputs: NDArray[np.intp] | None,
+    device: torch.device | str,
+    batch: int,
+) -> tuple[float, float]:
+    """Returns accuracy and mean cross-entropy of a module, which is left in the mode that it was in.
+
+    At no moment does it hold more than a training step with as many samples: no gradients, no activation
+    longer than it is needed, and nothing of one batch when the next one is gathered.
+    """
+    was_training = module.training
+    module.eval()
     num_right, loss_sum = 0, 0.0
     for start in range(0, len(shard), batch):
-        images, labels = shard.batch(np.arange(start, min(start + batch, len(shard))), inputs)
-        logits, labels = module(images.to(device)), labels.to(device)
-        loss_sum += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        num_right += int((logits.argmax(1) == labels).sum())
+        rows = np.arange(start, min(start + batch, len(shard)))
+        right, loss = _judge(module, *shard.batch(rows, inputs), device)
+        num_right, loss_sum = num_right + right, loss_sum + loss
+    module.train(was_training)
     return num_right / len(shard), loss_sum / len(shard)
+
+
+def _judge(
+    module: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device | str
+) -> tuple[int, float]:
+    """Returns how many samples of a batch are predicted right, and their summed loss."""
+    logits, labels = module(images.to(device)), labels.to(device)
+    loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return int((logits.argmax(1) == labels).sum()), float(loss)

@@ -6,9 +6,9 @@ integers that a rehearsal of the step has told (`fedhp.rehearsal`). So the peak 
 and its inverse, the largest batch under a budget, is a minimum of integer divisions.
 
 What is counted: parameters, gradients, optimiser state, the activations kept for the backward pass, the
-gradients that flow between operations, the input batch with its labels and its raw (unconverted) form, and
-the contribution scores. What is not: the data at rest, code, the interpreter, and scratch space inside a
-kernel, which the tensor library does not report.
+gradients that flow between operations, the input batch with its labels and its raw (unconverted) form, the
+contribution scores, and what penalties and the mask of absent classes keep. What is not: the data at rest,
+code, the interpreter, and scratch space inside a kernel, which the tensor library does not report.
 """
 
 import math
@@ -89,9 +89,10 @@ class MemoryModel:
         rehearsal: What lives when during the forward and backward pass.
         input_size: Number of scalars in one sample as it is stored.
         raw_itemsize: Bytes per scalar of the stored data (1 for 8-bit images).
-        state_slots: Optimiser tensors per parameter: 0 for SGD, 1 with momentum, 2 for Adam.
+        state_slots: Tensors kept per parameter: 0 for SGD, 1 with momentum, 2 for Adam; more for penalties.
         inputs: The group whose units are the scalars of a sample that the model takes; None where it
             takes all.
+        num_masked: The number of classes, where their logits are masked; otherwise 0.
     """
 
     layout: Layout
@@ -100,6 +101,7 @@ class MemoryModel:
     raw_itemsize: int
     state_slots: int
     inputs: str | None = None
+    num_masked: int = 0
     _moments: Callable[[tuple[int, ...]], Moments] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -146,6 +148,7 @@ class MemoryModel:
         buffers = sum(self._bytes(name, counts) for name in self.layout.buffers)
         # Contributions: an average and the newest score per unit.
         resting = sizes.sum() * (1 + self.state_slots) + buffers + 2 * FLOAT_BYTES * sum(key)
+        resting += FLOAT_BYTES * self.num_masked
         num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
         entry = num_inputs * FLOAT_BYTES + INDEX_BYTES
         raw = num_inputs * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)

@@ -93,17 +93,32 @@ class Architecture:
     @cached_property
     def rehearsal(self) -> Rehearsal:
         """What a step of any structure and batch takes."""
+        return self._rehearse(masked=False)
+
+    @cached_property
+    def masked_rehearsal(self) -> Rehearsal:
+        """What such a step takes where the logits are masked."""
+        return self._rehearse(masked=True)
+
+    def _rehearse(self, masked: bool) -> Rehearsal:
         try:
-            return rehearse(self.build, self.layout, self.taken_shape)
+            return rehearse(self.build, self.layout, self.taken_shape, masked)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
 
-    def memory_model(self, state_slots: int, raw_itemsize: int) -> MemoryModel:
-        """Returns the model's memory model for an optimiser with this many tensors per parameter."""
+    def memory_model(self, state_slots: int, raw_itemsize: int, masked: bool = False) -> MemoryModel:
+        """Returns the model's memory model.
+
+        Args:
+            state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
+            raw_itemsize: Bytes per scalar of the stored data.
+            masked: Whether the logits are masked.
+        """
         size = math.prod(self.input_shape)
         inputs = INPUTS if INPUTS in self.layout.widths else None
-        return MemoryModel(self.layout, self.rehearsal, size, raw_itemsize, state_slots, inputs)
+        told, num_masked = (self.masked_rehearsal, self.num_classes) if masked else (self.rehearsal, 0)
+        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked)
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one sample as the compact module takes it."""

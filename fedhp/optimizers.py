@@ -11,6 +11,8 @@ from torch.optim.sgd import sgd
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 
+_RECEIVED = "received"  # the key, in an optimiser's state, of the weights that FedProx pulls towards
+
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -29,6 +31,8 @@ class TrainConfig:
         optimizer: A name in `OPTIMIZERS`.
         momentum: Of SGD.
         weight_decay: L2 penalty (decoupled for adamw).
+        proximal_mu: Strength of FedProx's pull towards the weights that a client received; 0 is none.
+        masked_loss: Whether classes that a client has no samples of take no part in its loss.
         lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
@@ -40,6 +44,8 @@ class TrainConfig:
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0
+    proximal_mu: float = 0.0
+    masked_loss: bool = False
     lr_schedule: str = "cosine"
     device: str = "auto"
 
@@ -56,11 +62,13 @@ class TrainConfig:
             raise ScenarioError(f"train.momentum must be from 0 to below 1, got {self.momentum}")
         if not 0 <= self.weight_decay < math.inf:
             raise ScenarioError(f"train.weight_decay must be finite and 0 or more, got {self.weight_decay}")
+        if not 0 <= self.proximal_mu < math.inf:
+            raise ScenarioError(f"train.proximal_mu must be finite and 0 or more, got {self.proximal_mu}")
 
     @property
     def state_slots(self) -> int:
-        """Optimiser tensors per parameter."""
-        return len(OPTIMIZERS[self.optimizer].state_names(self))
+        """Tensors kept per parameter: the optimiser's, and the received weights where they pull."""
+        return len(OPTIMIZERS[self.optimizer].state_names(self)) + bool(self.proximal_mu)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,8 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
 def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
     """Allocates the optimiser's state before the first step, as zeros, which is what it starts from.
 
-    So every step takes the same memory, the first one too, and a cut finds all state in place.
+    So every step takes the same memory, the first one too, and a cut finds all state in place. What FedProx
+    pulls towards, the weights as they are now, is kept there too: cut, counted and freed with it.
     """
     names = OPTIMIZERS[config.optimizer].state_names(config)
     for group in optimizer.param_groups:
@@ -138,6 +147,31 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
                 state[name] = torch.zeros_like(parameter)
             if config.optimizer != "sgd":
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            if config.proximal_mu:
+                state[_RECEIVED] = parameter.detach().clone()
+
+
+@torch.no_grad()
+def pull_back(optimizer: torch.optim.Optimizer, mu: float) -> None:
+    """Adds the gradient of FedProx's proximal term, ``mu * (w - w_received)``, to those of the loss.
+
+    The term is ``mu / 2 * |w - w_received|^2`` (Li et al. 2020, arXiv 1812.06127, equation 2), over what is
+    left of the model. No memory is taken: the difference is made in the place of the received weights, and
+    undone; exactly so unless a weight has changed by more than half, and then but for rounding.
+
+    Args:
+        optimizer: The optimiser, its state allocated for an ``mu`` above 0.
+        mu: The strength.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                received = optimizer.state[parameter][_RECEIVED]
+                # Not mu * w - mu * w_received: what that leaves where nothing has moved, by rounding, Adam
+                # would scale up to steps of full length.
+                received.sub_(parameter)
+                parameter.grad.sub_(received, alpha=mu)
+                received.add_(parameter)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

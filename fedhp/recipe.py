@@ -44,7 +44,7 @@ class Recipe:
         What the regulariser keeps counts as state of the optimiser.
         """
         slots = self.train.state_slots + REGULARIZERS[self.prune.regularizer].slots
-        return self.architecture.memory_model(slots, raw_itemsize)
+        return self.architecture.memory_model(slots, raw_itemsize, self.train.masked_loss)
 
     @cached_property
     def shape(self) -> Shape:

@@ -31,7 +31,7 @@ class Rehearsal:
 
     For unit counts ``n``, parameters of ``p`` bytes and a batch of ``b``, moment ``m`` takes
     ``gradients[m] @ p + fixed[m] @ (1, n) + per_sample[m] @ (1, n) * b`` bytes beside what lives throughout
-    the step: parameters, optimiser state and the input batch.
+    the step: parameters, optimiser state, the mask of classes and the input batch.
 
     Attributes:
         gradients: Which parameters' gradients live, of shape ``(moments, trained parameters)``.
@@ -45,7 +45,10 @@ class Rehearsal:
 
 
 def rehearse(
-    build: Build, layout: Layout, input_shape: Callable[[Mapping[str, int]], tuple[int, ...]]
+    build: Build,
+    layout: Layout,
+    input_shape: Callable[[Mapping[str, int]], tuple[int, ...]],
+    masked: bool = False,
 ) -> Rehearsal:
     """Rehearses a model's step.
 
@@ -53,12 +56,13 @@ def rehearse(
         build: Makes the module whose groups have the given unit counts.
         layout: Its wiring.
         input_shape: The shape of one sample that this module takes.
+        masked: Whether the logits are masked.
     """
 
     def play(counts: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Returns which gradients live, and all else in bytes: whatever the batch, and per sample."""
-        present, few = _play(build(counts), layout, (_BATCH, *input_shape(counts)))
-        _, more = _play(build(counts), layout, (_BATCH + 1, *input_shape(counts)))
+        present, few = _play(build(counts), layout, (_BATCH, *input_shape(counts)), masked)
+        _, more = _play(build(counts), layout, (_BATCH + 1, *input_shape(counts)), masked)
         return present, few - _BATCH * (more - few), more - few
 
     few = dict.fromkeys(layout.widths, _UNITS)
@@ -81,12 +85,13 @@ def _coefficients(
 
 
 def _play(
-    module: nn.Module, layout: Layout, shape: tuple[int, ...]
+    module: nn.Module, layout: Layout, shape: tuple[int, ...], masked: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Runs a step; returns, whenever a storage was added, which gradients live, and the bytes of all else."""
     module = module.to_empty(device="cpu").train()
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
-    ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels])
+    mask = torch.zeros(1)  # which does for any number of classes
+    ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels, mask])
     parameters = dict(module.named_parameters())
     owners: dict[int, int] = {}
     for index, name in enumerate(layout.trained):
@@ -94,7 +99,7 @@ def _play(
             lambda p, index=index: owners.update({ledger.entry(p.grad): index})
         )
     with torch.random.fork_rng(devices=[]), ledger:  # a dropout draws
-        gradients(module, images, labels)
+        gradients(module, images, labels, mask if masked else None)
     return ledger.account(owners, len(layout.trained))
 
 

@@ -1,6 +1,6 @@
 """The values that cross borders: what goes down to a client, what comes up, what is reported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -79,6 +79,10 @@ class Statistics:
         batch_size_first: Samples per step before the first cut.
         batch_size_last: Samples per step after the last cut.
         seconds: Duration of the local training, from building the module to its last step.
+        num_local_test: The number of the client's own samples that it holds out and never trains on.
+        local_accuracy_global: Share of those that the model as it was received predicts right; None where
+            there are none.
+        local_accuracy_personal: The same of the client's own model, after its training.
     """
 
     train_loss: float
@@ -89,6 +93,9 @@ class Statistics:
     batch_size_first: int
     batch_size_last: int
     seconds: float
+    num_local_test: int = 0
+    local_accuracy_global: float | None = None
+    local_accuracy_personal: float | None = None
 
     @staticmethod
     def over(epochs: "Sequence[Statistics]") -> "Statistics":
@@ -149,6 +156,9 @@ class ClientReport:
     units_pruned: int | None = None
     train_loss: float | None = None
     accuracy: float | None = None
+    num_local_test: int | None = None
+    local_accuracy_global: float | None = None
+    local_accuracy_personal: float | None = None
     seconds: float | None = None
 
     def succeeded(self, update: Update, layout: Layout) -> "ClientReport":
@@ -168,6 +178,9 @@ class ClientReport:
             units_pruned=update.assigned.num_units() - update.state.structure.num_units(),
             train_loss=statistics.train_loss,
             accuracy=statistics.accuracy,
+            num_local_test=statistics.num_local_test,
+            local_accuracy_global=statistics.local_accuracy_global,
+            local_accuracy_personal=statistics.local_accuracy_personal,
             seconds=statistics.seconds,
         )
 
@@ -177,6 +190,25 @@ class ClientReport:
             return False
         peaks = (self.memory_predicted_bytes, self.memory_measured_bytes)
         return any(peak is not None and peak > self.memory_budget_bytes for peak in peaks)
+
+
+def local_accuracies(rows: Iterable[ClientReport]) -> tuple[float | None, float | None]:
+    """Returns the clients' mean accuracies on their own held-out samples, weighted by their number.
+
+    Returns:
+        That of the models that they received, and that of those that they made of them; None where no client
+        has held-out samples.
+    """
+    known = [
+        (row.num_local_test, row.local_accuracy_global or 0.0, row.local_accuracy_personal or 0.0)
+        for row in rows
+        if row.num_local_test
+    ]
+    total = sum(number for number, _, _ in known)
+    if not total:
+        return None, None
+    received, own = (sum(one[0] * one[kind] for one in known) / total for kind in (1, 2))
+    return received, own
 
 
 @dataclass(frozen=True)
@@ -214,6 +246,11 @@ class RoundReport:
     def failures(self) -> tuple[ClientReport, ...]:
         """The rows of the clients that failed."""
         return tuple(row for row in self.clients if row.status != "ok")
+
+    @property
+    def local_accuracies(self) -> tuple[float | None, float | None]:
+        """Mean accuracies on the clients' own held-out samples, as `local_accuracies`."""
+        return local_accuracies(self.clients)
 
     @property
     def bytes_down(self) -> int:

@@ -6,6 +6,7 @@ Knows neither Flower nor Ray.
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
+from fedhp.evaluation import evaluate_module
 from fedhp.measure import LiveTensors
 from fedhp.models import to_module
 from fedhp.modules import restart_statistics, take_weights
@@ -25,6 +27,7 @@ from fedhp.optimizers import (
     OPTIMIZERS,
     allocate_state,
     drop_gradients,
+    pull_back,
     state_tensors,
 )
 from fedhp.ordered import OrderedDropout, Part
@@ -34,14 +37,18 @@ from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
-from fedhp.step import gradients
+from fedhp.step import class_mask, gradients
 from fedhp.structure import Structure
 
 _T = TypeVar("_T")
 
 
 def train_locally(
-    recipe: Recipe, task: RoundTask, shard: Shard, on_epoch: Callable[[Update], None] | None = None
+    recipe: Recipe,
+    task: RoundTask,
+    shard: Shard,
+    on_epoch: Callable[[Update], None] | None = None,
+    held_out: Shard | None = None,
 ) -> Update:
     """Trains one client for one round, pruning as the schedule demands, within its budget throughout.
 
@@ -51,6 +58,7 @@ def train_locally(
         shard: The client's own data.
         on_epoch: Called after each local epoch with the model so far, without scores, and what that epoch
             measured. The weights are the ones in training: what must outlive the call is to be copied.
+        held_out: The client's own data on which the model is evaluated before and after the training.
 
     Returns:
         The trained, perhaps smaller, model and what was measured.
@@ -64,14 +72,14 @@ def train_locally(
         raise TrainingError(
             f"client {task.client} has too few training samples: {len(shard)}, where a step takes {least}"
         )
-    return _Session(recipe, task, shard).run(on_epoch)
+    return _Session(recipe, task, shard, held_out).run(on_epoch)
 
 
 class _Session:
     """One client's local training in one round: the DynHP loop and the state that it carries."""
 
-    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard) -> None:
-        self.recipe, self.task, self.shard = recipe, task, shard
+    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard, held_out: Shard | None = None) -> None:
+        self.recipe, self.task, self.shard, self.held_out = recipe, task, shard, held_out
         self.layout = recipe.architecture.layout
         self.device = recipe.device()
         self.predicted = 0
@@ -82,16 +90,18 @@ class _Session:
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
+        self.mask = self._mask()
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
+        if self.shrinking:
+            allocate(recipe.prune.regularizer, self.optimizer)
+        self.received_accuracy = self._local_accuracy()  # while nobody watches the module
         self.order = generator(recipe.seed, "batches", task.round, task.client)
         if recipe.memory.batch_policy == "noise":
             self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
         self.part: Part = self.module, self.optimizer  # what a step trains
         self.ordered = self._ordered_dropout()
-        if self.shrinking:
-            allocate(recipe.prune.regularizer, self.optimizer)
 
     def run(self, on_epoch: Callable[[Update], None] | None = None) -> Update:
         try:
@@ -101,7 +111,8 @@ class _Session:
                 if watch is not None:
                     watch.close()
         scores = self.contributions.own() if self.contributions is not None else self.task.state.scores
-        return self._update(self.task.state.structure, self._state(scores), Statistics.over(epochs))
+        statistics = self._with_local_accuracies(Statistics.over(epochs))
+        return self._update(self.task.state.structure, self._state(scores), statistics)
 
     def _epochs(self, on_epoch: Callable[[Update], None] | None) -> Iterator[Statistics]:
         for epoch in range(self.recipe.train.local_epochs):
@@ -165,24 +176,50 @@ class _Session:
                 f"{self.loss}; lower train.learning_rate"
             )
 
+    def _with_local_accuracies(self, statistics: Statistics) -> Statistics:
+        """Returns the training's statistics with what the held-out samples say before and after it."""
+        if self.held_out is None:
+            return statistics
+        own_accuracy = self._local_accuracy()
+        return replace(
+            statistics,
+            memory_measured_bytes=max(statistics.memory_measured_bytes, self.measured),
+            num_local_test=len(self.held_out),
+            local_accuracy_global=self.received_accuracy,
+            local_accuracy_personal=own_accuracy,
+        )
+
+    def _local_accuracy(self) -> float | None:
+        """Returns the accuracy on the held-out samples, in batches that fit the budget as a step's do."""
+        held_out = self.held_out
+        if held_out is None:
+            return None
+        started, batch = time.perf_counter(), min(self.batch, len(held_out))
+        accuracy, _ = self._metered(
+            ("evaluation", self._step_key(batch)),
+            lambda: evaluate_module(self.module, held_out, self.inputs, self.device, batch),
+        )
+        self.started += time.perf_counter() - started  # no part of the training
+        return accuracy
+
     def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        observe = self._observe if self.shrinking or self.noise is not None else None
-        return training_step(*self.part, images, labels, observe)
+        return training_step(*self.part, images, labels, self._on_gradients, self.mask)
 
-    def _observe(self) -> None:
-        """Measures noise and units by the gradients of the loss alone, and then adds the regulariser's."""
+    def _on_gradients(self) -> None:
+        """Measures noise and units by the gradients of the loss alone, and then adds those of penalties."""
         if self.noise is not None:
             self.noise.observe()
-        if not self.shrinking:
-            return
-        assert self.contributions is not None
-        self.contributions.observe()
-        prune = self.recipe.prune
-        push = REGULARIZERS[prune.regularizer].push
-        push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
+        if self.shrinking:
+            assert self.contributions is not None
+            self.contributions.observe()
+            prune = self.recipe.prune
+            push = REGULARIZERS[prune.regularizer].push
+            push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
+        if self.recipe.train.proximal_mu:
+            pull_back(self.part[1], self.recipe.train.proximal_mu)
 
     def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
@@ -209,7 +246,8 @@ class _Session:
 
     def _held(self) -> list[torch.Tensor]:
         """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
-        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer)]
+        mask = [] if self.mask is None else [self.mask]
+        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *mask]
 
     def _step_key(self, batch: int) -> tuple[object, ...]:
         """Returns everything that a step's peak depends on."""
@@ -223,6 +261,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
+            self.mask is None,
             (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,
         )
@@ -252,6 +291,12 @@ class _Session:
         self.batch = min(chosen, len(self.shard))
         self.step_bytes = self.memory.training_bytes(self.structure.counts, self.batch)
         self.predicted = max(self.predicted, self.step_bytes)
+
+    def _mask(self) -> torch.Tensor | None:
+        """Returns what keeps absent classes out of the loss; None where they are in it, or none is absent."""
+        if not self.recipe.train.masked_loss:
+            return None
+        return class_mask(self.shard.classes(), self.recipe.architecture.num_classes, self.device)
 
     def _contributions(self) -> Contributions | None:
         """Returns the tracker, or None when nothing will ever be cut and tracking is for nothing."""
@@ -313,6 +358,7 @@ def training_step(
     images: torch.Tensor,
     labels: torch.Tensor,
     observe: Callable[[], None] | None = None,
+    mask: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Takes one step on a batch.
 
@@ -323,11 +369,12 @@ def training_step(
             the model takes some of their entries.
         labels: Classes, int64 of shape ``(batch,)``.
         observe: Called between the backward pass and the update, while there are gradients.
+        mask: What is added to the logits, a `class_mask`.
 
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.
     """
-    loss, right = gradients(module, images, labels)
+    loss, right = gradients(module, images, labels, mask)
     if observe is not None:
         observe()
     optimizer.step()

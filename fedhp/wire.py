@@ -24,6 +24,7 @@ _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
 _NO_BUDGET = -1
 _HUGE = 1e6
+_LOCAL = ("local_accuracy_global", "local_accuracy_personal")
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
@@ -189,7 +190,8 @@ def pack_update(update: Update) -> RecordDict:
     """Packs a client's reply."""
     metrics = MetricRecord({"num-examples": update.num_examples})
     for name, value in vars(update.statistics).items():
-        metrics[name.replace("_", "-")] = value
+        if value is not None:
+            metrics[name.replace("_", "-")] = value
     return RecordDict({_MODEL: pack_state(update.state), _METRICS: metrics})
 
 
@@ -290,11 +292,23 @@ def _unpack_statistics(metrics: MetricRecord) -> Statistics:
     values = {}
     for entry in fields(Statistics):
         key = entry.name.replace("_", "-")
+        if entry.default is None and key not in metrics:
+            continue
         kind = entry.type if isinstance(entry.type, type) else float
         value = _field(metrics, key, kind)
         if not 0 <= value <= _LARGEST:
             raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
         values[entry.name] = value
-    if values["accuracy"] > 1:
-        raise WireError(f"accuracy: expected a share from 0 to 1, got {values['accuracy']}")
+    _check_accuracies(values)
     return Statistics(**values)
+
+
+def _check_accuracies(values: Mapping[str, Any]) -> None:
+    for name in ("accuracy", *_LOCAL):
+        if values.get(name, 0) > 1:
+            raise WireError(f"{name.replace('_', '-')}: expected a share from 0 to 1, got {values[name]}")
+    if any((name in values) != (values["num_local_test"] > 0) for name in _LOCAL):
+        raise WireError(
+            f"num-local-test: is {values['num_local_test']}, and of the two accuracies on as many samples "
+            f"came {[name.replace('_', '-') for name in _LOCAL if name in values]}"
+        )

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import fedhp
 from fedhp.config import load_scenario
+from fedhp.data import partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.structure import Structure
@@ -131,7 +132,7 @@ def test_the_loaded_model_has_the_accuracy_that_the_record_says(run):
 def fingerprint(run: fedhp.tracking.RunResult) -> list:
     """What a run's outcome is, without durations."""
     rounds = run.rounds[["accuracy", "loss", "params", "structure", "bytes_up", "bytes_down"]]
-    clients = run.clients.drop(columns="seconds")
+    rounds, clients = rounds.fillna(-1), run.clients.drop(columns="seconds").fillna(-1)
     return [*rounds.to_dict("list").items(), *clients.to_dict("list").items()]
 
 
@@ -140,6 +141,31 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(run, tmp_path
     other = simulate(tmp_path / "other", seed=1)
     assert other.rounds["structure"].iloc[-1] != run.rounds["structure"].iloc[-1]
     assert other.rounds["loss"].iloc[-1] != run.rounds["loss"].iloc[-1]
+
+
+def test_local_accuracies_keep_the_global_and_the_personal_model_apart(run, tmp_path):
+    """A fifth of each client's rows, rounded down, is held out and never trained on."""
+    local = simulate(tmp_path / "local", **{"data.local_test": 0.2})
+    sizes = [len(rows) for rows in partition_rows(local.config.data, 8, 0)]
+    for number, rows in local.clients.groupby("round"):
+        assert rows["num_local_test"].tolist() == [size // 5 for size in sizes]
+        assert rows["num_examples"].tolist() == [size - size // 5 for size in sizes]
+        total = rows["num_local_test"].sum()
+        for key in ("local_accuracy_global", "local_accuracy_personal"):
+            assert rows[key].between(0, 1).all()
+            right = rows[key] * rows["num_local_test"]
+            assert np.allclose(right, right.round()), "shares of as many rows"
+            mean = right.sum() / total
+            assert local.rounds.set_index("round").loc[number, key] == pytest.approx(mean)
+    assert local.rounds[["local_accuracy_global", "local_accuracy_personal"]].iloc[0].isna().all()
+    last = local.rounds.iloc[-1]
+    summary = local.summary
+    assert summary["local_accuracy_global"] == last["local_accuracy_global"]
+    assert summary["local_accuracy_personal"] == last["local_accuracy_personal"]
+    assert summary["local_accuracy_global"] < summary["local_accuracy_personal"], "of skewed clients, early"
+    assert local.clients["memory_measured_bytes"].le(local.clients["memory_budget_bytes"]).all()
+    assert run.summary["local_accuracy_global"] is run.summary["local_accuracy_personal"] is None
+    assert set(run.clients["num_local_test"]) == {0}
 
 
 @pytest.mark.integration
@@ -193,10 +219,10 @@ def test_a_run_names_its_folder_in_full(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("load", [fedhp.load_run, fedhp.load_model])
 def test_a_folder_that_is_not_there_is_refused_as_that(load, tmp_path):
-    with pytest.raises(RecordError, match=r"^no run record at nope: there is no such folder$"):
+    with pytest.raises(RecordError, match=r"^no run record at nope: there is no such folder; give"):
         load("nope")
     (tmp_path / "file").touch()
-    with pytest.raises(RecordError, match=r"^no run record at .*file: it is no folder$"):
+    with pytest.raises(RecordError, match=r"^no run record at .*file: it is no folder; give the folder"):
         load(tmp_path / "file")
 
 
@@ -245,7 +271,7 @@ def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(
     """
     causes = {0: "disk 0 is gone", 3: "disk 3 is gone", 6: "disk 6 is gone", 1: "no rows", 2: "no rows"}
 
-    def fail(_, task, *__):
+    def fail(_, task, *__, **___):
         raise DataError(causes.get(task.client, f"no {'label' if task.client < 6 else 'file'}"))
 
     monkeypatch.setattr("clients.client_app.train_locally", fail)
@@ -273,10 +299,10 @@ def test_a_run_whose_last_rounds_alone_are_in_vain_is_finished(tmp_path, monkeyp
 
     train = client_app.train_locally
 
-    def train_once(recipe, task, shard):
+    def train_once(recipe, task, shard, *rest, **named):
         if task.round > 1:
             raise DataError("the disk is gone")
-        return train(recipe, task, shard)
+        return train(recipe, task, shard, *rest, **named)
 
     monkeypatch.setattr("clients.client_app.train_locally", train_once)
     run = simulate(tmp_path / "run")

@@ -32,7 +32,7 @@ def run(tmp_path_factory):
 
 
 def fingerprint(run: fedhp.tracking.RunResult) -> list:
-    rounds = run.rounds.drop(columns=["seconds", "evaluation_seconds"])
+    rounds = run.rounds.drop(columns=["seconds", "evaluation_seconds"]).fillna(-1)
     return [rounds.to_dict("list"), run.clients.drop(columns="seconds").fillna(-1).to_dict("list")]
 
 
@@ -139,10 +139,15 @@ def test_an_existing_record_is_refused(run):
         train(run.folder)
 
 
-def test_what_a_command_has_no_use_for_is_told(tmp_path, caplog):
+def test_what_a_command_has_no_use_for_is_told(run, tmp_path, caplog):
     caplog.set_level(logging.WARNING, "fedhp")
     train(tmp_path / "run", rounds=3, **{"train": {"local_epochs": 2, "epochs": 1}})
     assert "'fedhp train' has no use for rounds, train.local_epochs, and" in caplog.text
+    caplog.clear()
+    for_fleets = {"train.proximal_mu": 1.0, "train.masked_loss": True, "data.local_test": 0.2}
+    ignored = train(tmp_path / "ignored", **for_fleets)
+    assert f"has no use for {', '.join(sorted(for_fleets))}, and" in caplog.text
+    assert fingerprint(ignored) == fingerprint(run)
     small = {**SMALL, "rounds": 1, "simulation.num_workers": 0, "fleet.num_clients": 2}
     fedhp.simulate("quickstart", tmp_path / "fleet", **small)
     assert "'fedhp run' has no use for train.epochs, and" in caplog.text

@@ -10,9 +10,10 @@ from clients.client_app import app
 from clients.device import open_device
 from fedhp import wire
 from fedhp.config import Scenario, load_scenario
-from fedhp.data import partition_rows
+from fedhp.data import Shard, partition_rows
 from fedhp.devices import DeviceProfile, assign_classes
 from fedhp.errors import DataError, ScenarioError
+from fedhp.evaluation import evaluate
 from fedhp.models import initial_state
 from fedhp.simulation.identity import RUN_ID, acting_as
 
@@ -96,6 +97,32 @@ def test_partitions_are_told_apart_by_their_samples():
     rows = np.arange(5)
     assert np.array_equal(one.batch(rows)[0], again.batch(rows)[0])
     assert not np.array_equal(one.batch(rows)[0], other.batch(rows)[0])
+
+
+def pictures(shard: Shard) -> list[bytes]:
+    images, labels = shard.batch(np.arange(len(shard)))
+    return [one.numpy().tobytes() + bytes([label]) for one, label in zip(images, labels, strict=True)]
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_device_holds_out_a_share_of_its_data_the_same_in_every_round(own, own_data):
+    node = {"data-path": own_data} if own else {"partition-id": 2}
+    whole = open_device(brief(), node)
+    chosen = scenario(**{"data.local_test": 0.2})
+    device, again = (open_device(brief(chosen), node) for _ in range(2))
+    assert whole.held_out is None
+    assert device.held_out is not None
+    assert again.held_out is not None
+    assert len(device.held_out) == int(0.2 * len(whole.shard))
+    assert device.profile.num_examples == len(device.shard)
+    parts = pictures(device.shard), pictures(device.held_out)
+    assert sorted(parts[0] + parts[1]) == sorted(pictures(whole.shard))
+    assert parts == (pictures(again.shard), pictures(again.held_out))
+    assert device.stream == whole.stream
+    other = open_device(brief(scenario(**{"data.local_test": 0.2, "seed": 1})), {"data-path": own_data})
+    if own:
+        assert other.held_out is not None
+        assert pictures(other.held_out) != parts[1]
 
 
 @pytest.mark.parametrize("client", [-1, 20, 1000])
@@ -189,6 +216,19 @@ def test_a_model_beyond_the_nodes_budget_is_refused_with_what_it_takes():
 def test_training_on_own_data_counts_its_samples(own_data):
     update, _ = train({"data-path": own_data})
     assert update.num_examples == 30
+
+
+def test_a_device_answers_how_good_the_models_are_on_its_own_held_out_samples(own_data):
+    chosen = scenario(**{"data.local_test": 0.5})
+    update, state = train({"data-path": own_data}, chosen)
+    held_out = open_device(brief(chosen), {"data-path": own_data}).held_out
+    assert held_out is not None
+    arch = chosen.recipe((1, 8, 8), 10).architecture
+    received, _ = evaluate(arch, state, held_out)
+    personal, _ = evaluate(arch, update.state, held_out)
+    statistics = update.statistics
+    assert (update.num_examples, statistics.num_local_test) == (15, 15)
+    assert (statistics.local_accuracy_global, statistics.local_accuracy_personal) == (received, personal)
 
 
 def test_a_device_without_a_number_trains_alike_whatever_its_node_id_and_otherwise_by_another_name(own_data):

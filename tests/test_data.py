@@ -29,6 +29,7 @@ from fedhp.data import (
 from fedhp.data.cache import cache_folder, prepared
 from fedhp.data.dataset import measure
 from fedhp.errors import DataError, MissingExtraError, ScenarioError
+from fedhp.seeds import generator
 
 test_shard.__test__ = False  # a function of the product, not a test
 
@@ -858,6 +859,52 @@ def test_client_and_test_shards(mnist, tmp_path):
     for client in (-1, 5):
         with pytest.raises(DataError, match="no client"):
             client_shard(config, 5, 0, client)
+
+
+def small_shard(size: int) -> Shard:
+    """Rows 1, 3, 5, ... of images whose only pixel is their row's number."""
+    images = np.arange(2 * size, dtype=np.float32).reshape(-1, 1, 1, 1)
+    rows = np.arange(1, 2 * size, 2)
+    return Shard(images, np.arange(2 * size) % 3, rows, num_classes=3, mean=0.0, std=1.0)
+
+
+def values_of(shard: Shard) -> list[float]:
+    return shard.batch(np.arange(len(shard)))[0].flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "share", "num_held_out"), [(10, 0.2, 2), (14, 0.2, 2), (5, 0.2, 1), (10, 0.99, 9), (2, 0.5, 1)]
+)
+def test_held_out_rows_and_those_to_train_on_are_the_shard(size, share, num_held_out):
+    whole = small_shard(size)
+    train, held_out = whole.hold_out(share, generator(1, "test"))
+    assert held_out is not None
+    assert (len(train), len(held_out)) == (size - num_held_out, num_held_out)
+    parts = values_of(train), values_of(held_out)
+    assert [sorted(part) for part in parts] == list(parts)
+    assert sorted(parts[0] + parts[1]) == values_of(whole) == list(range(1, 2 * size, 2))
+    labels = held_out.batch(np.arange(num_held_out))[1]
+    assert labels.tolist() == [value % 3 for value in parts[1]]
+
+
+def test_what_is_held_out_is_a_draw():
+    parts = [small_shard(50).hold_out(0.2, generator(seed, "test"))[1] for seed in (1, 1, 2)]
+    one, again, other = (values_of(part) for part in parts if part is not None)
+    assert one == again != other
+
+
+@pytest.mark.parametrize(("size", "share"), [(4, 0.2), (1, 0.99), (10, 0.0)])
+def test_a_shard_too_small_to_hold_out_a_row_stays_whole(size, share):
+    whole = small_shard(size)
+    train, held_out = whole.hold_out(share, generator(1, "test"))
+    assert held_out is None
+    assert values_of(train) == values_of(whole)
+
+
+def test_classes_are_those_of_the_shards_rows():
+    """Rows 1, 3 and 5 of the labels 0, 1, 2, 0, 1, 2."""
+    assert small_shard(3).classes().tolist() == [0, 1, 2]
+    assert small_shard(2).classes().tolist() == [0, 1]
 
 
 def test_device_shard_is_scaled_like_the_scenarios_data(tmp_path):

@@ -1,5 +1,7 @@
 """The memory model by hand, against PyTorch's own tracker, and its inverse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from fedhp.errors import ScenarioError
 from fedhp.measure import LiveTensors
 from fedhp.memory import MemoryConfig
 from fedhp.models import MODELS, ModelConfig, architecture, initial_state
-from fedhp.optimizers import TrainConfig, state_tensors
+from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
 from fedhp.trainer import _Session
@@ -122,6 +124,12 @@ def test_many_classes_make_the_loss_the_peak():
     assert model.training_bytes({"fc1": 1}, 10) == 416 + 16 + (12 + 4 + 3 * 200) * 10
 
 
+def test_a_mask_of_absent_classes_takes_its_own_bytes_alone():
+    """50 classes of 4 bytes on top: masked logits take the place of the ones before, which are freed."""
+    plain, masked = (MANY_CLASSES.memory_model(0, 1, masked) for masked in (False, True))
+    assert masked.training_bytes({"fc1": 1}, 10) == plain.training_bytes({"fc1": 1}, 10) + 200
+
+
 def test_shares_are_relative_to_the_heaviest_group():
     """The inputs make the first layer weigh most; what saves next to nothing keeps a share of a quarter."""
     model = architecture(ModelConfig("mlp", [300, 400]), (1, 28, 28), 10).memory_model(1, 1)
@@ -179,13 +187,21 @@ def test_more_units_or_samples_never_take_less(case, raw_itemsize):
 
 
 def tracked_session(
-    model: str, optimiser: str, batch: int, dtype: type = np.uint8, state: ModelState | None = None
+    model: str,
+    optimiser: str,
+    batch: int,
+    dtype: type = np.uint8,
+    state: ModelState | None = None,
+    **penalties: float | bool,
 ) -> _Session:
-    """A client in the middle of its training: state allocated, contributions tracked, one step done."""
+    """A client in the middle of its training: state allocated, contributions tracked, one step done.
+
+    It has samples of the first two classes alone.
+    """
     arch = TRACKED[model]
-    shard = random_shard(arch.input_shape, arch.num_classes, batch, dtype=dtype)
+    shard = random_shard(arch.input_shape, 2, batch, dtype=dtype)
     prune = PruneConfig(target_compression=4)
-    recipe = small_recipe(arch, OPTIMISERS[optimiser], prune)
+    recipe = small_recipe(arch, replace(OPTIMISERS[optimiser], **penalties), prune)
     session = _Session(recipe, small_task(recipe, shard, state=state), shard)
     session._step(np.arange(batch))
     assert session.contributions is not None
@@ -201,21 +217,15 @@ def averages(session: _Session) -> list[torch.Tensor]:
 
 def peak_by_torch(session: _Session, batch: int) -> int:
     tracker = MemTracker()
-    tracker.track_external(session.module, session.optimizer, *averages(session))
+    mask = [] if session.mask is None else [session.mask]
+    tracker.track_external(session.module, session.optimizer, *averages(session), *mask)
     with tracker:
         session._step(np.arange(batch))
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
 def peak_by_meter(session: _Session, batch: int) -> int:
-    module = session.module
-    existing = [
-        *module.parameters(),
-        *module.buffers(),
-        *state_tensors(session.optimizer),
-        *averages(session),
-    ]
-    with LiveTensors(existing) as meter:
+    with LiveTensors([*session._held(), *averages(session)]) as meter:
         session._step(np.arange(batch))
     return meter.peak
 
@@ -231,6 +241,18 @@ def test_the_model_is_within_five_percent_of_torch(model, optimiser, batch):
     """It may say up to 5 % more than the tracker sees, and at most 1 % less."""
     batch = max(batch, TRACKED[model].layout.smallest_batch)
     session = tracked_session(model, optimiser, batch)
+    seen = peak_by_torch(session, batch)
+    said = session.memory.training_bytes(session.structure.counts, batch)
+    assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+    assert peak_by_meter(session, batch) == seen
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+@pytest.mark.parametrize("model", TRACKED)
+@pytest.mark.parametrize("batch", [2, 64, 1024])
+def test_a_masked_and_pulled_step_is_within_five_percent_of_torch(model, optimiser, batch):
+    session = tracked_session(model, optimiser, batch, proximal_mu=0.1, masked_loss=True)
+    assert session.mask is not None
     seen = peak_by_torch(session, batch)
     said = session.memory.training_bytes(session.structure.counts, batch)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"

@@ -1,13 +1,31 @@
-"""Optimisers against PyTorch's plain ones, and the learning-rate schedules."""
+"""Optimisers against PyTorch's plain ones, the learning-rate schedules, and FedProx's pull by autograd."""
 
 import copy
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from small_models import fancy, random_shard, small_recipe, small_task
+from torch import nn
 
-from fedhp.errors import ScenarioError
-from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS, TrainConfig, allocate_state, state_tensors
+from fedhp import trainer
+from fedhp.errors import BudgetError, ScenarioError
+from fedhp.memory import MemoryConfig
+from fedhp.models import ModelConfig, architecture, to_module
+from fedhp.optimizers import (
+    LR_SCHEDULES,
+    OPTIMIZERS,
+    TrainConfig,
+    allocate_state,
+    pull_back,
+    state_tensors,
+)
+from fedhp.recipe import Recipe
+from fedhp.schedule import PruneConfig
+from fedhp.seeds import generator
+from fedhp.trainer import train_locally
 
 PLAIN = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
@@ -81,8 +99,148 @@ def test_learning_rates_over_the_training(progress):
         ({"learning_rate": float("nan")}, "train.learning_rate"),
         ({"momentum": 1.0}, "train.momentum"),
         ({"weight_decay": -1.0}, "train.weight_decay"),
+        ({"proximal_mu": -1.0}, "train.proximal_mu must be finite and 0 or more, got -1.0"),
+        ({"proximal_mu": math.inf}, "train.proximal_mu"),
+        ({"proximal_mu": math.nan}, "train.proximal_mu"),
     ],
 )
 def test_impossible_settings_are_refused(values, said):
     with pytest.raises(ScenarioError, match=said):
         TrainConfig(**values)
+
+
+# --- the proximal term -----------------------------------------------------------------------
+
+ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
+SHARD = random_shard((1, 6, 6), 5, 120)
+PRUNE = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5)
+MU = 0.3
+
+
+def proximal(name: str = "sgd-momentum", mu: float = MU, prune: PruneConfig | None = None) -> Recipe:
+    train = replace(config_of(name), learning_rate=0.02, local_epochs=2, batch_size=8, device="cpu")
+    return small_recipe(ARCH, replace(train, lr_schedule="constant", proximal_mu=mu), prune)
+
+
+def pulled(module: nn.Module, received: list[torch.Tensor]) -> torch.Tensor:
+    """The proximal term as the paper writes it."""
+    pairs = zip(module.parameters(), received, strict=True)
+    return MU / 2 * torch.stack([(now - then).square().sum() for now, then in pairs]).sum()
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_pull_is_the_gradient_of_the_proximal_term(name):
+    """Steps of the plain optimiser on the loss with the penalty in it, by autograd."""
+    config = replace(config_of(name), proximal_mu=MU)
+    ours = nn.Linear(4, 3)
+    theirs = copy.deepcopy(ours)
+    received = [parameter.detach().clone() for parameter in ours.parameters()]
+    optimizer = OPTIMIZERS[config.optimizer].make(ours.parameters(), config)
+    allocate_state(optimizer, config)
+    plain = PLAIN[name](theirs.parameters())
+    for seed in range(4):
+        inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
+        for module, stepper in ((ours, optimizer), (theirs, plain)):
+            stepper.zero_grad()
+            loss = module(inputs).square().sum()
+            (loss + pulled(module, received) if module is theirs else loss).backward()
+        pull_back(optimizer, MU)
+        for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(our.grad, their.grad)
+        optimizer.step()
+        plain.step()
+    for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_client_trains_as_a_plain_loop_with_the_penalty_does(name):
+    recipe = proximal(name)
+    task = small_task(recipe, SHARD)
+    update = train_locally(recipe, task, SHARD)
+    module = to_module(ARCH, task.state)
+    received = [parameter.detach().clone() for parameter in module.parameters()]
+    optimizer = PLAIN[name](module.parameters())
+    optimizer.param_groups[0]["lr"] = 0.02
+    order = generator(recipe.seed, "batches", 1, 5)
+    for rows in (part for _ in range(2) for part in np.split(order.permutation(120), 15)):
+        images, labels = SHARD.batch(rows)
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(module(images), labels) + pulled(module, received)).backward()
+        optimizer.step()
+    for key, parameter in module.named_parameters():
+        np.testing.assert_allclose(update.state.weights[key], parameter.detach(), atol=1e-4)
+    assert set(update.state.weights) == set(ARCH.layout.shapes)
+
+
+def test_a_stronger_pull_stays_nearer_to_what_was_received():
+    def moved(mu: float) -> float:
+        recipe = proximal(mu=mu)
+        task = small_task(recipe, SHARD)
+        update = train_locally(recipe, task, SHARD)
+        squares = [np.square(w - task.state.weights[name]).sum() for name, w in update.state.weights.items()]
+        return float(sum(squares))
+
+    assert moved(3.0) < moved(0.3) < moved(0.0)
+
+
+def test_after_a_cut_the_pull_is_towards_what_is_left_of_the_received_weights():
+    recipe = proximal(prune=PRUNE)
+    task = small_task(recipe, SHARD)
+    session = trainer._Session(recipe, task, SHARD)
+    session.run()
+    assert session.structure != task.state.structure
+    kept = {group: session.structure.kept(group) for group in ARCH.layout.widths}
+    wanted = fancy(dict(task.state.weights), kept)
+    for name, parameter in session.module.named_parameters():
+        received = session.optimizer.state[parameter]["received"]
+        np.testing.assert_allclose(received, wanted[name], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_what_has_not_moved_is_not_pulled(name):
+    """To the bit: Adam would make a whole step of a gradient that is nothing but rounding."""
+    config = replace(config_of(name), proximal_mu=MU, weight_decay=0.0)
+    module = nn.Linear(40, 30)
+    before = copy.deepcopy(module)
+    optimizer = OPTIMIZERS[config.optimizer].make(module.parameters(), config)
+    allocate_state(optimizer, config)
+    for parameter in module.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    pull_back(optimizer, MU)
+    optimizer.step()
+    for now, then in zip(module.parameters(), before.parameters(), strict=True):
+        assert torch.equal(now, then)
+
+
+def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
+    calls = []
+    for kind in (trainer.Contributions, trainer.NoiseScale):
+        monkeypatch.setattr(kind, "observe", lambda self, kind=kind: calls.append(kind.__name__))
+    monkeypatch.setattr(trainer, "pull_back", lambda optimizer, mu: calls.append("pull"))
+    recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
+    session = trainer._Session(recipe, small_task(recipe, SHARD), SHARD)
+    session._step(np.arange(8))
+    assert calls == ["NoiseScale", "Contributions", "pull"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_budget_counts_the_received_weights(name, monkeypatch):
+    """One more tensor per parameter, in steps and in cuts; nothing where nothing pulls."""
+    recipe, without = proximal(name, prune=PRUNE), proximal(name, mu=0.0, prune=PRUNE)
+    said, plain = (r.memory_model(1).training_bytes(ARCH.layout.widths, 8) for r in (recipe, without))
+    assert said - plain == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
+    monkeypatch.setattr(trainer, "_MEASURED", {})
+    for one, budget in ((recipe, said), (without, plain)):
+        session = trainer._Session(one, small_task(one, SHARD, budget), SHARD)
+        update = session.run()
+        assert update.state.structure != update.assigned
+        assert update.statistics.memory_predicted_bytes == budget
+        assert 0.95 * budget <= update.statistics.memory_measured_bytes <= budget
+        assert ("received" in session.optimizer.state[session.module.get_parameter("head.bias")]) == (
+            one is recipe
+        )
+    least = without.memory_model(1).training_bytes(ARCH.layout.widths, 1)
+    train_locally(without, small_task(without, SHARD, least), SHARD)
+    with pytest.raises(BudgetError, match=f"the budget is {least:,} bytes"):
+        train_locally(recipe, small_task(recipe, SHARD, least), SHARD)

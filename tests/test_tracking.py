@@ -82,12 +82,17 @@ CLIENT_COLUMNS = [
     "bytes_up",
     "train_loss",
     "accuracy",
+    "num_local_test",
+    "local_accuracy_global",
+    "local_accuracy_personal",
     "seconds",
 ]
 ROUND_COLUMNS = [
     "round",
     "accuracy",
     "loss",
+    "local_accuracy_global",
+    "local_accuracy_personal",
     "params",
     "compression",
     "training_bytes",
@@ -108,6 +113,8 @@ SUMMARY_KEYS = [
     "rounds",
     "final_accuracy",
     "best_accuracy",
+    "local_accuracy_global",
+    "local_accuracy_personal",
     "params_full",
     "params_final",
     "compression",
@@ -172,6 +179,9 @@ def ok_row(round: int, client: int, name: str, budget: int, measured: int) -> Cl
         units_pruned=7,
         train_loss=0.5,
         accuracy=0.25 if client else 0.75,
+        num_local_test=1 if client else 3,
+        local_accuracy_global=0.0 if client else 1 / 3,
+        local_accuracy_personal=1.0 if client else 2 / 3,
         seconds=0.1,
     )
 
@@ -283,7 +293,11 @@ def test_the_record_of_an_earlier_version_has_neither_votes_nor_partition(
 
 
 def test_summary_adds_up_the_rounds(record_run: RecordRun, tmp_path: Path) -> None:
-    """2 client rounds succeeded in 3 * 0.5 s; 576 + 160 = 736 bytes went down in rounds 1 and 2."""
+    """2 client rounds succeeded in 3 * 0.5 s; 576 + 160 = 736 bytes went down in rounds 1 and 2.
+
+    Round 1 is the last with replies: of 3 + 1 held-out samples, 1 + 0 were right before local training and
+    2 + 1 after it.
+    """
     record_run(tmp_path / "run").close()
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert list(summary) == SUMMARY_KEYS
@@ -295,6 +309,8 @@ def test_summary_adds_up_the_rounds(record_run: RecordRun, tmp_path: Path) -> No
         "rounds": 2,
         "final_accuracy": 0.7,
         "best_accuracy": 0.8,
+        "local_accuracy_global": 1 / 4,
+        "local_accuracy_personal": 3 / 4,
         "params_full": 62,
         "params_final": 20,
         "compression": 62 / 20,
@@ -524,6 +540,8 @@ def test_before_the_first_round_the_summary_says_what_it_does_not_know(
     assert unknown == {
         "final_accuracy",
         "best_accuracy",
+        "local_accuracy_global",
+        "local_accuracy_personal",
         "params_full",
         "params_final",
         "compression",
@@ -531,6 +549,28 @@ def test_before_the_first_round_the_summary_says_what_it_does_not_know(
         "training_bytes_final",
     }
     assert run.clients.empty
+
+
+def test_without_held_out_samples_no_local_accuracy_is_made_up(tmp_path: Path) -> None:
+    """A fleet that holds nothing out: neither in the summary, nor added up, nor in the last line."""
+    totals, record = RunTotals(make_plan()), RunRecord(tmp_path)
+    record.on_start(make_plan())
+    for number in (0, 1):
+        rows = [
+            dataclasses.replace(
+                row, num_local_test=0, local_accuracy_global=None, local_accuracy_personal=None
+            )
+            for row in make_report(number).clients
+        ]
+        report = dataclasses.replace(make_report(number), clients=tuple(rows))
+        totals.add(report)
+        record.on_round(report, make_state(KEPT))
+    added_up = load_run(tmp_path).summary
+    record.close()
+    summary = totals.summary()
+    assert summary.local_accuracy_global is summary.local_accuracy_personal is None
+    assert added_up["local_accuracy_global"] is added_up["local_accuracy_personal"] is None
+    assert "own samples" not in wording.finish(summary)
 
 
 def test_the_training_bytes_of_a_model_that_nobody_could_hold_are_not_made_up(
@@ -810,7 +850,9 @@ def test_a_plain_line_names_classes_in_the_fleets_order_and_is_not_long() -> Non
 def test_one_round_is_no_rounds() -> None:
     totals = RunTotals(make_plan())
     totals.add(make_report(1))
-    assert wording.finish(totals.summary()).startswith("finished: 1 round in ")
+    said = wording.finish(totals.summary())
+    assert said.startswith("finished: 1 round in ")
+    assert "on the clients' own samples 25.0% as received and 75.0% as trained, compression" in said
     assert wording.rounds(2) == "2 rounds"
 
 
@@ -902,6 +944,10 @@ def test_wandb_offline_holds_the_rounds(
     assert steps[1]["class/big/memory_peak_bytes"] == 2048
     assert steps[1]["class/small/memory_budget_bytes"] == 1024
     assert steps[1]["class/small/accuracy"] == 0.25
+    assert [steps[1][f"class/{name}/local_accuracy_personal"] for name in ("big", "small")] == [2 / 3, 1]
+    assert [steps[1][f"class/{name}/local_accuracy_global"] for name in ("big", "small")] == [1 / 3, 0]
+    assert (steps[1]["local_accuracy_global"], steps[1]["local_accuracy_personal"]) == (0.25, 0.75)
+    assert not [key for key in (*steps[0], *steps[2]) if "local" in key]
     assert steps[1]["class/big/batch_size"] == 8
     assert (steps[0]["structure/hidden"], steps[1]["structure/hidden"]) == (10, 3)
     assert "clients" not in steps[0]

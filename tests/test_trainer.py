@@ -28,6 +28,7 @@ from fedhp.trainer import train_locally
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 CNN = architecture(ModelConfig("cnn", [6, 8, 16]), (1, 9, 7), 5)
+MODEL_WITH_GROUPS = architecture(ModelConfig("resnet20", [8, 12, 16], norm="group"), (1, 8, 8), 5)
 SHARD = random_shard((1, 6, 6), 5, 120)
 TRAIN = TrainConfig(local_epochs=2, batch_size=8, device="cpu")
 PRUNE = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5)
@@ -413,6 +414,69 @@ def test_an_update_can_be_evaluated_as_it_is():
     accuracy, loss = evaluate(ARCH, update.state, SHARD)
     assert 0 <= accuracy <= 1
     assert math.isfinite(loss)
+
+
+@pytest.mark.parametrize("policy", ["fixed", "noise"])
+@pytest.mark.parametrize(("criterion", "case"), [("taylor", "mlp"), ("activation", "mlp"), ("apoz", "vgg11")])
+def test_held_out_samples_judge_the_model_before_and_after_and_change_nothing(policy, criterion, case):
+    """Inputs of the perceptron are cut on the way, and so are running statistics of the convolutions."""
+    arch = {"mlp": ARCH, "vgg11": NORMED}[case]
+    shard, held_out = (random_shard(arch.input_shape, 4, n, seed=n) for n in (120, 50))
+    prune, memory = replace(PRUNE, criterion=criterion), MemoryConfig(policy, max_batch=64)
+    recipe = small_recipe(arch, TRAIN, prune, memory)
+    task = small_task(recipe, shard, 10**9)
+    update = train_locally(recipe, task, shard, held_out=held_out)
+    statistics = update.statistics
+    assert update.state.structure != task.state.structure
+    assert statistics.num_local_test == 50
+    assert statistics.local_accuracy_global == evaluate(arch, task.state, held_out)[0]
+    assert statistics.local_accuracy_personal == evaluate(arch, update.state, held_out)[0]
+    alone = train_locally(recipe, task, shard)
+    assert same(alone.state, update.state)
+    assert all(np.array_equal(alone.state.scores[g], s) for g, s in update.state.scores.items())
+    without = {"num_local_test": 0, "local_accuracy_global": None, "local_accuracy_personal": None}
+    assert replace(statistics, seconds=0, **without) == replace(alone.statistics, seconds=0)
+
+
+# Of one hidden unit and many inputs: the batch is nearly all that there is, and loading it the peak.
+WIDE = architecture(ModelConfig("mlp", [4], prune_inputs=False), (1, 28, 28), 5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("batch", [1, 8, 64])
+@pytest.mark.parametrize("arch", [ARCH, CNN, WIDE, MODEL_WITH_GROUPS], ids=["mlp", "cnn", "wide", "resnet"])
+def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, optimizer):
+    """Over several batches, the last one shorter, beside all that lives between steps."""
+    shard, held_out = (random_shard(arch.input_shape, arch.num_classes, n) for n in (64, 3 * batch + 1))
+    train = replace(TRAIN, optimizer=optimizer, momentum=0.0, batch_size=batch)
+    recipe = small_recipe(arch, train, PRUNE)
+    need = recipe.memory_model(1).training_bytes(arch.layout.widths, batch)
+    session = trainer._Session(recipe, small_task(recipe, shard, need), shard, held_out)
+    assert session.batch == batch
+    peaks = [peak for key, peak in trainer._MEASURED.items() if key[0] == "evaluation"]
+    with LiveTensors(session._held()) as meter:
+        session._local_accuracy()
+    assert peaks == [meter.peak]
+    assert 0.2 * need < meter.peak <= need
+
+
+def test_evaluation_keeps_to_the_batch_that_fits(monkeypatch):
+    """A budget of three samples: batches of three before the training, and of its last size after it."""
+    recipe = pruned(MemoryConfig())
+    budget = recipe.memory_model(1).training_bytes(ARCH.layout.widths, 3)
+    held_out, taken = random_shard((1, 6, 6), 5, 20), []
+    batch = held_out.batch
+
+    def spied(rows, inputs):
+        taken.append(len(rows))
+        return batch(rows, inputs)
+
+    monkeypatch.setattr(held_out, "batch", spied)
+    update = train_locally(recipe, small_task(recipe, SHARD, budget), SHARD, held_out=held_out)
+    assert taken[:7] == [3] * 6 + [2]
+    assert max(taken[7:]) == update.statistics.batch_size_last > 3
+    assert sum(taken) == 40
+    assert update.statistics.memory_measured_bytes <= budget
 
 
 NORMED = architecture(ModelConfig("vgg11", [6, 6, 6, 6, 6, 6, 6, 6]), (1, 8, 8), 4)

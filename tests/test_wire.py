@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -313,6 +314,50 @@ def test_a_bool_is_no_number_of_examples():
 def test_a_statistic_that_is_no_finite_number_is_refused_by_name(name, value):
     with pytest.raises(WireError, match=name):
         unpack(with_metric(name, value))
+
+
+LOCAL = {"num-local-test": 4, "local-accuracy-global": 0.25, "local-accuracy-personal": 1.0}
+
+
+def with_local(**changes) -> RecordDict:
+    """A good reply of a client with held-out samples, but for these fields; None leaves one out."""
+    content = good_reply()
+    metrics = content.metric_records["metrics"]
+    for name, value in {**LOCAL, **{key.replace("_", "-"): value for key, value in changes.items()}}.items():
+        if value is None:
+            metrics.pop(name, None)
+        else:
+            metrics[name] = value
+    return content
+
+
+def test_accuracies_on_held_out_samples_come_back_exactly_where_there_are_any():
+    measured = replace(STATISTICS, num_local_test=4, local_accuracy_global=0.25, local_accuracy_personal=1.0)
+    for statistics in (STATISTICS, measured):
+        sent = replace(update(random_state(LAYOUT, ASSIGNED), None, 20, client=3), statistics=statistics)
+        assert unpack(wire.pack_update(sent)).statistics == statistics
+    assert unpack(with_local()).statistics == measured
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_local_test": None}, "num-local-test: expected int, got None"),
+        ({"num_local_test": -1}, "num-local-test: expected a number from 0"),
+        ({"num_local_test": 4.0}, "num-local-test: expected int"),
+        ({"num_local_test": 0}, "num-local-test: is 0, and of the two .* 'local-accuracy-personal'"),
+        ({"local_accuracy_global": None}, r"num-local-test: is 4, .* \['local-accuracy-personal'\]"),
+        ({"local_accuracy_personal": None}, r"num-local-test: is 4, .* \['local-accuracy-global'\]"),
+        ({"local_accuracy_global": 1.01}, "local-accuracy-global: expected a share from 0 to 1, got 1.01"),
+        ({"local_accuracy_personal": 2.0}, "local-accuracy-personal: expected a share"),
+        ({"local_accuracy_personal": -0.1}, "local-accuracy-personal: expected a number from 0"),
+        ({"local_accuracy_global": float("nan")}, "local-accuracy-global"),
+        ({"local_accuracy_global": 1}, "local-accuracy-global: expected float"),
+    ],
+)
+def test_accuracies_on_held_out_samples_that_cannot_be_are_refused_by_name(changes, said):
+    with pytest.raises(WireError, match=said):
+        unpack(with_local(**changes))
 
 
 @pytest.mark.parametrize("name", ["num-examples", "train-loss", "seconds", "batch-size-first"])

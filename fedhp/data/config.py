@@ -49,14 +49,18 @@ class DataConfig:
         partition: How the training rows are divided.
         max_train: Take at most this many training rows, the first of a fixed permutation; 0 takes
             all of them.
+        local_test: Share of its own rows that each client holds out to evaluate on, rounded down to rows.
     """
 
     name: str = "digits"
     root: str = ""
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     max_train: int = 0
+    local_test: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, SOURCES, "; bring your own data as 'npz'")
         if self.max_train < 0:
             raise ScenarioError(f"data.max_train must be 0 (all) or more, got {self.max_train}")
+        if not 0 <= self.local_test < 1:
+            raise ScenarioError(f"data.local_test must be a share from 0 to below 1, got {self.local_test}")

@@ -1,6 +1,7 @@
 """One party's rows of a data set, from which batches are gathered."""
 
 import zlib
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,32 @@ class Shard:
     def fingerprint(self) -> int:
         """Returns a number that names the shard by its labels: the same whenever the data is opened."""
         return zlib.crc32(self._labels[self._rows].tobytes())
+
+    def hold_out(self, share: float, stream: np.random.Generator) -> tuple["Shard", "Shard | None"]:
+        """Divides the shard into samples to train on, at least one, and others held out.
+
+        Args:
+            share: Share of the samples to hold out, from 0 to below 1; rounded down to whole samples.
+            stream: Draws which ones.
+
+        Returns:
+            Both parts, in the order of the shard; None in place of held-out samples where there are none.
+        """
+        num_held_out = int(share * len(self))
+        if not num_held_out:
+            return self, None
+        held_out = np.zeros(len(self), bool)
+        held_out[stream.permutation(len(self))[:num_held_out]] = True
+        return self._part(~held_out), self._part(held_out)
+
+    def _part(self, chosen: NDArray[np.bool_]) -> "Shard":
+        part = copy(self)
+        part._rows = self._rows[chosen]
+        return part
+
+    def classes(self) -> NDArray[np.int64]:
+        """Returns the classes that the shard has samples of, in order."""
+        return np.unique(self._labels[self._rows])
 
     def batch(
         self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None

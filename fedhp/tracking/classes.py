@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedhp.state import ClientReport, RoundReport
+from fedhp.state import ClientReport, RoundReport, local_accuracies
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class ClassRound:
         batch_size_min: The smallest batch before the first cut.
         batch_size_max: The largest batch after the last cut.
         accuracy: Mean training accuracy over the clients.
+        local_accuracy_global: Mean accuracy of the received models on the clients' own held-out samples.
+        local_accuracy_personal: The same of the clients' own models.
     """
 
     clients: int
@@ -27,6 +29,8 @@ class ClassRound:
     batch_size_min: int | None
     batch_size_max: int | None
     accuracy: float | None
+    local_accuracy_global: float | None
+    local_accuracy_personal: float | None
 
     @property
     def memory_peak_bytes(self) -> int | None:
@@ -44,6 +48,7 @@ def by_class(report: RoundReport) -> dict[str, ClassRound]:
 
 
 def _summarise(rows: list[ClientReport]) -> ClassRound:
+    received, own = local_accuracies(rows)
     accuracies = [row.accuracy for row in rows if row.accuracy is not None]
     return ClassRound(
         clients=len(rows),
@@ -53,6 +58,8 @@ def _summarise(rows: list[ClientReport]) -> ClassRound:
         batch_size_min=min(_known(row.batch_size_first for row in rows), default=None),
         batch_size_max=_largest(row.batch_size_last for row in rows),
         accuracy=sum(accuracies) / len(accuracies) if accuracies else None,
+        local_accuracy_global=received,
+        local_accuracy_personal=own,
     )
 
 

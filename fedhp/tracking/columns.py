@@ -21,6 +21,9 @@ CLIENTS: dict[str, type] = {
     "bytes_up": int,
     "train_loss": float,
     "accuracy": float,
+    "num_local_test": int,
+    "local_accuracy_global": float,
+    "local_accuracy_personal": float,
     "seconds": float,
 }
 
@@ -28,6 +31,8 @@ ROUNDS: dict[str, type] = {
     "round": int,
     "accuracy": float,
     "loss": float,
+    "local_accuracy_global": float,
+    "local_accuracy_personal": float,
     "params": int,
     "compression": float,
     "training_bytes": int,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +120,7 @@ def _summary(path: Path) -> dict[str, Any]:
 def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any]:
     """Returns the keys of `Summary`, from the rows of ``rounds.parquet``."""
     first, last = (rounds[0], rounds[-1]) if rounds else ({}, {})
+    answered = next((row for row in reversed(rounds) if row["num_replies"]), {})
 
     def total(key: str) -> Any:
         return sum(row[key] for row in rounds)
@@ -131,6 +133,8 @@ def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any
         "rounds": last.get("round", 0),
         "final_accuracy": last.get("accuracy"),
         "best_accuracy": max((row["accuracy"] for row in rounds), default=None),
+        "local_accuracy_global": _known(answered.get("local_accuracy_global")),
+        "local_accuracy_personal": _known(answered.get("local_accuracy_personal")),
         "params_full": round(last["params"] * last["compression"]) if last else None,
         "params_final": last.get("params"),
         "compression": last.get("compression"),
@@ -145,6 +149,11 @@ def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any
         "client_rounds_per_second": total("num_replies") / seconds if seconds else 0.0,
         "versions": {},
     }
+
+
+def _known(value: float | None) -> float | None:
+    """Returns a figure; None where the table has none, which pandas reads as NaN."""
+    return None if value is None or math.isnan(value) else value
 
 
 def _config(path: Path) -> "Scenario":

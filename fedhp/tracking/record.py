@@ -144,10 +144,13 @@ class RunRecord:
 def round_row(report: RoundReport) -> dict[str, Any]:
     """Returns a round as a row of ``rounds.parquet``."""
     bits = report.structure.to_bits()
+    received, own = report.local_accuracies
     return {
         "round": report.round,
         "accuracy": report.accuracy,
         "loss": report.loss,
+        "local_accuracy_global": received,
+        "local_accuracy_personal": own,
         "params": report.params,
         "compression": report.compression,
         "training_bytes": report.training_bytes,

@@ -24,6 +24,10 @@ class Summary:
         rounds: Rounds done; the model before training, round 0, does not count.
         final_accuracy: The global model's accuracy after the last round; None before the first.
         best_accuracy: The best of all rounds.
+        local_accuracy_global: Mean accuracy of the models that clients received, each on the client's own
+            held-out samples and weighted by their number, in the last round with replies; None where nobody
+            holds any out.
+        local_accuracy_personal: The same of the clients' own models, after their local training.
         compression: Parameters of the full model per parameter of the last global one.
         training_bytes_final: The memory model's bytes to train the last global model.
         budget_violations: Client rounds in which a device's budget was exceeded.
@@ -39,6 +43,8 @@ class Summary:
     rounds: int
     final_accuracy: float | None
     best_accuracy: float | None
+    local_accuracy_global: float | None
+    local_accuracy_personal: float | None
     params_full: int
     params_final: int
     compression: float
@@ -60,6 +66,7 @@ class RunTotals:
         self._plan = plan
         self._last: RoundReport | None = None
         self._best: float | None = None
+        self._local: tuple[float | None, float | None] = None, None
         self._replies = 0
         self._failures = 0
         self._violations = 0
@@ -72,6 +79,8 @@ class RunTotals:
         failures = len(report.failures)
         self._last = report
         self._best = report.accuracy if self._best is None else max(self._best, report.accuracy)
+        if len(report.clients) > failures:
+            self._local = report.local_accuracies
         self._replies += len(report.clients) - failures
         self._failures += failures
         self._violations += report.budget_violations
@@ -89,6 +98,8 @@ class RunTotals:
             rounds=last.round if last else 0,
             final_accuracy=last.accuracy if last else None,
             best_accuracy=self._best,
+            local_accuracy_global=self._local[0],
+            local_accuracy_personal=self._local[1],
             params_full=plan.params_full,
             params_final=last.params if last else plan.params_full,
             compression=last.compression if last else 1.0,

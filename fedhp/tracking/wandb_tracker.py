@@ -99,6 +99,8 @@ class WandbTracker:
                 "memory_peak_bytes": seen.memory_peak_bytes,
                 "memory_budget_bytes": self._budgets.get(name),
                 "accuracy": seen.accuracy,
+                "local_accuracy_global": seen.local_accuracy_global,
+                "local_accuracy_personal": seen.local_accuracy_personal,
                 "batch_size": seen.batch_size_max,
                 "failures": seen.failures,
             }
@@ -108,10 +110,13 @@ class WandbTracker:
 
 
 def _global_metrics(report: RoundReport) -> dict[str, Any]:
+    received, own = report.local_accuracies
+    local = {"local_accuracy_global": received, "local_accuracy_personal": own}
     return {
         "round": report.round,
         "accuracy": report.accuracy,
         "loss": report.loss,
+        **{key: value for key, value in local.items() if value is not None},
         "compression": report.compression,
         "params": report.params,
         "training_bytes": report.training_bytes,

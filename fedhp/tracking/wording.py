@@ -67,9 +67,12 @@ def failure(row: ClientReport) -> str:
 
 def finish(summary: Summary) -> str:
     """Tells the end of a run."""
+    received, own = summary.local_accuracy_global, summary.local_accuracy_personal
+    local = f"on the clients' own samples {percent(received)} as received and {percent(own)} as trained, "
     return (
         f"{summary.status}: {rounds(summary.rounds)} in {duration(summary.seconds)}, "
         f"accuracy {percent(summary.final_accuracy)} (best {percent(summary.best_accuracy)}), "
+        f"{'' if received is None else local}"
         f"compression {summary.compression:.2f}, {summary.params_final} parameters, "
         f"failures {summary.failures}, budget violations {summary.budget_violations}"
     )
