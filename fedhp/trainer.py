@@ -93,6 +93,7 @@ class _Session:
         self.mask = self._mask()
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)
+        self.part: Part = self.module, self.optimizer  # what a step trains
         if self.shrinking:
             allocate(recipe.prune.regularizer, self.optimizer)
         self.received_accuracy = self._local_accuracy()  # while nobody watches the module
@@ -100,7 +101,6 @@ class _Session:
         if recipe.memory.batch_policy == "noise":
             self.noise = NoiseScale(self.module.get_submodule(head_of(self.layout)))
         self.contributions = self._contributions()
-        self.part: Part = self.module, self.optimizer  # what a step trains
         self.ordered = self._ordered_dropout()
 
     def run(self, on_epoch: Callable[[Update], None] | None = None) -> Update:

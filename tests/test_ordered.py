@@ -11,7 +11,7 @@ from torch import nn
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryConfig
 from fedhp.models import initial_state, to_module
-from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state
+from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.ordered import OrderedDropout, check_ordered
 from fedhp.submodels import at_level, first
 from fedhp.trainer import train_locally, training_step
@@ -94,6 +94,20 @@ def test_a_client_that_trains_so_keeps_to_the_prediction(arch):
     assert any(
         (update.state.weights[name] != whole.state.weights[name]).any() for name in whole.state.weights
     )
+
+
+def test_the_pull_of_fedprox_acts_on_the_part_that_a_step_trains():
+    """Two away from the received weights, at a strength of a half, it is one."""
+    arch, config = ARCH["mlp-whole-inputs"], TrainConfig(proximal_mu=0.5)
+    module, optimizer = trainer_of(arch, initial_state(arch, 1), config)
+    ordered = OrderedDropout(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
+    part, sgd = ordered._parts[0]
+    for parameter in part.parameters():
+        parameter.data.add_(2.0)
+        parameter.grad = torch.zeros_like(parameter)
+    pull_back(sgd, config.proximal_mu)
+    for parameter in part.parameters():
+        torch.testing.assert_close(parameter.grad, torch.ones_like(parameter))
 
 
 @pytest.mark.parametrize(
