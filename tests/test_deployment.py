@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -121,25 +122,34 @@ def flwr_run(folder: Path, port: int, overrides: str, *arguments: str) -> RunRes
     return load_run(out)
 
 
+def documented() -> tuple[list[str], str, str]:
+    """Returns the page's sample run: how its devices are configured, its overrides and how its log begins."""
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    _, _, sample = page.partition("### Starting a run")
+    sample, begun, _ = sample.partition("; ...")
+    assert begun
+    (overrides,) = re.findall(r"--run-config 'overrides=\"(.*)\"'", sample)
+    return re.findall(r"--node-config '(.*)'", sample), overrides, sample.rpartition("```\n")[2]
+
+
 @pytest.mark.integration
 def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path) -> None:
-    """One plays a partition of the scenario's data, the other brings its own 90 samples."""
+    """Those of the page: one plays a partition of the scenario's data, the other brings 90 samples."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (90, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "mine.npz", x_train=images, y_train=np.arange(90) % 10)
     port, *ports = free_ports(3)
     superlink = start("superlink", "flower-superlink", "--insecure", "--port", str(port))
     wait_until_healthy(superlink, port)
-    nodes = [
-        'partition-id=0 memory-budget="96KiB" name="phone"',
-        f'data-path="{tmp_path / "mine.npz"}" memory-budget="40KiB"',
-    ]
+    nodes, overrides, told = documented()
     for own_port, node in zip(ports, nodes, strict=True):
+        node = node.replace("/data/mine.npz", str(tmp_path / "mine.npz"))
         address = ["--superlink", f"127.0.0.1:{port}", "--port", str(own_port)]
         start(f"node-{own_port}", "flower-supernode", "--insecure", *address, "--node-config", node)
-    run = flwr_run(tmp_path, port, "rounds=2 fleet.num_clients=2")
+    run = flwr_run(tmp_path, port, overrides)
 
     assert run.summary["status"] == "finished"
+    assert told in (tmp_path / "run" / "events.log").read_text()
     assert list(run.rounds["round"]) == [0, 1, 2]
     clients = run.clients
     assert list(zip(clients["round"], clients["client"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]

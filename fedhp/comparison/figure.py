@@ -1,15 +1,14 @@
 """A comparison's picture: accuracy against what training costs a device, and against what is sent."""
 
-from collections.abc import Sequence
-from itertools import cycle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedhp.comparison.rows import Row
-from fedhp.comparison.writing import name
 from fedhp.errors import MissingExtraError
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_FARTHEST = 8.0  # points below the best that are shown
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -21,8 +20,10 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def draw(root: Path, arms: Sequence[Row]) -> list[Path]:
+def draw(root: Path, arms: Sequence[Row], key: str = "") -> list[Path]:
     """Draws ``figure.png`` and ``figure.svg``, and returns the files; none where no run has ended.
+
+    Each value of the varied key has a row of its own, and each strategy a look that is the same in all.
 
     Raises:
         MissingExtraError: If matplotlib is not installed.
@@ -34,40 +35,56 @@ def draw(root: Path, arms: Sequence[Row]) -> list[Path]:
     done = [row for row in arms if row["last"] is not None]
     if not done:
         return []
-    figure = Figure(figsize=(9, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
-    _panel(left, done, "memory_mean", "training memory, mean over clients and rounds, MiB")
-    _panel(right, done, "bytes_up", "sent by the clients, MiB")
-    left.set_ylabel("last accuracy, %")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    # An arm without a value, to whom the varied key means nothing, stands in every row.
+    values = list(dict.fromkeys(row["value"] for row in done if row["value"])) or [""]
+    figure = Figure(figsize=(9, 1.2 + 3.2 * len(values)), layout="constrained")
+    panels = figure.subplots(len(values), 2, squeeze=False, sharey="row", sharex="col")
+    names = dict.fromkeys(row["strategy"] for row in done)
+    looks = {name: f"C{number % 10}{_MARKERS[number % 7]}" for number, name in enumerate(names)}
+    for (left, right), value in zip(panels, values, strict=True):
+        shown = [row for row in done if row["value"] in (value, "")]
+        _panel(left, shown, "memory_mean", looks)
+        _panel(right, shown, "bytes_up", looks)
+        left.set_ylabel("last accuracy, %")
+        left.set_title(f"{key} = {value}" if value else "", loc="left")
+    panels[-1][0].set_xlabel("training memory, mean over clients and rounds, MiB")
+    panels[-1][1].set_xlabel("sent by the clients, MiB")
+    known = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        known.update(zip(labels, handles, strict=True))
+    figure.legend(
+        known.values(), known.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize="small"
+    )
     files = [root / "figure.png", root / "figure.svg"]
     for file in files:
         figure.savefig(file, dpi=150)
     return files
 
 
-def _panel(axes: Any, arms: Sequence[Row], cost: str, label: str) -> None:
+def _panel(axes: Any, arms: Sequence[Row], cost: str, looks: Mapping[str, str]) -> None:
     """Draws an arm as a point with its spread over seeds, and the Pareto front as a staircase."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     points = [(row[cost], row["last"]) for row in arms]
     front = [points[index] for index in pareto(points)]
     axes.step(*zip(*front, strict=True), where="post", color="0.6", linestyle="--", label="Pareto front")
-    for number, (row, marker) in enumerate(zip(arms, cycle(_MARKERS))):
-        axes.errorbar(
-            row[cost],
-            row["last"],
-            yerr=row["last_deviation"] or 0.0,
-            label=name(row),
-            color=f"C{number % 10}",
-            marker=marker,
-            linestyle="none",
-            capsize=3,
-        )
+    for row in arms:
+        name, spread = row["strategy"], row["last_deviation"] or 0.0
+        axes.errorbar(row[cost], row["last"], spread, fmt=looks[name], label=name, capsize=3)
+    _limit(axes, arms)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(label)
     axes.grid(alpha=0.3)
+
+
+def _limit(axes: Any, arms: Sequence[Row]) -> None:
+    """Keeps one arm that failed to learn from flattening all others: it is named instead."""
+    top = max(row["last"] for row in arms)
+    low = [row for row in arms if row["last"] < top - _FARTHEST]
+    if low:
+        axes.set_ylim(top - _FARTHEST, top + 1)
+        said = ", ".join(f"{row['strategy']} {row['last']:.1f}" for row in low)
+        axes.text(0.02, 0.03, f"below: {said}", transform=axes.transAxes, fontsize="small")

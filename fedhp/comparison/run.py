@@ -50,7 +50,7 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     write(root, _title(comparison), tables, held_out)
     show(console, tables)
     try:
-        draw(root, tables.arms)
+        draw(root, tables.arms, comparison.key)
     except MissingExtraError as error:
         _logger.warning("%s", error)
     _logger.info("comparison: %s", root)
