@@ -310,7 +310,7 @@ def skip_without_data(arguments: list[str]) -> None:
 
 
 def test_the_pages_have_commands_of_every_verb():
-    verbs = {"run", "train", "reproduce", "report", "scenarios", "show", "strategies"}
+    verbs = {"run", "train", "reproduce", "compare", "report", "scenarios", "show", "strategies"}
     assert {words[0] for _, words in COMMANDS} == verbs
     assert len(COMMANDS) >= 10
 
@@ -326,13 +326,19 @@ def test_a_command_of_the_pages_works(reader, page, words):
         arguments += ["train.epochs=1", "data.max_train=300", "simulation.num_workers=0"]
     if verb == "report":
         fedhp.simulate("quickstart", arguments[0], **CHEAP)  # what the command before it has left
+    if verb == "compare":
+        arguments += ["rounds=1", "data.max_train=300", "simulation.num_workers=0", "--seeds", "1"]
     result = CliRunner().invoke(app, [verb, *arguments])
     assert result.exit_code == 0, f"{page}: {result.output}"
     assert result.stdout or verb in ("run", "train")
     for summary in reader.rglob("summary.json"):
         assert fedhp.load_run(summary.parent).summary["status"] == "finished"
     num_records = len(list(reader.rglob("summary.json")))
-    assert num_records > 1 if verb == "reproduce" else num_records == (verb in ("run", "train", "report"))
+    assert (
+        num_records > 1
+        if verb in ("reproduce", "compare")
+        else num_records == (verb in ("run", "train", "report"))
+    )
 
 
 def test_the_commands_of_flower_in_the_pages_are_there():
