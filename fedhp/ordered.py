@@ -44,11 +44,13 @@ class OrderedDropout:
         stream: np.random.Generator,
     ) -> None:
         self._whole, self._stream = optimizer, stream
-        narrower = (at_level(arch.layout, level) for level in sorted(levels))
+        narrower = [at_level(arch.layout, level) for level in sorted(levels)]
         self._parts: list[Part] = [
             _part(arch, module, optimizer, part)
-            for part in narrower
-            if part != dict(counts) and all(part[group] <= count for group, count in counts.items())
+            for number, part in enumerate(narrower)
+            if part not in narrower[:number]  # floors and rounding make some levels alike
+            and part != dict(counts)
+            and all(part[group] <= count for group, count in counts.items())
         ]
         self._parts.append((module, optimizer))
 

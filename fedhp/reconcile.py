@@ -161,7 +161,8 @@ def majority(
     A unit is a candidate when at least ``min_votes`` clients kept it, however many examples they have; of
     the candidates, the ``bounds[group]`` of the highest mean score survive. Where there are fewer, those with
     most votes make up the number. In the paper single weights are voted on, and clients grow some back; here
-    whole units go, for good.
+    whole units go, for good. As in the paper, a client that was not assigned a unit does not vote for it, so
+    that small budgets do vote units out.
 
     Args:
         votes: Per kept unit of ``structure``, the number of clients that kept it.

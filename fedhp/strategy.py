@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
@@ -41,6 +41,12 @@ class ServerOptimizerConfig:
 
     def __post_init__(self) -> None:
         check_choice("strategy.optimizer.name", self.name, SERVER_OPTIMIZERS)
+        set_in_vain = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
+        if self.name == "none" and set_in_vain:
+            raise ScenarioError(
+                f"strategy.optimizer.{set_in_vain[0]} has no effect with strategy.optimizer.name = none; "
+                f"leave it out, or choose one of {', '.join(list(SERVER_OPTIMIZERS)[1:])}"
+            )
         for key, (is_right, expected) in _NUMBERS.items():
             value = getattr(self, key)
             if value is not None and not is_right(value):

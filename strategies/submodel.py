@@ -2,8 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
+from fedhp.errors import BudgetError
 from fedhp.reconcile import Reconciliation
 from fedhp.state import ModelState
 from fedhp.structure import Structure
@@ -35,10 +35,29 @@ class SubModel(FleetStrategy):
         """The part for the device and the round."""
         return self.part(self.counts(device.profile.memory_bytes), device, server_round)
 
-    @lru_cache(maxsize=1024)  # noqa: B019 - a process holds one strategy
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices, and finds how wide a part each can train.
+
+        Raises:
+            BudgetError: If one cannot train the narrowest level.
+        """
+        super().enlist(devices)
+        self._counts: dict[int | None, Mapping[str, int]] = {}
+        for device in self.devices:
+            budget = device.profile.memory_bytes
+            if budget not in self._counts:
+                self._counts[budget] = self._widest(device)
+
     def counts(self, budget: int | None) -> Mapping[str, int]:
-        """Returns the unit counts of the widest part that fits a budget in bytes."""
-        return level_counts(self.memory, self.levels, budget, self.scenario.train.batch_size)
+        """Returns the unit counts of the widest part that fits a budget in bytes that a device has."""
+        return self._counts[budget]
+
+    def _widest(self, device: Device) -> Mapping[str, int]:
+        profile, batch = device.profile, self.scenario.train.batch_size
+        try:
+            return level_counts(self.memory, self.levels, profile.memory_bytes, batch)
+        except BudgetError as error:
+            raise BudgetError(f"class '{profile.device_class}': {error}") from None
 
     def average(self, reconciliation: Reconciliation) -> ModelState:
         """Means over holders."""

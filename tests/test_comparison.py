@@ -33,7 +33,9 @@ def test_what_is_varied_is_read_as_yaml_has_it(text, key, values):
     assert parse_over(text) == (key, values)
 
 
-@pytest.mark.parametrize("text", ["strategy.quorum", "=1,2", "strategy.quorum=", "strategy.levels=[1,["])
+@pytest.mark.parametrize(
+    "text", ["strategy.quorum", "=1,2", "strategy.quorum=", "seed=null,1", "strategy.levels=[1,["]
+)
 def test_what_cannot_be_read_is_refused_with_an_example(text):
     with pytest.raises(ScenarioError, match=r"--over takes key=value,value, such as"):
         parse_over(text)
@@ -79,6 +81,7 @@ def test_an_option_is_varied_and_set_only_for_those_that_own_it():
             {"overrides": ["rounds=3"], "key": "rounds", "values": [1]},
             "rounds: the comparison sets",
         ),
+        (["dense"], {"key": "description", "values": ["a b", "a_b"]}, "would share the folder dense/desc"),
         (["dense"], {"key": "strategy.name", "values": ["x"]}, "strategy.name: the comparison sets this"),
     ],
 )
@@ -128,6 +131,18 @@ def test_where_differences_do_not_vary_there_is_no_p(last):
     runs = [*RUNS[:3], *(run("b", seed, value) for seed, value in enumerate(last))]
     (pair,) = pair_rows(runs)
     assert (pair["points"], pair["p"]) == (1, None)
+
+
+def test_differences_that_are_equal_but_for_rounding_do_not_vary():
+    """Four of 360 samples more on every seed."""
+    right = enumerate([331, 333, 347])
+    runs = [run(arm, seed, 100 * (k + more) / 360) for seed, k in right for arm, more in (("a", 4), ("b", 0))]
+    assert pair_rows(runs)[0]["p"] is None
+
+
+def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
+    both = [run("a", 0, 91), run("a", 1, 93, worst_class="sensor")]
+    assert [arm_rows(rows)[0]["worst_class"] for rows in (both, RUNS)] == ["", "phone"]
 
 
 def test_the_pareto_front_is_what_nothing_beats():

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from fedhp.cli import app
 from fedhp.config import Scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig
-from fedhp.errors import MissingExtraError
+from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
 from fedhp.schedule import PruneConfig
@@ -483,6 +483,12 @@ def test_a_report_that_fails_fails_no_run(run, monkeypatch, caplog):
     report_on(run.folder)
     assert "no report, and the record is whole: RecordError: the report cannot be written" in caplog.text
     assert "disk full" in caplog.text
+
+
+def test_a_comparison_is_told_from_a_run(tmp_path):
+    (tmp_path / "comparison.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"is a comparison: look at its table\.md"):
+        write_report(tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["run", "train"])

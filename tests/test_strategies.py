@@ -561,6 +561,17 @@ def test_levels_are_those_of_the_scenario():
     assert counts == [{"fc1": 4, "fc2": 3}, {"fc1": 2, "fc2": 2}]
 
 
+@pytest.mark.parametrize("kind", [HeteroFL, FedRolex, FederatedDropout])
+def test_a_class_too_small_for_every_level_is_refused_by_name_before_the_first_round(kind):
+    with pytest.raises(BudgetError, match=r"class 'phone': the smallest of strategy\.levels, 1, takes"):
+        whole_inputs(kind, (None, 1000), strategy={"name": "heterofl", "levels": [1.0]})
+
+
+def test_a_setting_of_no_optimiser_is_refused():
+    with pytest.raises(ScenarioError, match=r"strategy\.optimizer\.momentum has no effect.*fedavgm"):
+        ServerOptimizerConfig(momentum=0.5)
+
+
 def test_a_rolling_window_moves_with_the_round_and_random_parts_differ_by_client_and_round():
     budgets = (700, 700)
     rolling, drawn = (whole_inputs(kind, budgets) for kind in (FedRolex, FederatedDropout))

@@ -67,7 +67,7 @@ def parse_over(text: str) -> tuple[str, list[Any]]:
         values = yaml.safe_load(f"[{listed}]")
     except yaml.YAMLError:
         values = []
-    if not key or not values:
+    if not key or not values or None in values:
         raise ScenarioError(
             f"--over takes key=value,value, such as data.partition.alpha=0.1,0.5; got '{text}'"
         )
@@ -83,17 +83,23 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     Raises:
         ScenarioError: If a strategy is unknown, a value wrong, or no strategy owns the key.
     """
-    return [
+    cells = [
         cell
         for strategy in comparison.strategies
         for value in _values(comparison, strategy)
         for cell in _over_seeds(comparison, strategy, value)
     ]
+    names = [cell.name for cell in cells]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ScenarioError(f"two runs would share the folder {twice}; compare their values one by one")
+    return cells
 
 
 def _values(comparison: Comparison, strategy: str) -> Sequence[Any]:
     section, _, option = comparison.key.partition(".")
     foreign = section == "strategy" and option.partition(".")[0] not in {"optimizer", *_options(strategy)}
+    if comparison.key in _without_foreign(strategy) and section != "strategy":
+        return [None]  # one run for all values
     if foreign and not any(option in _options(other) for other in comparison.strategies):
         raise ScenarioError(
             f"--over: none of {', '.join(comparison.strategies)} has a use for {comparison.key}"

@@ -46,8 +46,7 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     _write_manifest(root, comparison, cells, outcomes)
     runs = run_rows(cells, outcomes, root)
     tables = Tables(runs, arm_rows(runs), class_rows(cells, outcomes, root), pair_rows(runs))
-    held_out = getattr(cells[0].scenario.data, "local_test", 0) > 0
-    write(root, _title(comparison), tables, held_out)
+    write(root, _title(comparison), tables, all(cell.scenario.data.local_test for cell in cells))
     show(console, tables)
     try:
         draw(root, tables.arms, comparison.key)

@@ -31,7 +31,8 @@ class Tables:
 
 _LEGEND = """
 Accuracies in percent on the held-out set, means over seeds with their standard deviation. Worst class: the
-device class of the lowest accuracy on its own samples over the last fifth of the rounds ({measured}).
+device class, of those that take part, of the lowest accuracy on its own samples over the last fifth of the
+rounds ({measured}); the mean of each seed's worst, which may not be the same class.
 Memory is what was measured while devices trained, in MiB: the mean over clients and rounds, and the largest
 peak. Up and down: MiB sent in the whole run. Seconds are those of one process among others, and rough.
 """
@@ -101,7 +102,7 @@ _CLASSES: tuple[Column, ...] = (
 
 
 def show(console: Console, tables: Tables) -> None:
-    """Prints the arms, the best first, and how the first of them differs from the others."""
+    """Prints the arms, the best first."""
     table = Table(box=None, header_style="bold")
     for title, _ in _SHORT:
         table.add_column(title, justify="left" if title == "strategy" else "right", no_wrap=True)
@@ -140,7 +141,7 @@ def _markdown(title: str, tables: Tables, held_out: bool) -> Iterator[str]:
     for row in tables.arms:
         if row["reason"]:
             yield f"\n- {name(row)}: {row['reason']}"
-    measured = "of the received model on samples held out" if held_out else "on the samples trained on"
+    measured = "of the received model on samples held out" if held_out else "on those trained on"
     yield _LEGEND.format(measured=measured)
     yield "## By device class\n"
     yield from _table(_CLASSES, tables.classes)

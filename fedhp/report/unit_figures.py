@@ -105,7 +105,7 @@ def partition(run: "RunResult") -> Plot:
     return Plot(
         name,
         title,
-        f"Training samples of each client, {sizes.min():,.0f} to {sizes.max():,.0f}, and how many of them "
+        f"Samples of each client, {sizes.min():,.0f} to {sizes.max():,.0f}, and how many of them "
         f"have which label, by the partition '{run.config.data.partition.name}'.",
         f"{len(sizes)} clients, of {kinds.min()} to {kinds.max()} of {len(counts)} labels each.",
         draw,

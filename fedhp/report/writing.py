@@ -27,6 +27,11 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         from fedhp.report import figures, page, plot
     except ModuleNotFoundError as error:
         raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
+    if (Path(folder) / "comparison.json").is_file():
+        raise RecordError(
+            f"{folder} is a comparison: look at its table.md and figure.png, or give the folder of one of "
+            "its runs, such as those that end in seed-0"
+        )
     run = load_run(folder)
     if run.rounds.empty:
         raise RecordError(

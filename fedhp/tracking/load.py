@@ -110,6 +110,8 @@ def _summary(path: Path) -> dict[str, Any]:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
+    if isinstance(summary, dict):
+        summary = {**dict.fromkeys(columns.LATER_SUMMARY), **summary}
     expected = {field.name for field in fields(Summary)}
     if not isinstance(summary, dict) or not expected <= set(summary):
         missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)

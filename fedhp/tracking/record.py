@@ -213,7 +213,7 @@ def _votes(votes: Mapping[str, NDArray[np.float64]]) -> str | None:
     """Writes votes as JSON, which has no NaN: null stands where nobody judged."""
     if not votes:
         return None
-    shares = {group: share.round(3).tolist() for group, share in votes.items()}
+    shares = {group: share.round(6).tolist() for group, share in votes.items()}
     return json.dumps({group: [None if x != x else x for x in share] for group, share in shares.items()})
 
 
