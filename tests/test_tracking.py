@@ -268,7 +268,7 @@ def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp
     assert (first["bytes_down"], first["bytes_up"], first["params"]) == (576, 200, 20)
     assert first["compression"] == 62 / 20
     assert json.loads(first["structure"]) == {"hidden": "4840"}
-    assert json.loads(first["votes"]) == {"hidden": [None, *[0.667] * 9]}
+    assert json.loads(first["votes"]) == {"hidden": [None, *[0.6666] * 9]}
     assert rounds["votes"].isna().tolist() == [True, False, True]
 
 
