@@ -32,8 +32,10 @@ def run(tmp_path_factory):
 
 
 def fingerprint(run: fedhp.tracking.RunResult) -> list:
-    rounds = run.rounds.drop(columns=["seconds", "evaluation_seconds"]).fillna(-1)
-    return [rounds.to_dict("list"), run.clients.drop(columns="seconds").fillna(-1).to_dict("list")]
+    """What must be the same in every run: all but times; None, unlike NaN, is equal to itself."""
+    rounds = run.rounds.drop(columns=["seconds", "evaluation_seconds"]).astype(object)
+    clients = run.clients.drop(columns="seconds").astype(object)
+    return [table.where(table.notna(), None).to_dict("list") for table in (rounds, clients)]
 
 
 def test_the_record_is_that_of_a_run_with_a_round_per_epoch(run):

@@ -354,7 +354,8 @@ def test_a_run_tells_of_itself_and_nothing_else_does(tmp_path):
     """Flower has lines of its own for every round, on both outputs."""
     done = process(tmp_path, "run", *FAST, "rounds=2", "--out", "record")
     assert (done.returncode, done.stderr) == (0, "")
-    begins = ["preparing", "start: ", "round 0: ", "round 1: ", "round 2: ", "finished: ", "record: record"]
+    begins = ["preparing", "start: ", *(f"round {number}: " for number in range(3))]
+    begins += ["finished: ", "record: ", "report: "]
     lines = done.stdout.splitlines()
     assert [line[: len(begin)] for line, begin in zip(lines, begins, strict=True)] == begins
 
