@@ -11,8 +11,9 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
-from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state
+from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.pruning import STRIDE, Contributions
+from fedhp.step import class_mask
 from fedhp.structure import Structure
 from fedhp.trainer import training_step
 
@@ -36,6 +37,7 @@ _OPTIMIZERS = (
     ("sgd momentum", TrainConfig()),
     ("adam", TrainConfig(optimizer="adam")),
     ("adamw", TrainConfig(optimizer="adamw")),
+    ("sgd momentum, FedProx, masked", TrainConfig(proximal_mu=0.01, masked_loss=True)),
 )
 _BATCHES = (1, 4, 16, 64, 256, 1024)
 _CLASSES = 10
@@ -63,7 +65,8 @@ def _rows() -> Iterator[dict[str, Any]]:
         batch = max(wanted, arch.layout.smallest_batch)
         counts = {**arch.layout.widths, **kept}
         shard = _shard(shape, batch)
-        predicted = arch.memory_model(train.state_slots, shard.raw_itemsize).training_bytes(counts, batch)
+        memory = arch.memory_model(train.state_slots, shard.raw_itemsize, train.masked_loss)
+        predicted = memory.training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {
             "model": _said(model, kept, shape),
@@ -90,12 +93,19 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     allocate_state(optimizer, train)
     tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
     rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
+    mask = class_mask(shard.classes(), _CLASSES) if train.masked_loss else None
+
+    def on_gradients() -> None:
+        tracked.observe()
+        if train.proximal_mu:
+            pull_back(optimizer, train.proximal_mu)
+
     for _ in range(STRIDE):  # so that the next one is looked at
-        training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
+        training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     tracker = MemTracker()
-    tracker.track_external(module, optimizer)
+    tracker.track_external(module, optimizer, *([] if mask is None else [mask]))
     with tracker:
-        training_step(module, optimizer, *shard.batch(rows, inputs), tracked.observe)
+        training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
 
 
