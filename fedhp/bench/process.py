@@ -20,14 +20,14 @@ from fedhp.trainer import train_locally
 # A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
 _MEBIBYTE = 2**20
-_PAGES = 50  # a fiftieth of the memory is left to the ends of pages and the allocator's headers
+_PAGES = 25  # a part of the memory is left to the ends of pages and the allocator's headers
 _FEW = 20  # the first round has this part of the samples
 
 
 def run_process(limit_bytes: int, epochs: int = 10) -> dict[str, Any]:
     """Trains dense and with DynHP on the digits, each without and with a limit of the system.
 
-    DynHP's budget is that limit, less a fiftieth for what lies between tensors.
+    DynHP's budget is that limit, less a twenty-fifth for what lies between tensors.
 
     Returns:
         One row per run: ``arm``, ``limited``, ``outcome``, the number of parameters at the start and the end,
