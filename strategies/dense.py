@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from fedhp.structure import Structure
 from fedhp.submodels import first, level_counts
 
 from .fleet import FleetStrategy
@@ -21,10 +20,6 @@ class Dense(FleetStrategy):
         """Every device."""
         return True
 
-    def assign(self, device: Device, server_round: int) -> Structure:
-        """All of the model."""
-        return self.state.structure
-
 
 class Exclusive(FleetStrategy):
     """FedAvg of the full model over only those devices that can train it, with a smaller batch if need be.
@@ -39,10 +34,6 @@ class Exclusive(FleetStrategy):
         budget = device.profile.memory_bytes
         least = self.layout.smallest_batch
         return budget is None or self.memory.training_bytes(self.layout.widths, least) <= budget
-
-    def assign(self, device: Device, server_round: int) -> Structure:
-        """All of the model."""
-        return self.state.structure
 
 
 class Smallest(FleetStrategy):
@@ -60,7 +51,3 @@ class Smallest(FleetStrategy):
         least = min((budget for budget in budgets if budget is not None), default=None)
         counts = level_counts(self.memory, (), least, self.scenario.train.batch_size)
         self.start_from(first(self.layout.widths, counts))
-
-    def assign(self, device: Device, server_round: int) -> Structure:
-        """All of the model."""
-        return self.state.structure

@@ -1,7 +1,6 @@
 """What every fedhp strategy shares: sampling, one payload per structure, checked and ordered replies."""
 
 import logging
-from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -101,17 +100,17 @@ class FleetStrategy(Strategy):
             )
         return True
 
-    @abstractmethod
     def assign(self, device: Device, server_round: int) -> Structure:
-        """Returns the part of the global structure that a device is sent; it fits the device's budget."""
+        """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
+        return self.state.structure
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """Returns the units of the global structure that survive the round: all of them."""
         return self.state.structure
 
     def average(self, reconciliation: Reconciliation) -> ModelState:
-        """Returns the model that the updates make, of the structure before the round."""
-        return reconciliation.mean()
+        """Returns the model that the updates make, of the structure before the round: means over holders."""
+        return reconciliation.mean(self.scenario.strategy.uncovered)
 
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices that can take part.

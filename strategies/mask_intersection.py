@@ -47,10 +47,6 @@ class MaskIntersection(FleetStrategy):
             self.scenario.strategy.quorum,
         )
 
-    def average(self, reconciliation: Reconciliation) -> ModelState:
-        """Means over holders."""
-        return reconciliation.mean(self.scenario.strategy.uncovered)
-
     def bounds(self, server_round: int) -> dict[str, int]:
         """Returns how many units of each group the schedule wants at the end of a round."""
         scheduled = self.recipe.schedule.counts(server_round / self.scenario.rounds)

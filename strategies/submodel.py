@@ -4,8 +4,6 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 from fedhp.errors import BudgetError
-from fedhp.reconcile import Reconciliation
-from fedhp.state import ModelState
 from fedhp.structure import Structure
 from fedhp.submodels import first, level_counts
 
@@ -21,11 +19,6 @@ class SubModel(FleetStrategy):
 
     cuts_inputs = False
     options = frozenset({"levels", "uncovered"})
-
-    @property
-    def levels(self) -> Sequence[float]:
-        """The widths that a part can have, as shares of the full model's; none for any."""
-        return self.scenario.strategy.levels
 
     @abstractmethod
     def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
@@ -53,15 +46,11 @@ class SubModel(FleetStrategy):
         return self._counts[budget]
 
     def _widest(self, device: Device) -> Mapping[str, int]:
-        profile, batch = device.profile, self.scenario.train.batch_size
+        profile, levels = device.profile, self.scenario.strategy.levels
         try:
-            return level_counts(self.memory, self.levels, profile.memory_bytes, batch)
+            return level_counts(self.memory, levels, profile.memory_bytes, self.scenario.train.batch_size)
         except BudgetError as error:
             raise BudgetError(f"class '{profile.device_class}': {error}") from None
-
-    def average(self, reconciliation: Reconciliation) -> ModelState:
-        """Means over holders."""
-        return reconciliation.mean(self.scenario.strategy.uncovered)
 
 
 class Nested(SubModel):

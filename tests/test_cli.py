@@ -296,16 +296,23 @@ def test_a_hangup_that_nohup_ignores_is_ignored():
     assert (code, told) == (143, "interrupted by SIGTERM\n")
 
 
+def started_process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Starts the command in a process of its own, outside the checkout, with its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "fedhp", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.integration
 def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
-    command = [sys.executable, "-m", "fedhp", "run", "rounds=500", "--out", "record"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
-    ) as running:
+    with started_process(tmp_path, "run", "rounds=500", "--out", "record") as running:
         assert running.stdout is not None
         assert any(line.startswith("round 1: ") for line in running.stdout)
         started = psutil.Process(running.pid).children(recursive=True)
@@ -322,12 +329,7 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
 
 def test_a_run_goes_on_quietly_when_nobody_reads_its_output_any_more(tmp_path):
     """As with ``| head -1``: what counts is the record."""
-    command = [sys.executable, "-m", "fedhp", "run", *FAST, "rounds=3", "--out", "record"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=pipe, stderr=pipe, text=True
-    ) as running:
+    with started_process(tmp_path, "run", *FAST, "rounds=3", "--out", "record") as running:
         assert running.stdout is not None
         assert running.stderr is not None
         assert running.stdout.readline().startswith("preparing")

@@ -45,15 +45,20 @@ def test_every_optimiser_is_compared():
     assert {name.split("-")[0] for name in PLAIN} == set(OPTIMIZERS)
 
 
+def twins(name: str, config: TrainConfig):
+    """The same layer twice: with our optimiser, and with PyTorch's plain one."""
+    ours = nn.Linear(4, 3)
+    theirs = copy.deepcopy(ours)
+    optimizer = OPTIMIZERS[config.optimizer].make(ours.parameters(), config)
+    allocate_state(optimizer, config)
+    return ours, optimizer, theirs, PLAIN[name](theirs.parameters())
+
+
 @pytest.mark.parametrize("name", PLAIN)
 def test_steps_are_those_of_the_plain_optimiser(name):
     """Zeros allocated ahead are what PyTorch starts from, so that the first step is the same too."""
     config = config_of(name)
-    ours = torch.nn.Linear(4, 3)
-    theirs = copy.deepcopy(ours)
-    optimizer = OPTIMIZERS[config.optimizer].make(ours.parameters(), config)
-    allocate_state(optimizer, config)
-    plain = PLAIN[name](theirs.parameters())
+    ours, optimizer, theirs, plain = twins(name, config)
     for seed in range(4):
         inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
         for module, stepper in ((ours, optimizer), (theirs, plain)):
@@ -132,12 +137,8 @@ def pulled(module: nn.Module, received: list[torch.Tensor]) -> torch.Tensor:
 def test_the_pull_is_the_gradient_of_the_proximal_term(name):
     """Steps of the plain optimiser on the loss with the penalty in it, by autograd."""
     config = replace(config_of(name), proximal_mu=MU)
-    ours = nn.Linear(4, 3)
-    theirs = copy.deepcopy(ours)
+    ours, optimizer, theirs, plain = twins(name, config)
     received = [parameter.detach().clone() for parameter in ours.parameters()]
-    optimizer = OPTIMIZERS[config.optimizer].make(ours.parameters(), config)
-    allocate_state(optimizer, config)
-    plain = PLAIN[name](theirs.parameters())
     for seed in range(4):
         inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
         for module, stepper in ((ours, optimizer), (theirs, plain)):

@@ -1,7 +1,7 @@
 """The runs of a comparison: strategies x seeds x the values of one key."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -77,12 +77,15 @@ def parse_over(text: str) -> tuple[str, list[Any]]:
 def comparison_cells(comparison: Comparison) -> list[Cell]:
     """Returns a comparison's runs.
 
-    A key of the ``strategy`` section is varied, and set, for those strategies that own it; of the others
-    there is one run for all its values, which has what the key is without.
+    A key is varied, and set, for those strategies that have a use for it; of the others there is one run for
+    all its values.
 
     Raises:
-        ScenarioError: If a strategy is unknown, a value wrong, or no strategy owns the key.
+        ScenarioError: If a strategy is unknown, a value wrong, or no strategy has a use for the key.
     """
+    if all(comparison.key in _unused(strategy) for strategy in comparison.strategies):
+        names = ", ".join(comparison.strategies)
+        raise ScenarioError(f"--over: none of {names} has a use for {comparison.key}")
     cells = [
         cell
         for strategy in comparison.strategies
@@ -96,22 +99,17 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
 
 
 def _values(comparison: Comparison, strategy: str) -> Sequence[Any]:
-    section, _, option = comparison.key.partition(".")
-    foreign = section == "strategy" and option.partition(".")[0] not in {"optimizer", *_options(strategy)}
-    if comparison.key in _without_foreign(strategy) and section != "strategy":
-        return [None]  # one run for all values
-    if foreign and not any(option in _options(other) for other in comparison.strategies):
-        raise ScenarioError(
-            f"--over: none of {', '.join(comparison.strategies)} has a use for {comparison.key}"
-        )
-    return [None] if foreign or not comparison.key else comparison.values
+    """Returns what the key is varied over: nothing where there is none, or the strategy has no use for it."""
+    if not comparison.key or comparison.key in _unused(strategy):
+        return [None]
+    return comparison.values
 
 
 def _over_seeds(comparison: Comparison, strategy: str, value: Any) -> Iterator[Cell]:
     varied = {} if value is None else {comparison.key: value}
     said = "" if value is None else _said(value)
     for seed in comparison.seeds:
-        values = {**_without_foreign(strategy), **varied, "strategy.name": strategy, "seed": seed}
+        values = {**_unused(strategy), **varied, "strategy.name": strategy, "seed": seed}
         scenario = load_scenario(comparison.scenario, comparison.overrides, values)
         place = strategy.replace(":", ".")
         if said:
@@ -132,19 +130,12 @@ def _said(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").strip()
 
 
-def _without_foreign(strategy: str) -> Mapping[str, Any]:
-    """Returns what a strategy has no use for, at its defaults: one scenario serves all."""
-    usual, owned = StrategyConfig(), {"name", "optimizer", *_options(strategy)}
-    defaults = {
-        f"strategy.{option.name}": getattr(usual, option.name)
-        for option in fields(StrategyConfig)
-        if option.name not in owned
-    }
-    return defaults if resolve(_STRATEGY)(strategy).cuts_inputs else {**defaults, "model.prune_inputs": False}
-
-
-def _options(strategy: str) -> frozenset[str]:
-    return resolve(_STRATEGY)(strategy).options
+def _unused(strategy: str) -> dict[str, Any]:
+    """Returns the keys that a strategy has no use for, with their defaults: one scenario serves all."""
+    kind, usual = resolve(_STRATEGY)(strategy), StrategyConfig()
+    foreign = {option.name for option in fields(usual)} - {"name", "optimizer", *kind.options}
+    unused = {f"strategy.{option}": getattr(usual, option) for option in foreign}
+    return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}
 
 
 def run_fleet(cell: Cell, root: Path) -> None:

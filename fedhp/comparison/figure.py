@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.comparison.rows import Row
-from fedhp.errors import MissingExtraError
+from fedhp.studies.figure import new_figure, save
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _FARTHEST = 8.0  # points below the best that are shown
@@ -28,16 +28,12 @@ def draw(root: Path, arms: Sequence[Row], key: str = "") -> list[Path]:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("drawing a figure", "matplotlib", "plots") from None
     done = [row for row in arms if row["last"] is not None]
     if not done:
         return []
     # An arm without a value, to whom the varied key means nothing, stands in every row.
     values = list(dict.fromkeys(row["value"] for row in done if row["value"])) or [""]
-    figure = Figure(figsize=(9, 1.2 + 3.2 * len(values)), layout="constrained")
+    figure = new_figure(9, 1.2 + 3.2 * len(values))
     panels = figure.subplots(len(values), 2, squeeze=False, sharey="row", sharex="col")
     names = dict.fromkeys(row["strategy"] for row in done)
     looks = {name: f"C{number % 10}{_MARKERS[number % 7]}" for number, name in enumerate(names)}
@@ -56,10 +52,7 @@ def draw(root: Path, arms: Sequence[Row], key: str = "") -> list[Path]:
     figure.legend(
         known.values(), known.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize="small"
     )
-    files = [root / "figure.png", root / "figure.svg"]
-    for file in files:
-        figure.savefig(file, dpi=150)
-    return files
+    return save(figure, root)
 
 
 def _panel(axes: Any, arms: Sequence[Row], cost: str, looks: Mapping[str, str]) -> None:

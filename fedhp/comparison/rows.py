@@ -24,7 +24,14 @@ MEANS = (
 )
 
 
-def run_rows(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> list[Row]:
+def load_records(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> dict[str, RunResult]:
+    """Returns the records of the runs that have one, by the run's name."""
+    return {cell.name: load_run(root / cell.name) for cell in cells if outcomes[cell.name].has_record}
+
+
+def run_rows(
+    cells: Sequence[Cell], outcomes: Mapping[str, Outcome], records: Mapping[str, RunResult]
+) -> list[Row]:
     """Returns a row per run: its labels, how it ended, and the figures of its record.
 
     Accuracies are in percent; memory is what was measured on the devices while they trained, and bytes what
@@ -33,7 +40,7 @@ def run_rows(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path)
     rows = []
     for cell in cells:
         outcome = outcomes[cell.name]
-        figures = _figures(load_run(root / cell.name)) if outcome.has_record else {}
+        figures = _figures(records[cell.name]) if cell.name in records else {}
         rows.append({**cell.labels, "status": outcome.status, "reason": outcome.reason, **figures})
     return rows
 
@@ -75,13 +82,13 @@ def class_accuracy(run: RunResult) -> Any:
     return 100 * late.groupby("device_class", sort=False)[measured].mean()
 
 
-def class_rows(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> list[Row]:
+def class_rows(cells: Sequence[Cell], records: Mapping[str, RunResult]) -> list[Row]:
     """Returns a row per arm and device class: memory in MiB, accuracy in percent, means over seeds."""
     parts = []
     for cell in cells:
-        if not outcomes[cell.name].has_record:
+        run = records.get(cell.name)
+        if run is None:
             continue
-        run = load_run(root / cell.name)
         classes = _trained(run).groupby("device_class", sort=False)
         part = pd.DataFrame(
             {

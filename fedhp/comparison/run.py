@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.figure import draw
-from fedhp.comparison.rows import arm_rows, class_rows, pair_rows, run_rows
+from fedhp.comparison.rows import arm_rows, class_rows, load_records, pair_rows, run_rows
 from fedhp.comparison.writing import Tables, show, write
 from fedhp.config import SimulationConfig
 from fedhp.errors import MissingExtraError
@@ -44,8 +44,9 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     with shown(console, len(cells)) as on_done:
         outcomes = run_cells(cells, root, config, on_done)
     _write_manifest(root, comparison, cells, outcomes)
-    runs = run_rows(cells, outcomes, root)
-    tables = Tables(runs, arm_rows(runs), class_rows(cells, outcomes, root), pair_rows(runs))
+    records = load_records(cells, outcomes, root)
+    runs = run_rows(cells, outcomes, records)
+    tables = Tables(runs, arm_rows(runs), class_rows(cells, records), pair_rows(runs))
     write(root, _title(comparison), tables, all(cell.scenario.data.local_test for cell in cells))
     show(console, tables)
     try:

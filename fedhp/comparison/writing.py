@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from fedhp.comparison.rows import Row
+from fedhp.studies.writing import number, spread, write_csv
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,11 @@ Column = tuple[str, Callable[[Row], str]]
 
 
 def _number(key: str, form: str, unit: str = "") -> Callable[[Row], str]:
-    return lambda row: "-" if row[key] is None else f"{row[key]:{form}}{unit}"
+    return lambda row: number(row[key], form, unit)
 
 
 def _spread(key: str) -> Callable[[Row], str]:
-    def said(row: Row) -> str:
-        deviation = row[f"{key}_deviation"]
-        return _number(key, ".2f")(row) + (f" ± {deviation:.2f}" if deviation is not None else "")
-
-    return said
+    return lambda row: spread(row[key], row[f"{key}_deviation"])
 
 
 def name(row: Row, prefix: str = "") -> str:
@@ -79,10 +75,7 @@ _LONG: tuple[Column, ...] = (
     ("seeds", lambda row: str(row["seeds"])),
     ("last accuracy", _spread("last")),
     ("best", _number("best", ".2f")),
-    (
-        "worst class",
-        lambda row: f"{_WORST(row)} {row['worst_class']}".strip(),
-    ),
+    ("worst class", lambda row: f"{_WORST(row)} {row['worst_class']}".strip()),
     ("compression", _number("compression", ".1f", "x")),
     ("memory, mean", _number("memory_mean", ".2f")),
     ("memory, peak", _number("memory_peak", ".2f")),
@@ -131,7 +124,7 @@ def write(root: Path, title: str, tables: Tables, held_out: bool) -> None:
         "pairs": tables.pairs,
     }
     for file, rows in files.items():
-        pd.DataFrame(list(rows)).to_csv(root / f"{file}.csv", index=False)
+        write_csv(root / f"{file}.csv", rows)
     (root / "table.md").write_text("\n".join(_markdown(title, tables, held_out)) + "\n", encoding="utf-8")
 
 

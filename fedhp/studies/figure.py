@@ -19,18 +19,32 @@ def draw(root: Path, arms: Sequence[Row], names: Mapping[str, str]) -> list[Path
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("drawing a figure", "matplotlib", "plots") from None
     panels = scenarios(arms)
-    figure = Figure(figsize=(4.4 * len(panels), 3.8), layout="constrained")
+    figure = new_figure(4.4 * len(panels), 3.8)
     for axes, scenario in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axes, [row for row in arms if row["scenario"] == scenario and row["seeds"]], names)
         axes.set_title(scenario)
     figure.axes[0].set_ylabel("accuracy, %")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
+    return save(figure, root)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure of a size in inches.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingExtraError("drawing a figure", "matplotlib", "plots") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Any, root: Path) -> list[Path]:
+    """Writes ``figure.png`` and ``figure.svg``, and returns the files."""
     files = [root / "figure.png", root / "figure.svg"]
     for file in files:
         figure.savefig(file, dpi=150)

@@ -25,8 +25,8 @@ is that of training, relative to the dense network of the same seed.
 
 def write_tables(root: Path, study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> None:
     """Writes ``cells.csv`` and ``table.csv``, with every digit, and ``table.md``, for people."""
-    _write_csv(root / "cells.csv", rows)
-    _write_csv(root / "table.csv", arms)
+    write_csv(root / "cells.csv", rows)
+    write_csv(root / "table.csv", arms)
     (root / "table.md").write_text("\n".join(_markdown(study, rows, arms)), encoding="utf-8")
 
 
@@ -57,13 +57,13 @@ def cells(row: Row, names: Mapping[str, str]) -> list[str]:
     return [
         _arm(row, names),
         str(row["seeds"]),
-        _spread(row["last"], row["last_deviation"]),
-        _number(row["best"], ".2f"),
-        _number(row["below_dense"], "+.2f"),
-        _number(row["compression"], ".1f", "x"),
-        _number(row["memory_end"], ".3f"),
-        _number(row["memory_mean"], ".3f"),
-        _number(row["time"], ".2f"),
+        spread(row["last"], row["last_deviation"]),
+        number(row["best"], ".2f"),
+        number(row["below_dense"], "+.2f"),
+        number(row["compression"], ".1f", "x"),
+        number(row["memory_end"], ".3f"),
+        number(row["memory_mean"], ".3f"),
+        number(row["time"], ".2f"),
     ]
 
 
@@ -72,13 +72,15 @@ def _arm(row: Row, names: Mapping[str, str]) -> str:
     return str(names.get(row["arm"], row["arm"])) + target
 
 
-def _spread(value: float | None, deviation: float | None) -> str:
+def spread(value: float | None, deviation: float | None) -> str:
+    """Writes a mean with its deviation; a dash where there is none."""
     if value is None:
         return "-"
     return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
 
 
-def _number(value: float | None, form: str, unit: str = "") -> str:
+def number(value: float | None, form: str, unit: str = "") -> str:
+    """Writes a number by a format, with its unit; a dash where there is none."""
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
@@ -108,7 +110,8 @@ def _causes(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
         yield f"- {arm}, seed {', '.join(own)}, {status}: {reason}"
 
 
-def _write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows with every digit; their columns are all the keys that any of them has."""
     columns = dict.fromkeys(key for row in rows for key in row)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(columns), restval="")
