@@ -327,6 +327,21 @@ def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
     assert batch.next() == Span(256, 320)
 
 
+@pytest.mark.parametrize(("message_bytes", "chunk"), [(0, 64), (40_000, 64), (2**20, 8), (2**24, 1)])
+def test_a_worker_gets_no_more_than_it_answers_in_a_slice(message_bytes: int, chunk: int) -> None:
+    """Slices end at 8 MiB; beyond it, the answers of who runs ahead would pile up in Ray's store."""
+    from fedhp.simulation.cluster import largest_chunk
+
+    assert largest_chunk(message_bytes) == chunk
+
+
+def test_chunks_of_large_messages_bound_what_waits_for_the_reader() -> None:
+    """600 messages, 2 workers, 8 a chunk: 2 chunks per worker are 32 messages ahead, not 256."""
+    batch = Batch(to_as_server(range(1, 601)), {}, 2, largest_chunk=8)
+    spans = [batch.next() for _ in range(5)]
+    assert spans == [Span(0, 8), Span(8, 16), Span(16, 24), Span(24, 32), None]
+
+
 def test_spans_shrink_so_that_the_load_levels() -> None:
     """20 messages, 2 workers: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, and so on."""
     batch = Batch(to_as_server(range(1, 21)), {}, num_workers=2)

@@ -10,7 +10,7 @@ from flwr.app import Message, RecordDict
 
 from fedhp.simulation.answering import Answer, Job
 
-_LARGEST_CHUNK = 64
+LARGEST_CHUNK = 64
 _CHUNKS_AT_ONCE = 2
 
 
@@ -39,15 +39,25 @@ class Batch:
     Attributes:
         messages: All messages.
         unread: Index of the next message whose answer is to be read.
+
+    Args:
+        messages: All messages.
+        states: Context states by node id.
+        num_workers: How many workers share them.
+        largest_chunk: The most messages in a span.
     """
 
     def __init__(
-        self, messages: Sequence[Message], states: Mapping[int, RecordDict], num_workers: int
+        self,
+        messages: Sequence[Message],
+        states: Mapping[int, RecordDict],
+        num_workers: int,
+        largest_chunk: int = LARGEST_CHUNK,
     ) -> None:
         self.messages = messages
         self.unread = 0
         self._states = states
-        self._todo = list(_spans(len(messages), num_workers))
+        self._todo = list(_spans(len(messages), num_workers, largest_chunk))
         # Answers that wait for an earlier one stay in the object store; this bounds how many.
         largest = max((span.num_messages for span in self._todo), default=1)
         self._reach = largest * num_workers * _CHUNKS_AT_ONCE
@@ -111,7 +121,7 @@ class Batch:
         return jobs, [self._references[key] for key in places]
 
 
-def _spans(num_messages: int, num_workers: int) -> Iterator[Span]:
+def _spans(num_messages: int, num_workers: int, largest_chunk: int) -> Iterator[Span]:
     """Cuts messages into spans that shrink towards the end, so that no worker waits long for another.
 
     Each is half of a worker's even part of what is left: large first spans save calls, single messages at the
@@ -120,6 +130,6 @@ def _spans(num_messages: int, num_workers: int) -> Iterator[Span]:
     """
     start = 0
     while start < num_messages:
-        size = max(1, min(_LARGEST_CHUNK, (num_messages - start) // (2 * num_workers)))
+        size = max(1, min(largest_chunk, (num_messages - start) // (2 * num_workers)))
         yield Span(start, start + size)
         start += size

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import ray
 
 from fedhp.errors import FedhpError
+from fedhp.simulation.batch import LARGEST_CHUNK
 from fedhp.simulation.pool import RayPool
 from fedhp.simulation.worker import SLICE_BYTES, Worker
 
@@ -45,7 +46,8 @@ def open_pool(
             join_ray(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
-        pool = RayPool(_starter(config, client_app, num_nodes, num_workers), num_workers, on_note)
+        start_worker = _starter(config, client_app, num_nodes, num_workers)
+        pool = RayPool(start_worker, num_workers, on_note, largest_chunk(message_bytes))
         try:
             yield pool
         finally:
@@ -119,6 +121,16 @@ def _store_bytes(num_workers: int, message_bytes: int) -> int:
     sooner or later every page of it is touched.
     """
     return max(_SMALLEST_STORE_BYTES, 2 * (num_workers + 1) * (SLICE_BYTES + message_bytes))
+
+
+def largest_chunk(message_bytes: int) -> int:
+    """Returns how many messages go to a worker at a time, of replies of about this size.
+
+    No more than it answers in one slice. A worker that hands the rest of a chunk back does the next slice of
+    it at once, while another works far ahead of the reader; what that one has done fills the store until Ray
+    writes it to disk: half of all messages a second, for those of 1 MB.
+    """
+    return max(1, min(LARGEST_CHUNK, SLICE_BYTES // max(1, message_bytes)))
 
 
 def _num_workers(config: "SimulationConfig") -> int:

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.answering import Answer, failure, timed_out
-from fedhp.simulation.batch import Batch, Span
+from fedhp.simulation.batch import LARGEST_CHUNK, Batch, Span
 from fedhp.simulation.worker import SLICE_SECONDS, Report
 
 logger = logging.getLogger(__name__)
@@ -53,16 +53,22 @@ class RayPool:
         start_worker: Starts an actor of `fedhp.simulation.worker.Worker`.
         num_workers: How many.
         on_note: Called with a line for the user whenever a worker had to be replaced.
+        largest_chunk: The most messages that a worker is handed at a time.
 
     Raises:
         FedhpError: If the workers do not start.
     """
 
     def __init__(
-        self, start_worker: Callable[[], Any], num_workers: int, on_note: Callable[[str], None]
+        self,
+        start_worker: Callable[[], Any],
+        num_workers: int,
+        on_note: Callable[[str], None],
+        largest_chunk: int = LARGEST_CHUNK,
     ) -> None:
         self._start_worker = start_worker
         self._on_note = on_note
+        self._largest_chunk = largest_chunk
         self._lanes = [_Lane(start_worker()) for _ in range(num_workers)]
         self._await_workers(self._lanes)
 
@@ -78,7 +84,7 @@ class RayPool:
         for lane in self._lanes:
             if lane.queue:  # a reader went away before the end of its stream
                 self._replace(lane)
-        batch = Batch(messages, states, len(self._lanes))
+        batch = Batch(messages, states, len(self._lanes), self._largest_chunk)
         while batch.unread < len(messages):
             self._collect(batch, seconds, wait=False)
             self._dispatch(batch, seconds)
