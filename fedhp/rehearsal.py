@@ -93,13 +93,13 @@ def _play(
     mask = torch.zeros(1)  # which does for any number of classes
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels, mask])
     parameters = dict(module.named_parameters())
-    owners: dict[int, int] = {}
-    for index, name in enumerate(layout.trained):
-        parameters[name].register_post_accumulate_grad_hook(
-            lambda p, index=index: owners.update({ledger.entry(p.grad): index})
-        )
     with torch.random.fork_rng(devices=[]), ledger:  # a dropout draws
         gradients(module, images, labels, mask if masked else None)
+    owners = {
+        ledger.entry(gradient): index
+        for index, name in enumerate(layout.trained)
+        if (gradient := parameters[name].grad) is not None
+    }
     return ledger.account(owners, len(layout.trained))
 
 

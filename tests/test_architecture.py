@@ -13,7 +13,8 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references", "choices", "terminal", "arrays", "measure", "step"},
+    {"structure", "seeds", "references", "choices", "terminal", "arrays", "measure", "chains"},
+    {"step"},
     {"devices", "keys", "evidence", "batches", "channels", "graphs", "modules", "networks", "rehearsal"},
     {"state", "tracing"},
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
