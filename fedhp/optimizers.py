@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.optim.sgd import sgd
 
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
@@ -80,26 +79,28 @@ class OptimizerKind:
 
 
 class _SGD(torch.optim.SGD):
-    """SGD whose step is the fused update alone: torch's own takes twice as long on a small model."""
+    """SGD whose step is the fused update alone: torch's own takes thrice as long on a small model."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        """Updates every parameter that has a gradient; the state must have been allocated."""
+        """Updates every parameter that has a gradient; the state must have been allocated.
+
+        It goes through a parameter, its gradient and its state as they lie in memory, which must be alike.
+        """
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             momentum = group["momentum"]
-            sgd(
+            torch._fused_sgd_(  # pyright: ignore[reportPrivateImportUsage]
                 parameters,
                 [p.grad for p in parameters],
-                [self.state[p]["momentum_buffer"] if momentum else None for p in parameters],
-                has_sparse_grad=False,
-                fused=True,
+                [self.state[p]["momentum_buffer"] for p in parameters] if momentum else [],
                 weight_decay=group["weight_decay"],
                 momentum=momentum,
                 lr=group["lr"],
                 dampening=0.0,
                 nesterov=False,
                 maximize=False,
+                is_first_step=False,  # the state is there
             )
 
     # Else torch wraps it for its profiler.

@@ -25,6 +25,9 @@ Scores = dict[str, NDArray[np.float32]]
 STRIDE = 8
 _NEWEST = 0.05
 
+# The axes of a convolution's weights from the outermost to the innermost, where channels lie innermost.
+_AS_THEY_LIE = (0, 2, 3, 1)
+
 
 class Contributions:
     """The contribution of every kept unit: what was known before, and what this training shows.
@@ -204,10 +207,21 @@ def cut(
 
 
 def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:
-    """Returns the entries to keep in one step: cutting axis by axis would hold two copies for a moment."""
-    positions = [torch.from_numpy(p).to(tensor.device) for _, p in takes]
-    if len(takes) == 1:
-        return tensor.index_select(takes[0][0], positions[0])
-    mesh = iter(torch.meshgrid(*positions, indexing="ij"))
-    chosen = {axis for axis, _ in takes}
-    return tensor[tuple(next(mesh) if a in chosen else slice(None) for a in range(tensor.dim()))]
+    """Returns the entries to keep, in one step: cutting axis by axis would hold two copies for a moment.
+
+    Channels that lie innermost do so afterwards (`fedhp.modules.lay_out`).
+    """
+    positions = {axis: torch.from_numpy(p).to(tensor.device) for axis, p in takes}
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        as_they_lie = {_AS_THEY_LIE.index(axis): chosen for axis, chosen in positions.items()}
+        return _pick(tensor.permute(_AS_THEY_LIE), as_they_lie).permute(0, 3, 1, 2)
+    return _pick(tensor, positions)
+
+
+def _pick(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    if len(positions) == 1:
+        ((axis, chosen),) = positions.items()
+        return tensor.index_select(axis, chosen)
+    every = (torch.arange(size, device=tensor.device) for size in tensor.shape)
+    grid = [positions.get(axis, whole) for axis, whole in enumerate(every)]
+    return tensor[tuple(p.view(-1, *[1] * (tensor.dim() - axis - 1)) for axis, p in enumerate(grid))]

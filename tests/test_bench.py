@@ -5,11 +5,12 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from fedhp.bench import process
+from fedhp.bench import process, step
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
 from fedhp.bench.process import run_process
 from fedhp.bench.reconcile import KINDS, run_reconcile
+from fedhp.bench.step import run_step
 from fedhp.cli import app
 
 
@@ -38,6 +39,15 @@ def test_reconciling_is_measured_for_every_kind_of_structures():
     rows = run_reconcile(num_updates=10, repeats=1)["rows"]
     assert [row["structures"] for row in rows] == list(KINDS)
     assert all(row["ratio"] == pytest.approx(row["seconds"] / row["read_seconds"]) for row in rows)
+
+
+def test_a_step_is_measured_dense_and_pruned(monkeypatch):
+    """Ratios are of the same turn: with one turn, of the figures shown."""
+    monkeypatch.setattr(step, "SCENARIOS", ("quickstart",))
+    (row,) = run_step(repeats=1, steps=2, compression=5.0)["rows"]
+    assert row["scenario"] == "quickstart"
+    assert row["dense_microseconds"] > 0
+    assert row["ratio"] == pytest.approx(row["pruned_microseconds"] / row["dense_microseconds"])
 
 
 def test_few_runs_of_many_figures_are_shown_whole_on_80_columns(monkeypatch):

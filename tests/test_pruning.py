@@ -285,7 +285,8 @@ def rebuilt(training: Training, counts, arrays: dict[str, dict[str, np.ndarray]]
     made.optimizer = OPTIMIZERS[made.config.optimizer].make(made.module.parameters(), made.config)
     for name, parameter in made.module.named_parameters():
         for key in arrays.keys() - {"parameter"}:
-            made.optimizer.state[parameter][key] = torch.tensor(arrays[key][name])
+            made.optimizer.state[parameter][key] = torch.empty_like(parameter.detach())
+            made.optimizer.state[parameter][key].copy_(torch.tensor(arrays[key][name]))
         if made.config.optimizer != "sgd":
             made.optimizer.state[parameter]["step"] = torch.tensor(float(steps))
     return made
@@ -323,9 +324,29 @@ def test_a_cut_slices_parameters_and_optimiser_state_and_training_goes_on(case, 
     for seed in (7, 8):
         training.step(seed)
         independent.step(seed)
+    # By Adam, which divides gradients by their own size, the rounding of the smallest shows.
+    slack = 2e-5 if optimiser.startswith("adam") else 1e-6
     for key, arrays in independent.snapshot().items():
         for name, array in arrays.items():
-            np.testing.assert_allclose(training.snapshot()[key][name], array, atol=1e-6, rtol=1e-5)
+            np.testing.assert_allclose(training.snapshot()[key][name], array, atol=slack, rtol=1e-5)
+
+
+@pytest.mark.parametrize("optimiser", OPTIMISERS)
+def test_channels_lie_innermost_before_and_after_a_cut(optimiser):
+    """The fused update goes through weights, gradients and state as they lie in memory."""
+    training = Training("cnn-2-convs", OPTIMISERS[optimiser])
+    layout = training.arch.layout
+    for within, sub in ((None, None), (layout.full(), random_structure(layout, 1, 0.6))):
+        if within is not None:
+            cut(training.module, training.optimizer, layout, within, sub)
+        training.step(0)
+        weight = training.module.get_parameter("conv2.weight")
+        _, inputs, height, width = weight.shape
+        assert weight.stride() == (inputs * height * width, 1, width * inputs, inputs)
+        assert weight.grad is not None
+        assert weight.grad.stride() == weight.stride()
+        for kept in training.optimizer.state[weight].values():
+            assert kept.dim() == 0 or kept.stride() == weight.stride()
 
 
 def test_no_gradient_is_left():
@@ -371,7 +392,7 @@ def test_state_that_is_not_of_the_parameters_shape_is_refused():
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 @pytest.mark.parametrize("case", ["mlp-3-hidden", "cnn-2-convs"])
 def test_a_cut_holds_one_tensor_twice_at_most(case, optimiser):
-    """Beside what lived before: the largest cut tensor, and the positions to take, 8 bytes per unit."""
+    """Beside what lived before: the largest cut tensor, and the positions to take, 8 bytes each."""
     training = Training(case, OPTIMISERS[optimiser])
     layout = training.arch.layout
     training.step(0)
@@ -383,7 +404,7 @@ def test_a_cut_holds_one_tensor_twice_at_most(case, optimiser):
     with LiveTensors([*training.module.parameters(), *state_tensors(training.optimizer)]) as meter:
         cut(training.module, training.optimizer, layout, layout.full(), sub)
     largest = max(p.untyped_storage().nbytes() for p in training.module.parameters())
-    positions = 8 * max(sum(p.shape[:2]) for p in training.module.parameters())
+    positions = 8 * max(sum(p.shape) for p in training.module.parameters())
     assert before < meter.peak <= before + largest + positions
     after = [*training.module.parameters(), *state_tensors(training.optimizer)]
     assert sum(t.untyped_storage().nbytes() for t in after) < before

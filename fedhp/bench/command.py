@@ -73,6 +73,15 @@ def memory(json_file: Json = None) -> None:
 
 @app.command()
 @readable_errors()
+def step(json_file: Json = None) -> None:
+    """A training step of a pruned network beside the dense one's, and what tracking its units costs."""
+    from fedhp.bench.step import run_step
+
+    _report(run_step(), json_file)
+
+
+@app.command()
+@readable_errors()
 def engine(
     nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 1000,
     workers: Workers = 2,
