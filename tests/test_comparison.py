@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
-from fedhp.comparison.figure import pareto
 from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
+from fedhp.comparison.tradeoffs import pareto
 from fedhp.errors import ScenarioError
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
@@ -169,7 +169,8 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert (classes.memory_peak <= classes.budget).all()
     text = (tmp_path / "c" / "table.md").read_text()
     assert text.count("| mask_intersection | 2 |") == 1
-    assert (tmp_path / "c" / "figure.svg").exists()
+    assert (tmp_path / "c" / "figures" / "signature.svg").exists()
+    assert (tmp_path / "c" / "report.html").exists()
     manifest = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert {one["status"] for one in manifest["runs"]} == {"finished"}
 

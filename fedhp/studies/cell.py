@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -68,6 +69,20 @@ class Outcome:
         return self.status in ("finished", "skipped")
 
 
+def check_names(cells: Sequence[Cell]) -> None:
+    """Refuses cells that would share a folder.
+
+    Raises:
+        ScenarioError: If two have one name.
+    """
+    counted = Counter(cell.name for cell in cells)
+    if twice := [name for name, number in counted.items() if number > 1]:
+        raise ScenarioError(
+            f"two runs would share the folder {twice[0]}; name each scenario once, and run values that are "
+            "written alike one by one"
+        )
+
+
 def is_finished(cell: Cell, root: Path) -> bool:
     """Says whether the cell's record is there and whole.
 
@@ -80,7 +95,7 @@ def is_finished(cell: Cell, root: Path) -> bool:
     if not (folder / "config.yaml").exists():
         raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
     recorded = load_scenario(folder / "config.yaml")
-    different = _differences(_settings(recorded), _settings(cell.scenario))
+    different = _differences(settings(recorded), settings(cell.scenario))
     if different:
         raise RecordError(
             f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
@@ -105,7 +120,7 @@ def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
     return cell, Outcome("finished")
 
 
-def _settings(scenario: Scenario) -> dict[str, Any]:
+def settings(scenario: Scenario) -> dict[str, Any]:
     """Returns what a result depends on."""
     same = replace(scenario, description="", simulation=SimulationConfig(), tracking=TrackingConfig())
     return same.to_dict()
