@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedhp.config import Scenario
-from fedhp.studies.cell import settings
 
-# What a comparison sets in each run; `model.prune_inputs` follows from the strategy.
-_VARIED = ("seed", "strategy", "model.prune_inputs")
+# What a comparison sets in each run (`model.prune_inputs` follows from the strategy), and what no result
+# depends on.
+_VARIED = ("seed", "strategy", "model.prune_inputs", "description", "simulation", "tracking")
 
 
 def common_settings(scenario: Scenario, key: str = "") -> dict[str, Any]:
@@ -20,7 +20,7 @@ def common_settings(scenario: Scenario, key: str = "") -> dict[str, Any]:
             widths along.
     """
     varied = (*_VARIED, *(["model" if key.startswith("model.") else key] if key else []))
-    flat = _flat(json.loads(json.dumps(settings(scenario))))
+    flat = _flat(json.loads(json.dumps(scenario.to_dict())))
     return {
         name: value
         for name, value in flat.items()

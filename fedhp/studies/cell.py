@@ -95,7 +95,7 @@ def is_finished(cell: Cell, root: Path) -> bool:
     if not (folder / "config.yaml").exists():
         raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
     recorded = load_scenario(folder / "config.yaml")
-    different = _differences(settings(recorded), settings(cell.scenario))
+    different = _differences(_settings(recorded), _settings(cell.scenario))
     if different:
         raise RecordError(
             f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
@@ -120,7 +120,7 @@ def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
     return cell, Outcome("finished")
 
 
-def settings(scenario: Scenario) -> dict[str, Any]:
+def _settings(scenario: Scenario) -> dict[str, Any]:
     """Returns what a result depends on."""
     same = replace(scenario, description="", simulation=SimulationConfig(), tracking=TrackingConfig())
     return same.to_dict()
