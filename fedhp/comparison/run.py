@@ -11,13 +11,14 @@ from rich.console import Console
 from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
-from fedhp.config import SimulationConfig
+from fedhp.config import SimulationConfig, WandbConfig
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report.writing import COMPARISON
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.folder import claim
 from fedhp.studies.progress import shown
 from fedhp.studies.running import check_outcomes, run_cells
+from fedhp.tracking import log_comparison
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
@@ -57,11 +58,11 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     write_manifest(root, _ended(manifest, outcomes))
     if not any(outcome.has_record for outcome in outcomes.values()):
         check_outcomes(outcomes)
-    _conclude(load_result(root), console)
+    _conclude(load_result(root), console, cells[0].scenario.tracking.wandb)
     return outcomes
 
 
-def _conclude(result: "Result", console: Console) -> None:
+def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
     """Writes and shows what has come out."""
     from fedhp.comparison.report import write_comparison_report
     from fedhp.comparison.writing import show, write
@@ -71,6 +72,19 @@ def _conclude(result: "Result", console: Console) -> None:
     show(console, result)
     _logger.info("comparison: %s", result.root)
     report_on(result.root, lambda _: write_comparison_report(result))
+    if wandb.mode != "none":
+        _track(result, wandb)
+
+
+def _track(result: "Result", wandb: WandbConfig) -> None:
+    """Logs the comparison to Weights & Biases; nothing that fails here fails what is on the disk."""
+    tables = {"table": result.tables.arms, "classes": result.tables.classes, "pairs": result.tables.pairs}
+    figures = {path.stem: path.read_bytes() for path in sorted((result.root / "figures").glob("*.png"))}
+    compared = {"title": result.manifest.title, "seeds": result.seeds, **result.settings}
+    try:
+        log_comparison(wandb, result.root, compared, tables, figures)
+    except Exception as error:
+        _logger.warning("not on Weights & Biases: %s: %s", type(error).__name__, error)
 
 
 def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:

@@ -49,6 +49,20 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
     return write_page(Path(out) if out is not None else run.folder, page.render(run, pictures), pictures)
 
 
+def drawn(folder: Path) -> dict[str, bytes]:
+    """Returns the figures of a run's report as PNG by name; none where what draws is not installed.
+
+    Raises:
+        RecordError: If the folder holds no record.
+    """
+    try:
+        from fedhp.report import figures, plot
+    except ModuleNotFoundError:
+        return {}
+    pictures = {one.name: plot.render(one) for one in figures.plots(load_run(folder))}
+    return {name: picture.png for name, picture in pictures.items() if picture is not None}
+
+
 def write_page(target: Path, page: str, pictures: Iterable[tuple["Plot", "Picture | None"]]) -> Path:
     """Writes ``report.html`` and its figures into a folder, which is made, and returns the page.
 
