@@ -4,6 +4,7 @@ import json
 import math
 import re
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -253,3 +254,14 @@ def test_without_its_packages_a_comparison_is_refused_before_anything_is_run(tmp
     assert re.search(r"error: a comparison needs the package '(pandas|scipy)", result.stderr)
     assert "'fedhp[server]'" in result.stderr
     assert not (tmp_path / "c").exists()
+
+
+def test_what_is_varied_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--strategies", "exclusive", "--seeds", "1"]
+    assert compare(*words).exit_code == 0
+    assert compare(*words, "--over", "data.partition.alpha=1").exit_code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {
+        "compare-quickstart",
+        "compare-quickstart-alpha",
+    }
