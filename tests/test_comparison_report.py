@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from itertools import combinations
 from pathlib import Path
 
 import browser
@@ -16,10 +17,13 @@ pd = pytest.importorskip("pandas", reason="reading records needs the extra 'serv
 pytest.importorskip("matplotlib", reason="reports need the extra 'plots'")
 pytest.importorskip("jinja2", reason="reports need the extra 'plots'")
 
+from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
+
 from fedhp.comparison.facets import Facet, facets  # noqa: E402
 from fedhp.comparison.learning import over_seeds  # noqa: E402
 from fedhp.comparison.tradeoffs import front_of  # noqa: E402
-from fedhp.report.labels import apart  # noqa: E402
+from fedhp.report.labels import apart, around  # noqa: E402
 from fedhp.report.style import marked_looks  # noqa: E402
 
 NAMES = ["signature", "sent", "accuracy", "traffic", "size", "classes", "fairness", "memory"]
@@ -88,6 +92,20 @@ def test_a_curve_is_the_mean_over_seeds_with_a_sample_deviation():
 )
 def test_names_stand_where_they_wish_or_a_gap_apart(wanted, gap, places):
     assert apart(wanted, gap) == pytest.approx(places)
+
+
+def test_names_stand_beside_their_points_without_collision_or_not_at_all():
+    figure = Figure(figsize=(4, 3))
+    axes = figure.subplots()
+    crowd = {f"name {number}": (0.5, 0.5 + number / 50) for number in range(8)}
+    assert around(figure, {axes: crowd}, dict.fromkeys(crowd, "#000000"))
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to the point
+    assert len(boxes) == 8
+    assert not [1 for one, other in combinations(boxes, 2) if one.overlaps(other)]
+    axes = Figure(figsize=(1, 1)).subplots()
+    assert not around(axes.figure, {axes: crowd}, dict.fromkeys(crowd, "#000000"))
+    assert not axes.texts
 
 
 def test_eleven_strategies_differ_in_their_marks_and_in_colour_and_line_together():

@@ -101,10 +101,7 @@ def memory(result: Result) -> Plot:
                 _usage(axes, place, row, budgets, looks)
             axes.axvline(100, **_BUDGET)
             lines_of(axes, list(facet.done))
-            axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            _over_shares(axes)
         drawn[-1].set_xlabel("training memory, share of the class's budget")
         marks = {kind: {**look, "linestyle": ""} for kind, look in looks.items() if kind in budgets}
         legend_above(figure, {"budget": _BUDGET, **marks})
@@ -126,11 +123,19 @@ def memory(result: Result) -> Plot:
         "Training memory against the budget",
         "What was measured while a class's clients trained, as a share of the scenario's budget for the "
         "class: the mark is the largest peak, the line reaches to it from the mean over clients and rounds, "
-        f"both means over seeds. dense keeps to no budget.{scene.rest(result)}",
+        f"both means over seeds.{' dense keeps to no budget.' if scene.has_ceiling(shown) else ''}"
+        f"{scene.rest(result)}",
         f"The largest share of a budget: {'; '.join(peaks)}.",
         draw,
         _height(shown, len(looks)),
     )
+
+
+def _over_shares(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _usage(axes: Any, place: float, row: Row, budgets: Any, looks: Any) -> None:

@@ -25,6 +25,11 @@ def rest(result: Result) -> str:
     return f" Values beyond the first {_MOST}, only in the tables: {left_out}." if left_out > 0 else ""
 
 
+def has_ceiling(shown: Sequence[Facet]) -> bool:
+    """Says whether the ceiling is among what is drawn."""
+    return any(CEILING in facet.done for facet in shown)
+
+
 def looks(result: Result) -> dict[str, Look]:
     """Returns each arm's colour, line and mark, the same in all figures; the ceiling's is the ink's."""
     labels = dict.fromkeys(label for facet in result.facets for label in facet.arms)

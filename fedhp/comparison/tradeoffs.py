@@ -15,6 +15,7 @@ from fedhp.report.style import LIGHT
 
 _FARTHEST = 8.0  # points below the best that are shown,
 _FEW = 5  # where no more than one arm in so many is farther
+_ABOUT_CEILING = " dense, which keeps to no budget, is the ceiling and not on it."
 _FRONT = {"color": LIGHT["faint"], "linestyle": "--", "linewidth": 1.2}
 _CEILING = {"color": LIGHT["ink"], "linestyle": ":", "linewidth": 1.2}
 
@@ -63,7 +64,7 @@ def _plot(result: Result, name: str, title: str, cost: str, said: str) -> Plot:
         for axes, facet in zip(drawn, shown, strict=True):
             _panel(axes, facet, cost, scale, looks)
         drawn[-1].set_xlabel(f"{said}, {unit}")
-        ceiling = any(scene.CEILING in facet.done for facet in shown)
+        ceiling = scene.has_ceiling(shown)
         lines = {"Pareto front": _FRONT, **({"dense, the ceiling": _CEILING} if ceiling else {})}
         marks = {axes: _points(facet, cost, scale) for axes, facet in zip(drawn, shown, strict=True)}
         scene.name_arms(
@@ -78,7 +79,7 @@ def _plot(result: Result, name: str, title: str, cost: str, said: str) -> Plot:
         title,
         "The global model's last accuracy on the held-out samples, mean over seeds with the standard "
         f"deviation, against what it cost: {said}. On the Pareto front no other strategy is both cheaper and "
-        f"more accurate ({'; '.join(fronts)}); dense, which keeps to no budget, is the ceiling and not on it."
+        f"more accurate ({'; '.join(fronts)}).{_ABOUT_CEILING if scene.has_ceiling(shown) else ''}"
         f"{scene.rest(result)}",
         f"Marks. On the Pareto front: {'; '.join(fronts)}.",
         draw,
