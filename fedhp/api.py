@@ -20,6 +20,7 @@ _logger = logging.getLogger("fedhp")
 
 CLIENT_APP = "clients.client_app:app"
 SERVER_APP = "strategies.server_app:app"
+STRATEGY = "strategies.setup:checked_strategy"
 PREPARE = "strategies.setup:prepare"
 STRATEGIES = "strategies:STRATEGIES"
 QUERY_FLEET = "strategies.roster:query_fleet"
@@ -48,6 +49,7 @@ def simulate(
     scenario = _scenario("run", scenario, overrides)
     folder = _folder(scenario, out)
     data, clients = scenario.data.name, scenario.fleet.num_clients
+    resolve(STRATEGY)(scenario)  # before anything is said, let alone done
     if show:
         _logger.info("preparing '%s' for %d clients", data, clients)
     message_bytes = resolve(PREPARE)(scenario).message_bytes  # and every check before any process starts

@@ -112,14 +112,17 @@ def train(
 @app.command()
 def report(
     folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="The folder of a run record.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The folder of a run record or a comparison.", show_default=False
+        ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Where to write report.html and figures/; default RUN.")
+        Path | None, typer.Option(help="Where to write report.html and figures/; default FOLDER.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Write a run's report: report.html, one page that needs nothing else, and its figures as files.
+    """Report on a run or a comparison: report.html, one page that needs nothing else, and its figures.
 
     [bold]Examples[/bold]
 
@@ -127,12 +130,14 @@ def report(
 
       fedhp report runs/quickstart-20260131-141500 --out pages/first
 
-    `fedhp run` and `fedhp train` do so at their end. An unfinished run is reported as far as it came.
+      fedhp report runs/compare-quickstart
+
+    `fedhp run`, `train` and `compare` do so at their end. An unfinished run is reported as far as it came.
     """
     with readable_errors(debug):
-        from fedhp.report import write_report
+        from fedhp.comparison.report import report_on_folder
 
-        typer.echo(f"report: {write_report(folder, out)}")
+        typer.echo(f"report: {report_on_folder(folder, out)}")
 
 
 @app.command()

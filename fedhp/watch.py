@@ -18,6 +18,7 @@ from fedhp.evaluation import evaluate
 from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
+from fedhp.report import drawn
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.tracking import (
     ConsoleTracker,
@@ -115,7 +116,7 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
     record = RunRecord(folder)
     members: list[Tracker] = [record]
     if scenario.tracking.wandb.mode != "none":
-        members.append(WandbTracker(scenario.tracking.wandb, scenario, folder))
+        members.append(WandbTracker(scenario.tracking.wandb, scenario, folder, drawn))
     if show:
         members.append(ConsoleTracker(folder=folder))
     trackers = Trackers(members)

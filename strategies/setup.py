@@ -45,8 +45,7 @@ def prepare(scenario: Scenario) -> Setup:
         BudgetError: If a device class cannot train even the smallest structure.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
-    kind = strategy_class(scenario.strategy.name)
-    _check_options(kind, scenario.strategy)
+    kind = checked_strategy(scenario)
     if not kind.cuts_inputs:
         scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
     dataset = open_dataset(scenario.data)
@@ -105,6 +104,17 @@ def strategy_class(name: str) -> type[FleetStrategy]:
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
     return found
+
+
+def checked_strategy(scenario: Scenario) -> type[FleetStrategy]:
+    """Returns a scenario's strategy, which has a use for all the options that are given.
+
+    Raises:
+        ScenarioError: If there is none of that name, or it has no use for an option.
+    """
+    kind = strategy_class(scenario.strategy.name)
+    _check_options(kind, scenario.strategy)
+    return kind
 
 
 def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:

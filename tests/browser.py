@@ -12,6 +12,11 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _PATIENCE_SECONDS = 60.0
 
+# Of a page: a promise that all its images are there, and which of its figures can be seen, in which scheme.
+LOADED = "Promise.all([...document.images].map(image => image.decode())).then(() => true)"
+SHOWN = """[...document.images].filter(image => image.offsetParent && image.naturalWidth > 0)
+           .map(image => image.className + ' ' + image.parentElement.id)"""
+
 
 def find() -> str | None:
     """Returns the program, or None where there is none."""

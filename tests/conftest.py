@@ -6,6 +6,9 @@ import os
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
+from collections.abc import Iterator
+
+import browser
 import pytest
 import torch
 
@@ -18,3 +21,14 @@ def _session_environment(tmp_path_factory):
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A headless browser; skips where there is none."""
+    program = browser.find()
+    if program is None:
+        pytest.skip(f"no browser to show the page in: none of {', '.join(browser.NAMES)} is installed")
+    running = browser.Browser(program, tmp_path_factory.mktemp("profile"))
+    yield running
+    running.close()

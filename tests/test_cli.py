@@ -382,3 +382,9 @@ def test_the_module_is_the_command(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: rounds must be at least 1, got 0")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_an_option_that_the_strategy_has_no_use_for_is_refused_before_anything_is_said(caplog):
+    with caplog.at_level("INFO", "fedhp"):
+        assert "strategy.quorum" in refused("run", "quickstart", "strategy.name=dense", "strategy.quorum=0.5")
+    assert not caplog.messages

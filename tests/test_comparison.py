@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,8 +13,8 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
-from fedhp.comparison.figure import pareto
 from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
+from fedhp.comparison.tradeoffs import pareto
 from fedhp.errors import ScenarioError
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
@@ -169,7 +172,8 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert (classes.memory_peak <= classes.budget).all()
     text = (tmp_path / "c" / "table.md").read_text()
     assert text.count("| mask_intersection | 2 |") == 1
-    assert (tmp_path / "c" / "figure.svg").exists()
+    assert (tmp_path / "c" / "figures" / "signature.svg").exists()
+    assert (tmp_path / "c" / "report.html").exists()
     manifest = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert {one["status"] for one in manifest["runs"]} == {"finished"}
 
@@ -193,3 +197,71 @@ def test_strategies_are_compared_from_the_same_start_on_the_same_data(tmp_path):
     assert one.rounds.accuracy[0] == other.rounds.accuracy[0]
     shards = [run.clients.groupby("client").num_examples.first().to_dict() for run in (one, other)]
     assert shards[0] == shards[1]
+
+
+def test_more_seeds_and_strategies_extend_a_comparison(tmp_path):
+    out = ["--out", str(tmp_path)]
+    assert compare("--strategies", "dense", "--seeds", "1", *out).exit_code == 0
+    kept = (tmp_path / "dense" / "seed-0" / "summary.json").stat().st_mtime_ns
+    assert compare("--strategies", "dense", "--seeds", "2", *out).exit_code == 0
+    assert compare("--strategies", "exclusive", "--seeds", "2", *out).exit_code == 0
+    table = pd.read_csv(tmp_path / "table.csv").set_index("strategy")
+    assert table["seeds"].to_dict() == {"dense": 2, "exclusive": 2}
+    assert len(pd.read_csv(tmp_path / "pairs.csv")) == 1
+    assert (tmp_path / "dense" / "seed-0" / "summary.json").stat().st_mtime_ns == kept
+
+
+def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(tmp_path):
+    """Of other strategies, so that no run's folder is in the way."""
+    out = ["--seeds", "1", "--out", str(tmp_path)]
+    assert compare("--strategies", "mask_intersection", *out).exit_code == 0
+    table = (tmp_path / "table.md").read_text()
+    changed = ["train.learning_rate=0.2", "strategy.quorum=0.5", "rounds=3"]
+    other = compare(*changed, "--strategies", "dense", "--over", "data.partition.alpha=1", *out)
+    assert other.exit_code == 2
+    for said in (
+        "--over: nothing, now data.partition.alpha",
+        "rounds: 2, now 3",
+        "train.learning_rate: 0.05, now 0.2",
+        "strategy.quorum: not given, now 0.5",
+        "choose another --out or remove it",
+    ):
+        assert said in other.stderr
+    assert (tmp_path / "table.md").read_text() == table
+
+
+def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
+    words = ["--strategies", "exclusive,dense", "--seeds", "2", "--over", "data.partition.alpha=0.5,1"]
+    result = compare(*words, "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "quickstart, seeds 0, 1; varied: data.partition.alpha = 0.5, 1" in result.stdout
+    assert result.stdout.count("last, % class, % smaller") == 2
+    assert "MiB" in result.stdout
+    pairs = pd.read_csv(tmp_path / "pairs.csv")
+    for value in (0.5, 1):
+        (p,) = pairs[(pairs.value == value) & (pairs.other_value == value)].p
+        assert f" {p:.2f}".replace(" 0", " ") in result.stdout or p < 0.01
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("library", ["pandas", "scipy.stats"])
+def test_without_its_packages_a_comparison_is_refused_before_anything_is_run(tmp_path, monkeypatch, library):
+    for name in [name for name in sys.modules if name.startswith("fedhp.comparison.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    result = compare("--out", str(tmp_path / "c"))
+    assert result.exit_code == 2, result.output
+    assert re.search(r"error: a comparison needs the package '(pandas|scipy)", result.stderr)
+    assert "'fedhp[server]'" in result.stderr
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_is_varied_has_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--strategies", "exclusive", "--seeds", "1"]
+    assert compare(*words).exit_code == 0
+    assert compare(*words, "--over", "data.partition.alpha=1").exit_code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {
+        "compare-quickstart",
+        "compare-quickstart-alpha",
+    }

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -487,7 +487,7 @@ def test_a_report_that_fails_fails_no_run(run, monkeypatch, caplog):
 
 def test_a_comparison_is_told_from_a_run(tmp_path):
     (tmp_path / "comparison.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(RecordError, match=r"is a comparison: look at its table\.md"):
+    with pytest.raises(RecordError, match=r"is a comparison: 'fedhp report' takes it"):
         write_report(tmp_path)
 
 
@@ -520,21 +520,6 @@ def test_neither_the_command_line_nor_a_device_loads_what_draws():
 # --- in a browser ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory) -> Iterator[browser.Browser]:
-    program = browser.find()
-    if program is None:
-        pytest.skip(f"no browser to show the page in: none of {', '.join(browser.NAMES)} is installed")
-    running = browser.Browser(program, tmp_path_factory.mktemp("profile"))
-    yield running
-    running.close()
-
-
-LOADED = "Promise.all([...document.images].map(image => image.decode())).then(() => true)"
-SHOWN = """[...document.images].filter(image => image.offsetParent && image.naturalWidth > 0)
-           .map(image => image.className + ' ' + image.parentElement.id)"""
-
-
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("scheme", "media", "shown"),
@@ -543,8 +528,8 @@ SHOWN = """[...document.images].filter(image => image.offsetParent && image.natu
 def test_the_page_shows_every_figure_without_complaint(chromium, run, scheme, media, shown):
     """Printed, it is light whatever the screen is."""
     session = chromium.open(write_report(run.folder).as_uri(), scheme, media)
-    assert chromium.evaluate(session, LOADED) is True
-    assert chromium.evaluate(session, SHOWN) == [f"{shown} {name}" for name in NAMES]
+    assert chromium.evaluate(session, browser.LOADED) is True
+    assert chromium.evaluate(session, browser.SHOWN) == [f"{shown} {name}" for name in NAMES]
     assert chromium.complaints == []
 
 

@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import fedhp
 from fedhp.cli import app
 from fedhp.config import Scenario, WandbConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.models import ModelConfig
+from fedhp.report import write_report
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.structure import AxisRef, Layout, Structure
 from fedhp.tracking import (
@@ -955,3 +957,61 @@ def test_wandb_offline_holds_the_rounds(
     table = json.loads(file.read_text())
     assert table["columns"] == CLIENT_COLUMNS
     assert [row[8] for row in table["data"]] == [2048, 1025, None]
+
+
+def wandb_media(folder: Path, step: dict[str, object]) -> dict[str, Path]:
+    """Returns the files of a step's images and tables by the key that they were logged under."""
+    (run,) = folder.glob("wandb/offline-run-*")
+    paths = {key.removesuffix("/path"): path for key, path in step.items() if key.endswith("/path")}
+    return {key: run / "files" / str(path) for key, path in paths.items()}
+
+
+def test_wandb_offline_holds_the_reports_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn from the record, whose summary is there by then, and logged at the last round."""
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    image = pytest.importorskip("matplotlib.image", reason="figures need the extra 'plots'")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    settings = {"rounds": 1, "fleet.num_clients": 4, "data.max_train": 200, "simulation.num_workers": 0}
+    fedhp.simulate("quickstart", tmp_path, show=False, **settings, **{"tracking.wandb.mode": "offline"})
+    last = wandb_history(tmp_path)[-1]
+    assert last["round"] == 1
+    logged = wandb_media(tmp_path, last)
+    write_report(tmp_path)
+    ours = {f"report/{path.stem}": path for path in tmp_path.glob("figures/*.png")}
+    assert set(logged) == set(ours)
+    assert len(logged) > 5
+    for key, path in logged.items():
+        assert (image.imread(path) == image.imread(ours[key])).all()
+
+
+def test_wandb_offline_holds_a_comparison_in_the_group_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    pytest.importorskip("matplotlib", reason="figures need the extra 'plots'")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    cheap = ["rounds=1", "data.max_train=200", "fleet.num_clients=4", "simulation.num_workers=0"]
+    words = ["--strategies", "exclusive,dense", "--seeds", "1", "--out", str(tmp_path)]
+    tracked = "tracking.wandb.mode=offline"
+    result = CliRunner().invoke(app, ["compare", "quickstart", *cheap, tracked, *words])
+    assert result.exit_code == 0, result.output
+
+    def started(folder: Path) -> Any:
+        return next(record.run for record in wandb_records(folder) if record.HasField("run"))
+
+    own, one = started(tmp_path), started(tmp_path / "dense" / "seed-0")
+    assert (own.run_group, own.job_type, own.display_name) == (
+        "compare-quickstart",
+        "comparison",
+        "comparison",
+    )
+    assert (one.run_group, one.job_type) == ("compare-quickstart", "")
+    (step,) = wandb_history(tmp_path)
+    media = wandb_media(tmp_path, step)
+    assert {"table", "classes", "pairs", "report/signature", "report/memory"} <= set(media)
+    table = json.loads(media["table"].read_text())
+    place = table["columns"].index("last")
+    logged = {row[0]: row[place] for row in table["data"]}
+    accuracy = 100 * load_run(tmp_path / "dense" / "seed-0").summary["final_accuracy"]
+    assert logged["dense"] == pytest.approx(accuracy)
+    assert set(logged) == {"exclusive", "dense"}

@@ -13,7 +13,7 @@ from fedhp.config import Scenario, SimulationConfig, TrackingConfig, given_keys,
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.strategy import StrategyConfig
-from fedhp.studies.cell import Cell
+from fedhp.studies.cell import Cell, check_names
 
 _STRATEGY = "strategies.setup:strategy_class"
 _OWN = ("seed", "strategy.name")  # keys that a comparison sets itself
@@ -92,9 +92,7 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
         for value in _values(comparison, strategy)
         for cell in _over_seeds(comparison, strategy, value)
     ]
-    names = [cell.name for cell in cells]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ScenarioError(f"two runs would share the folder {twice}; compare their values one by one")
+    check_names(cells)
     return cells
 
 

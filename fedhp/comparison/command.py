@@ -23,7 +23,7 @@ def compare(
     over: Annotated[
         str, typer.Option(metavar="KEY=V1,V2", help="One key to vary besides.", show_default=False)
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-<scenario>.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-<scenario>[-<key>].")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
 ) -> None:
     """Compare aggregation strategies: same fleet, budgets, seeds and rounds. Repeated, it goes on.
@@ -38,7 +38,8 @@ def compare(
 
       fedhp compare quickstart rounds=10 --over data.partition.alpha=0.1,1 --out runs/noniid
 
-    Every run is a whole record; then come a table (terminal, table.md, CSV) and a picture.
+    Every run is a whole record; then come a table (terminal, table.md, CSV) and a report. More seeds,
+    strategies or values of the same key extend what is in the folder.
     """
     with readable_errors(debug):
         from fedhp.api import STRATEGIES
@@ -54,5 +55,10 @@ def compare(
         key, values = parse_over(over) if over else ("", [])
         comparison = Comparison(scenario, [name.strip() for name in names], range(seeds), key, values, given)
         config = load_scenario(scenario, where).simulation
-        outcomes = run_comparison(comparison, out or Path("runs") / f"compare-{Path(scenario).stem}", config)
+        outcomes = run_comparison(comparison, out or _default_folder(scenario, key), config)
         check_outcomes(outcomes)
+
+
+def _default_folder(scenario: str, key: str) -> Path:
+    varied = [key.rpartition(".")[2]] if key else []
+    return Path("runs") / "-".join(["compare", Path(scenario).stem, *varied])

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
 from scipy.stats import ttest_rel
 
-from fedhp.studies.cell import Cell, Outcome
-from fedhp.tracking import RunResult, load_run
+from fedhp.comparison.manifest import Entry
+from fedhp.tracking import RunResult
 
 Row = dict[str, Any]
 
@@ -24,25 +23,21 @@ MEANS = (
 )
 
 
-def load_records(cells: Sequence[Cell], outcomes: Mapping[str, Outcome], root: Path) -> dict[str, RunResult]:
-    """Returns the records of the runs that have one, by the run's name."""
-    return {cell.name: load_run(root / cell.name) for cell in cells if outcomes[cell.name].has_record}
-
-
-def run_rows(
-    cells: Sequence[Cell], outcomes: Mapping[str, Outcome], records: Mapping[str, RunResult]
-) -> list[Row]:
-    """Returns a row per run: its labels, how it ended, and the figures of its record.
+def run_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
+    """Returns a row per run: its labels, how it ended, and the figures of its record, known by its folder.
 
     Accuracies are in percent; memory is what was measured on the devices while they trained, and bytes what
     was sent, in MiB.
     """
-    rows = []
-    for cell in cells:
-        outcome = outcomes[cell.name]
-        figures = _figures(records[cell.name]) if cell.name in records else {}
-        rows.append({**cell.labels, "status": outcome.status, "reason": outcome.reason, **figures})
-    return rows
+    return [
+        {
+            **entry.labels,
+            "status": entry.status,
+            "reason": entry.reason,
+            **(_figures(records[entry.folder]) if entry.folder in records else {}),
+        }
+        for entry in entries
+    ]
 
 
 def _figures(run: RunResult) -> Row:
@@ -82,11 +77,11 @@ def class_accuracy(run: RunResult) -> Any:
     return 100 * late.groupby("device_class", sort=False)[measured].mean()
 
 
-def class_rows(cells: Sequence[Cell], records: Mapping[str, RunResult]) -> list[Row]:
+def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
     """Returns a row per arm and device class: memory in MiB, accuracy in percent, means over seeds."""
     parts = []
-    for cell in cells:
-        run = records.get(cell.name)
+    for entry in entries:
+        run = records.get(entry.folder)
         if run is None:
             continue
         classes = _trained(run).groupby("device_class", sort=False)
@@ -98,8 +93,7 @@ def class_rows(cells: Sequence[Cell], records: Mapping[str, RunResult]) -> list[
                 "accuracy": class_accuracy(run),
             }
         )
-        labels = {key: cell.labels[key] for key in ("strategy", "value")}
-        parts.append(part.reset_index().assign(**labels))
+        parts.append(part.reset_index().assign(strategy=entry.strategy, value=entry.value))
     if not parts:
         return []
     every: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False).mean()

@@ -1,34 +1,38 @@
-"""A whole comparison: its runs, its tables, its picture."""
+"""A whole comparison: its runs, its tables, its report."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from fedhp.comparison.cells import Comparison, comparison_cells
-from fedhp.comparison.figure import draw
-from fedhp.comparison.rows import arm_rows, class_rows, load_records, pair_rows, run_rows
-from fedhp.comparison.writing import Tables, show, write
-from fedhp.config import SimulationConfig
-from fedhp.errors import MissingExtraError
+from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
+from fedhp.comparison.settings import common_settings, differences
+from fedhp.config import SimulationConfig, WandbConfig
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.report.writing import COMPARISON
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.folder import claim
 from fedhp.studies.progress import shown
-from fedhp.studies.running import run_cells
+from fedhp.studies.running import check_outcomes, run_cells
+from fedhp.tracking import log_comparison
+
+if TYPE_CHECKING:
+    from fedhp.comparison.result import Result
 
 _logger = logging.getLogger("fedhp")
 
-MANIFEST = "comparison.json"
-
 
 def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig) -> dict[str, Outcome]:
-    """Runs what is not finished yet, and writes tables and a picture over all.
+    """Runs what is not finished yet, and writes tables and a report over all.
 
     Args:
         comparison: What is compared.
-        root: Its folder; a comparison that was cut short goes on there.
+        root: Its folder; a comparison that was cut short goes on there, and one with other strategies, seeds
+            or values of the same key is extended.
         config: How many runs go on at a time, and where.
 
     Returns:
@@ -37,40 +41,106 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     Raises:
         FedhpError: If scenario or strategies are not as they must be, the folder holds something else, or the
             workers do not start.
+        TrainingError: If all runs failed.
+        MissingExtraError: If what reads records is not installed.
     """
+    try:
+        from fedhp.comparison.result import load_result
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
     cells = comparison_cells(comparison)
-    claim(root, _title(comparison))
+    manifest = _extended(root, _manifest(comparison, cells))
+    claim(root, manifest.title)
+    write_manifest(root, manifest)  # what is there can be told, however this ends
     console = Console()
     with shown(console, len(cells)) as on_done:
         outcomes = run_cells(cells, root, config, on_done)
-    _write_manifest(root, comparison, cells, outcomes)
-    records = load_records(cells, outcomes, root)
-    runs = run_rows(cells, outcomes, records)
-    tables = Tables(runs, arm_rows(runs), class_rows(cells, records), pair_rows(runs))
-    write(root, _title(comparison), tables, all(cell.scenario.data.local_test for cell in cells))
-    show(console, tables)
-    try:
-        draw(root, tables.arms, comparison.key)
-    except MissingExtraError as error:
-        _logger.warning("%s", error)
-    _logger.info("comparison: %s", root)
+    write_manifest(root, _ended(manifest, outcomes))
+    if not any(outcome.has_record for outcome in outcomes.values()):
+        check_outcomes(outcomes)
+    _conclude(load_result(root), console, cells[0].scenario.tracking.wandb)
     return outcomes
 
 
-def _title(comparison: Comparison) -> str:
-    over = f" over {comparison.key}" if comparison.key else ""
-    return f"Strategies on {comparison.scenario}{over}"
+def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
+    """Writes and shows what has come out."""
+    from fedhp.comparison.report import write_comparison_report
+    from fedhp.comparison.writing import show, write
+    from fedhp.report import report_on
+
+    write(result)
+    show(console, result)
+    _logger.info("comparison: %s", result.root)
+    report_on(result.root, lambda _: write_comparison_report(result))
+    if wandb.mode != "none":
+        _track(result, wandb)
 
 
-def _write_manifest(
-    root: Path, comparison: Comparison, cells: list[Cell], outcomes: Mapping[str, Outcome]
-) -> None:
-    """Writes what was compared and where its records are: what a report starts from."""
-    runs = [{"folder": cell.name, **cell.labels, "status": outcomes[cell.name].status} for cell in cells]
-    manifest = {
-        "scenario": comparison.scenario,
-        "key": comparison.key,
-        "overrides": list(comparison.overrides),
-        "runs": runs,
-    }
-    (root / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+def _track(result: "Result", wandb: WandbConfig) -> None:
+    """Logs the comparison to Weights & Biases; nothing that fails here fails what is on the disk."""
+    tables = {"table": result.tables.arms, "classes": result.tables.classes, "pairs": result.tables.pairs}
+    figures = {path.stem: path.read_bytes() for path in sorted((result.root / "figures").glob("*.png"))}
+    compared = {"title": result.manifest.title, "seeds": result.seeds, **result.settings}
+    try:
+        log_comparison(wandb, result.root, compared, tables, figures)
+    except Exception as error:
+        _logger.warning("not on Weights & Biases: %s: %s", type(error).__name__, error)
+
+
+def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:
+    runs = [Entry(cell.name, **cell.labels) for cell in cells]
+    settings = common_settings(cells[0].scenario, comparison.key)
+    return Manifest(comparison.scenario, comparison.key, list(comparison.overrides), runs, settings)
+
+
+def _extended(root: Path, manifest: Manifest) -> Manifest:
+    """Returns a comparison with the finished runs of an earlier one in the same folder.
+
+    Raises:
+        RecordError: If the two differ in more than strategies, seeds and values.
+    """
+    if not (root / COMPARISON).is_file():
+        return manifest
+    earlier = read_manifest(root)
+    if different := _differences(earlier, manifest):
+        raise RecordError(
+            f"{root} holds another comparison ({', '.join(different)}), and nothing is overwritten; choose "
+            "another --out or remove it (more seeds, strategies or values of the same key would extend it)"
+        )
+    own = {entry.folder for entry in manifest.runs}
+    kept = [
+        entry for entry in earlier.runs if entry.folder not in own and entry.status in ("finished", "skipped")
+    ]
+    if kept:
+        _logger.info("%s is extended: %d runs are there from before", root, len(kept))
+    return replace(manifest, runs=[*kept, *manifest.runs])
+
+
+def _differences(earlier: Manifest, now: Manifest) -> list[str]:
+    different = differences(
+        {"scenario": earlier.scenario, "--over": earlier.key or "nothing"},
+        {"scenario": now.scenario, "--over": now.key or "nothing"},
+    )
+    different += differences(earlier.settings, now.settings)
+    # The settings that all runs have do not tell what single strategies have.
+    was, is_now = (_strategy_options(one) for one in (earlier, now))
+    return different + differences(
+        {key: was.get(key, "not given") for key in (*was, *is_now)},
+        {key: is_now.get(key, "not given") for key in (*was, *is_now)},
+    )
+
+
+def _strategy_options(manifest: Manifest) -> dict[str, str]:
+    given = [entry.partition("=") for entry in manifest.overrides]
+    return {key: value for key, _, value in given if key.startswith("strategy.")}
+
+
+def _ended(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> Manifest:
+    """Returns a comparison with what became of its runs."""
+    runs = [
+        replace(entry, status=outcomes[entry.folder].status, reason=outcomes[entry.folder].reason)
+        if entry.folder in outcomes
+        else entry
+        for entry in manifest.runs
+    ]
+    return replace(manifest, runs=runs)

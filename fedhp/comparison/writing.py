@@ -1,35 +1,20 @@
-"""A comparison's tables, for the terminal, as Markdown and as CSV."""
+"""A comparison's tables as texts, for a page, the terminal, Markdown, and as CSV."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from fedhp.comparison.facets import Facet
+from fedhp.comparison.result import Result
 from fedhp.comparison.rows import Row
 from fedhp.studies.writing import number, spread, write_csv
 
+_MOST_PAIRED = 12  # arms, for whose pairs 80 columns have room
 
-@dataclass(frozen=True)
-class Tables:
-    """A comparison's figures.
-
-    Attributes:
-        runs: A row per run.
-        arms: A row per strategy and value.
-        classes: A row per strategy, value and device class.
-        pairs: A row per pair of arms.
-    """
-
-    runs: Sequence[Row]
-    arms: Sequence[Row]
-    classes: Sequence[Row]
-    pairs: Sequence[Row]
-
-
-_LEGEND = """
+MEANING = """\
 Accuracies in percent on the held-out set, means over seeds with their standard deviation. Worst class: the
 device class, of those that take part, of the lowest accuracy on its own samples over the last fifth of the
 rounds ({measured}); the mean of each seed's worst, which may not be the same class.
@@ -37,12 +22,13 @@ Memory is what was measured while devices trained, in MiB: the mean over clients
 peak. Up and down: MiB sent in the whole run. Seconds are those of one process among others, and rough.
 """
 
-_PAIRS = """
+PAIRS = """\
 The row's last accuracy less the column's, in points, paired over seeds; in brackets the p of a two-sided
 paired t-test, not corrected for the number of pairs. With few seeds a large p says little.
 """
 
 Column = tuple[str, Callable[[Row], str]]
+Texts = list[list[str]]
 
 
 def _number(key: str, form: str, unit: str = "") -> Callable[[Row], str]:
@@ -53,28 +39,20 @@ def _spread(key: str) -> Callable[[Row], str]:
     return lambda row: spread(row[key], row[f"{key}_deviation"])
 
 
-def name(row: Row, prefix: str = "") -> str:
-    """Returns what an arm is called: its strategy, and the value of the varied key."""
-    strategy, value = row[f"{prefix}strategy"], row[f"{prefix}value"]
-    return f"{strategy} {value}".strip()
-
-
 _WORST = _number("worst_class_accuracy", ".1f")
 
 # What a terminal of 80 columns has room for, and the rest.
 _SHORT: tuple[Column, ...] = (
-    ("strategy", name),
-    ("last", _spread("last")),
-    ("worst class", _WORST),
+    ("last, %", _spread("last")),
+    ("worst\nclass, %", _WORST),
     ("smaller", _number("compression", ".1f", "x")),
-    ("memory", _number("memory_mean", ".2f")),
-    ("up", _number("bytes_up", ",.0f")),
+    ("memory,\nMiB", _number("memory_mean", ".2f")),
+    ("up,\nMiB", _number("bytes_up", ",.0f")),
 )
 _LONG: tuple[Column, ...] = (
-    ("strategy", name),
     ("seeds", lambda row: str(row["seeds"])),
     ("last accuracy", _spread("last")),
-    ("best", _number("best", ".2f")),
+    ("best", _spread("best")),
     ("worst class", lambda row: f"{_WORST(row)} {row['worst_class']}".strip()),
     ("compression", _number("compression", ".1f", "x")),
     ("memory, mean", _number("memory_mean", ".2f")),
@@ -85,7 +63,6 @@ _LONG: tuple[Column, ...] = (
     ("seconds", _number("seconds", ".0f")),
 )
 _CLASSES: tuple[Column, ...] = (
-    ("strategy", name),
     ("class", lambda row: row["device_class"]),
     ("budget", _number("budget", ".2f")),
     ("memory, mean", _number("memory_mean", ".2f")),
@@ -94,29 +71,124 @@ _CLASSES: tuple[Column, ...] = (
 )
 
 
-def show(console: Console, tables: Tables) -> None:
-    """Prints the arms, the best first."""
-    table = Table(box=None, header_style="bold")
-    for title, _ in _SHORT:
-        table.add_column(title, justify="left" if title == "strategy" else "right", no_wrap=True)
-    for row in by_accuracy(tables.arms):
-        table.add_row(*(said(row) for _, said in _SHORT))
-    console.print(table)
+def arm_texts(facet: Facet) -> Texts:
+    """Returns the table of arms, its heading first."""
+    return _texts(_LONG, facet.arms.items())
+
+
+def class_texts(facet: Facet, classes: Sequence[Row]) -> Texts:
+    """Returns the table of the arms' device classes, its heading first."""
+    rows = [(label, row) for label, arm in facet.arms.items() for row in classes if _same(arm, row)]
+    return _texts(_CLASSES, rows)
+
+
+def pair_texts(facet: Facet, pairs: Sequence[Row]) -> Texts:
+    """Returns the differences of all pairs with their p, the arms' names above and on the left."""
+    body = [[one, *(_difference(pairs, facet, one, other) for other in facet.done)] for one in facet.done]
+    return [["", *facet.done], *body]
+
+
+def _texts(columns: Sequence[Column], rows: Any) -> Texts:
+    heading = ["strategy", *(title for title, _ in columns)]
+    return [heading, *([label, *(said(row) for _, said in columns)] for label, row in rows)]
+
+
+def _same(arm: Row, row: Row, prefix: str = "") -> bool:
+    return all(arm[key] == row[f"{prefix}{key}"] for key in ("strategy", "value"))
+
+
+def _pair(pairs: Sequence[Row], facet: Facet, one: str, other: str) -> tuple[float, float | None] | None:
+    """Returns the points by which an arm is better than another, and the p of that."""
+    first, second = facet.arms[one], facet.arms[other]
+    for pair in pairs:
+        if _same(first, pair) and _same(second, pair, "other_"):
+            return pair["points"], pair["p"]
+        if _same(second, pair) and _same(first, pair, "other_"):
+            return -pair["points"], pair["p"]
+    return None
+
+
+def _difference(pairs: Sequence[Row], facet: Facet, one: str, other: str) -> str:
+    found = _pair(pairs, facet, one, other)
+    if found is None:
+        return ""
+    points, p = found
+    return f"{points:+.2f}" + ("" if p is None else f" ({p:.2g})")
+
+
+def show(console: Console, result: Result) -> None:
+    """Prints, per facet, the arms, the best first, and how significant their differences are."""
+    console.print(_heading(result), style="bold", markup=False, highlight=False)
+    for facet in result.facets:
+        if facet.title:
+            console.print(f"\n{facet.title}", style="bold", markup=False, highlight=False)
+        console.print(_arms_table(facet))
+        if 1 < len(facet.done) <= _MOST_PAIRED:
+            console.print("\np of the difference in last accuracy, paired over seeds", style="bold")
+            console.print(_chances_table(facet, result.tables.pairs))
     console.print(
-        "last: accuracy, % (± over seeds); worst class: accuracy on its own samples;\n"
-        "memory: mean while training, MiB; up: sent by the clients, MiB",
+        "\nlast: accuracy, ± over seeds; worst class: accuracy on its own samples;\n"
+        "memory: mean while training; up: sent by the clients; all else in table.md",
         style="dim",
         highlight=False,
     )
 
 
-def by_accuracy(arms: Sequence[Row]) -> list[Row]:
-    """Returns the arms, the most accurate first, those without a result last."""
-    return sorted(arms, key=lambda row: -(row["last"] if row["last"] is not None else -1.0))
+def _heading(result: Result) -> str:
+    """Says what is compared, over which seeds, and what is varied."""
+    manifest = result.manifest
+    varied = f"; varied: {manifest.key} = {', '.join(result.values)}" if manifest.key else ""
+    return f"{manifest.scenario}, {said_seeds(result.seeds)}{varied}"
 
 
-def write(root: Path, title: str, tables: Tables, held_out: bool) -> None:
+def said_seeds(seeds: Sequence[int]) -> str:
+    """Writes rising seeds, such as ``seeds 0 to 2``."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"
+
+
+def _arms_table(facet: Facet) -> Table:
+    table = _new_table([title for title, _ in _SHORT])
+    for number_, (label, row) in enumerate(facet.arms.items(), 1):
+        table.add_row(str(number_), escape(label), *(escape(said(row)) for _, said in _SHORT))
+    return table
+
+
+def _chances_table(facet: Facet, pairs: Sequence[Row]) -> Table:
+    """Returns each pair once: an arm's row has the arms above it, by their numbers."""
+    done = list(facet.done)
+    table = _new_table([str(number_) for number_ in range(1, len(done))])
+    for place, label in enumerate(done):
+        chances = [_chance(_pair(pairs, facet, label, other)) for other in done[:place]]
+        table.add_row(str(place + 1), escape(label), *chances)
+    return table
+
+
+def _new_table(titles: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("strategy", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _chance(found: tuple[float, float | None] | None) -> str:
+    if found is None or found[1] is None:
+        return "-"
+    return f"{found[1]:.2f}".lstrip("0") if found[1] >= 0.01 else "<.01"
+
+
+def measured(result: Result) -> str:
+    """Says what the accuracies of device classes are measured on."""
+    return "of the received model on samples held out" if result.held_out else "on those trained on"
+
+
+def write(result: Result) -> None:
     """Writes ``runs.csv``, ``table.csv``, ``classes.csv`` and ``pairs.csv``, and ``table.md`` for people."""
+    tables, root = result.tables, result.root
     files = {
         "runs": tables.runs,
         "table": tables.arms,
@@ -125,43 +197,37 @@ def write(root: Path, title: str, tables: Tables, held_out: bool) -> None:
     }
     for file, rows in files.items():
         write_csv(root / f"{file}.csv", rows)
-    (root / "table.md").write_text("\n".join(_markdown(title, tables, held_out)) + "\n", encoding="utf-8")
+    (root / "table.md").write_text("\n".join(_markdown(result)) + "\n", encoding="utf-8")
 
 
-def _markdown(title: str, tables: Tables, held_out: bool) -> Iterator[str]:
-    yield f"# {title}\n"
-    yield from _table(_LONG, by_accuracy(tables.arms))
-    for row in tables.arms:
-        if row["reason"]:
-            yield f"\n- {name(row)}: {row['reason']}"
-    measured = "of the received model on samples held out" if held_out else "on those trained on"
-    yield _LEGEND.format(measured=measured)
-    yield "## By device class\n"
-    yield from _table(_CLASSES, tables.classes)
-    if tables.pairs:
-        yield "\n## In pairs\n"
-        yield from _matrix(by_accuracy(tables.arms), tables.pairs)
-        yield _PAIRS
+def reasons(facet: Facet) -> list[str]:
+    """Says why arms, or single seeds of them, have no result."""
+    return [f"{label}: {row['reason']}" for label, row in facet.arms.items() if row["reason"]]
 
 
-def _table(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
-    yield f"| {' | '.join(title for title, _ in columns)} |"
-    yield f"|{'---|' * len(columns)}"
-    yield from (f"| {' | '.join(said(row) for _, said in columns)} |" for row in rows)
+def _markdown(result: Result) -> Iterator[str]:
+    yield f"# {result.manifest.title}\n"
+    yield f"{_heading(result)}.\n"
+    for facet in result.facets:
+        if facet.title:
+            yield f"## {facet.title}\n"
+        yield from _table(arm_texts(facet))
+        yield ""
+        yield from (f"- {reason}\n" for reason in reasons(facet))
+    yield MEANING.format(measured=measured(result))
+    for title, texts, said in (
+        ("By device class", lambda facet: class_texts(facet, result.tables.classes), ""),
+        ("In pairs", lambda facet: pair_texts(facet, result.tables.pairs), PAIRS),
+    ):
+        for facet in result.facets:
+            yield f"## {title}{f', {facet.title}' if facet.title else ''}\n"
+            yield from _table(texts(facet))
+            yield ""
+        yield said
 
 
-def _matrix(arms: Sequence[Row], pairs: Sequence[Row]) -> Iterator[str]:
-    names = [name(row) for row in arms if row["last"] is not None]
-    known: dict[tuple[str, str], str] = {}
-    for pair in pairs:
-        one, other = name(pair), name(pair, "other_")
-        known[one, other], known[other, one] = _difference(pair, 1), _difference(pair, -1)
-    yield f"| | {' | '.join(names)} |"
-    yield f"|{'---|' * (len(names) + 1)}"
-    for one in names:
-        yield f"| {one} | {' | '.join(known.get((one, other), '') for other in names)} |"
-
-
-def _difference(pair: Mapping[str, Any], sign: int) -> str:
-    chance = "" if pair["p"] is None else f" ({pair['p']:.2g})"
-    return f"{sign * pair['points']:+.2f}{chance}"
+def _table(rows: Texts) -> Iterator[str]:
+    heading, *body = rows
+    yield f"| {' | '.join(heading)} |"
+    yield f"|{'---|' * len(heading)}"
+    yield from (f"| {' | '.join(row)} |" for row in body)

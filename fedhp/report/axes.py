@@ -7,11 +7,14 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from fedhp.report.style import LIGHT
+
 Look = dict[str, Any]
 
 _FEW = 12
 _MOST_SIDE_BY_SIDE = 4
 _LONGEST_NAME = 16
+_LONGEST_BESIDE = 24
 _UNITS = ("B", "KiB", "MiB", "GiB")
 
 
@@ -55,14 +58,30 @@ def panel_lines(titles: Sequence[Any]) -> int:
     return math.ceil(len(titles) / 2)
 
 
-def short(name: str) -> str:
+def short(name: str, longest: int = _LONGEST_NAME) -> str:
     """Returns a name that fits above a panel: its beginning and its end."""
-    return (
-        name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME // 2]}…{name[-_LONGEST_NAME // 2 :]}"
-    )
+    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-longest // 2 :]}"
 
 
 def legend_above(figure: Any, looks: Mapping[str, Look]) -> None:
     """Puts one legend above all axes, where it hides no line."""
     handles = [Line2D([], [], label=label, **look) for label, look in looks.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=min(_MOST_SIDE_BY_SIDE, len(handles)))
+
+
+def intervals(axes: Any, spreads: Mapping[str, Any], colours: Mapping[str, str]) -> None:
+    """Draws shares in percent, a line per name: the range, the quantiles 10% to 90% and the median."""
+    for place, (kind, values) in enumerate(spreads.items()):
+        colour = colours.get(kind, LIGHT["ink"])
+        least, low, middle, high, most = (100 * values.quantile([0, 0.1, 0.5, 0.9, 1])).tolist()
+        axes.plot([least, most], [place, place], color=colour, linewidth=1.2)
+        axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.5, solid_capstyle="butt")
+        axes.plot(middle, place, "o", color=colour, markersize=6)
+    lines_of(axes, list(spreads))
+
+
+def lines_of(axes: Any, names: Sequence[str]) -> None:
+    """Gives each name a line of its own, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name, _LONGEST_BESIDE) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")

@@ -7,7 +7,16 @@ from matplotlib.ticker import MaxNLocator
 
 from fedhp.devices import format_size
 from fedhp.report import series
-from fedhp.report.axes import byte_unit, dots, legend_above, over_rounds, panel_lines, panels, short
+from fedhp.report.axes import (
+    byte_unit,
+    dots,
+    intervals,
+    legend_above,
+    over_rounds,
+    panel_lines,
+    panels,
+    short,
+)
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT, looks
 from fedhp.tracking.wording import percent
@@ -141,7 +150,7 @@ def fairness(run: "RunResult") -> Plot:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        _intervals(axes, spreads, {kind: look["color"] for kind, look in looks(list(classes)).items()})
+        intervals(axes, spreads, {kind: look["color"] for kind, look in looks(list(classes)).items()})
         axes.set_xlabel(f"mean accuracy in rounds {first} to {last}, %")
 
     low, middle, high = map(percent, late["accuracy"].quantile([0.1, 0.5, 0.9]))
@@ -154,18 +163,6 @@ def fairness(run: "RunResult") -> Plot:
         draw,
         1.0 + 0.35 * len(spreads),
     )
-
-
-def _intervals(axes: Any, spreads: Mapping[str, series.Frame], colours: Mapping[str, str]) -> None:
-    for place, (kind, values) in enumerate(spreads.items()):
-        colour = colours.get(kind, LIGHT["ink"])
-        least, low, middle, high, most = (100 * values.quantile([0, 0.1, 0.5, 0.9, 1])).tolist()
-        axes.plot([least, most], [place, place], color=colour, linewidth=1.2)
-        axes.plot([low, high], [place, place], color=colour, linewidth=6, alpha=0.5, solid_capstyle="butt")
-        axes.plot(middle, place, "o", color=colour, markersize=6)
-    axes.set_yticks(range(len(spreads)), list(map(short, spreads)))
-    axes.set_ylim(len(spreads) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
 
 
 def _classes(run: "RunResult") -> dict[str, series.Frame]:

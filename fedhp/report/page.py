@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -14,20 +14,15 @@ from fedhp.report.style import DARK, LIGHT
 if TYPE_CHECKING:
     from fedhp.tracking import RunResult
 
+_HERE = Path(__file__).parent
+
 
 def render(run: "RunResult", pictures: Sequence[tuple[Plot, Picture | None]]) -> str:
     """Returns the page as HTML, which needs no other file and no network."""
-    # Escaped: a scenario's texts and a client's words come from anywhere.
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["data_uri"] = _data_uri
     shown, more = facts.failures(run)
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        _HERE / "page.html.j2",
         run=run,
-        light=LIGHT,
-        dark=DARK,
         facts=facts.facts(run),
         classes=facts.class_rows(run),
         first_of_last=series.first_of_last(run.rounds),
@@ -36,6 +31,20 @@ def render(run: "RunResult", pictures: Sequence[tuple[Plot, Picture | None]]) ->
         pictures=pictures,
         config=run.config.to_yaml(),
     )
+
+
+def fill(template: Path, **values: Any) -> str:
+    """Returns a page of a template that extends ``base.html.j2``."""
+    # Escaped: a scenario's texts and a client's words come from anywhere.
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, _HERE]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["data_uri"] = _data_uri
+    return environment.get_template(template.name).render(light=LIGHT, dark=DARK, **values)
 
 
 def _data_uri(svg: str) -> str:

@@ -6,7 +6,7 @@ a scheme's colours all differ, and colour maps, which are pixels and stay as the
 
 import re
 from collections.abc import Sequence
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 LIGHT = {
@@ -39,6 +39,7 @@ DARK = {
 
 _SERIES = [colour for role, colour in LIGHT.items() if role.startswith("series")]
 _LINES = ("-", "--", ":", "-.")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "d")  # told apart in print without colours
 
 SETTINGS: Any = {
     "figure.facecolor": LIGHT["paper"],
@@ -74,10 +75,16 @@ SETTINGS: Any = {
 
 def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns a line's colour and style for each name; a colour returns with another style."""
-    pairs = product(_LINES, _SERIES)
+    pairs = cycle(product(_LINES, _SERIES))
     return {
         name: {"color": colour, "linestyle": line} for name, (line, colour) in zip(names, pairs, strict=False)
     }
+
+
+def marked_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns a colour, a line style and a mark for each name."""
+    marks = {name: {"marker": mark} for name, mark in zip(names, cycle(_MARKS), strict=False)}
+    return {name: {**look, **marks[name]} for name, look in looks(names).items()}
 
 
 def darkened(svg: str) -> str:

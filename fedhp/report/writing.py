@@ -1,12 +1,19 @@
 """Writing a report: one page that needs nothing beside it, and its figures as files."""
 
 import logging
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.tracking import load_run
 
+if TYPE_CHECKING:
+    from fedhp.report.plot import Picture, Plot
+
 _logger = logging.getLogger("fedhp")
+
+COMPARISON = "comparison.json"  # by which the folder of a comparison is told from that of a run
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -27,10 +34,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         from fedhp.report import figures, page, plot
     except ModuleNotFoundError as error:
         raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
-    if (Path(folder) / "comparison.json").is_file():
+    if (Path(folder) / COMPARISON).is_file():
         raise RecordError(
-            f"{folder} is a comparison: look at its table.md and figure.png, or give the folder of one of "
-            "its runs, such as those that end in seed-0"
+            f"{folder} is a comparison: 'fedhp report' takes it, and from Python "
+            "fedhp.comparison.report.report_on_folder; or give the folder of one of its runs"
         )
     run = load_run(folder)
     if run.rounds.empty:
@@ -39,24 +46,46 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
             "evaluated the model before training"
         )
     pictures = [(one, plot.render(one)) for one in figures.plots(run)]
-    target = Path(out) if out is not None else run.folder
+    return write_page(Path(out) if out is not None else run.folder, page.render(run, pictures), pictures)
+
+
+def drawn(folder: Path) -> dict[str, bytes]:
+    """Returns the figures of a run's report as PNG by name; none where what draws is not installed.
+
+    Raises:
+        RecordError: If the folder holds no record.
+    """
+    try:
+        from fedhp.report import figures, plot
+    except ModuleNotFoundError:
+        return {}
+    pictures = {one.name: plot.render(one) for one in figures.plots(load_run(folder))}
+    return {name: picture.png for name, picture in pictures.items() if picture is not None}
+
+
+def write_page(target: Path, page: str, pictures: Iterable[tuple["Plot", "Picture | None"]]) -> Path:
+    """Writes ``report.html`` and its figures into a folder, which is made, and returns the page.
+
+    Raises:
+        RecordError: If it cannot be written to.
+    """
     try:
         (target / "figures").mkdir(parents=True, exist_ok=True)
         for one, picture in pictures:
             if picture is not None:
                 (target / "figures" / f"{one.name}.png").write_bytes(picture.png)
                 (target / "figures" / f"{one.name}.svg").write_text(picture.light, encoding="utf-8")
-        return _write(target / "report.html", page.render(run, pictures))
+        return _write(target / "report.html", page)
     except OSError as error:
         raise RecordError(
             f"the report cannot be written to {target}: {error}; choose another --out"
         ) from None
 
 
-def report_on(folder: Path) -> None:
-    """Reports on a run that has just ended, and says where; nothing that fails here fails the run."""
+def report_on(folder: Path, write: Callable[[Path], Path] = write_report) -> None:
+    """Reports on what has just ended, and says where; nothing that fails here fails the run."""
     try:
-        _logger.info("report: %s", _from_here(write_report(folder)))
+        _logger.info("report: %s", _from_here(write(folder)))
     except MissingExtraError as error:
         _logger.info("no report: %s", error)
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,20 @@ class Outcome:
     def has_record(self) -> bool:
         """Whether there is a whole run record."""
         return self.status in ("finished", "skipped")
+
+
+def check_names(cells: Sequence[Cell]) -> None:
+    """Refuses cells that would share a folder.
+
+    Raises:
+        ScenarioError: If two have one name.
+    """
+    counted = Counter(cell.name for cell in cells)
+    if twice := [name for name, number in counted.items() if number > 1]:
+        raise ScenarioError(
+            f"two runs would share the folder {twice[0]}; name each scenario once, and run values that are "
+            "written alike one by one"
+        )
 
 
 def is_finished(cell: Cell, root: Path) -> bool:

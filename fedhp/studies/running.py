@@ -1,13 +1,12 @@
 """Running a study's cells, as many at a time as there are workers."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from fedhp.config import SimulationConfig
-from fedhp.errors import ScenarioError, TrainingError
+from fedhp.errors import TrainingError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
-from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
+from fedhp.studies.cell import Cell, Outcome, check_names, is_finished, run_cell
 from fedhp.tracking.wording import one_line
 
 OnDone = Callable[[Cell, Outcome], None]
@@ -31,9 +30,7 @@ def run_cells(
         RecordError: If a cell's folder holds something else.
         ScenarioError: If two cells have one name, and so one folder.
     """
-    counted = Counter(cell.name for cell in cells)
-    if twice := [name for name, number in counted.items() if number > 1]:
-        raise ScenarioError(f"the study has the run {twice[0]} twice; name each scenario once")
+    check_names(cells)
     whole = {cell.name for cell in cells if is_finished(cell, root)}
     outcomes: dict[str, Outcome] = {}
 

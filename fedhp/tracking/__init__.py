@@ -19,3 +19,4 @@ from fedhp.tracking.tracker import RunPlan as RunPlan
 from fedhp.tracking.tracker import Tracker as Tracker
 from fedhp.tracking.tracker import Trackers as Trackers
 from fedhp.tracking.wandb_tracker import WandbTracker as WandbTracker
+from fedhp.tracking.wandb_tracker import log_comparison as log_comparison

@@ -1,5 +1,7 @@
-"""Weights & Biases: one W&B run per experiment."""
+"""Weights & Biases: one W&B run per experiment, and one per comparison."""
 
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,18 +23,21 @@ class WandbTracker:
         config: Mode, project, entity and group; its mode is not "none".
         scenario: The resolved scenario, which becomes the W&B run's configuration.
         folder: The run record; W&B keeps its own files in ``wandb`` inside it.
+        draw: Draws the figures of a record, as PNG by name; by default there are none.
 
     Raises:
         MissingExtraError: If wandb is not installed.
     """
 
-    def __init__(self, config: "WandbConfig", scenario: "Scenario", folder: Path) -> None:
-        try:
-            import wandb
-        except ModuleNotFoundError:
-            raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb") from None
-        assert config.mode in ("offline", "online", "disabled")
-        self._wandb: Any = wandb
+    def __init__(
+        self,
+        config: "WandbConfig",
+        scenario: "Scenario",
+        folder: Path,
+        draw: Callable[[Path], Mapping[str, bytes]] = lambda _: {},
+    ) -> None:
+        self._wandb = _library()
+        self._draw = draw
         self._config = config
         self._scenario = scenario
         self._folder = folder
@@ -45,24 +50,8 @@ class WandbTracker:
         Raises:
             RecordError: If W&B refuses, for instance because nobody is logged in.
         """
-        settings = self._wandb.Settings(silent=True, console="off", disable_git=True, save_code=False)
-        try:
-            self._run = self._wandb.init(
-                project=self._config.project,
-                entity=self._config.entity or None,
-                group=self._config.group or None,
-                name=self._config.name or self._folder.name,
-                dir=self._folder,
-                mode=self._config.mode,
-                config=self._scenario.to_dict(),
-                reinit="create_new",
-                settings=settings,
-            )
-        except self._wandb.Error as error:
-            raise RecordError(
-                f"Weights & Biases did not start: {error}; run 'wandb login', or set "
-                "tracking.wandb.mode=offline"
-            ) from None
+        name = self._config.name or self._folder.name
+        self._run = _start(self._wandb, self._config, name, self._folder, self._scenario.to_dict())
         self._budgets = plan.budgets
         self._run.define_metric("round")
         self._run.define_metric("*", step_metric="round")
@@ -82,9 +71,11 @@ class WandbTracker:
         """Ignores the note: W&B has no place for single lines."""
 
     def on_finish(self, summary: Summary) -> None:
-        """Puts the run's summary into W&B's."""
+        """Puts the run's summary into W&B's, and logs the report's figures."""
         self._finished = True
         self._run.summary.update({**vars(summary), "versions": dict(summary.versions)})
+        if figures := _images(self._wandb, self._draw(self._folder)):
+            self._run.log({"round": summary.rounds, **figures})
 
     def close(self) -> None:
         """Ends the W&B run, as crashed where the experiment did not finish."""
@@ -107,6 +98,83 @@ class WandbTracker:
             known = {key: value for key, value in values.items() if value is not None}
             metrics.update({f"class/{name}/{key}": value for key, value in known.items()})
         return metrics
+
+
+def log_comparison(
+    config: "WandbConfig",
+    folder: Path,
+    settings: Mapping[str, Any],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    figures: Mapping[str, bytes],
+) -> None:
+    """Logs a comparison as one W&B run, which stands in the group of those that it compares.
+
+    Args:
+        config: Mode, project, entity and group; its mode is not "none".
+        folder: The comparison's; W&B keeps its own files in ``wandb`` inside it.
+        settings: What was compared.
+        tables: Its tables by name; all rows of one have the same keys.
+        figures: Its figures, as PNG by name.
+
+    Raises:
+        MissingExtraError: If wandb is not installed.
+        RecordError: If W&B refuses, for instance because nobody is logged in.
+    """
+    wandb = _library()
+    with _start(wandb, config, "comparison", folder, settings, "comparison") as run:
+        logged = {
+            name: wandb.Table(
+                columns=list(rows[0]), data=[list(row.values()) for row in rows], allow_mixed_types=True
+            )
+            for name, rows in tables.items()
+            if rows
+        }
+        run.log({**logged, **_images(wandb, figures)})
+
+
+def _library() -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError:
+        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb") from None
+    return wandb
+
+
+def _start(
+    wandb: Any,
+    config: "WandbConfig",
+    name: str,
+    folder: Path,
+    settings: Mapping[str, Any],
+    job_type: str | None = None,
+) -> Any:
+    assert config.mode in ("offline", "online", "disabled")
+    try:
+        return wandb.init(
+            project=config.project,
+            entity=config.entity or None,
+            group=config.group or None,
+            job_type=job_type,
+            name=name,
+            dir=folder,
+            mode=config.mode,
+            config=dict(settings),
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+    except wandb.Error as error:
+        raise RecordError(
+            f"Weights & Biases did not start: {error}; run 'wandb login', or set tracking.wandb.mode=offline"
+        ) from None
+
+
+def _images(wandb: Any, figures: Mapping[str, bytes]) -> dict[str, Any]:
+    """Returns figures as W&B takes them."""
+    if not figures:
+        return {}
+    from PIL import Image  # which whatever has drawn them brings along
+
+    return {f"report/{name}": wandb.Image(Image.open(BytesIO(png))) for name, png in figures.items()}
 
 
 def _global_metrics(report: RoundReport) -> dict[str, Any]:

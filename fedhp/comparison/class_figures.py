@@ -1,0 +1,186 @@
+"""How the arms treat the devices: accuracy per class, its spread over clients, memory against the budget."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from fedhp.comparison import scene
+from fedhp.comparison.facets import Facet
+from fedhp.comparison.result import Result
+from fedhp.comparison.rows import Row
+from fedhp.comparison.writing import measured
+from fedhp.report import series
+from fedhp.report.axes import intervals, legend_above, lines_of
+from fedhp.report.plot import Plot
+from fedhp.report.style import LIGHT, marked_looks
+
+_SPREAD = 0.7  # of an arm's line, over which its classes stand
+_BUDGET = {"color": LIGHT["limit"], "linestyle": "--"}
+
+
+def accuracy(result: Result) -> Plot:
+    """Accuracy per device class."""
+    shown, looks = scene.facets(result), _class_looks(result)
+
+    def draw(figure: Any) -> None:
+        drawn = scene.panels(figure, shown)
+        for axes, facet in zip(drawn, shown, strict=True):
+            for place, row in _places(result, facet, looks):
+                axes.plot(row["accuracy"], place, linestyle="", markersize=5, **looks[row["device_class"]])
+            lines_of(axes, list(facet.done))
+        drawn[-1].set_xlabel("accuracy on the class's own samples, %")
+        legend_above(figure, {kind: {**look, "linestyle": ""} for kind, look in looks.items()})
+
+    return Plot(
+        "classes",
+        "Accuracy per device class",
+        f"The mean over a class's clients in the last fifth of the rounds and over seeds, in percent "
+        f"({measured(result)}); a class that a strategy leaves out has no mark.{scene.rest(result)}",
+        _lowest(result, shown),
+        draw,
+        _height(shown, len(looks)),
+    )
+
+
+def _lowest(result: Result, shown: Sequence[Facet]) -> str:
+    said = []
+    for facet in shown:
+        for label, arm in facet.done.items():
+            own = [row for row in _own_classes(result, arm) if row["accuracy"] is not None]
+            if own:
+                worst = min(own, key=lambda row: row["accuracy"])
+                said.append(
+                    f"{label} {facet.title}".strip() + f": {worst['device_class']} {worst['accuracy']:.1f}%"
+                )
+    return f"The lowest class of each: {'; '.join(said)}."
+
+
+def fairness(result: Result) -> Plot:
+    """Spread of the accuracy over the clients at the end."""
+    shown = scene.facets(result)
+
+    def draw(figure: Any) -> None:
+        drawn = scene.panels(figure, shown)
+        for axes, facet in zip(drawn, shown, strict=True):
+            spreads = {label: _client_accuracies(result, arm) for label, arm in facet.done.items()}
+            intervals(axes, spreads, scene.colours(result))
+        drawn[-1].set_xlabel("accuracy of a client in the last rounds, %")
+
+    return Plot(
+        "fairness",
+        "Spread over the clients",
+        "Each client's mean accuracy on its own samples while it trains on them, in the last rounds, of all "
+        "seeds: the range (thin), the quantiles 10% to 90% (thick) and the median (dot). Clients that a "
+        f"strategy leaves out are not in it.{scene.rest(result)}",
+        "A line for each strategy, from its worst client to its best.",
+        draw,
+        scene.height(shown, 1.2),
+    )
+
+
+def _client_accuracies(result: Result, arm: Row) -> Any:
+    """Returns the accuracy of each client that succeeded in the last rounds, of all seeds."""
+    return pd.concat(
+        [
+            series.client_accuracies(run.clients, series.first_of_last(run.rounds))["accuracy"]
+            for run in result.runs_of(arm)
+        ]
+    )
+
+
+def memory(result: Result) -> Plot:
+    """Training memory per class, as a share of its budget."""
+    shown, looks, budgets = scene.facets(result), _class_looks(result), _budgets(result)
+
+    def draw(figure: Any) -> None:
+        drawn = scene.panels(figure, shown)
+        for axes, facet in zip(drawn, shown, strict=True):
+            for place, row in _places(result, facet, looks):
+                _usage(axes, place, row, budgets, looks)
+            axes.axvline(100, **_BUDGET)
+            lines_of(axes, list(facet.done))
+            _over_shares(axes)
+        drawn[-1].set_xlabel("training memory, share of the class's budget")
+        marks = {kind: {**look, "linestyle": ""} for kind, look in looks.items() if kind in budgets}
+        legend_above(figure, {"budget": _BUDGET, **marks})
+
+    peaks = [
+        f"{label} {max(shares):.0%}"
+        for facet in shown
+        for label, arm in facet.done.items()
+        if (
+            shares := [
+                row["memory_peak"] / budgets[row["device_class"]]
+                for row in _own_classes(result, arm)
+                if row["device_class"] in budgets
+            ]
+        )
+    ]
+    return Plot(
+        "memory",
+        "Training memory against the budget",
+        "What was measured while a class's clients trained, as a share of the scenario's budget for the "
+        "class: the mark is the largest peak, the line reaches to it from the mean over clients and rounds, "
+        f"both means over seeds.{' dense keeps to no budget.' if scene.has_ceiling(shown) else ''}"
+        f"{scene.rest(result)}",
+        f"The largest share of a budget: {'; '.join(peaks)}.",
+        draw,
+        _height(shown, len(looks)),
+    )
+
+
+def _over_shares(axes: Any) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _usage(axes: Any, place: float, row: Row, budgets: Any, looks: Any) -> None:
+    kind = row["device_class"]
+    if kind not in budgets or row["memory_peak"] is None:
+        return
+    mean, peak = (100 * row[key] / budgets[kind] for key in ("memory_mean", "memory_peak"))
+    axes.plot([mean, peak], [place, place], color=looks[kind]["color"], linewidth=1.5, alpha=0.7)
+    axes.plot(peak, place, linestyle="", markersize=5, **looks[kind])
+
+
+def _budgets(result: Result) -> dict[str, float]:
+    """Returns the scenario's budgets in MiB: a strategy that keeps to none is held against them too."""
+    classes = next(iter(result.records.values())).config.fleet.classes
+    return {kind.name: kind.memory_bytes / 2**20 for kind in classes}
+
+
+def _class_looks(result: Result) -> dict[str, Any]:
+    """Returns each class's colour and mark; the scenario's order."""
+    names = [name for run in result.records.values() for name in series.class_names(run)]
+    order = [kind.name for kind in next(iter(result.records.values())).config.fleet.classes]
+    known = sorted(dict.fromkeys(names), key=lambda name: order.index(name) if name in order else len(order))
+    return {
+        name: {key: look[key] for key in ("color", "marker")} for name, look in marked_looks(known).items()
+    }
+
+
+def _own_classes(result: Result, arm: Row) -> list[Row]:
+    return [
+        row
+        for row in result.tables.classes
+        if (row["strategy"], row["value"]) == (arm["strategy"], arm["value"])
+    ]
+
+
+def _places(result: Result, facet: Facet, looks: Any) -> list[tuple[float, Row]]:
+    """Returns the classes of each arm with their heights: around the arm's line, one below the other."""
+    kinds = list(looks)
+    return [
+        (line + _SPREAD * ((kinds.index(row["device_class"]) + 0.5) / len(kinds) - 0.5), row)
+        for line, arm in enumerate(facet.done.values())
+        for row in _own_classes(result, arm)
+    ]
+
+
+def _height(shown: Sequence[Facet], num_classes: int) -> float:
+    most = max(len(facet.done) for facet in shown)
+    return 1.0 + len(shown) * (0.4 + most * max(0.24, 0.09 * num_classes))

@@ -1,0 +1,83 @@
+"""What a comparison's folder says of itself: what was compared, and where the records are."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedhp.errors import RecordError
+from fedhp.report.writing import COMPARISON
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run of a comparison.
+
+    Attributes:
+        folder: Where its record is, below the comparison's folder.
+        strategy: Its strategy.
+        value: Its value of the varied key, as text; empty where nothing is varied.
+        seed: Its seed.
+        status: How it ended, "waiting" before it has.
+        reason: Why, where it was refused or failed.
+    """
+
+    folder: str
+    strategy: str
+    value: str
+    seed: int
+    status: str = "waiting"
+    reason: str = ""
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """What tables group by."""
+        return {"strategy": self.strategy, "value": self.value, "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A comparison.
+
+    Attributes:
+        scenario: A scenario's name or path.
+        key: The key that is varied; empty for none.
+        overrides: Scenario values that hold in every run.
+        runs: Its runs.
+        settings: By dotted key, what all runs have in common.
+    """
+
+    scenario: str
+    key: str
+    overrides: Sequence[str]
+    runs: Sequence[Entry]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What is compared."""
+        return f"Strategies on {self.scenario}" + (f" over {self.key}" if self.key else "")
+
+
+def write_manifest(root: Path, manifest: Manifest) -> None:
+    """Writes ``comparison.json``: what a report, and a repeated command, start from."""
+    (root / COMPARISON).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def read_manifest(root: Path) -> Manifest:
+    """Reads ``comparison.json``.
+
+    Raises:
+        RecordError: If there is none, or it is damaged.
+    """
+    path = root / COMPARISON
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Manifest(**{**found, "runs": [Entry(**run) for run in found["runs"]]})
+    except FileNotFoundError:
+        raise RecordError(f"{path} is missing: the folder is no comparison") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{path} is damaged: {error}; the 'fedhp compare' that wrote it does so again"
+        ) from None

@@ -1,0 +1,88 @@
+"""The report of a comparison: one page and its figures, as a run has them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedhp.errors import MissingExtraError, RecordError
+from fedhp.report import write_report
+from fedhp.report.writing import COMPARISON, write_page
+from fedhp.studies.folder import MARKER
+
+if TYPE_CHECKING:
+    from fedhp.comparison.result import Result
+
+_TEMPLATE = Path(__file__).with_name("page.html.j2")
+
+
+def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Writes the report of a run or of a comparison, whichever the folder holds, and returns the page.
+
+    Args:
+        folder: A run record, or the folder of a comparison.
+        out: Where to; by default into the folder.
+
+    Raises:
+        RecordError: If the folder holds neither, one that is not whole, or ``out`` cannot be written to.
+        MissingExtraError: If what reads, draws or lays out is not installed.
+    """
+    folder = Path(folder)
+    if (folder / COMPARISON).is_file():
+        try:
+            from fedhp.comparison.result import load_result
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
+        return write_comparison_report(load_result(folder), out)
+    if (folder / MARKER).is_file():
+        raise RecordError(
+            f"{folder} is a study, which has no report: look at its table.md and figure.png, or give the "
+            "folder of one of its runs, such as those that end in seed-0"
+        )
+    return write_report(folder, out)
+
+
+def write_comparison_report(result: "Result", out: str | Path | None = None) -> Path:
+    """Writes ``report.html`` and the folder ``figures`` for a comparison, and returns the page.
+
+    Args:
+        result: The comparison.
+        out: Where to; by default into its folder.
+
+    Raises:
+        RecordError: If ``out`` cannot be written to.
+        MissingExtraError: If what draws or lays out is not installed.
+    """
+    try:
+        from fedhp.comparison import figures
+        from fedhp.report import page, plot
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
+    pictures = [(one, plot.render(one)) for one in figures.plots(result)]
+    text = page.fill(_TEMPLATE, pictures=pictures, **_values(result))
+    return write_page(Path(out) if out is not None else result.root, text, pictures)
+
+
+def _values(result: "Result") -> dict[str, object]:
+    from fedhp.comparison import facts, writing
+
+    tables, how = result.tables, writing.measured(result)
+    return {
+        "title": result.manifest.title,
+        "facts": facts.facts(result),
+        "equal": facts.equal(result),
+        "settings": facts.equal_settings(result),
+        "facets": [
+            {
+                "title": facet.title,
+                "arms": writing.arm_texts(facet),
+                "reasons": writing.reasons(facet),
+                "pairs": writing.pair_texts(facet, tables.pairs),
+                "classes": writing.class_texts(facet, tables.classes),
+            }
+            for facet in result.facets
+        ],
+        "meaning": writing.MEANING.format(measured=how),
+        "pairs": writing.PAIRS,
+        "measured": how,
+        "folder": result.root.name,
+        "versions": next(iter(result.records.values())).summary["versions"],
+    }

@@ -1,0 +1,136 @@
+"""A comparison read back from its folder: the records, and the tables over them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedhp.comparison.facets import Facet, facets
+from fedhp.comparison.manifest import Entry, Manifest, read_manifest
+from fedhp.comparison.rows import Row, arm_rows, class_rows, pair_rows, run_rows
+from fedhp.comparison.settings import common_settings, differences
+from fedhp.errors import RecordError
+from fedhp.tracking import RunResult, load_run
+
+_AGAIN = "repeat the 'fedhp compare' that wrote it, which goes on where it was cut short"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A comparison's figures.
+
+    Attributes:
+        runs: A row per run.
+        arms: A row per strategy and value.
+        classes: A row per strategy, value and device class.
+        pairs: A row per pair of arms.
+    """
+
+    runs: Sequence[Row]
+    arms: Sequence[Row]
+    classes: Sequence[Row]
+    pairs: Sequence[Row]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A comparison whose runs have ended.
+
+    Attributes:
+        root: Its folder.
+        manifest: What was compared.
+        records: The records of the runs that have one, by folder below the root.
+        tables: The figures.
+    """
+
+    root: Path
+    manifest: Manifest
+    records: Mapping[str, RunResult]
+    tables: Tables
+
+    @property
+    def values(self) -> list[str]:
+        """The values of the varied key, as texts."""
+        return list(dict.fromkeys(entry.value for entry in self.manifest.runs if entry.value))
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, rising."""
+        return sorted({entry.seed for entry in self.manifest.runs})
+
+    @property
+    def facets(self) -> list[Facet]:
+        """The arms, as they are held against each other."""
+        return facets(self.manifest.key, self.tables.arms)
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the classes' accuracies are on samples that clients held out."""
+        return all(run.config.data.local_test for run in self.records.values())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """By dotted key, what all runs have in common."""
+        return common_settings(next(iter(self.records.values())).config, self.manifest.key)
+
+    def runs_of(self, arm: Row) -> list[RunResult]:
+        """Returns the records of an arm, a seed each."""
+        return [
+            self.records[entry.folder]
+            for entry in self.manifest.runs
+            if (entry.strategy, entry.value) == (arm["strategy"], arm["value"])
+            and entry.folder in self.records
+        ]
+
+
+def load_result(root: Path) -> Result:
+    """Reads a comparison whose runs have all ended.
+
+    Raises:
+        RecordError: If the folder is no comparison, one of its runs is not finished, none has a record, or
+            the runs differ in more than what was compared.
+    """
+    manifest = read_manifest(root)
+    records = {entry.folder: run for entry in manifest.runs if (run := _record(root, entry)) is not None}
+    if not records:
+        reasons = {entry.reason for entry in manifest.runs if entry.reason}
+        because = f": {'; '.join(sorted(reasons))}" if reasons else ""
+        raise RecordError(f"{root} is a comparison of which no run has a record{because}")
+    _check_equal(root, manifest, records)
+    runs = run_rows(manifest.runs, records)
+    tables = Tables(runs, arm_rows(runs), class_rows(manifest.runs, records), pair_rows(runs))
+    return Result(root, manifest, records, tables)
+
+
+def _record(root: Path, entry: Entry) -> RunResult | None:
+    """Returns a run's record; None where the run was refused or failed."""
+    if entry.reason:
+        return None
+    folder = root / entry.folder
+    if not folder.is_dir():
+        raise RecordError(f"{folder} is missing: this run of the comparison has no record yet; {_AGAIN}")
+    run = load_run(folder)
+    if run.summary["status"] != "finished":
+        raise RecordError(
+            f"{folder} is not finished, but {run.summary['status']} after {run.summary['rounds']} of "
+            f"{run.config.rounds} rounds; {_AGAIN}"
+        )
+    return run
+
+
+def _check_equal(root: Path, manifest: Manifest, records: Mapping[str, RunResult]) -> None:
+    """Refuses to compare runs that differ in more than strategy, seed and the varied key."""
+    first = next(iter(records))
+    of_value: dict[str, str] = {}
+    for entry in manifest.runs:
+        if entry.folder not in records:
+            continue
+        # Runs of one value share that too; those of others are held against the first of all.
+        same = of_value.setdefault(entry.value, entry.folder)
+        for other, key in ((same, ""), (first, manifest.key)):
+            was = common_settings(records[other].config, key)
+            if different := differences(was, common_settings(records[entry.folder].config, key)):
+                raise RecordError(
+                    f"{root / entry.folder} and {root / other} differ in more than what is compared "
+                    f"({', '.join(different)}); remove the one that is wrong, and {_AGAIN}"
+                )

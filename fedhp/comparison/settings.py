@@ -1,0 +1,42 @@
+"""What the runs of a comparison must have in common, and where two of them differ."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fedhp.config import Scenario
+
+# What a comparison sets in each run (`model.prune_inputs` follows from the strategy), and what no result
+# depends on.
+_VARIED = ("seed", "strategy", "model.prune_inputs", "description", "simulation", "tracking")
+
+
+def common_settings(scenario: Scenario, key: str = "") -> dict[str, Any]:
+    """Returns, by dotted key, what all runs of a comparison share with this one.
+
+    Args:
+        scenario: That of one run.
+        key: The varied key. One of the model takes all others of the model with it: a network brings its
+            widths along.
+    """
+    varied = (*_VARIED, *(["model" if key.startswith("model.") else key] if key else []))
+    flat = _flat(json.loads(json.dumps(scenario.to_dict())))
+    return {
+        name: value
+        for name, value in flat.items()
+        if not any(f"{name}.".startswith(f"{one}.") for one in varied)
+    }
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Says what differs of the keys that both have, with both values."""
+    return [
+        f"{key}: {was[key]}, now {value}" for key, value in now.items() if key in was and was[key] != value
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
