@@ -1,8 +1,11 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
 import importlib.metadata
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +15,11 @@ from rich.table import Table
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
+from fedhp.errors import TrainingError
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
+
+_logger = logging.getLogger("fedhp")
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -74,11 +80,14 @@ def run(
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.report import report_on
+        from fedhp.tracking import default_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
-        report_on(simulate(load_scenario(name, overrides), out).folder)
+        scenario = load_scenario(name, overrides)
+        folder = out or default_folder(scenario.name)
+        with _reported(folder):
+            simulate(scenario, folder)
 
 
 @app.command()
@@ -102,11 +111,14 @@ def train(
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.report import report_on
+        from fedhp.tracking import default_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
-        report_on(train(load_scenario(name, overrides), out).folder)
+        scenario = load_scenario(name, overrides)
+        folder = out or default_folder(scenario.name)
+        with _reported(folder):
+            train(scenario, folder)
 
 
 @app.command()
@@ -182,6 +194,28 @@ def main() -> None:
     outlive_readers()
     stop_cleanly()
     app()
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Reports on the run that goes on meanwhile; on one that failed too, as far as it came."""
+    from fedhp.report import report_on
+    from fedhp.tracking import has_finished
+
+    try:
+        try:
+            yield
+        except TrainingError:  # no other comes once there is a record
+            if (folder / "rounds.parquet").exists():
+                report_on(folder)
+            raise
+        report_on(folder)
+    except KeyboardInterrupt:
+        if has_finished(folder):
+            _logger.info(
+                "the record is whole, only its report is missing: 'fedhp report %s' writes it", folder
+            )
+        raise
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

@@ -149,6 +149,16 @@ def test_a_run_in_which_every_client_fails_says_why_and_what_to_do():
     assert "lower train.learning_rate" in line
 
 
+def test_a_run_that_failed_has_a_report(tmp_path):
+    """Its failures are in there; before the first round there is nothing to report, and nothing is said."""
+    message = refused("run", *FAST, "train.learning_rate=1000", "--out", "record")
+    status = load_run(tmp_path / "record").summary["status"]
+    page = (tmp_path / "record" / "report.html").read_text(encoding="utf-8")
+    assert (status, "lower train.learning_rate" in page, "report" in message) == ("failed", True, False)
+    refused("run", *FAST, "strategy.name=exclusive", "fleet.classes=[{memory: 1KiB}]", "--out", "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_network_that_does_not_take_the_data_is_refused_in_one_line(tmp_path, monkeypatch, capfd):
     """On the digits, of 8x8 = 64 features; torch's own traceback goes to the process's standard error."""
     lines = [
@@ -288,6 +298,31 @@ def stopped(*signals: signal.Signals, hangups: str = "SIG_DFL") -> tuple[int, st
 def test_a_signal_stops_once_and_cleanly_however_many_follow(signals, code, told):
     """128 and the first signal's number, as shells have it: 2 for SIGINT, 15 for SIGTERM, 1 for SIGHUP."""
     assert stopped(*signals) == (code, "cleaning up\nclosed\n", told)
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_whoever_stops_the_report_is_told_that_the_record_is_whole(command, tmp_path, monkeypatch, caplog):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedhp.report.report_on", interrupted)
+    caplog.set_level("INFO", "fedhp")
+    result = cli(command, *FAST, "train.epochs=1", "--out", "record")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+    assert caplog.messages[-1] == (
+        "the record is whole, only its report is missing: 'fedhp report record' writes it"
+    )
+    assert load_run(tmp_path / "record").summary["status"] == "finished"
+
+
+def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch, caplog):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clients.client_app.train_locally", interrupted)
+    caplog.set_level("INFO", "fedhp")
+    assert cli("run", *FAST, "--out", "record").exit_code == 130
+    assert caplog.messages[-1] == "record: record"
 
 
 def test_a_hangup_that_nohup_ignores_is_ignored():
