@@ -4,14 +4,15 @@ import importlib.metadata
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
@@ -152,13 +153,11 @@ def scenarios() -> None:
     """List the scenarios that ship."""
     from fedhp.config import load_scenario, shipped_scenarios
 
-    table = Table(box=None, header_style="bold")
-    for column in ("scenario", "rounds", "what it is"):
-        table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
-        table.add_row(name, str(one.rounds), one.description)
-    Console().print(table)
+        alone = one.fleet.num_clients == 1
+        command = f"fedhp train {name}: {one.train.epochs} epochs"
+        _tell(name, one.description, command if alone else f"fedhp run {name}: {one.rounds} rounds")
 
 
 @app.command()
@@ -179,13 +178,30 @@ def strategies() -> None:
     """List the aggregation strategies."""
     from fedhp.api import STRATEGIES
     from fedhp.references import resolve
+    from fedhp.strategy import StrategyConfig
 
-    table = Table(box=None, header_style="bold")
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("what it does")
+    usual = StrategyConfig()
     for name, kind in resolve(STRATEGIES).items():
-        table.add_row(name, (kind.__doc__ or "").splitlines()[0])
-    Console().print(table)
+        summary = (kind.__doc__ or "").partition("\n")[0]
+        own = {key: getattr(usual, key) for key in sorted(kind.options)}
+        told = {"paper": kind.paper, "options": _options("strategy", own)}
+        _tell(name, summary, *(f"{what}: {text}" for what, text in told.items() if text))
+    optimizer = _options("strategy.optimizer", vars(usual.optimizer))
+    _tell("all of them", "take a server optimiser besides", f"options: {optimizer}")
+    _tell("what the options mean", "docs/scenarios.md")
+
+
+def _options(section: str, values: Mapping[str, object]) -> str:
+    """Writes options with their defaults as one would give them on the command line."""
+    return " ".join(f"{section}.{key}={'null' if value is None else value}" for key, value in values.items())
+
+
+def _tell(name: str, *lines: str) -> None:
+    """Prints what has a name, and what there is to say of it below, indented, in a terminal of any width."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(name, style="bold")
+    for line in lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def main() -> None:

@@ -7,12 +7,13 @@ from .mask_intersection import MaskIntersection
 
 
 class FedDST(MaskIntersection):
-    """Units need ``strategy.min_votes`` clients, and the best of them are kept: FedDST's server, for units.
+    """The best of the units that enough clients have kept survive: FedDST's server, for units.
 
-    FedDST (Bibikar et al. 2022, arXiv 2112.09824) prunes single weights, and lets clients grow some back;
-    here clients cut whole units, for good, which frees memory.
+    As many as ``strategy.min_votes`` are enough. FedDST itself prunes single weights, and lets clients grow
+    some back; here clients cut whole units, for good, which frees memory.
     """
 
+    paper = "Bibikar et al. 2022, arXiv 2112.09824"
     options = frozenset({"min_votes", "uncovered"})
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:

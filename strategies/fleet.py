@@ -51,6 +51,7 @@ class FleetStrategy(Strategy):
         needs_everyone: Whether a device that cannot train the smallest structure is an error.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
         options: Keys of the scenario's ``strategy`` section that it has a use for.
+        paper: Where it was published; empty where nowhere.
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
         votes: `Reconciliation.votes` of the last round; empty where clients do not prune, or too few replied.
@@ -63,6 +64,7 @@ class FleetStrategy(Strategy):
     needs_everyone = True
     cuts_inputs = True
     options: frozenset[str] = frozenset()
+    paper = ""
 
     def __init__(
         self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief

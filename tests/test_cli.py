@@ -62,7 +62,38 @@ def test_scenarios_lists_all_that_ship_by_their_whole_names(monkeypatch):
     result = cli("scenarios")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in shipped_scenarios())
-    assert len(result.stdout.splitlines()) <= 1 + 3 * len(shipped_scenarios())
+    assert len(result.stdout.splitlines()) <= 4 * len(shipped_scenarios())
+
+
+def test_scenarios_says_by_which_command_each_is_run(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = [line.strip() for line in cli("scenarios").stdout.splitlines()]
+    assert "fedhp run quickstart: 40 rounds" in lines
+    assert "fedhp train cifar10: 12 epochs" in lines
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_strategies_lists_each_with_its_paper_and_its_options(width, monkeypatch):
+    """Whole words, in any terminal: an option is there to be copied."""
+    monkeypatch.setenv("COLUMNS", width)
+    text = cli("strategies").stdout
+    assert not {"`", "…"} & set(text)
+    assert max(map(len, text.splitlines())) <= int(width)
+    told = " ".join(text.split())
+    feddst = told.partition(" feddst ")[2].partition(" zero_filled ")[0]
+    assert feddst.endswith(
+        "paper: Bibikar et al. 2022, arXiv 2112.09824 options: strategy.min_votes=2 strategy.uncovered=keep"
+    )
+    assert "options" not in told.partition(" exclusive ")[2].partition(" smallest ")[0]
+    assert "strategy.optimizer.learning_rate=null" in told
+
+
+def test_every_option_of_a_strategy_is_listed_with_a_value_that_loads(monkeypatch):
+    """Each is given as it is listed: defaults, which change nothing."""
+    monkeypatch.setenv("COLUMNS", "500")
+    listed = [word for word in cli("strategies").stdout.split() if word.startswith("strategy.")]
+    assert load_scenario("quickstart", listed) == load_scenario("quickstart")
+    assert len(set(listed)) == 4 + 5
 
 
 def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):
