@@ -1,9 +1,12 @@
 """Votes, as in FedDST."""
 
+from collections.abc import Sequence
+
 from fedhp.reconcile import Reconciliation, majority
 from fedhp.structure import Structure
 
 from .mask_intersection import MaskIntersection
+from .roster import Device
 
 
 class FedDST(MaskIntersection):
@@ -15,6 +18,15 @@ class FedDST(MaskIntersection):
 
     paper = "Bibikar et al. 2022, arXiv 2112.09824"
     options = frozenset({"min_votes", "uncovered"})
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices.
+
+        Raises:
+            ScenarioError: If they are fewer than the votes that a unit needs.
+        """
+        super().enlist(devices)
+        self._check_attainable("strategy.min_votes", self.scenario.strategy.min_votes)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The units of most votes and highest score, as many as the schedule wants."""
