@@ -1,19 +1,26 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
 import importlib.metadata
+import logging
 import os
 import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
+from rich.text import Text
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
+from fedhp.errors import TrainingError
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
+
+_logger = logging.getLogger("fedhp")
 
 app = typer.Typer(
     help="Federated training of one shrinking model on devices with little memory.",
@@ -74,11 +81,14 @@ def run(
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.report import report_on
+        from fedhp.tracking import default_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
-        report_on(simulate(load_scenario(name, overrides), out).folder)
+        scenario = load_scenario(name, overrides)
+        folder = out or default_folder(scenario.name)
+        with _reported(folder):
+            simulate(scenario, folder)
 
 
 @app.command()
@@ -102,11 +112,14 @@ def train(
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.report import report_on
+        from fedhp.tracking import default_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
-        report_on(train(load_scenario(name, overrides), out).folder)
+        scenario = load_scenario(name, overrides)
+        folder = out or default_folder(scenario.name)
+        with _reported(folder):
+            train(scenario, folder)
 
 
 @app.command()
@@ -145,13 +158,11 @@ def scenarios() -> None:
     """List the scenarios that ship."""
     from fedhp.config import load_scenario, shipped_scenarios
 
-    table = Table(box=None, header_style="bold")
-    for column in ("scenario", "rounds", "what it is"):
-        table.add_column(column, no_wrap=column == "scenario")
     for name in shipped_scenarios():
         one = load_scenario(name)
-        table.add_row(name, str(one.rounds), one.description)
-    Console().print(table)
+        alone = one.fleet.num_clients == 1
+        command = f"fedhp train {name}: {one.train.epochs} epochs"
+        _tell(name, one.description, command if alone else f"fedhp run {name}: {one.rounds} rounds")
 
 
 @app.command()
@@ -172,13 +183,30 @@ def strategies() -> None:
     """List the aggregation strategies."""
     from fedhp.api import STRATEGIES
     from fedhp.references import resolve
+    from fedhp.strategy import StrategyConfig
 
-    table = Table(box=None, header_style="bold")
-    table.add_column("strategy", no_wrap=True)
-    table.add_column("what it does")
+    usual = StrategyConfig()
     for name, kind in resolve(STRATEGIES).items():
-        table.add_row(name, (kind.__doc__ or "").splitlines()[0])
-    Console().print(table)
+        summary = (kind.__doc__ or "").partition("\n")[0]
+        own = {key: getattr(usual, key) for key in sorted(kind.options)}
+        told = {"paper": kind.paper, "options": _options("strategy", own)}
+        _tell(name, summary, *(f"{what}: {text}" for what, text in told.items() if text))
+    optimizer = _options("strategy.optimizer", vars(usual.optimizer))
+    _tell("all of them", "take a server optimiser besides", f"options: {optimizer}")
+    _tell("what the options mean", "docs/scenarios.md")
+
+
+def _options(section: str, values: Mapping[str, object]) -> str:
+    """Writes options with their defaults as one would give them on the command line."""
+    return " ".join(f"{section}.{key}={'null' if value is None else value}" for key, value in values.items())
+
+
+def _tell(name: str, *lines: str) -> None:
+    """Prints what has a name, and what there is to say of it below, indented, in a terminal of any width."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(name, style="bold")
+    for line in lines:
+        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
 
 
 def main() -> None:
@@ -187,6 +215,28 @@ def main() -> None:
     outlive_readers()
     stop_cleanly()
     app()
+
+
+@contextmanager
+def _reported(folder: Path) -> Iterator[None]:
+    """Reports on the run that goes on meanwhile; on one that failed too, as far as it came."""
+    from fedhp.report import report_on
+    from fedhp.tracking import has_finished
+
+    try:
+        try:
+            yield
+        except TrainingError:  # no other comes once there is a record
+            if (folder / "rounds.parquet").exists():
+                report_on(folder)
+            raise
+        report_on(folder)
+    except KeyboardInterrupt:
+        if has_finished(folder):
+            _logger.info(
+                "the record is whole, only its report is missing: 'fedhp report %s' writes it", folder
+            )
+        raise
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

@@ -324,7 +324,11 @@ def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
 
 
 def _merged(layers: Sequence[DictConfig], place: str) -> Any:
-    """Merges layers; one that changes the network without saying its widths does not inherit another's."""
+    """Merges layers.
+
+    One that changes the network without saying its widths does not inherit another's; and one that names a
+    network that ships has it in the place of a target of the user's own, which would win over any name.
+    """
     merged: Any = OmegaConf.structured(Scenario)
     for layer in layers:
         network = merged.model.name, merged.model.target
@@ -335,7 +339,10 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
                 f"{place}: a list is given as a whole, such as model.widths=[64,32]; keys below one, such as "
                 "fleet.classes.0.memory, are refused"
             ) from None
-        if (merged.model.name, merged.model.target) != network and "widths" not in layer.model:
+        given = layer.get("model") or {}
+        if "name" in given and "target" not in given:
+            merged = OmegaConf.merge(merged, {"model": {"target": ""}})
+        if (merged.model.name, merged.model.target) != network and "widths" not in given:
             merged = OmegaConf.merge(merged, {"model": {"widths": []}})
     return merged
 

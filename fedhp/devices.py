@@ -46,12 +46,14 @@ class DeviceProfile:
         memory_bytes: The budget for training; None when there is none.
         num_examples: The number of local training samples.
         own_data: Whether these are its own, and no part of the scenario's data set.
+        num_local_test: The number of its samples that it holds out, beside those.
     """
 
     device_class: str
     memory_bytes: int | None
     num_examples: int
     own_data: bool = False
+    num_local_test: int = 0
 
 
 @dataclass(frozen=True)

@@ -87,5 +87,19 @@ def level_counts(
     least = memory.training_bytes(widest_first[-1], layout.smallest_batch)
     raise BudgetError(
         f"the smallest of strategy.levels, {min(levels):g}, takes {least:,} bytes to train; the budget is "
-        f"{budget_bytes:,} bytes. Add a smaller level, or raise the budget"
+        f"{budget_bytes:,} bytes. {_advice(memory, budget)}"
     )
+
+
+def _advice(memory: MemoryModel, budget: float) -> str:
+    """Says what to do where no level fits, with the widest that would."""
+    layout = memory.layout
+    alike = Shape(layout, dict.fromkeys(layout.widths, 1.0))
+    counts = alike.largest(
+        layout.widths, lambda counts: memory.training_bytes(counts, layout.smallest_batch) <= budget
+    )
+    if counts is None:
+        return "No level is small enough: raise the budget, or choose a smaller model"
+    # Rounded down, so that it fits as it is written.
+    level = math.floor(1e4 * min(counts[group] / width for group, width in layout.widths.items())) / 1e4
+    return f"Add the level {level:g} or a smaller one to strategy.levels, or raise the budget"

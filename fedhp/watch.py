@@ -125,8 +125,9 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
     with _notes_to(trackers):
         try:
             yield trackers
-        except FedhpError as error:
-            Trackers([record]).on_note(f"stopped: {error}")  # whoever called shows it
+        except Exception as error:
+            refused = isinstance(error, FedhpError)
+            trackers.on_failure(str(error) if refused else f"{type(error).__name__}: {error}")
             raise
         finally:
             torch.set_num_threads(threads)

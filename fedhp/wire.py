@@ -117,6 +117,7 @@ def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict
             "device-class": profile.device_class,
             "memory-bytes": budget,
             "num-examples": profile.num_examples,
+            "num-local-test": profile.num_local_test,
             "own-data": profile.own_data,
             "partition-id": -1 if partition_id is None else partition_id,
         }
@@ -133,14 +134,16 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
     answer = _config(content, _PROFILE)
     name = _field(answer, "device-class", str)
     budget = _field(answer, "memory-bytes", int)
-    num_examples = _field(answer, "num-examples", int)
+    numbers = {key: _field(answer, key, int) for key in ("num-examples", "num-local-test")}
     client = _field(answer, "partition-id", int)
-    if not 0 <= num_examples < 2**40:
-        raise WireError(f"profile: num-examples is {num_examples}, expected 0 or more")
+    for key, number in numbers.items():
+        if not 0 <= number < 2**40:
+            raise WireError(f"profile: {key} is {number}, expected 0 or more")
     if budget != _NO_BUDGET and budget <= 0:
         raise WireError(f"profile: memory-bytes is {budget}, expected above 0")
     own_data = _field(answer, "own-data", bool)
-    profile = DeviceProfile(name, None if budget == _NO_BUDGET else budget, num_examples, own_data)
+    known = None if budget == _NO_BUDGET else budget
+    profile = DeviceProfile(name, known, numbers["num-examples"], own_data, numbers["num-local-test"])
     return profile, client if client >= 0 else None
 
 
@@ -202,7 +205,7 @@ def unpack_update(
 
     Raises:
         WireError: If the reply has wrong keys, shapes, types, bits beyond the assignment, NaN or infinite
-            weights, or more examples than the client announced.
+            weights, more examples than the client announced, or another number of held-out ones.
     """
     state = unpack_state(_arrays(content), layout, within=assigned)
     metrics = content.metric_records.get(_METRICS)
@@ -215,6 +218,11 @@ def unpack_update(
             f"which the client announced"
         )
     statistics = _unpack_statistics(metrics)
+    if statistics.num_local_test != profile.num_local_test:
+        raise WireError(
+            f"reply: num-local-test is {statistics.num_local_test}, expected the "
+            f"{profile.num_local_test} that the client announced"
+        )
     return Update(client, assigned, state, num_examples, statistics)
 
 

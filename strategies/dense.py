@@ -7,13 +7,16 @@ from fedhp.submodels import first, level_counts
 from .fleet import FleetStrategy
 from .roster import Device
 
+_FEDAVG = "FedAvg: McMahan et al. 2017, arXiv 1602.05629"
+
 
 class Dense(FleetStrategy):
-    """FedAvg (McMahan et al. 2017, arXiv 1602.05629) of the full model; every device takes part, no budget.
+    """FedAvg of the full model; every device takes part, whatever its budget.
 
     The ceiling: what the fleet would reach if memory were no matter.
     """
 
+    paper = _FEDAVG
     budgeted = False
 
     def admits(self, device: Device) -> bool:
@@ -27,6 +30,7 @@ class Exclusive(FleetStrategy):
     The honest floor: pruning must beat simply leaving small devices out.
     """
 
+    paper = _FEDAVG
     needs_everyone = False
 
     def admits(self, device: Device) -> bool:
@@ -42,6 +46,7 @@ class Smallest(FleetStrategy):
     The other honest floor: pruning must beat simply choosing a model that fits everyone.
     """
 
+    paper = _FEDAVG
     cuts_inputs = False
 
     def enlist(self, devices: Sequence[Device]) -> None:

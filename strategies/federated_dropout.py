@@ -11,7 +11,9 @@ from .submodel import SubModel
 
 
 class FederatedDropout(SubModel):
-    """Federated dropout (Caldas et al. 2018, arXiv 1812.07210): every client and round draws its units."""
+    """Every client draws, in every round, the units that it trains."""
+
+    paper = "Caldas et al. 2018, arXiv 1812.07210"
 
     def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
         """Units drawn for this client and round."""

@@ -10,7 +10,9 @@ from .submodel import SubModel
 
 
 class FedRolex(SubModel):
-    """FedRolex (Alam et al. 2022, arXiv 2212.01548): the part moves by a unit a round."""
+    """Every client trains a window of units, which moves by one a round."""
+
+    paper = "Alam et al. 2022, arXiv 2212.01548"
 
     def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
         """The round's window."""

@@ -8,13 +8,14 @@ from .submodel import Nested
 
 
 class Fjord(Nested):
-    """FjORD (Horvath et al. 2021, arXiv 2102.13451): each step trains one of a device's widths.
+    """The first units; each step trains one of the widths that the device holds.
 
     Those are the widest that the device holds, and the narrower ones of ``strategy.levels``, by default its
     paper's 0.2, 0.4, 0.6, 0.8 and 1.
     """
 
     ordered = True
+    paper = "Horvath et al. 2021, arXiv 2102.13451"
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
 from fedhp.config import Scenario
-from fedhp.errors import BudgetError, TrainingError, WireError
+from fedhp.errors import BudgetError, ScenarioError, TrainingError, WireError
 from fedhp.memory import MemoryModel, samples
 from fedhp.models import fresh_state
 from fedhp.recipe import Recipe
@@ -51,6 +51,7 @@ class FleetStrategy(Strategy):
         needs_everyone: Whether a device that cannot train the smallest structure is an error.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
         options: Keys of the scenario's ``strategy`` section that it has a use for.
+        paper: Where it was published; empty where nowhere.
         state: The global model now.
         reports: One row per client sampled in the last round, by partition id.
         votes: `Reconciliation.votes` of the last round; empty where clients do not prune, or too few replied.
@@ -63,6 +64,7 @@ class FleetStrategy(Strategy):
     needs_everyone = True
     cuts_inputs = True
     options: frozenset[str] = frozenset()
+    paper = ""
 
     def __init__(
         self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
@@ -117,12 +119,33 @@ class FleetStrategy(Strategy):
 
         Raises:
             TrainingError: If none can.
+            ScenarioError: If they are fewer than the replies that a round needs.
         """
         self.devices = [device for device in devices if self.admits(device)]
         if not self.devices:
             raise TrainingError(
                 f"no device of the fleet can take part in strategy '{self.scenario.strategy.name}': "
                 f"the model does not fit any budget. Raise a budget or choose a smaller model"
+            )
+        self._check_attainable("server.min_replies", self.scenario.server.min_replies)
+
+    @property
+    def round_size(self) -> int:
+        """The number of devices that are asked in a round."""
+        number = self.scenario.server.clients_per_round
+        return number if 0 < number < len(self.devices) else len(self.devices)
+
+    def _check_attainable(self, key: str, wanted: int) -> None:
+        """Checks that a round asks as many devices as a key wants answers from.
+
+        Raises:
+            ScenarioError: If it never does.
+        """
+        if wanted > self.round_size:
+            raise ScenarioError(
+                f"{key} = {wanted} can never be met: a round asks {self.round_size} devices, of the "
+                f"{len(self.devices)} that can take part in strategy '{self.scenario.strategy.name}'; lower "
+                f"it, or raise server.clients_per_round or budgets"
             )
 
     def start_from(self, structure: Structure) -> None:
@@ -152,8 +175,8 @@ class FleetStrategy(Strategy):
 
     def sample(self, server_round: int) -> list[Device]:
         """Returns the round's devices by partition id: a seeded draw, without replacement."""
-        number = self.scenario.server.clients_per_round
-        if not 0 < number < len(self.devices):
+        number = self.round_size
+        if number == len(self.devices):
             return self.devices
         stream = generator(self.scenario.seed, "sampling", server_round)
         chosen = stream.choice(len(self.devices), size=number, replace=False)

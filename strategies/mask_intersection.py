@@ -22,6 +22,7 @@ class MaskIntersection(FleetStrategy):
 
     prunes = True
     options = frozenset({"quorum", "uncovered"})
+    paper = "the devices prune by DynHP: Valerio et al. 2022, arXiv 2011.08545"
 
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices, and starts from the largest structure that one of them can train.

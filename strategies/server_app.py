@@ -3,7 +3,7 @@
 import logging
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.data import label_counts, open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
-from fedhp.notes import run_notes
+from fedhp.notes import few_held_out, run_notes, tiny_parts
 from fedhp.state import ClientReport
-from fedhp.tracking import Trackers, default_folder
+from fedhp.tracking import RunPlan, Trackers, default_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .roster import Device, query_fleet
@@ -70,9 +70,7 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
     plan = plan_run(scenario, setup.recipe, setup.memory, profiles, _partition(scenario, devices))
     trackers.on_start(plan)
-    pruned = plan.budgets if strategy.prunes else {}
-    budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
-    for note in run_notes(open_dataset(scenario.data), setup.recipe, setup.memory, budgets):
+    for note in _what_stands_out(setup, plan, devices):
         trackers.on_note(note)
     watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
 
@@ -91,6 +89,20 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
         evaluate_fn=after_round,
     )
     watch.finish()
+
+
+def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> Iterator[str]:
+    scenario, strategy = setup.scenario, setup.strategy
+    pruned = plan.budgets if strategy.prunes else {}
+    budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
+    yield from run_notes(open_dataset(scenario.data), setup.recipe, setup.memory, budgets)
+    if not strategy.prunes:
+        first = {device.profile.device_class: device for device in strategy.devices}
+        parts = {f"class '{name}'": strategy.assign(device, 1).counts for name, device in first.items()}
+        sizes = {name: plan.layout.num_parameters(counts) for name, counts in parts.items()}
+        yield from tiny_parts(sizes, plan.params_full)
+    if scenario.data.local_test:
+        yield from few_held_out([device.profile.num_local_test for device in devices])
 
 
 def _partition(scenario: Scenario, devices: Sequence[Device]) -> dict[int, Sequence[int]]:

@@ -60,7 +60,7 @@ def prepare(scenario: Scenario) -> Setup:
         recipe.check_pruning()
     kind.check(recipe)
     if kind.budgeted and kind.needs_everyone:
-        _check_budgets(scenario, recipe, memory)
+        _check_budgets(scenario, recipe if kind.prunes else recipe.without_pruning(), memory)
     state = initial_state(recipe.architecture, scenario.seed)
     brief = _brief(scenario, dataset, kind)
     return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state, brief))
@@ -133,13 +133,17 @@ def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
 
 def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:
     least = memory.layout.smallest_batch
-    regularizer = scenario.prune.regularizer
-    slots = REGULARIZERS[regularizer].slots
-    also = (
-        f", of which prune.regularizer = {regularizer} keeps {slots} tensors per parameter" if slots else ""
-    )
     for kind in scenario.fleet.classes:
         try:
             fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, least)
         except BudgetError as error:
-            raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}{also}") from None
+            raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}{_kept(recipe)}") from None
+
+
+def _kept(recipe: Recipe) -> str:
+    """Says what takes memory that a plain training does without."""
+    regularizer, pull = recipe.prune.regularizer, recipe.train.proximal_mu
+    slots = REGULARIZERS[regularizer].slots
+    kept = [f"prune.regularizer = {regularizer} keeps {slots} tensors per parameter"] if slots else []
+    kept += [f"train.proximal_mu = {pull:g} keeps 1 tensor per parameter"] if pull else []
+    return f". Of those bytes, {', and '.join(kept)}" if kept else ""

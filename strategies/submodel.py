@@ -1,5 +1,6 @@
 """What the strategies share that send small devices a part of a dense model, and prune nothing."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
@@ -36,7 +37,8 @@ class SubModel(FleetStrategy):
         """
         super().enlist(devices)
         self._counts: dict[int | None, Mapping[str, int]] = {}
-        for device in self.devices:
+        # The smallest budget first: what an error says of it helps all.
+        for device in sorted(self.devices, key=lambda device: device.profile.memory_bytes or math.inf):
             budget = device.profile.memory_bytes
             if budget not in self._counts:
                 self._counts[budget] = self._widest(device)

@@ -282,7 +282,7 @@ def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(
         f"client 0 in round 1: client: DataError: disk 0 is gone"
     )
     run = fedhp.load_run(tmp_path / "run")
-    assert run.summary["status"] == "interrupted"
+    assert (run.summary["status"], run.summary["cause"]) == ("failed", str(refusal.value))
     assert list(run.rounds["num_replies"]) == [0] * (num_in_vain + 1)
     assert list(run.clients["failure"][:2]) == [
         "client: DataError: disk 0 is gone",

@@ -1,5 +1,6 @@
 """The benchmarks' arithmetic; what they measure is the documentation's business."""
 
+import json
 import sys
 
 import pytest
@@ -19,6 +20,25 @@ def test_the_engine_counts_what_it_exchanged():
     result = run_engine(6, num_workers=0, rounds=2, numbers=50)
     assert (result["messages"], result["bytes"]) == (12, 200)
     assert result["messages_per_second"] > 0
+
+
+@pytest.mark.parametrize("file", ["no/folder/figures.json", ".", "taken/figures.json"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    (tmp_path / "taken").write_text("a file, no folder")
+    monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda: pytest.fail("measured"))
+    result = CliRunner().invoke(app, ["bench", "memory", "--json", file])
+    assert result.exit_code == 2
+    assert f"{file} cannot be written; give a file in a folder that exists" in result.output
+
+
+def test_figures_are_written_to_a_new_file_and_over_an_old_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for figure in (1, 2):
+        monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda figure=figure: {"figure": figure})
+        assert CliRunner().invoke(app, ["bench", "memory", "--json", "figures.json"]).exit_code == 0
+        assert json.loads((tmp_path / "figures.json").read_text()) == {"figure": figure}
 
 
 def test_a_fleet_is_summed_up_over_its_seeds():

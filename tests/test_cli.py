@@ -62,7 +62,38 @@ def test_scenarios_lists_all_that_ship_by_their_whole_names(monkeypatch):
     result = cli("scenarios")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in shipped_scenarios())
-    assert len(result.stdout.splitlines()) <= 1 + 3 * len(shipped_scenarios())
+    assert len(result.stdout.splitlines()) <= 4 * len(shipped_scenarios())
+
+
+def test_scenarios_says_by_which_command_each_is_run(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    lines = [line.strip() for line in cli("scenarios").stdout.splitlines()]
+    assert "fedhp run quickstart: 40 rounds" in lines
+    assert "fedhp train cifar10: 12 epochs" in lines
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_strategies_lists_each_with_its_paper_and_its_options(width, monkeypatch):
+    """Whole words, in any terminal: an option is there to be copied."""
+    monkeypatch.setenv("COLUMNS", width)
+    text = cli("strategies").stdout
+    assert not {"`", "…"} & set(text)
+    assert max(map(len, text.splitlines())) <= int(width)
+    told = " ".join(text.split())
+    feddst = told.partition(" feddst ")[2].partition(" zero_filled ")[0]
+    assert feddst.endswith(
+        "paper: Bibikar et al. 2022, arXiv 2112.09824 options: strategy.min_votes=2 strategy.uncovered=keep"
+    )
+    assert "options" not in told.partition(" exclusive ")[2].partition(" smallest ")[0]
+    assert "strategy.optimizer.learning_rate=null" in told
+
+
+def test_every_option_of_a_strategy_is_listed_with_a_value_that_loads(monkeypatch):
+    """Each is given as it is listed: defaults, which change nothing."""
+    monkeypatch.setenv("COLUMNS", "500")
+    listed = [word for word in cli("strategies").stdout.split() if word.startswith("strategy.")]
+    assert load_scenario("quickstart", listed) == load_scenario("quickstart")
+    assert len(set(listed)) == 4 + 5
 
 
 def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):
@@ -147,6 +178,16 @@ def test_a_run_in_which_every_client_fails_says_why_and_what_to_do():
     line = refused("run", *FAST, "train.learning_rate=1000")
     assert "all clients failed in round 1" in line
     assert "lower train.learning_rate" in line
+
+
+def test_a_run_that_failed_has_a_report(tmp_path):
+    """Its failures are in there; before the first round there is nothing to report, and nothing is said."""
+    message = refused("run", *FAST, "train.learning_rate=1000", "--out", "record")
+    status = load_run(tmp_path / "record").summary["status"]
+    page = (tmp_path / "record" / "report.html").read_text(encoding="utf-8")
+    assert (status, "lower train.learning_rate" in page, "report" in message) == ("failed", True, False)
+    refused("run", *FAST, "strategy.name=exclusive", "fleet.classes=[{memory: 1KiB}]", "--out", "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_network_that_does_not_take_the_data_is_refused_in_one_line(tmp_path, monkeypatch, capfd):
@@ -288,6 +329,31 @@ def stopped(*signals: signal.Signals, hangups: str = "SIG_DFL") -> tuple[int, st
 def test_a_signal_stops_once_and_cleanly_however_many_follow(signals, code, told):
     """128 and the first signal's number, as shells have it: 2 for SIGINT, 15 for SIGTERM, 1 for SIGHUP."""
     assert stopped(*signals) == (code, "cleaning up\nclosed\n", told)
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_whoever_stops_the_report_is_told_that_the_record_is_whole(command, tmp_path, monkeypatch, caplog):
+    def interrupted(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedhp.report.report_on", interrupted)
+    caplog.set_level("INFO", "fedhp")
+    result = cli(command, *FAST, "train.epochs=1", "--out", "record")
+    assert (result.exit_code, result.stderr) == (130, "interrupted\n")
+    assert caplog.messages[-1] == (
+        "the record is whole, only its report is missing: 'fedhp report record' writes it"
+    )
+    assert load_run(tmp_path / "record").summary["status"] == "finished"
+
+
+def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch, caplog):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("clients.client_app.train_locally", interrupted)
+    caplog.set_level("INFO", "fedhp")
+    assert cli("run", *FAST, "--out", "record").exit_code == 130
+    assert caplog.messages[-1] == "record: record"
 
 
 def test_a_hangup_that_nohup_ignores_is_ignored():

@@ -221,8 +221,10 @@ def test_training_on_own_data_counts_its_samples(own_data):
 def test_a_device_answers_how_good_the_models_are_on_its_own_held_out_samples(own_data):
     chosen = scenario(**{"data.local_test": 0.5})
     update, state = train({"data-path": own_data}, chosen)
-    held_out = open_device(brief(chosen), {"data-path": own_data}).held_out
+    device = open_device(brief(chosen), {"data-path": own_data})
+    held_out = device.held_out
     assert held_out is not None
+    assert (device.profile.num_examples, device.profile.num_local_test) == (15, 15)
     arch = chosen.recipe((1, 8, 8), 10).architecture
     received, _ = evaluate(arch, state, held_out)
     personal, _ = evaluate(arch, update.state, held_out)

@@ -99,6 +99,22 @@ def test_another_network_has_its_own_widths(network, tmp_path):
     assert load_scenario("quickstart", ["model.widths=[8]"], {f"model.{key}": value}).model.widths == [8]
 
 
+def test_a_network_that_ships_takes_the_place_of_ones_own_where_it_is_named_later(tmp_path):
+    """A target wins over the name beside it, so that it must go, or the name would have no effect."""
+    own = tmp_path / "own.yaml"
+    own.write_text("extends: quickstart\nmodel: {target: 'nets:build', widths: [8]}\n", encoding="utf-8")
+    chosen = load_scenario(own, ["model.name=cnn"]).model
+    assert (chosen.name, chosen.target, chosen.widths) == ("cnn", "", [])
+    child = tmp_path / "child.yaml"
+    child.write_text("extends: own.yaml\nmodel: {name: mlp}\n", encoding="utf-8")
+    assert load_scenario(child).model.target == ""
+    assert load_scenario(own, ["model.floor=1"]).model.target == "nets:build"
+    assert load_scenario(own, ["model.name=cnn", "model.target=nets:other"]).model.target == "nets:other"
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(load_scenario(own).to_yaml(), encoding="utf-8")
+    assert load_scenario(shown).model.target == "nets:build"
+
+
 def test_the_same_network_said_again_keeps_its_widths():
     assert load_scenario("quickstart", ["model.name=mlp", "model.floor=1"]).model.widths == [128, 64]
 

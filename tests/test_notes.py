@@ -8,7 +8,7 @@ import pytest
 import fedhp
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
-from fedhp.notes import small_budgets
+from fedhp.notes import few_held_out, small_budgets
 
 SMALL = {
     "rounds": 1,
@@ -109,10 +109,17 @@ def test_a_class_that_can_train_little_of_the_target_is_named_with_what_it_holds
     assert note.startswith("mote: 1.0 KiB can train 42 parameters, the target is 2,8")
 
 
-@pytest.mark.parametrize(("most", "noted"), [("1MiB", []), ("2KiB", ["big"])])
-def test_without_a_target_only_the_largest_budget_must_hold_the_model(most, noted):
-    """Dense, 64-128-64-10 takes 17,226 parameters, which 1 MiB can train; of 2 KiB they alone take 34."""
-    fleet = {"fleet": {"classes": [{"name": "mote", "memory": "1KiB"}, {"name": "big", "memory": most}]}}
+@pytest.mark.parametrize(
+    ("least", "most", "noted"),
+    [("1KiB", "1MiB", ["mote"]), ("16KiB", "1MiB", []), ("16KiB", "32KiB", ["big"])],
+)
+def test_without_a_target_only_the_largest_budget_must_hold_the_model(least, most, noted):
+    """Dense, 64-128-64-10 takes 17,226 parameters, which 1 MiB can train; their weights alone fill 67 KiB.
+
+    Of a smaller budget, a hundredth of them is enough, 172: in 1 KiB there are 42, in 16 KiB 4 bytes for each
+    of 4,096, of which weights, gradients and momentum leave less than 1,366.
+    """
+    fleet = {"fleet": {"classes": [{"name": "mote", "memory": least}, {"name": "big", "memory": most}]}}
     chosen = load_scenario("quickstart", values={**fleet, "prune.target_compression": 1})
     assert [note.partition(": ")[0] for note in of_budgets(chosen, (1, 8, 8))] == noted
 
@@ -136,6 +143,37 @@ def test_a_run_and_a_training_note_a_budget_in_which_the_model_starts_nearly_emp
     assert "can train" not in told(verb, tmp_path / "large")
 
 
-def test_a_strategy_that_does_not_prune_notes_no_budgets(tmp_path):
+def test_a_strategy_without_budgets_notes_none(tmp_path):
     fleet = {"fleet": {"num_clients": 4, "classes": [{"name": "mote", "memory": "1KiB"}]}}
-    assert "can train" not in told("run", tmp_path / "dense", **fleet, **{"strategy.name": "dense"})
+    events = told("run", tmp_path / "dense", **fleet, **{"strategy.name": "dense"})
+    assert "can train" not in events
+    assert "can be trained" not in events
+
+
+@pytest.mark.parametrize(
+    ("name", "who"), [("heterofl", "class 'mote'"), ("smallest", "class 'big', class 'mote'")]
+)
+def test_a_strategy_that_sends_parts_notes_those_that_are_next_to_nothing(tmp_path, name, who):
+    """With whole inputs, 2 units in each of two layers take 2*65 + 2*3 + 10*3 = 166 of 17,226 parameters."""
+    classes = [{"name": "big", "memory": "256KiB"}, {"name": "mote", "memory": "2600B"}]
+    fleet = {"fleet": {"num_clients": 4, "classes": classes}, "strategy.name": name}
+    events = told("run", tmp_path / "run", **fleet)
+    assert f" {who}: at most 166 of the full model's 17,226 parameters can be trained there" in events
+
+
+# Held-out samples
+
+
+@pytest.mark.parametrize(("numbers", "noted"), [([0, 9, 9, 200], "in the median 9"), ([0, 10, 10, 10], "")])
+def test_few_held_out_samples_are_noted_by_their_median(numbers, noted):
+    notes = list(few_held_out(numbers))
+    assert [noted in note for note in notes] == [True] * bool(noted)
+
+
+def test_a_run_notes_that_its_clients_hold_out_few_samples(tmp_path):
+    """Of 1,437 digits, dealt evenly to 20 clients, 71 or 72 each: a tenth, rounded down, is 7 everywhere."""
+    fleet = {"fleet": {"num_clients": 20}, "data.partition.name": "iid"}
+    events = told("run", tmp_path / "few", **fleet, **{"data.local_test": 0.1})
+    assert "data.local_test: 7 to 7 samples are held out per client, in the median 7: " in events
+    assert "held out" not in told("run", tmp_path / "many", **fleet, **{"data.local_test": 0.2})
+    assert "held out" not in told("run", tmp_path / "none", **fleet)

@@ -1,6 +1,7 @@
 """Strategies and the roster: who is asked, with what, whose reply counts, and what survives."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -334,6 +335,25 @@ def test_too_few_valid_replies_change_nothing(caplog):
     assert "min_replies" in caplog.text
 
 
+@pytest.mark.parametrize(("per_round", "asked_for"), [(0, 3), (2, 2)])
+def test_replies_that_can_never_be_are_refused_with_both_numbers(per_round, asked_for):
+    """Of five devices, three can train the full model and so take part in ``exclusive``."""
+    budgets, strategy = (None, 700, None, 700, None), {"name": "exclusive"}
+    server = {"clients_per_round": per_round, "min_replies": asked_for}
+    enlisted(Exclusive, budgets, strategy=strategy, server=server)
+    server = {"clients_per_round": 5, "min_replies": 4}
+    with pytest.raises(ScenarioError, match=r"server\.min_replies = 4 .* 3 devices, .*'exclusive'"):
+        enlisted(Exclusive, budgets, strategy=strategy, server=server)
+
+
+@pytest.mark.parametrize(("per_round", "most"), [(0, 5), (3, 3)])
+def test_votes_that_can_never_be_are_refused_with_both_numbers(per_round, most):
+    server = {"clients_per_round": per_round}
+    enlisted(FedDST, strategy={"name": "feddst", "min_votes": most}, server=server)
+    with pytest.raises(ScenarioError, match=rf"strategy\.min_votes = {most + 1} .* {most} devices,"):
+        enlisted(FedDST, strategy={"name": "feddst", "min_votes": most + 1}, server=server)
+
+
 def test_votes_are_those_of_the_round_and_none_are_kept_of_one_before():
     """Both devices are assigned everything and cut one of 8 units of ``fc1`` each, on 10 and 11 examples."""
     strategy = enlisted(budgets=(None, None), rounds=2, server={"min_replies": 2})
@@ -561,6 +581,15 @@ def test_levels_are_those_of_the_scenario():
     assert counts == [{"fc1": 4, "fc2": 3}, {"fc1": 2, "fc2": 2}]
 
 
+def test_of_levels_that_fit_nobody_the_smallest_budget_tells_what_would():
+    """Whoever takes the level that is named is not refused again for another class."""
+    strategy = {"name": "heterofl", "levels": [1.0]}
+    with pytest.raises(BudgetError, match=r"budget is 900 bytes") as refusal:
+        whole_inputs(HeteroFL, (None, 1000, 900), strategy=strategy)
+    (level,) = re.findall(r"Add the level (0\.\d+)", str(refusal.value))
+    whole_inputs(HeteroFL, (None, 1000, 900), strategy={**strategy, "levels": [1.0, float(level)]})
+
+
 @pytest.mark.parametrize("kind", [HeteroFL, FedRolex, FederatedDropout])
 def test_a_class_too_small_for_every_level_is_refused_by_name_before_the_first_round(kind):
     with pytest.raises(BudgetError, match=r"class 'phone': the smallest of strategy\.levels, 1, takes"):
@@ -733,7 +762,7 @@ def test_a_budget_that_the_regularisers_own_memory_breaks_is_refused_before_the_
     smallest = prepare(load_scenario("quickstart")).memory.training_bytes(dict.fromkeys(SMALLEST, 2), 1)
     halo = {"fleet.classes": [{"memory": f"{smallest}B"}], "prune.regularizer": "halo"}
     prepare(load_scenario("quickstart", values={**halo, "prune.regularizer": "group_lasso"}))
-    with pytest.raises(BudgetError, match=r"of which prune.regularizer = halo keeps 3 tensors per parameter"):
+    with pytest.raises(BudgetError, match=r"prune.regularizer = halo keeps 3 tensors per parameter$"):
         prepare(load_scenario("quickstart", values=halo))
     dense, plain = (
         prepare(load_scenario("quickstart", values={"strategy.name": "dense", "prune.regularizer": name}))
@@ -741,6 +770,25 @@ def test_a_budget_that_the_regularisers_own_memory_breaks_is_refused_before_the_
     )
     widths = dense.recipe.architecture.layout.widths
     assert dense.memory.training_bytes(widths, 8) == plain.memory.training_bytes(widths, 8)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "overrides", "said"),
+    [
+        ("heterofl", {"prune.regularizer": "halo"}, "smaller model or input"),
+        ("heterofl", {"train.proximal_mu": 0.5}, "train.proximal_mu = 0.5 keeps 1 tensor per parameter"),
+        (
+            "mask_intersection",
+            {"train.proximal_mu": 0.5, "prune.regularizer": "halo"},
+            "halo keeps 3 tensors per parameter, and train.proximal_mu = 0.5 keeps 1 tensor per parameter",
+        ),
+    ],
+)
+def test_a_refused_budget_names_what_this_strategy_keeps_and_nothing_else(strategy, overrides, said):
+    values = {"strategy.name": strategy, "fleet.classes": [{"name": "mote", "memory": "512B"}], **overrides}
+    with pytest.raises(BudgetError) as refusal:
+        prepare(load_scenario("quickstart", values=values))
+    assert str(refusal.value).endswith(said)
 
 
 SMALLEST = ("inputs", "fc1", "fc2")

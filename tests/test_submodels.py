@@ -1,5 +1,7 @@
 """Which part of a dense model a device trains: the published rules on small cases, and what fits."""
 
+import re
+
 import numpy as np
 import pytest
 from small_models import ARCHITECTURES
@@ -65,8 +67,24 @@ def test_the_widest_level_that_fits_is_chosen():
 def test_a_device_too_small_for_every_level_trains_one_with_fewer_samples():
     quarter = MEMORY.training_bytes(at_level(MLP.layout, 0.25), 1)
     assert level_counts(MEMORY, [0.25, 1.0], quarter, 8) == at_level(MLP.layout, 0.25)
-    with pytest.raises(BudgetError, match=rf"strategy.levels, 0\.25, takes {quarter:,} bytes.*smaller level"):
+    with pytest.raises(BudgetError, match=rf"strategy.levels, 0\.25, takes {quarter:,} bytes.* level 0\."):
         level_counts(MEMORY, [0.25, 1.0], quarter - 1, 8)
+
+
+@pytest.mark.parametrize("short", [1, 100])
+def test_where_no_level_fits_one_that_does_is_named(short):
+    """The widest in whole units: with a unit more of each group, 1/6 of the smaller, it fits no more."""
+    budget = MEMORY.training_bytes(at_level(MLP.layout, 0.5), 1) - short
+    with pytest.raises(BudgetError) as refusal:
+        level_counts(MEMORY, [1.0], budget, 8)
+    (level,) = re.findall(r"Add the level (0\.\d+)", str(refusal.value))
+    assert MEMORY.training_bytes(at_level(MLP.layout, float(level)), 1) <= budget
+    assert MEMORY.training_bytes(at_level(MLP.layout, float(level) + 1 / 6), 1) > budget
+
+
+def test_where_not_even_the_smallest_part_fits_no_level_is_named():
+    with pytest.raises(BudgetError, match="No level is small enough: raise the budget"):
+        level_counts(MEMORY, [1.0], 100, 8)
 
 
 def test_without_levels_all_groups_are_cut_alike_to_what_fits():

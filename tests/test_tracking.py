@@ -110,6 +110,7 @@ ROUND_COLUMNS = [
 ]
 SUMMARY_KEYS = [
     "status",
+    "cause",
     "scenario",
     "seed",
     "rounds",
@@ -306,6 +307,7 @@ def test_summary_adds_up_the_rounds(record_run: RecordRun, tmp_path: Path) -> No
     assert {"python", "numpy", "torch", "flwr", "fedhp"} <= set(summary.pop("versions"))
     assert summary == {
         "status": "finished",
+        "cause": None,
         "scenario": "tiny",
         "seed": 7,
         "rounds": 2,
@@ -370,6 +372,17 @@ def test_interrupted_run_leaves_a_partial_summary(record_run: RecordRun, tmp_pat
     assert run.summary["final_accuracy"] == 0.8
     assert len(run.clients) == 3
     assert "interrupted: 1 round in" in (tmp_path / "run" / "events.log").read_text()
+
+
+def test_failed_run_tells_its_cause(record_run: RecordRun, tmp_path: Path) -> None:
+    record = record_run(tmp_path / "run", 2, finish=False)
+    record.on_failure("all clients\nfailed")
+    record.close()
+    summary = load_run(tmp_path / "run").summary
+    assert (summary["status"], summary["cause"], summary["rounds"]) == ("failed", "all clients failed", 1)
+    texts = [line.split(" ", 1)[1] for line in (tmp_path / "run" / "events.log").read_text().splitlines()]
+    assert texts[-2] == "stopped: all clients failed"
+    assert texts[-1].startswith("failed: 1 round in")
 
 
 def test_event_log_tells_failures_on_one_clean_line_each(record_run: RecordRun, tmp_path: Path) -> None:
@@ -540,6 +553,7 @@ def test_before_the_first_round_the_summary_says_what_it_does_not_know(
     assert [run.summary[key] for key in ("scenario", "status", "rounds")] == ["tiny", "unfinished", 0]
     unknown = {key for key, value in run.summary.items() if value is None}
     assert unknown == {
+        "cause",
         "final_accuracy",
         "best_accuracy",
         "local_accuracy_global",
@@ -811,6 +825,22 @@ def test_without_a_terminal_each_round_is_one_log_line(caplog: pytest.LogCapture
     ]
     assert caplog.messages[6].endswith("replies 0, failures 2; memory small -")
     assert caplog.messages[-1] == "record: runs/x"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_failed_run_is_shown_as_failed_and_names_its_record_once(
+    terminal: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = console(terminal)
+    tracker = ConsoleTracker(target, Path("runs/x"))  # type: ignore[arg-type]
+    with caplog.at_level(logging.INFO, logger="fedhp"):
+        tracker.on_start(make_plan())
+        tracker.on_round(make_report(0), make_state(LAYOUT.full()))
+        tracker.on_failure("all clients failed")
+        tracker.close()
+    text = written(target) + "\n".join(caplog.messages)
+    assert (text.count("record: runs/x"), "interrupted" in text) == (1, False)
+    assert (" failed " in text) == terminal
 
 
 def test_without_a_terminal_an_interrupted_run_names_its_record_last(

@@ -38,8 +38,10 @@ def good_reply() -> RecordDict:
     return wire.pack_update(update(random_state(LAYOUT, ASSIGNED), None, 20, client=3))
 
 
-def unpack(content: RecordDict):
-    return wire.unpack_update(content, LAYOUT, 3, ASSIGNED, PROFILE)
+def unpack(content: RecordDict, num_local_test: int = 0):
+    """Unpacks a reply of a client that announced as many held-out samples."""
+    profile = replace(PROFILE, num_local_test=num_local_test)
+    return wire.unpack_update(content, LAYOUT, 3, ASSIGNED, profile)
 
 
 def npy(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
@@ -107,7 +109,7 @@ def test_an_update_comes_back_exactly():
 @pytest.mark.parametrize("budget", [None, 1, 2**40])
 @pytest.mark.parametrize("partition", [None, 0, 7])
 def test_a_profile_comes_back_exactly(budget, partition):
-    profile = DeviceProfile("phone", budget, 12, own_data=partition is None)
+    profile = DeviceProfile("phone", budget, 12, own_data=partition is None, num_local_test=3)
     assert wire.unpack_profile(wire.pack_profile(profile, partition)) == (profile, partition)
 
 
@@ -335,8 +337,15 @@ def test_accuracies_on_held_out_samples_come_back_exactly_where_there_are_any():
     measured = replace(STATISTICS, num_local_test=4, local_accuracy_global=0.25, local_accuracy_personal=1.0)
     for statistics in (STATISTICS, measured):
         sent = replace(update(random_state(LAYOUT, ASSIGNED), None, 20, client=3), statistics=statistics)
-        assert unpack(wire.pack_update(sent)).statistics == statistics
-    assert unpack(with_local()).statistics == measured
+        assert unpack(wire.pack_update(sent), statistics.num_local_test).statistics == statistics
+    assert unpack(with_local(), 4).statistics == measured
+
+
+@pytest.mark.parametrize("announced", [0, 3, 5, 2**39])
+def test_another_number_of_held_out_samples_than_announced_is_refused(announced):
+    """It weighs the client's accuracies in the mean of the round."""
+    with pytest.raises(WireError, match=rf"num-local-test is 4, expected the {announced} that"):
+        unpack(with_local(), announced)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +366,7 @@ def test_accuracies_on_held_out_samples_come_back_exactly_where_there_are_any():
 )
 def test_accuracies_on_held_out_samples_that_cannot_be_are_refused_by_name(changes, said):
     with pytest.raises(WireError, match=said):
-        unpack(with_local(**changes))
+        unpack(with_local(**changes), 4)
 
 
 @pytest.mark.parametrize("name", ["num-examples", "train-loss", "seconds", "batch-size-first"])
@@ -390,6 +399,9 @@ def test_missing_records_are_refused_by_name():
         ("num-examples", -1),
         ("num-examples", 2**40),
         ("num-examples", True),
+        ("num-local-test", -1),
+        ("num-local-test", 2**40),
+        ("num-local-test", 3.0),
         ("own-data", 1),
         ("partition-id", "0"),
     ],
@@ -401,7 +413,9 @@ def test_a_profile_out_of_range_is_refused_by_field(name, value):
         wire.unpack_profile(content)
 
 
-@pytest.mark.parametrize("name", ["device-class", "memory-bytes", "num-examples", "own-data", "partition-id"])
+@pytest.mark.parametrize(
+    "name", ["device-class", "memory-bytes", "num-examples", "num-local-test", "own-data", "partition-id"]
+)
 def test_a_profile_without_a_field_is_refused_by_field(name):
     content = wire.pack_profile(PROFILE, 0)
     del content.config_records["profile"][name]

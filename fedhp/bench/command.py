@@ -1,6 +1,7 @@
 """``fedhp bench``: what the documentation's figures were measured with. Each prints a table."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,20 @@ app = typer.Typer(
     suggest_commands=False,  # click does
 )
 
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")]
+
+def _writable(file: Path | None) -> Path | None:
+    """Refuses a file that cannot be written, before anything is measured."""
+    if file is not None:
+        is_new = not file.exists()
+        place = file.absolute().parent if is_new else file
+        if place.is_dir() != is_new or not os.access(place, os.W_OK):
+            raise typer.BadParameter(f"{file} cannot be written; give a file in a folder that exists")
+    return file
+
+
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Also write the figures to this file.", callback=_writable)
+]
 Workers = Annotated[int, typer.Option(help="Ray workers; 0 runs the clients in this process.")]
 
 

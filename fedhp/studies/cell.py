@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fedhp.config import Scenario, SimulationConfig, TrackingConfig, load_scenario
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.tracking import load_run
+from fedhp.tracking import has_finished
 from fedhp.tracking.wording import one_line
 
 _logger = logging.getLogger(__name__)
@@ -101,8 +101,7 @@ def is_finished(cell: Cell, root: Path) -> bool:
             f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
             "choose another --out or remove it"
         )
-    # A run that was killed may lack everything else.
-    return (folder / "summary.json").exists() and load_run(folder).summary["status"] == "finished"
+    return has_finished(folder)
 
 
 def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:

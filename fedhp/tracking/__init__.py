@@ -6,6 +6,7 @@ which tells all of them.
 
 from fedhp.tracking.console import ConsoleTracker as ConsoleTracker
 from fedhp.tracking.load import RunResult as RunResult
+from fedhp.tracking.load import has_finished as has_finished
 from fedhp.tracking.load import load_run as load_run
 from fedhp.tracking.load import load_state as load_state
 from fedhp.tracking.record import RunRecord as RunRecord

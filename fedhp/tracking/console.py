@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -78,10 +79,18 @@ class ConsoleTracker:
         self._say(wording.finish(summary))
         self._name_record()
 
+    def on_failure(self, cause: str) -> None:
+        """Keeps the last picture; the cause is shown by whoever called."""
+        self._cut_short("failed")
+
     def close(self) -> None:
-        """Gives the terminal back; names the record of a run that was cut short, too."""
+        """Gives the terminal back."""
+        self._cut_short("interrupted")
+
+    def _cut_short(self, status: Literal["failed", "interrupted"]) -> None:
+        """Ends the display of a run that still goes on, and names its record."""
         if self._progress is not None and self._progress.status == "running":
-            self._progress.end("interrupted")
+            self._progress.end(status)
             self._stop()
             self._name_record()
 

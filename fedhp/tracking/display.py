@@ -14,7 +14,7 @@ from fedhp.tracking.progress import Progress
 
 _WIDE = 112
 _LONGEST_NAME = 16
-_COLOURS = {"running": "cyan", "finished": "green", "interrupted": "yellow"}
+_COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "interrupted": "yellow"}
 _PARTIAL = " ▏▎▍▌▋▊▉"
 
 

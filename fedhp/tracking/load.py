@@ -78,6 +78,16 @@ def load_run(folder: str | Path) -> RunResult:
     return RunResult(folder, _added_up(config, rounds.to_dict("records")), config)
 
 
+def has_finished(folder: str | Path) -> bool:
+    """Says whether a folder holds the record of a run that went on to its end.
+
+    Raises:
+        RecordError: If it holds a damaged one.
+    """
+    # A run that was killed may lack everything else.
+    return (Path(folder) / "summary.json").exists() and load_run(folder).summary["status"] == "finished"
+
+
 def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
     """Loads the last global model of a run.
 
@@ -130,6 +140,7 @@ def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any
     seconds = total("seconds")
     return {
         "status": "unfinished",
+        "cause": None,
         "scenario": config.name,
         "seed": config.seed,
         "rounds": last.get("round", 0),

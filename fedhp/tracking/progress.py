@@ -8,6 +8,7 @@ from typing import Literal
 
 from fedhp.state import RoundReport
 from fedhp.tracking.classes import ClassRound, by_class
+from fedhp.tracking.totals import Status
 from fedhp.tracking.tracker import RunPlan
 
 _BARS = "▁▂▃▄▅▆▇█"
@@ -61,7 +62,7 @@ class Progress:
         self.classes: dict[str, ClassRound] = {}
         self.failures: dict[str, int] = {}
         self.events: tuple[str, ...] = ()
-        self.status: Literal["running", "finished", "interrupted"] = "running"
+        self.status: Literal["running", Status] = "running"
         self._clock = clock
         self._started = clock()
         self._ended: float | None = None
@@ -86,7 +87,7 @@ class Progress:
         """Adds an event; only the latest are kept."""
         self.events = (*self.events, text)[-_EVENTS:]
 
-    def end(self, status: Literal["finished", "interrupted"]) -> None:
+    def end(self, status: Status) -> None:
         """Stops the clock."""
         self.status = status
         self._ended = self._clock()

@@ -60,6 +60,7 @@ class RunRecord:
         self._events: TextIO | None = None
         self._totals: RunTotals | None = None
         self._finished = False
+        self._cause: str | None = None
 
     def on_start(self, plan: RunPlan) -> None:
         """Writes the configuration and begins the tables.
@@ -104,8 +105,13 @@ class RunRecord:
         self._event(wording.finish(summary))
         self._write_summary(summary)
 
+    def on_failure(self, cause: str) -> None:
+        """Writes the cause into the event log, and keeps it for the summary."""
+        self._cause = wording.one_line(cause)
+        self._event(f"stopped: {self._cause}")
+
     def close(self) -> None:
-        """Writes an interrupted run's partial summary, merges the tables, closes the event log."""
+        """Writes the partial summary of a run that was cut short, merges the tables, closes the event log."""
         if self._totals is None:
             self._abandon()
             return
@@ -115,7 +121,8 @@ class RunRecord:
             steps.callback(self._rounds.merge)
             steps.callback(self._clients.merge)
             if not self._finished:
-                partial = totals.summary("interrupted")
+                status = "interrupted" if self._cause is None else "failed"
+                partial = totals.summary(status, self._cause)
                 self._event(wording.finish(partial))
                 self._write_summary(partial)
 

@@ -11,7 +11,7 @@ from fedhp.state import RoundReport
 if TYPE_CHECKING:
     from fedhp.tracking.tracker import RunPlan
 
-Status = Literal["finished", "interrupted"]
+Status = Literal["finished", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,10 @@ class Summary:
     """A whole run in a few numbers: ``summary.json``.
 
     Attributes:
-        status: "finished", or "interrupted" where the run ended before its last round. A run that was killed
-            writes no summary; `fedhp.tracking.load_run` adds one up whose status is "unfinished".
+        status: "finished"; "failed" where an error ended the run, such as that no client ever answered; or
+            "interrupted" by Ctrl-C or a signal. A run that was killed writes no summary;
+            `fedhp.tracking.load_run` adds one up whose status is "unfinished".
+        cause: Why a failed run failed; None of all others.
         rounds: Rounds done; the model before training, round 0, does not count.
         final_accuracy: The global model's accuracy after the last round; None before the first.
         best_accuracy: The best of all rounds.
@@ -38,6 +40,7 @@ class Summary:
     """
 
     status: Status
+    cause: str | None
     scenario: str
     seed: int
     rounds: int
@@ -88,11 +91,12 @@ class RunTotals:
         self._bytes_down += report.bytes_down
         self._seconds += report.seconds
 
-    def summary(self, status: Status = "finished") -> Summary:
+    def summary(self, status: Status = "finished", cause: str | None = None) -> Summary:
         """Returns the summary of the rounds added so far."""
         plan, last = self._plan, self._last
         return Summary(
             status=status,
+            cause=cause,
             scenario=plan.scenario.name,
             seed=plan.scenario.seed,
             rounds=last.round if last else 0,

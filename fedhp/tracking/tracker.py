@@ -60,7 +60,11 @@ class Tracker(Protocol):
         ...
 
     def on_finish(self, summary: Summary) -> None:
-        """Called once after the last round; not when the run is interrupted."""
+        """Called once after the last round; not when the run fails or is interrupted."""
+        ...
+
+    def on_failure(self, cause: str) -> None:
+        """Called once when an error ends the run, instead of `on_finish`."""
         ...
 
     def close(self) -> None:
@@ -103,6 +107,10 @@ class Trackers:
     def on_finish(self, summary: Summary) -> None:
         """Tells the end."""
         self._tell(lambda tracker: tracker.on_finish(summary))
+
+    def on_failure(self, cause: str) -> None:
+        """Tells why the run ends early."""
+        self._tell(lambda tracker: tracker.on_failure(cause))
 
     def close(self) -> None:
         """Closes every tracker, whatever the others do."""

@@ -77,6 +77,11 @@ class WandbTracker:
         if figures := _images(self._wandb, self._draw(self._folder)):
             self._run.log({"round": summary.rounds, **figures})
 
+    def on_failure(self, cause: str) -> None:
+        """Puts the cause into W&B's summary."""
+        if self._run is not None:
+            self._run.summary.update({"status": "failed", "cause": cause})
+
     def close(self) -> None:
         """Ends the W&B run, as crashed where the experiment did not finish."""
         run, self._run = self._run, None
