@@ -8,6 +8,7 @@ from fedhp.config import SimulationConfig
 from fedhp.errors import ScenarioError, TrainingError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, is_finished, run_cell
+from fedhp.studies.folder import held
 from fedhp.tracking.wording import one_line
 
 OnDone = Callable[[Cell, Outcome], None]
@@ -28,12 +29,19 @@ def run_cells(
         What became of each cell, by name.
 
     Raises:
-        RecordError: If a cell's folder holds something else.
+        RecordError: If a cell's folder holds something else, or another process is at work in the study's.
         ScenarioError: If two cells have one name, and so one folder.
     """
     counted = Counter(cell.name for cell in cells)
     if twice := [name for name, number in counted.items() if number > 1]:
         raise ScenarioError(f"the study has the run {twice[0]} twice; name each scenario once")
+    with held(root):
+        return _run_missing(cells, root, config, on_done)
+
+
+def _run_missing(
+    cells: Sequence[Cell], root: Path, config: SimulationConfig, on_done: OnDone
+) -> dict[str, Outcome]:
     whole = {cell.name for cell in cells if is_finished(cell, root)}
     outcomes: dict[str, Outcome] = {}
 
