@@ -103,7 +103,10 @@ class NoiseScale:
 
 
 def head_of(layout: Layout) -> str:
-    """Returns the name of a model's last linear layer: the last that has a weight of two axes.
+    """Returns the name of a model's last linear layer: that whose outputs are classes, not units to cut.
+
+    A network of the user's own may name its layers in any order. Where no linear layer makes the classes, it
+    is the last that has a weight of two axes.
 
     Raises:
         ScenarioError: If there is none.
@@ -114,7 +117,8 @@ def head_of(layout: Layout) -> str:
             "memory.batch_policy = noise measures the noise at the model's last linear layer, and it has "
             "none; choose another policy"
         )
-    return weights[-1].rpartition(".")[0]
+    heads = [name for name in weights if not any(run.group for run in layout.runs(name)[0])]
+    return (heads or weights)[-1].rpartition(".")[0]
 
 
 BATCH_POLICIES: dict[str, Policy] = {

@@ -101,6 +101,23 @@ def test_nothing_is_left_on_the_head():
     assert not head._forward_hooks
 
 
+class HeadFirst(nn.Module):
+    """Its layers are named in another order than they are used in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.body = nn.Linear(16, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.flatten(1)).relu())
+
+
+def test_the_head_is_the_layer_that_makes_the_classes_wherever_it_stands():
+    arch = architecture(ModelConfig(target=f"{__name__}:HeadFirst"), (1, 4, 4), 3)
+    assert head_of(arch.layout) == "head"
+
+
 def test_the_head_is_the_last_linear_layer():
     assert head_of(normalised_net()[1]) == "head"
     shapes = {"conv.weight": (4, 3, 1, 1), "conv.bias": (4,)}

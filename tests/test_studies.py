@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from fedhp.studies.running import run_cells
 from fedhp.studies.writing import show_tables, write_tables
 from fedhp.tracking import load_state
 
+ROOT = Path(__file__).parent.parent
 TINY = ("train.epochs=1", "data.max_train=200", "model.widths=[24,16]")
 HERE = SimulationConfig(num_workers=0)
 ON_RAY = SimulationConfig(num_workers=2)
@@ -111,6 +113,32 @@ def test_a_cell_that_was_cut_short_is_run_again_and_no_other(tmp_path):
     assert [outcomes[cell.name].status for cell in cells] == ["skipped", "finished"]
     assert told == [cell.name for cell in cells]
     assert fedhp.load_run(tmp_path / cells[1].name).summary["status"] == "finished"
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from fedhp.studies.folder import held
+
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(study):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    before = modified(study.root)
+    command = [sys.executable, "-c", HOLDING, str(study.root)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RecordError, match=r"another process is at work in .*; wait .* another --out"):
+            run_cells(study.cells, study.root, HERE, quiet)
+        other.kill()
+    again = run_cells(study.cells, study.root, HERE, quiet)
+    assert {outcome.status for outcome in again.values()} == {"skipped"}
+    assert modified(study.root) == before
 
 
 def test_a_folder_of_other_settings_is_refused_and_left_alone(study):

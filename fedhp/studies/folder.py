@@ -1,9 +1,17 @@
-"""The folder of a study, known again by a file that names the study."""
+"""The folder of a study, known again by a file that names the study, and of one process at a time."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fedhp.errors import RecordError
 from fedhp.tracking import is_taken, not_writable
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows has none, and nothing as simple
+    fcntl = None
 
 MARKER = "study.txt"
 
@@ -28,6 +36,35 @@ def claim(root: Path, title: str) -> None:
         (root / MARKER).write_text(f"{title}\n", encoding="utf-8")
     except OSError as error:
         raise not_writable(root, error) from None
+
+
+@contextmanager
+def held(root: Path) -> Iterator[None]:
+    """Keeps other processes on this machine from running a study in the same folder meanwhile.
+
+    The lock ends with the process, however that ends; where the file system knows no locks, there is none.
+
+    Raises:
+        RecordError: If another process is at work there.
+    """
+    if fcntl is None:
+        yield
+        return
+    place = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(place)
+        raise RecordError(
+            f"another process is at work in {root}; wait for its end, after which the same command goes on "
+            "with what is left, or choose another --out"
+        ) from None
+    except OSError:  # some network file systems lock no folders
+        pass
+    try:
+        yield
+    finally:
+        os.close(place)
 
 
 def _is_own(root: Path, title: str) -> bool:
