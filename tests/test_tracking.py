@@ -985,3 +985,21 @@ def test_wandb_offline_holds_the_rounds(
     table = json.loads(file.read_text())
     assert table["columns"] == CLIENT_COLUMNS
     assert [row[8] for row in table["data"]] == [2048, 1025, None]
+
+
+def test_wandb_offline_holds_the_cause_of_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the start there is no run to tell it, nor is there anything to fail of."""
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    plan = make_plan()
+    tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+    tracker.on_failure("too early")
+    tracker.on_start(plan)
+    tracker.on_failure("all clients failed")
+    tracker.close()
+    items = [item for record in wandb_records(tmp_path) for item in record.summary.update]
+    told = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+    assert (told["status"], told["cause"]) == ("failed", "all clients failed")
