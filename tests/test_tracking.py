@@ -1045,3 +1045,21 @@ def test_wandb_offline_holds_a_comparison_in_the_group_of_its_runs(
     accuracy = 100 * load_run(tmp_path / "dense" / "seed-0").summary["final_accuracy"]
     assert logged["dense"] == pytest.approx(accuracy)
     assert set(logged) == {"exclusive", "dense"}
+
+
+def test_wandb_offline_holds_the_cause_of_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the start there is no run to tell it, nor is there anything to fail of."""
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    plan = make_plan()
+    tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+    tracker.on_failure("too early")
+    tracker.on_start(plan)
+    tracker.on_failure("all clients failed")
+    tracker.close()
+    items = [item for record in wandb_records(tmp_path) for item in record.summary.update]
+    told = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
+    assert (told["status"], told["cause"]) == ("failed", "all clients failed")
