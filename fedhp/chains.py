@@ -29,10 +29,15 @@ def dense_chain(module: nn.Module) -> list[nn.Linear] | None:
     layers, between = parts[::2], parts[1::2]
     if len(layers) != len(between) + 1 or any(type(part) is not nn.ReLU for part in between):
         return None
-    if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
+    if any(_is_watched(part) for part in [module, *parts]):
         return None
     plain = [layer for layer in layers if _is_plain(layer)]
     return plain if len({*plain}) == len(layers) else None  # a layer that comes twice has two gradients
+
+
+def _is_watched(part: nn.Module) -> bool:
+    forward = part._forward_hooks or part._forward_pre_hooks
+    return bool(forward or part._backward_hooks or part._backward_pre_hooks)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:

@@ -171,7 +171,7 @@ def to_module(arch: Architecture, state: ModelState, device: torch.device | str 
     It takes the inputs that the structure keeps (`Architecture.kept_inputs`); `to_whole_module` takes all.
     """
     module = arch.build(state.structure.counts)
-    put_weights(module, state.weights, device)
+    put_weights(module, arch.layout, state.weights, device)
     return module
 
 

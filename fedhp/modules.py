@@ -42,11 +42,15 @@ def _mean_of(weights: Mapping[str, NDArray[np.float32]], square: str) -> NDArray
 
 
 def put_weights(
-    module: nn.Module, weights: Mapping[str, NDArray[np.float32]], device: torch.device | str
+    module: nn.Module,
+    layout: Layout,
+    weights: Mapping[str, NDArray[np.float32]],
+    device: torch.device | str = "cpu",
 ) -> None:
     """Gives a module copies of these parameters and running statistics, of whatever shapes they are."""
     for name, _ in list(module.named_parameters()):
-        set_parameter(module, name, lay_out(torch.tensor(weights[name], device=device)))
+        set_parameter(module, name, torch.tensor(weights[name], device=device))
+    lay_out(module, layout)
     for name, layer in batch_norms(module):
         mean, square = weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)]
         layer.running_mean = torch.tensor(mean, device=device)
@@ -54,16 +58,23 @@ def put_weights(
         layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
 
 
-def lay_out(weights: torch.Tensor) -> torch.Tensor:
-    """Returns weights as they are best kept in memory.
+def lay_out(module: nn.Module, layout: Layout) -> None:
+    """Lays parameters out in memory, those that `lie_innermost` with their channels innermost."""
+    for parameter in module.parameters():
+        if lie_innermost(parameter, layout):
+            # Said outright: where there is one channel, `contiguous` would leave the order open.
+            laid = torch.empty_like(parameter, memory_format=torch.channels_last)
+            parameter.data = laid.copy_(parameter.data)
 
-    Those of a convolution over images with their channels innermost (``channels_last``), on a CPU: its step
-    takes 0.5 to 0.8 of the time then, and no more memory. On other devices as they come, for want of a
-    measurement.
+
+def lie_innermost(weights: torch.Tensor, layout: Layout) -> bool:
+    """Says whether the channels of weights lie innermost in memory (``channels_last``), cut or not.
+
+    Those of convolutions over images do, on a CPU: their steps take 0.57 to 0.81 of the time then
+    (docs/benchmarks.md). Flattening such maps takes a copy, which the rehearsal of a step sees. On other
+    devices weights lie as they come, for want of a measurement.
     """
-    if weights.dim() == 4 and weights.device.type == "cpu":
-        return weights.contiguous(memory_format=torch.channels_last)
-    return weights
+    return weights.dim() == 4 and weights.device.type == "cpu" and not layout.views_maps
 
 
 def take_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:

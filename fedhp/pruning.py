@@ -14,7 +14,7 @@ from torch import nn
 
 from fedhp.criteria import Criterion
 from fedhp.evidence import Taps, evidence
-from fedhp.modules import cut_statistics, restate_sizes
+from fedhp.modules import cut_statistics, lie_innermost, restate_sizes
 from fedhp.structure import Layout, Structure
 
 Scores = dict[str, NDArray[np.float32]]
@@ -192,7 +192,8 @@ def cut(
         if not takes:
             continue
         before = parameter.shape
-        parameter.data = _take(parameter.data, takes)
+        innermost = lie_innermost(parameter, layout)
+        parameter.data = _take(parameter.data, takes, innermost)
         for key, value in optimizer.state.get(parameter, {}).items():
             if not isinstance(value, torch.Tensor) or value.dim() == 0:
                 continue
@@ -201,18 +202,17 @@ def cut(
                     f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
                     f"{name} of shape {tuple(before)}; only state of the parameter's shape can be cut"
                 )
-            optimizer.state[parameter][key] = _take(value, takes)
+            optimizer.state[parameter][key] = _take(value, takes, innermost)
     cut_statistics(module, layout, within, sub)
     restate_sizes(module)
 
 
-def _take(tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]]) -> torch.Tensor:
-    """Returns the entries to keep, in one step: cutting axis by axis would hold two copies for a moment.
-
-    Channels that lie innermost do so afterwards (`fedhp.modules.lay_out`).
-    """
+def _take(
+    tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]], innermost: bool
+) -> torch.Tensor:
+    """Returns the entries to keep, in one step: cutting axis by axis would hold two copies for a moment."""
     positions = {axis: torch.from_numpy(p).to(tensor.device) for axis, p in takes}
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+    if innermost:
         as_they_lie = {_AS_THEY_LIE.index(axis): chosen for axis, chosen in positions.items()}
         return _pick(tensor.permute(_AS_THEY_LIE), as_they_lie).permute(0, 3, 1, 2)
     return _pick(tensor, positions)

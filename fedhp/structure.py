@@ -182,6 +182,8 @@ class Layout:
             (classes, kernel sizes, the channels of an image). May be given as one `AxisRef`, or None.
         floors: Per group, the number of units below which it is never cut.
         buffers: Which of the parameters are none to be trained: running statistics of a normalisation.
+        views_maps: Whether the network views feature maps as rows (``view``), which torch refuses to do where
+            channels lie innermost in memory.
     """
 
     widths: Mapping[str, int]
@@ -189,6 +191,7 @@ class Layout:
     axes: Mapping[str, Sequence[AxisRef | Axis | None]]
     floors: Mapping[str, int]
     buffers: frozenset[str] = frozenset()
+    views_maps: bool = False
 
     def __post_init__(self) -> None:
         axes = {name: tuple(map(_runs, given)) for name, given in self.axes.items()}

@@ -78,6 +78,7 @@ class _Tracer:
         self._values: dict[fx.Node, Channels] = {}
         self._channels = Identities()
         self._axes: dict[str, list[Channels]] = {}
+        self._views_maps = False
 
     def check_layers(self) -> None:
         """Refuses layers that are not known, before it shows that they do not take what others make."""
@@ -103,7 +104,8 @@ class _Tracer:
             )
         axes = {name: self._runs(name, groups) for name in shapes}
         floors = {group: min(floor, width) for group, width in groups.widths.items()}
-        return Layout(groups.widths, shapes, axes, floors, frozenset(statistics))
+        buffers = frozenset(statistics)
+        return Layout(groups.widths, shapes, axes, floors, buffers, self._views_maps)
 
     def _check_parameters(self) -> None:
         named = list(self._module.named_parameters(remove_duplicate=False))
@@ -209,6 +211,7 @@ class _Tracer:
                 raise self._refusal(
                     f"{self._told(node)} to a number of channels written down: use flatten(1)"
                 )
+            self._views_maps |= target == "view"
             return self._flattened(node)
         if target in _MEANS and _is_spatial(node, self._argument(node, 1, "dim", 0)):
             return self._input(node)

@@ -76,6 +76,12 @@ class Doubled(nn.Linear):
         return 2 * super().forward(input)
 
 
+def hooked(hook: Callable[[nn.Sequential], object]) -> nn.Module:
+    chain = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    hook(chain)
+    return chain
+
+
 SHARED = nn.Linear(4, 4)
 OTHERS: dict[str, Callable[[], nn.Module]] = {
     "a single layer": lambda: nn.Linear(4, 3),
@@ -86,6 +92,13 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "a layer of one's own": lambda: nn.Sequential(Doubled(4, 4), nn.ReLU(), nn.Linear(4, 3)),
     "one layer twice": lambda: nn.Sequential(SHARED, nn.ReLU(), SHARED),
     "a network within": lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3))),
+    "a hook on the whole": lambda: hooked(lambda whole: whole.register_forward_hook(lambda *a: a[2] * 0.1)),
+    "a hook on the way back": lambda: hooked(
+        lambda whole: whole[2].register_full_backward_hook(lambda *_: None)
+    ),
+    "a hook ahead of the way back": lambda: hooked(
+        lambda whole: whole[2].register_full_backward_pre_hook(lambda _, flow: (flow[0] * 2,))
+    ),
     "dropout": lambda: nn.Sequential(OrderedDict(d=nn.Dropout(), r=nn.ReLU(), h=nn.Linear(4, 3))),
 }
 

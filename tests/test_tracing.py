@@ -7,16 +7,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, CHAINS, FEW, structures
+from small_models import ARCHITECTURES, CHAINS, FEW, random_shard, small_recipe, small_task, structures
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
 from fedhp.errors import ScenarioError
+from fedhp.memory import MemoryConfig
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.modules import batch_norms
+from fedhp.optimizers import TrainConfig
+from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
 from fedhp.structure import AxisRef
 from fedhp.tracing import trace
+from fedhp.trainer import train_locally
 
 
 class Joined(nn.Module):
@@ -34,6 +38,20 @@ class Joined(nn.Module):
         y = torch.cat([F.relu(self.two(y)), y], 1)
         y = F.max_pool2d(F.relu(self.norm(y)), 2)
         return self.head(y.view(y.size(0), -1))
+
+
+class Viewed(nn.Module):
+    """Rows by ``view``, which torch makes only where channels lie outermost; those of a point lie either."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.wide = nn.Conv2d(input_shape[0], 6, 3, padding=1)
+        self.point = nn.Conv2d(6, 5, 1)
+        self.head = nn.Linear(5 * 64, num_classes)
+
+    def forward(self, x):
+        x = F.relu(self.point(F.relu(self.wide(x))))
+        return self.head(x.view(x.size(0), -1))
 
 
 class Separable(nn.Module):
@@ -80,7 +98,7 @@ class Streams(nn.Module):
 
 FOREIGN = {
     kind.__name__: architecture(ModelConfig(target=f"{__name__}:{kind.__name__}", floor=1), (2, 8, 8), 3)
-    for kind in (Joined, Separable, Streams)
+    for kind in (Joined, Viewed, Separable, Streams)
 }
 TRACED = {case: arch for case, arch in ARCHITECTURES.items() if case not in CHAINS} | FOREIGN
 
@@ -477,3 +495,16 @@ def test_a_network_is_trained_in_training_mode_and_names_are_its_own():
     assert "inputs" not in arch.layout.widths
     assert arch.kept_inputs(arch.layout.full()) is None
     assert arch.memory_model(1, 1).training_bytes(arch.layout.widths, 4) > 0
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_networks_of_ones_own_train_within_their_budget_and_shrink(case):
+    arch = FOREIGN[case]
+    shard = random_shard(arch.input_shape, 3, 64)
+    prune = PruneConfig(target_compression=1.5, start=0.1, end=0.7, cuts=3)
+    train, memory = TrainConfig(batch_size=8, device="cpu"), MemoryConfig("fill", max_batch=32)
+    recipe = small_recipe(arch, train, prune, memory)
+    budget = recipe.memory_model(1).training_bytes(arch.layout.widths, 8)
+    update = train_locally(recipe, small_task(recipe, shard, budget), shard)
+    assert update.state.structure.counts == recipe.schedule.counts(1.0) != arch.layout.widths
+    assert update.statistics.memory_measured_bytes <= update.statistics.memory_predicted_bytes <= budget

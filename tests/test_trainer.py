@@ -262,6 +262,30 @@ def test_the_budget_holds_with_every_criterion(criterion, arch, monkeypatch):
     assert max(spy.peaks) <= need
 
 
+class Flattening(nn.Sequential):
+    """A convolution whose maps are flattened as they come out of it."""
+
+    def __init__(self, input_shape: tuple[int, int, int], num_classes: int) -> None:
+        channels, height, width = input_shape
+        convolution = nn.Conv2d(channels, 8, 3, padding=1)
+        hidden = nn.Linear(8 * height * width, 16)
+        super().__init__(convolution, nn.ReLU(), nn.Flatten(), hidden, nn.ReLU(), nn.Linear(16, num_classes))
+
+
+@pytest.mark.parametrize("num_channels", [1, 3])
+def test_the_budget_holds_where_maps_are_flattened_at_once(num_channels, monkeypatch):
+    """Flattening copies maps whose channels lie innermost, and they do before as after a cut."""
+    shape = (num_channels, 12, 12)
+    arch = architecture(ModelConfig(target=f"{__name__}:Flattening"), shape, 5)
+    shard = random_shard(shape, 5, 256)
+    recipe = small_recipe(arch, TRAIN, PRUNE, MemoryConfig("fill", max_batch=128))
+    need = recipe.memory_model(1).training_bytes(arch.layout.widths, 32)
+    spy = Spy(monkeypatch)
+    update = train_locally(recipe, small_task(recipe, shard, need), shard)
+    assert update.state.structure.counts == recipe.schedule.counts(1.0)
+    assert max(spy.peaks) <= update.statistics.memory_predicted_bytes <= need
+
+
 @pytest.mark.parametrize(("size", "epochs"), [(120, 2), (117, 2), (20, 4), (9, 6)])
 def test_the_measured_peak_is_the_largest_of_all_steps(size, epochs, monkeypatch):
     """Steps of full and of shorter batches, cut at different places of an epoch."""
