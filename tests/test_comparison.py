@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
 from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
 from fedhp.comparison.tradeoffs import pareto
+from fedhp.comparison.writing import write
 from fedhp.errors import ScenarioError
+from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
 
@@ -209,6 +212,66 @@ def test_more_seeds_and_strategies_extend_a_comparison(tmp_path):
     assert table["seeds"].to_dict() == {"dense": 2, "exclusive": 2}
     assert len(pd.read_csv(tmp_path / "pairs.csv")) == 1
     assert (tmp_path / "dense" / "seed-0" / "summary.json").stat().st_mtime_ns == kept
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A whole comparison of two strategies on one seed."""
+    folder = tmp_path_factory.mktemp("two") / "c"
+    result = compare("--strategies", "exclusive,smallest", "--seeds", "1", "--out", str(folder))
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def earlier(two, tmp_path) -> Path:
+    return Path(shutil.copytree(two, tmp_path / "c"))
+
+
+def extend(folder: Path, strategies: str = "dense"):
+    return compare("--strategies", strategies, "--seeds", "1", "--out", str(folder))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_comparison_at_which_another_process_works_is_refused_and_left_as_it_is(earlier):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    before = contents(earlier)
+    with held(earlier):
+        refused = extend(earlier, "dense,exclusive")
+    assert refused.exit_code == 2
+    assert "another process is at work in" in refused.stderr
+    assert contents(earlier) == before
+    assert CliRunner().invoke(app, ["report", str(earlier)]).exit_code == 0
+
+
+def test_a_comparison_is_held_until_its_tables_are_written(earlier, monkeypatch):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    refused = []
+
+    def write_while_another_comes(result):
+        refused.append(extend(earlier))
+        write(result)
+
+    monkeypatch.setattr("fedhp.comparison.writing.write", write_while_another_comes)
+    assert extend(earlier, "exclusive").exit_code == 0
+    assert ["another process is at work" in one.stderr for one in refused] == [True]
+
+
+def test_what_a_killed_comparison_finished_is_kept_when_it_is_extended(earlier):
+    """Killed after the first run: it had no time to tell how that ended, and the other is cut short."""
+    manifest = json.loads((earlier / "comparison.json").read_text())
+    for run in manifest["runs"]:
+        run["status"] = "waiting"
+    (earlier / "comparison.json").write_text(json.dumps(manifest))
+    (earlier / "smallest" / "seed-0" / "summary.json").unlink()
+    result = extend(earlier)
+    assert result.exit_code == 0, result.output
+    runs = pd.read_csv(earlier / "runs.csv").set_index("strategy")
+    assert runs["status"].to_dict() == {"exclusive": "finished", "dense": "finished"}
+    assert set(pd.read_csv(earlier / "table.csv").strategy) == {"exclusive", "dense"}
 
 
 def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(tmp_path):
