@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,10 +15,11 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
+from fedhp.comparison.manifest import read_manifest, write_manifest
 from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import write
-from fedhp.errors import ScenarioError
+from fedhp.errors import DataError, ScenarioError
 from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
@@ -274,6 +276,31 @@ def test_what_a_killed_comparison_finished_is_kept_when_it_is_extended(earlier):
     assert set(pd.read_csv(earlier / "table.csv").strategy) == {"exclusive", "dense"}
 
 
+def test_a_kill_while_it_is_written_leaves_the_manifest_that_was_there(earlier, monkeypatch):
+    def killed(path, text, **_):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    before = read_manifest(earlier)
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(earlier, replace(before, overrides=["rounds=3"]))
+    assert read_manifest(earlier) == before
+
+
+def test_the_advice_on_a_damaged_manifest_helps_and_keeps_what_has_finished(earlier):
+    damaged, words = earlier / "comparison.json", "exclusive,smallest"
+    damaged.write_text(damaged.read_text()[:100])
+    refused = extend(earlier, words)
+    assert refused.exit_code == 2
+    assert "remove this file and repeat 'fedhp compare' with all that was compared" in refused.stderr
+    kept = {path: path.stat().st_mtime_ns for path in earlier.rglob("summary.json")}
+    damaged.unlink()
+    assert extend(earlier, words).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in earlier.rglob("summary.json")} == kept
+    assert len(pd.read_csv(earlier / "table.csv")) == 2
+
+
 def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(tmp_path):
     """Of other strategies, so that no run's folder is in the way."""
     out = ["--seeds", "1", "--out", str(tmp_path)]
@@ -291,6 +318,35 @@ def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(
     ):
         assert said in other.stderr
     assert (tmp_path / "table.md").read_text() == table
+
+
+INPUTS = "model.prune_inputs"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ([], [f"{INPUTS}=false"], f"{INPUTS}: not given, now false"),
+        ([f"{INPUTS}=false"], [], f"{INPUTS}: false, now not given"),
+        # Nothing of the model is the same in all runs where a key of it is varied.
+        (["model.floor=2"], ["model.floor=3"], "model.floor: 2, now 3"),
+    ],
+)
+def test_what_a_model_is_given_for_some_strategies_or_values_must_be_given_for_all(
+    tmp_path, monkeypatch, before, now, said
+):
+    """Of strategies one of which never prunes inputs: its runs have the same model either way."""
+    monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
+    varied = [] if INPUTS in said else ["--over", "model.name=mlp,cnn"]
+    words = ["--seeds", "1", "--out", str(tmp_path), *varied]
+    assert "nothing was run" in compare(*before, "--strategies", "heterofl", *words).stderr
+    other = compare(*now, "--strategies", "mask_intersection", *words)
+    assert other.exit_code == 2
+    assert f"holds another comparison ({said})" in other.stderr
+
+
+def leave_undone(cell, root):
+    raise DataError("nothing was run")
 
 
 def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):

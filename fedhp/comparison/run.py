@@ -125,17 +125,21 @@ def _differences(earlier: Manifest, now: Manifest) -> list[str]:
         {"scenario": now.scenario, "--over": now.key or "nothing"},
     )
     different += differences(earlier.settings, now.settings)
-    # The settings that all runs have do not tell what single strategies have.
-    was, is_now = (_strategy_options(one) for one in (earlier, now))
+    was, is_now = _given(earlier), _given(now)
     return different + differences(
         {key: was.get(key, "not given") for key in (*was, *is_now)},
         {key: is_now.get(key, "not given") for key in (*was, *is_now)},
     )
 
 
-def _strategy_options(manifest: Manifest) -> dict[str, str]:
+def _given(manifest: Manifest) -> dict[str, str]:
+    """Returns what was given of strategies and models that the settings, which all runs have, do not tell."""
     given = [entry.partition("=") for entry in manifest.overrides]
-    return {key: value for key, _, value in given if key.startswith("strategy.")}
+    return {
+        key: value
+        for key, _, value in given
+        if key.startswith(("strategy.", "model.")) and key not in manifest.settings
+    }
 
 
 def _ended(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> Manifest:
