@@ -7,6 +7,8 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,10 +17,12 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
-from fedhp.comparison.manifest import read_manifest, write_manifest
-from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
+from fedhp.comparison.facets import Facet
+from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
+from fedhp.comparison.result import Result, Tables
+from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_accuracy, class_rows, pair_rows
 from fedhp.comparison.tradeoffs import pareto
-from fedhp.comparison.writing import write
+from fedhp.comparison.writing import arm_texts, measured, write
 from fedhp.errors import DataError, ScenarioError
 from fedhp.studies.folder import held
 
@@ -107,7 +111,7 @@ def test_a_comparison_is_one_group_of_weights_and_biases_unless_the_user_has_a_n
 
 
 def run(strategy: str, seed: int, last: float, **figures):
-    usual = {**dict.fromkeys(MEANS, 1.0), "worst_class": "phone", "reason": ""}
+    usual = {**dict.fromkeys(OVER_SEEDS, 1.0), "worst_class": "phone", "reason": ""}
     return {**usual, "strategy": strategy, "value": "", "seed": seed, "last": last, **figures}
 
 
@@ -146,6 +150,54 @@ def test_differences_that_are_equal_but_for_rounding_do_not_vary():
     right = enumerate([331, 333, 347])
     runs = [run(arm, seed, 100 * (k + more) / 360) for seed, k in right for arm, more in (("a", 4), ("b", 0))]
     assert pair_rows(runs)[0]["p"] is None
+
+
+def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds():
+    """A mean of 1, 0 and 0 would be written as 0, and one of peaks is no peak."""
+    counts, peaks = (1, 0, 0), (3.0, 9.0, 6.0)
+    runs = [
+        run("a", seed, 91, violations=count, failures=2 * count, memory_peak=peak)
+        for seed, (count, peak) in enumerate(zip(counts, peaks, strict=True))
+    ]
+    (a,) = arm_rows(runs)
+    assert (a["violations"], a["failures"], a["memory_peak"]) == (1, 2, 9)
+    heading, texts = arm_texts(Facet("", {"a": a}))
+    told = dict(zip(heading, texts, strict=True))
+    assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
+
+
+def record(*peaks: float, held_out: float | None = None) -> Any:
+    """A run of one round of phones, with these peaks of memory in MiB, half of whose answers are right."""
+    rows = {"device_class": "phone", "round": 1, "status": "ok", "memory_budget_bytes": 8 * 2**20}
+    rows |= {"accuracy": 0.5, "local_accuracy_global": held_out}
+    clients = pd.DataFrame([{**rows, "memory_measured_bytes": peak * 2**20} for peak in peaks])
+    return SimpleNamespace(clients=clients, config=SimpleNamespace(rounds=1))
+
+
+def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_all():
+    entries = [Entry(f"a/seed-{seed}", "a", "", seed) for seed in (0, 1)]
+    records = {"a/seed-0": record(2.0, 4.0), "a/seed-1": record(6.0, 8.0)}
+    (row,) = class_rows(entries, records)
+    assert (row["memory_mean"], row["memory_peak"]) == (5, 8)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([None, None], "on those trained on"),
+        ([0.25, 0.25], "of the received model on samples held out"),
+        (
+            [None, 0.25],
+            "of the received model on samples held out where a run has any, otherwise on those trained on",
+        ),
+    ],
+)
+def test_what_classes_are_measured_on_is_told_of_every_run(shares, said):
+    runs = [record(1.0, held_out=share) for share in shares]
+    assert [class_accuracy(run)["phone"] for run in runs] == [100 * (share or 0.5) for share in shares]
+    manifest = Manifest("quickstart", "data.local_test", [], [])
+    result = Result(Path(), manifest, dict(zip("ab", runs, strict=True)), Tables([], [], [], []))
+    assert measured(result) == said
 
 
 def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
