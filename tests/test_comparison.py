@@ -210,6 +210,15 @@ def test_the_pareto_front_is_what_nothing_beats():
     assert pareto(points) == [1, 0, 3]
 
 
+def test_points_that_are_equal_are_on_the_front_together():
+    assert pareto([(2.0, 90.0), (1.0, 80.0), (1.0, 80.0), (1.0, 70.0), (2.0, 90.0), (3.0, 90.0)]) == [
+        1,
+        2,
+        0,
+        4,
+    ]
+
+
 def compare(*words: str):
     return CliRunner().invoke(app, ["compare", "quickstart", *CHEAP, *words])
 
