@@ -424,6 +424,14 @@ def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
     assert max(map(len, result.stdout.splitlines())) <= 80
 
 
+def test_all_strategies_are_those_that_ship_and_others_are_named_by_commas(tmp_path, monkeypatch):
+    """README.md has eleven; spaces beside commas mean nothing."""
+    monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
+    for said, number in (("all", 11), ("dense , exclusive", 2)):
+        result = compare("--strategies", said, "--seeds", "1", "--out", str(tmp_path / said))
+        assert f"{number} of {number} runs failed" in result.stderr
+
+
 @pytest.mark.parametrize("library", ["pandas", "scipy.stats"])
 def test_without_its_packages_a_comparison_is_refused_before_anything_is_run(tmp_path, monkeypatch, library):
     for name in [name for name in sys.modules if name.startswith("fedhp.comparison.")]:
