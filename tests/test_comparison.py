@@ -3,8 +3,12 @@
 import json
 import math
 import re
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,9 +17,14 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
-from fedhp.comparison.rows import MEANS, arm_rows, pair_rows
+from fedhp.comparison.facets import Facet
+from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
+from fedhp.comparison.result import Result, Tables
+from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_accuracy, class_rows, pair_rows
 from fedhp.comparison.tradeoffs import pareto
-from fedhp.errors import ScenarioError
+from fedhp.comparison.writing import arm_texts, measured, write
+from fedhp.errors import DataError, ScenarioError
+from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
 
@@ -102,7 +111,7 @@ def test_a_comparison_is_one_group_of_weights_and_biases_unless_the_user_has_a_n
 
 
 def run(strategy: str, seed: int, last: float, **figures):
-    usual = {**dict.fromkeys(MEANS, 1.0), "worst_class": "phone", "reason": ""}
+    usual = {**dict.fromkeys(OVER_SEEDS, 1.0), "worst_class": "phone", "reason": ""}
     return {**usual, "strategy": strategy, "value": "", "seed": seed, "last": last, **figures}
 
 
@@ -143,6 +152,54 @@ def test_differences_that_are_equal_but_for_rounding_do_not_vary():
     assert pair_rows(runs)[0]["p"] is None
 
 
+def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds():
+    """A mean of 1, 0 and 0 would be written as 0, and one of peaks is no peak."""
+    counts, peaks = (1, 0, 0), (3.0, 9.0, 6.0)
+    runs = [
+        run("a", seed, 91, violations=count, failures=2 * count, memory_peak=peak)
+        for seed, (count, peak) in enumerate(zip(counts, peaks, strict=True))
+    ]
+    (a,) = arm_rows(runs)
+    assert (a["violations"], a["failures"], a["memory_peak"]) == (1, 2, 9)
+    heading, texts = arm_texts(Facet("", {"a": a}))
+    told = dict(zip(heading, texts, strict=True))
+    assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
+
+
+def record(*peaks: float, held_out: float | None = None) -> Any:
+    """A run of one round of phones, with these peaks of memory in MiB, half of whose answers are right."""
+    rows = {"device_class": "phone", "round": 1, "status": "ok", "memory_budget_bytes": 8 * 2**20}
+    rows |= {"accuracy": 0.5, "local_accuracy_global": held_out}
+    clients = pd.DataFrame([{**rows, "memory_measured_bytes": peak * 2**20} for peak in peaks])
+    return SimpleNamespace(clients=clients, config=SimpleNamespace(rounds=1))
+
+
+def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_all():
+    entries = [Entry(f"a/seed-{seed}", "a", "", seed) for seed in (0, 1)]
+    records = {"a/seed-0": record(2.0, 4.0), "a/seed-1": record(6.0, 8.0)}
+    (row,) = class_rows(entries, records)
+    assert (row["memory_mean"], row["memory_peak"]) == (5, 8)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([None, None], "on those trained on"),
+        ([0.25, 0.25], "of the received model on samples held out"),
+        (
+            [None, 0.25],
+            "of the received model on samples held out where a run has any, otherwise on those trained on",
+        ),
+    ],
+)
+def test_what_classes_are_measured_on_is_told_of_every_run(shares, said):
+    runs = [record(1.0, held_out=share) for share in shares]
+    assert [class_accuracy(run)["phone"] for run in runs] == [100 * (share or 0.5) for share in shares]
+    manifest = Manifest("quickstart", "data.local_test", [], [])
+    result = Result(Path(), manifest, dict(zip("ab", runs, strict=True)), Tables([], [], [], []))
+    assert measured(result) == said
+
+
 def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
     both = [run("a", 0, 91), run("a", 1, 93, worst_class="sensor")]
     assert [arm_rows(rows)[0]["worst_class"] for rows in (both, RUNS)] == ["", "phone"]
@@ -151,6 +208,15 @@ def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
 def test_the_pareto_front_is_what_nothing_beats():
     points = [(2.0, 90.0), (1.0, 80.0), (3.0, 85.0), (4.0, 95.0), (1.0, 70.0)]
     assert pareto(points) == [1, 0, 3]
+
+
+def test_points_that_are_equal_are_on_the_front_together():
+    assert pareto([(2.0, 90.0), (1.0, 80.0), (1.0, 80.0), (1.0, 70.0), (2.0, 90.0), (3.0, 90.0)]) == [
+        1,
+        2,
+        0,
+        4,
+    ]
 
 
 def compare(*words: str):
@@ -211,6 +277,91 @@ def test_more_seeds_and_strategies_extend_a_comparison(tmp_path):
     assert (tmp_path / "dense" / "seed-0" / "summary.json").stat().st_mtime_ns == kept
 
 
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A whole comparison of two strategies on one seed."""
+    folder = tmp_path_factory.mktemp("two") / "c"
+    result = compare("--strategies", "exclusive,smallest", "--seeds", "1", "--out", str(folder))
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture
+def earlier(two, tmp_path) -> Path:
+    return Path(shutil.copytree(two, tmp_path / "c"))
+
+
+def extend(folder: Path, strategies: str = "dense"):
+    return compare("--strategies", strategies, "--seeds", "1", "--out", str(folder))
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_comparison_at_which_another_process_works_is_refused_and_left_as_it_is(earlier):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    before = contents(earlier)
+    with held(earlier):
+        refused = extend(earlier, "dense,exclusive")
+    assert refused.exit_code == 2
+    assert "another process is at work in" in refused.stderr
+    assert contents(earlier) == before
+    assert CliRunner().invoke(app, ["report", str(earlier)]).exit_code == 0
+
+
+def test_a_comparison_is_held_until_its_tables_are_written(earlier, monkeypatch):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    refused = []
+
+    def write_while_another_comes(result):
+        refused.append(extend(earlier))
+        write(result)
+
+    monkeypatch.setattr("fedhp.comparison.writing.write", write_while_another_comes)
+    assert extend(earlier, "exclusive").exit_code == 0
+    assert ["another process is at work" in one.stderr for one in refused] == [True]
+
+
+def test_what_a_killed_comparison_finished_is_kept_when_it_is_extended(earlier):
+    """Killed after the first run: it had no time to tell how that ended, and the other is cut short."""
+    manifest = json.loads((earlier / "comparison.json").read_text())
+    for run in manifest["runs"]:
+        run["status"] = "waiting"
+    (earlier / "comparison.json").write_text(json.dumps(manifest))
+    (earlier / "smallest" / "seed-0" / "summary.json").unlink()
+    result = extend(earlier)
+    assert result.exit_code == 0, result.output
+    runs = pd.read_csv(earlier / "runs.csv").set_index("strategy")
+    assert runs["status"].to_dict() == {"exclusive": "finished", "dense": "finished"}
+    assert set(pd.read_csv(earlier / "table.csv").strategy) == {"exclusive", "dense"}
+
+
+def test_a_kill_while_it_is_written_leaves_the_manifest_that_was_there(earlier, monkeypatch):
+    def killed(path, text, **_):
+        path.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    before = read_manifest(earlier)
+    monkeypatch.setattr(Path, "write_text", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_manifest(earlier, replace(before, overrides=["rounds=3"]))
+    assert read_manifest(earlier) == before
+
+
+def test_the_advice_on_a_damaged_manifest_helps_and_keeps_what_has_finished(earlier):
+    damaged, words = earlier / "comparison.json", "exclusive,smallest"
+    damaged.write_text(damaged.read_text()[:100])
+    refused = extend(earlier, words)
+    assert refused.exit_code == 2
+    assert "remove this file and repeat 'fedhp compare' with all that was compared" in refused.stderr
+    kept = {path: path.stat().st_mtime_ns for path in earlier.rglob("summary.json")}
+    damaged.unlink()
+    assert extend(earlier, words).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in earlier.rglob("summary.json")} == kept
+    assert len(pd.read_csv(earlier / "table.csv")) == 2
+
+
 def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(tmp_path):
     """Of other strategies, so that no run's folder is in the way."""
     out = ["--seeds", "1", "--out", str(tmp_path)]
@@ -230,6 +381,35 @@ def test_another_comparison_in_the_same_folder_is_refused_with_all_that_differs(
     assert (tmp_path / "table.md").read_text() == table
 
 
+INPUTS = "model.prune_inputs"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        ([], [f"{INPUTS}=false"], f"{INPUTS}: not given, now false"),
+        ([f"{INPUTS}=false"], [], f"{INPUTS}: false, now not given"),
+        # Nothing of the model is the same in all runs where a key of it is varied.
+        (["model.floor=2"], ["model.floor=3"], "model.floor: 2, now 3"),
+    ],
+)
+def test_what_a_model_is_given_for_some_strategies_or_values_must_be_given_for_all(
+    tmp_path, monkeypatch, before, now, said
+):
+    """Of strategies one of which never prunes inputs: its runs have the same model either way."""
+    monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
+    varied = [] if INPUTS in said else ["--over", "model.name=mlp,cnn"]
+    words = ["--seeds", "1", "--out", str(tmp_path), *varied]
+    assert "nothing was run" in compare(*before, "--strategies", "heterofl", *words).stderr
+    other = compare(*now, "--strategies", "mask_intersection", *words)
+    assert other.exit_code == 2
+    assert f"holds another comparison ({said})" in other.stderr
+
+
+def leave_undone(cell, root):
+    raise DataError("nothing was run")
+
+
 def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
     words = ["--strategies", "exclusive,dense", "--seeds", "2", "--over", "data.partition.alpha=0.5,1"]
     result = compare(*words, "--out", str(tmp_path))
@@ -242,6 +422,14 @@ def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
         (p,) = pairs[(pairs.value == value) & (pairs.other_value == value)].p
         assert f" {p:.2f}".replace(" 0", " ") in result.stdout or p < 0.01
     assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_all_strategies_are_those_that_ship_and_others_are_named_by_commas(tmp_path, monkeypatch):
+    """README.md has eleven; spaces beside commas mean nothing."""
+    monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
+    for said, number in (("all", 11), ("dense , exclusive", 2)):
+        result = compare("--strategies", said, "--seeds", "1", "--out", str(tmp_path / said))
+        assert f"{number} of {number} runs failed" in result.stderr
 
 
 @pytest.mark.parametrize("library", ["pandas", "scipy.stats"])

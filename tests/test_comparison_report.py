@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedhp.cli import app
-from fedhp.comparison.rows import MEANS
+from fedhp.comparison.rows import OVER_SEEDS
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("matplotlib", reason="reports need the extra 'plots'")
@@ -33,7 +33,7 @@ STRATEGIES = ["mask_intersection", "exclusive", "dense"]
 
 def arm(strategy: str, last: float | None, memory: float = 1.0, value: str = "") -> dict:
     return {
-        **dict.fromkeys(MEANS),
+        **dict.fromkeys(OVER_SEEDS),
         "strategy": strategy,
         "value": value,
         "last": last,

@@ -27,8 +27,10 @@ from fedhp.models import fresh_state, initial_state
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study
 from fedhp.studies.figure import draw
+from fedhp.studies.folder import held
 from fedhp.studies.grids import ARMS, Grid, criteria_cells, dynhp_cells, train
 from fedhp.studies.running import run_cells
+from fedhp.studies.study import run_study
 from fedhp.studies.writing import show_tables, write_tables
 from fedhp.tracking import load_state
 
@@ -126,19 +128,34 @@ with held(Path(sys.argv[1])):
 """
 
 
-def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(study):
+def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(study, tmp_path):
     pytest.importorskip("fcntl", reason="Windows has no such lock")
-    before = modified(study.root)
-    command = [sys.executable, "-c", HOLDING, str(study.root)]
+    dense = Study("A title", [cell for cell in study.cells if cell.labels["arm"] == "dense"])
+    command = [sys.executable, "-c", HOLDING, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(RecordError, match=r"another process is at work in .*; wait .* another --out"):
-            run_cells(study.cells, study.root, HERE, quiet)
+            run_study(dense, tmp_path, HERE)
         other.kill()
-    again = run_cells(study.cells, study.root, HERE, quiet)
-    assert {outcome.status for outcome in again.values()} == {"skipped"}
-    assert modified(study.root) == before
+    assert not modified(tmp_path)
+    outcomes = run_study(dense, tmp_path, HERE)
+    assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+
+
+def test_a_study_is_held_until_its_tables_are_written(study, tmp_path, monkeypatch):
+    pytest.importorskip("fcntl", reason="Windows has no such lock")
+    refused = []
+
+    def write_while_another_comes(root, *rest):
+        with pytest.raises(RecordError, match="another process is at work") as caught, held(root):
+            pass
+        refused.append(caught)
+        write_tables(root, *rest)
+
+    monkeypatch.setattr("fedhp.studies.study.write_tables", write_while_another_comes)
+    run_study(Study("A title", study.cells[:1]), tmp_path, HERE)
+    assert len(refused) == 1
 
 
 def test_a_folder_of_other_settings_is_refused_and_left_alone(study):

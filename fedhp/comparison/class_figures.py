@@ -122,8 +122,8 @@ def memory(result: Result) -> Plot:
         "memory",
         "Training memory against the budget",
         "What was measured while a class's clients trained, as a share of the scenario's budget for the "
-        "class: the mark is the largest peak, the line reaches to it from the mean over clients and rounds, "
-        f"both means over seeds.{' dense keeps to no budget.' if scene.has_ceiling(shown) else ''}"
+        "class: the mark is the largest peak, the line reaches to it from the mean over clients, rounds and "
+        f"seeds.{' dense keeps to no budget.' if scene.has_ceiling(shown) else ''}"
         f"{scene.rest(result)}",
         f"The largest share of a budget: {'; '.join(peaks)}.",
         draw,

@@ -42,21 +42,31 @@ def compare(
     strategies or values of the same key extend what is in the folder.
     """
     with readable_errors(debug):
-        from fedhp.api import STRATEGIES
-        from fedhp.comparison.cells import Comparison, parse_over
-        from fedhp.comparison.run import run_comparison
-        from fedhp.config import load_scenario
-        from fedhp.references import resolve
-        from fedhp.studies.running import check_outcomes
+        _compare(scenario, overrides or [], strategies, range(seeds), over, out)
 
-        given = overrides or []
-        where = [entry for entry in given if entry.startswith("simulation.")]
-        names = list(resolve(STRATEGIES)) if strategies == "all" else strategies.split(",")
-        key, values = parse_over(over) if over else ("", [])
-        comparison = Comparison(scenario, [name.strip() for name in names], range(seeds), key, values, given)
-        config = load_scenario(scenario, where).simulation
-        outcomes = run_comparison(comparison, out or _default_folder(scenario, key), config)
-        check_outcomes(outcomes)
+
+def _compare(
+    scenario: str, overrides: list[str], strategies: str, seeds: range, over: str, out: Path | None
+) -> None:
+    from fedhp.comparison.cells import Comparison, parse_over
+    from fedhp.comparison.run import run_comparison
+    from fedhp.config import load_scenario
+    from fedhp.studies.running import check_outcomes
+
+    key, values = parse_over(over) if over else ("", [])
+    comparison = Comparison(scenario, _names(strategies), seeds, key, values, overrides)
+    where = [entry for entry in overrides if entry.startswith("simulation.")]
+    config = load_scenario(scenario, where).simulation
+    check_outcomes(run_comparison(comparison, out or _default_folder(scenario, key), config))
+
+
+def _names(strategies: str) -> list[str]:
+    from fedhp.api import STRATEGIES
+    from fedhp.references import resolve
+
+    if strategies == "all":
+        return list(resolve(STRATEGIES))
+    return [name.strip() for name in strategies.split(",")]
 
 
 def _default_folder(scenario: str, key: str) -> Path:

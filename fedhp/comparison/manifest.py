@@ -8,6 +8,7 @@ from typing import Any
 
 from fedhp.errors import RecordError
 from fedhp.report.writing import COMPARISON
+from fedhp.tracking import replace_text
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Manifest:
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
     """Writes ``comparison.json``: what a report, and a repeated command, start from."""
-    (root / COMPARISON).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+    replace_text(root / COMPARISON, json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -79,5 +80,6 @@ def read_manifest(root: Path) -> Manifest:
         raise RecordError(f"{path} is missing: the folder is no comparison") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise RecordError(
-            f"{path} is damaged: {error}; the 'fedhp compare' that wrote it does so again"
+            f"{path} is damaged: {error}; remove this file and repeat 'fedhp compare' with all that was "
+            "compared: runs that have finished are not run again"
         ) from None

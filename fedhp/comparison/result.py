@@ -7,7 +7,7 @@ from typing import Any
 
 from fedhp.comparison.facets import Facet, facets
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest
-from fedhp.comparison.rows import Row, arm_rows, class_rows, pair_rows, run_rows
+from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, pair_rows, run_rows
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import RecordError
 from fedhp.tracking import RunResult, load_run
@@ -64,9 +64,9 @@ class Result:
         return facets(self.manifest.key, self.tables.arms)
 
     @property
-    def held_out(self) -> bool:
-        """Whether the classes' accuracies are on samples that clients held out."""
-        return all(run.config.data.local_test for run in self.records.values())
+    def held_out(self) -> set[bool]:
+        """Whether the classes' accuracies are on samples that clients held out: what is so of any run."""
+        return {is_held_out(run) for run in self.records.values()}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """From the records of a comparison to its figures: per run, per arm over seeds, per class, and in pairs."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import mean, stdev
 from typing import Any
@@ -16,11 +16,19 @@ Row = dict[str, Any]
 _MEBIBYTE = 2**20
 # The share of the rounds, the last ones, that a class's accuracy is the mean of: few clients are in each.
 _LAST = 0.2
+_HELD_OUT = "local_accuracy_global"
 
-MEANS = (
-    *("last", "best", "worst_class_accuracy", "compression", "memory_mean", "memory_peak"),
-    *("bytes_up", "bytes_down", "seconds", "violations", "failures"),
+_MEANS = (
+    *("last", "best", "worst_class_accuracy", "compression", "memory_mean"),
+    *("bytes_up", "bytes_down", "seconds"),
 )
+# By figure of a run, how an arm's comes from those of its seeds.
+OVER_SEEDS: Mapping[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_MEANS, mean),
+    "memory_peak": max,
+    "violations": sum,
+    "failures": sum,
+}
 
 
 def run_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
@@ -70,15 +78,25 @@ def class_accuracy(run: RunResult) -> Any:
     It is that of the received model on samples held out (``data.local_test``) where there are any, and
     otherwise that on the samples being trained on. Classes that took no part have none.
     """
+    measured = _HELD_OUT if is_held_out(run) else "accuracy"
+    return 100 * _late(run).groupby("device_class", sort=False)[measured].mean()
+
+
+def is_held_out(run: RunResult) -> bool:
+    """Says whether `class_accuracy` is on samples held out."""
+    return bool(_late(run)[_HELD_OUT].notna().any())
+
+
+def _late(run: RunResult) -> Any:
     clients = _trained(run)
-    late = clients[clients["round"] > (1 - _LAST) * run.config.rounds]
-    held_out = "local_accuracy_global"
-    measured = held_out if late[held_out].notna().any() else "accuracy"
-    return 100 * late.groupby("device_class", sort=False)[measured].mean()
+    return clients[clients["round"] > (1 - _LAST) * run.config.rounds]
 
 
 def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
-    """Returns a row per arm and device class: memory in MiB, accuracy in percent, means over seeds."""
+    """Returns a row per arm and device class: memory in MiB, accuracy in percent.
+
+    They are means over seeds, but for the peak, which is the largest of all seeds.
+    """
     parts = []
     for entry in entries:
         run = records.get(entry.folder)
@@ -96,13 +114,17 @@ def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> li
         parts.append(part.reset_index().assign(strategy=entry.strategy, value=entry.value))
     if not parts:
         return []
-    every: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False).mean()
+    seeds: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False)
+    every = seeds.mean().assign(memory_peak=seeds["memory_peak"].max())
     rows = every.reset_index().to_dict("records")
     return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
 
 
 def arm_rows(runs: Sequence[Row]) -> list[Row]:
-    """Returns a row per strategy and value: means over seeds, and deviations of the accuracies."""
+    """Returns a row per strategy and value: means over seeds, and their deviations.
+
+    The peak of memory is the largest of all seeds; violations and failures are those of all together.
+    """
     return [_arm(strategy, value, members) for (strategy, value), members in _arms(runs).items()]
 
 
@@ -116,10 +138,11 @@ def _arms(runs: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 def _arm(strategy: str, value: str, members: Sequence[Row]) -> Row:
     done = [row for row in members if "last" in row]
     row: Row = {"strategy": strategy, "value": value, "seeds": len(done)}
-    for key in MEANS:
+    for key, over_seeds in OVER_SEEDS.items():
         values = [member[key] for member in done if member[key] is not None]
-        row[key] = mean(values) if values else None
-        row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
+        row[key] = over_seeds(values) if values else None
+        if key in _MEANS:
+            row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
     worst = [member["worst_class"] for member in done]
     row["worst_class"] = worst[0] if len(set(worst)) == 1 else ""  # it may differ by seed
     row["reason"] = next((member["reason"] for member in members if member["reason"]), "")

@@ -15,10 +15,10 @@ from fedhp.config import SimulationConfig, WandbConfig
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report.writing import COMPARISON
 from fedhp.studies.cell import Cell, Outcome
-from fedhp.studies.folder import claim
+from fedhp.studies.folder import claim, held
 from fedhp.studies.progress import shown
 from fedhp.studies.running import check_outcomes, run_cells
-from fedhp.tracking import log_comparison
+from fedhp.tracking import has_finished, log_comparison
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
@@ -39,8 +39,8 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
         What became of each run, by its folder below ``root``.
 
     Raises:
-        FedhpError: If scenario or strategies are not as they must be, the folder holds something else, or the
-            workers do not start.
+        FedhpError: If scenario or strategies are not as they must be, the folder holds something else,
+            another process is at work there, or the workers do not start.
         TrainingError: If all runs failed.
         MissingExtraError: If what reads records is not installed.
     """
@@ -49,16 +49,17 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
     except ModuleNotFoundError as error:
         raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
     cells = comparison_cells(comparison)
-    manifest = _extended(root, _manifest(comparison, cells))
-    claim(root, manifest.title)
-    write_manifest(root, manifest)  # what is there can be told, however this ends
     console = Console()
-    with shown(console, len(cells)) as on_done:
-        outcomes = run_cells(cells, root, config, on_done)
-    write_manifest(root, _ended(manifest, outcomes))
-    if not any(outcome.has_record for outcome in outcomes.values()):
-        check_outcomes(outcomes)
-    _conclude(load_result(root), console, cells[0].scenario.tracking.wandb)
+    with held(root):
+        manifest = _extended(root, _manifest(comparison, cells))
+        claim(root, manifest.title)
+        write_manifest(root, manifest)  # what is there can be told, however this ends
+        with shown(console, len(cells)) as on_done:
+            outcomes = run_cells(cells, root, config, on_done)
+        write_manifest(root, _ended(manifest, outcomes))
+        if not any(outcome.has_record for outcome in outcomes.values()):
+            check_outcomes(outcomes)
+        _conclude(load_result(root), console, cells[0].scenario.tracking.wandb)
     return outcomes
 
 
@@ -94,7 +95,7 @@ def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:
 
 
 def _extended(root: Path, manifest: Manifest) -> Manifest:
-    """Returns a comparison with the finished runs of an earlier one in the same folder.
+    """Returns a comparison with the finished runs of an earlier one in the same folder, however that ended.
 
     Raises:
         RecordError: If the two differ in more than strategies, seeds and values.
@@ -109,7 +110,9 @@ def _extended(root: Path, manifest: Manifest) -> Manifest:
         )
     own = {entry.folder for entry in manifest.runs}
     kept = [
-        entry for entry in earlier.runs if entry.folder not in own and entry.status in ("finished", "skipped")
+        replace(entry, status="finished", reason="")  # an earlier one that was killed could not say so
+        for entry in earlier.runs
+        if entry.folder not in own and has_finished(root / entry.folder)
     ]
     if kept:
         _logger.info("%s is extended: %d runs are there from before", root, len(kept))
@@ -122,17 +125,21 @@ def _differences(earlier: Manifest, now: Manifest) -> list[str]:
         {"scenario": now.scenario, "--over": now.key or "nothing"},
     )
     different += differences(earlier.settings, now.settings)
-    # The settings that all runs have do not tell what single strategies have.
-    was, is_now = (_strategy_options(one) for one in (earlier, now))
+    was, is_now = _given(earlier), _given(now)
     return different + differences(
         {key: was.get(key, "not given") for key in (*was, *is_now)},
         {key: is_now.get(key, "not given") for key in (*was, *is_now)},
     )
 
 
-def _strategy_options(manifest: Manifest) -> dict[str, str]:
+def _given(manifest: Manifest) -> dict[str, str]:
+    """Returns what was given of strategies and models that the settings, which all runs have, do not tell."""
     given = [entry.partition("=") for entry in manifest.overrides]
-    return {key: value for key, _, value in given if key.startswith("strategy.")}
+    return {
+        key: value
+        for key, _, value in given
+        if key.startswith(("strategy.", "model.")) and key not in manifest.settings
+    }
 
 
 def _ended(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> Manifest:

@@ -6,8 +6,8 @@ from typing import Any
 
 from fedhp.config import Scenario
 
-# What a comparison sets in each run (`model.prune_inputs` follows from the strategy), and what no result
-# depends on.
+# What a comparison sets in each run (`model.prune_inputs` is off for strategies that cut no inputs), and what
+# no result depends on.
 _VARIED = ("seed", "strategy", "model.prune_inputs", "description", "simulation", "tracking")
 
 

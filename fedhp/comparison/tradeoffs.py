@@ -21,10 +21,14 @@ _CEILING = {"color": LIGHT["ink"], "linestyle": ":", "linewidth": 1.2}
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Returns which points (cost, accuracy) no other beats in both, by rising cost."""
+    """Returns which points (cost, accuracy) no other beats, by rising cost; of equal ones, all.
+
+    One beats another that is better in one and no worse in the other.
+    """
     front: list[int] = []
     for index in sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
+        last = points[front[-1]] if front else None
+        if last is None or points[index] == last or points[index][1] > last[1]:
             front.append(index)
     return front
 

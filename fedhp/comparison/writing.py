@@ -18,8 +18,9 @@ MEANING = """\
 Accuracies in percent on the held-out set, means over seeds with their standard deviation. Worst class: the
 device class, of those that take part, of the lowest accuracy on its own samples over the last fifth of the
 rounds ({measured}); the mean of each seed's worst, which may not be the same class.
-Memory is what was measured while devices trained, in MiB: the mean over clients and rounds, and the largest
-peak. Up and down: MiB sent in the whole run. Seconds are those of one process among others, and rough.
+Memory is what was measured while devices trained, in MiB: the mean over clients, rounds and seeds, and the
+largest peak of all. Violations: rounds of clients over their budget, of all seeds together. Up and down: MiB
+sent in the whole run; seconds are those of one process among others, and rough: means over seeds.
 """
 
 PAIRS = """\
@@ -183,7 +184,10 @@ def _chance(found: tuple[float, float | None] | None) -> str:
 
 def measured(result: Result) -> str:
     """Says what the accuracies of device classes are measured on."""
-    return "of the received model on samples held out" if result.held_out else "on those trained on"
+    held_out, trained_on = "of the received model on samples held out", "on those trained on"
+    if len(result.held_out) > 1:
+        return f"{held_out} where a run has any, otherwise {trained_on}"
+    return held_out if True in result.held_out else trained_on
 
 
 def write(result: Result) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.tracking import load_run
+from fedhp.tracking import load_run, replace_text
 
 if TYPE_CHECKING:
     from fedhp.report.plot import Picture, Plot
@@ -75,7 +75,7 @@ def write_page(target: Path, page: str, pictures: Iterable[tuple["Plot", "Pictur
             if picture is not None:
                 (target / "figures" / f"{one.name}.png").write_bytes(picture.png)
                 (target / "figures" / f"{one.name}.svg").write_text(picture.light, encoding="utf-8")
-        return _write(target / "report.html", page)
+        return replace_text(target / "report.html", page)
     except OSError as error:
         raise RecordError(
             f"the report cannot be written to {target}: {error}; choose another --out"
@@ -99,10 +99,3 @@ def report_on(folder: Path, write: Callable[[Path], Path] = write_report) -> Non
 
 def _from_here(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _write(path: Path, text: str) -> Path:
-    """Replaces a file at once or not at all: a reader never sees half a page."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    return unfinished.replace(path)

@@ -20,7 +20,7 @@ def claim(root: Path, title: str) -> None:
     """Takes a folder for a study, before anything costs time.
 
     Args:
-        root: A folder that is new, empty, or this study's own from before.
+        root: A folder that is `held`: empty, or this study's own from before.
         title: What the study is about.
 
     Raises:
@@ -32,7 +32,6 @@ def claim(root: Path, title: str) -> None:
                 f"{root} holds something else than the study '{title}', and nothing is overwritten; choose "
                 "another --out or remove it"
             )
-        root.mkdir(parents=True, exist_ok=True)
         (root / MARKER).write_text(f"{title}\n", encoding="utf-8")
     except OSError as error:
         raise not_writable(root, error) from None
@@ -40,13 +39,15 @@ def claim(root: Path, title: str) -> None:
 
 @contextmanager
 def held(root: Path) -> Iterator[None]:
-    """Keeps other processes on this machine from running a study in the same folder meanwhile.
+    """Keeps other processes on this machine from working in a study's folder, which is made, meanwhile.
 
-    The lock ends with the process, however that ends; where the file system knows no locks, there is none.
+    It is held from before anything in it is read until all is written. The lock ends with the process,
+    however that ends; where the file system knows no locks, there is none.
 
     Raises:
-        RecordError: If another process is at work there.
+        RecordError: If another process is at work there, or nothing can be written to it.
     """
+    _make(root)
     if fcntl is None:
         yield
         return
@@ -65,6 +66,14 @@ def held(root: Path) -> Iterator[None]:
         yield
     finally:
         os.close(place)
+
+
+def _make(root: Path) -> None:
+    is_taken(root)  # refuses a place that is no folder, or where nothing can be written
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise not_writable(root, error) from None
 
 
 def _is_own(root: Path, title: str) -> bool:

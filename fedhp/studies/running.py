@@ -7,7 +7,6 @@ from fedhp.config import SimulationConfig
 from fedhp.errors import TrainingError
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, check_names, is_finished, run_cell
-from fedhp.studies.folder import held
 from fedhp.tracking.wording import one_line
 
 OnDone = Callable[[Cell, Outcome], None]
@@ -20,7 +19,7 @@ def run_cells(
 
     Args:
         cells: The cells; one that needs others stands after them.
-        root: The study's folder.
+        root: The study's folder, which the caller holds.
         config: How many workers, and where.
         on_done: Told of every cell as it ends.
 
@@ -28,17 +27,10 @@ def run_cells(
         What became of each cell, by name.
 
     Raises:
-        RecordError: If a cell's folder holds something else, or another process is at work in the study's.
+        RecordError: If a cell's folder holds something else.
         ScenarioError: If two cells have one name, and so one folder.
     """
     check_names(cells)
-    with held(root):
-        return _run_missing(cells, root, config, on_done)
-
-
-def _run_missing(
-    cells: Sequence[Cell], root: Path, config: SimulationConfig, on_done: OnDone
-) -> dict[str, Outcome]:
     whole = {cell.name for cell in cells if is_finished(cell, root)}
     outcomes: dict[str, Outcome] = {}
 

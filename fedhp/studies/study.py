@@ -1,6 +1,7 @@
 """A whole study: its cells run, its table shown and written, its picture drawn."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from fedhp.config import SimulationConfig
 from fedhp.errors import MissingExtraError
 from fedhp.studies.cell import Outcome, Study
 from fedhp.studies.figure import draw
-from fedhp.studies.folder import claim
+from fedhp.studies.folder import claim, held
 from fedhp.studies.progress import shown
 from fedhp.studies.running import run_cells
 from fedhp.studies.table import arm_rows, cell_rows
@@ -30,12 +31,20 @@ def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, O
         What became of each cell, by name.
 
     Raises:
-        FedhpError: If the folder holds something else, or the workers do not start.
+        FedhpError: If the folder holds something else, another process is at work there, or the workers do
+            not start.
     """
-    claim(root, study.title)
     console = Console()
-    with shown(console, len(study.cells)) as on_done:
-        outcomes = run_cells(study.cells, root, config, on_done)
+    with held(root):
+        claim(root, study.title)
+        with shown(console, len(study.cells)) as on_done:
+            outcomes = run_cells(study.cells, root, config, on_done)
+        _conclude(study, outcomes, root, console)
+    return outcomes
+
+
+def _conclude(study: Study, outcomes: Mapping[str, Outcome], root: Path, console: Console) -> None:
+    """Writes and shows what has come out."""
     rows = cell_rows(study.cells, outcomes, root)
     arms = arm_rows(rows)
     write_tables(root, study, rows, arms)
@@ -45,4 +54,3 @@ def run_study(study: Study, root: Path, config: SimulationConfig) -> dict[str, O
     except MissingExtraError as error:
         _logger.warning("%s", error)
     _logger.info("study: %s", root)
-    return outcomes

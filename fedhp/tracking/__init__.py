@@ -14,6 +14,7 @@ from fedhp.tracking.record import check_room as check_room
 from fedhp.tracking.record import default_folder as default_folder
 from fedhp.tracking.record import is_taken as is_taken
 from fedhp.tracking.record import not_writable as not_writable
+from fedhp.tracking.replacing import replace_text as replace_text
 from fedhp.tracking.totals import RunTotals as RunTotals
 from fedhp.tracking.totals import Summary as Summary
 from fedhp.tracking.tracker import RunPlan as RunPlan

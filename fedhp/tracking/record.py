@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.state import ModelState, RoundReport
 from fedhp.tracking import columns, wording
+from fedhp.tracking.replacing import replace_text
 from fedhp.tracking.totals import RunTotals, Summary
 from fedhp.tracking.tracker import RunPlan
 
@@ -142,10 +143,7 @@ class RunRecord:
             self._events = None
 
     def _write_summary(self, summary: Summary) -> None:
-        path = self.folder / "summary.json"
-        unfinished = path.with_name(f".{path.name}")
-        unfinished.write_text(json.dumps(asdict(summary), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        replace_text(self.folder / "summary.json", json.dumps(asdict(summary), indent=2) + "\n")
 
 
 def round_row(report: RoundReport) -> dict[str, Any]:
