@@ -156,11 +156,11 @@ def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds(
     """A mean of 1, 0 and 0 would be written as 0, and one of peaks is no peak."""
     counts, peaks = (1, 0, 0), (3.0, 9.0, 6.0)
     runs = [
-        run("a", seed, 91, violations=count, failures=2 * count, memory_peak=peak)
+        run("a", seed, 91, violations=count, failures=2 * count, memory_peak_mib=peak)
         for seed, (count, peak) in enumerate(zip(counts, peaks, strict=True))
     ]
     (a,) = arm_rows(runs)
-    assert (a["violations"], a["failures"], a["memory_peak"]) == (1, 2, 9)
+    assert (a["violations"], a["failures"], a["memory_peak_mib"]) == (1, 2, 9)
     heading, texts = arm_texts(Facet("", {"a": a}))
     told = dict(zip(heading, texts, strict=True))
     assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
@@ -178,7 +178,7 @@ def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_al
     entries = [Entry(f"a/seed-{seed}", "a", "", seed) for seed in (0, 1)]
     records = {"a/seed-0": record(2.0, 4.0), "a/seed-1": record(6.0, 8.0)}
     (row,) = class_rows(entries, records)
-    assert (row["memory_mean"], row["memory_peak"]) == (5, 8)
+    assert (row["memory_mean_mib"], row["memory_peak_mib"]) == (5, 8)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert table.loc["mask_intersection", "last"] == pytest.approx(sum(accuracy[2:]) / 2)
     classes = pd.read_csv(tmp_path / "c" / "classes.csv")
     assert set(classes[classes.strategy == "exclusive"].device_class) == {"gateway"}
-    assert (classes.memory_peak <= classes.budget).all()
+    assert (classes.memory_peak_mib <= classes.budget_mib).all()
     text = (tmp_path / "c" / "table.md").read_text()
     assert text.count("| mask_intersection | 2 |") == 1
     assert (tmp_path / "c" / "figures" / "signature.svg").exists()
@@ -249,6 +249,8 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert again.exit_code == 0, again.output
     assert (records[0] / "summary.json").exists()
     assert (records[1] / "summary.json").stat().st_mtime_ns == kept
+    runs = pd.read_csv(tmp_path / "c" / "runs.csv")
+    assert set(runs["status"]) == {"finished"}  # by whichever command
 
     other = compare("rounds=3", *words)
     assert other.exit_code == 2

@@ -37,7 +37,7 @@ def arm(strategy: str, last: float | None, memory: float = 1.0, value: str = "")
         "strategy": strategy,
         "value": value,
         "last": last,
-        "memory_mean": memory,
+        "memory_mean_mib": memory,
         "reason": "",
     }
 
@@ -49,9 +49,9 @@ def test_the_front_is_what_nothing_beats_and_the_ceiling_is_not_on_it():
     """b is beaten by c, which is cheaper and better; d costs most and is best of those within budgets."""
     points = {"a": (80, 1), "b": (85, 3), "c": (90, 2), "d": (91, 4), "dense": (95, 9)}
     facet = Facet("", {name: arm(name, last, memory) for name, (last, memory) in points.items()})
-    assert front_of(facet, "memory_mean") == ["a", "c", "d"]
+    assert front_of(facet, "memory_mean_mib") == ["a", "c", "d"]
     alone = Facet("", {"dense": arm("dense", 95)})
-    assert front_of(alone, "memory_mean") == ["dense"]
+    assert front_of(alone, "memory_mean_mib") == ["dense"]
 
 
 def test_arms_are_held_against_each_other_within_a_value_the_best_first():

@@ -1022,8 +1022,8 @@ def test_wandb_offline_holds_a_comparison_in_the_group_of_its_runs(
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     cheap = ["rounds=1", "data.max_train=200", "fleet.num_clients=4", "simulation.num_workers=0"]
     words = ["--strategies", "exclusive,dense", "--seeds", "1", "--out", str(tmp_path)]
-    tracked = "tracking.wandb.mode=offline"
-    result = CliRunner().invoke(app, ["compare", "quickstart", *cheap, tracked, *words])
+    command = ["compare", "quickstart", *cheap, "tracking.wandb.mode=offline", *words]
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
 
     def started(folder: Path) -> Any:
@@ -1045,6 +1045,10 @@ def test_wandb_offline_holds_a_comparison_in_the_group_of_its_runs(
     accuracy = 100 * load_run(tmp_path / "dense" / "seed-0").summary["final_accuracy"]
     assert logged["dense"] == pytest.approx(accuracy)
     assert set(logged) == {"exclusive", "dense"}
+
+    assert CliRunner().invoke(app, command).exit_code == 0
+    ids = [run.name.rpartition("-")[2] for run in tmp_path.glob("wandb/offline-run-*")]
+    assert ids == 2 * [own.run_id]
 
 
 def test_wandb_offline_holds_the_cause_of_a_failed_run(

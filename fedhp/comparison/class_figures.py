@@ -112,7 +112,7 @@ def memory(result: Result) -> Plot:
         for label, arm in facet.done.items()
         if (
             shares := [
-                row["memory_peak"] / budgets[row["device_class"]]
+                row["memory_peak_mib"] / budgets[row["device_class"]]
                 for row in _own_classes(result, arm)
                 if row["device_class"] in budgets
             ]
@@ -140,9 +140,9 @@ def _over_shares(axes: Any) -> None:
 
 def _usage(axes: Any, place: float, row: Row, budgets: Any, looks: Any) -> None:
     kind = row["device_class"]
-    if kind not in budgets or row["memory_peak"] is None:
+    if kind not in budgets or row["memory_peak_mib"] is None:
         return
-    mean, peak = (100 * row[key] / budgets[kind] for key in ("memory_mean", "memory_peak"))
+    mean, peak = (100 * row[key] / budgets[kind] for key in ("memory_mean_mib", "memory_peak_mib"))
     axes.plot([mean, peak], [place, place], color=looks[kind]["color"], linewidth=1.5, alpha=0.7)
     axes.plot(peak, place, linestyle="", markersize=5, **looks[kind])
 

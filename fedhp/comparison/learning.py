@@ -74,7 +74,7 @@ def accuracy(result: Result) -> Plot:
 def traffic(result: Result) -> Plot:
     """Accuracy over all bytes that were moved."""
     shown = scene.facets(result)
-    most = max(row["bytes_up"] + row["bytes_down"] for facet in shown for row in facet.done.values())
+    most = max(row["up_mib"] + row["down_mib"] for facet in shown for row in facet.done.values())
     unit, scale = scene.bytes_scale([most])
 
     def draw(figure: Any) -> None:
@@ -98,7 +98,7 @@ def traffic(result: Result) -> Plot:
         "Accuracy over bytes moved",
         "The same over the payload bytes of all messages to and from the clients so far; a line ends where "
         f"the last round does.{scene.rest(result)}",
-        _alt("Lines that end after", shown, lambda row: f"{row['bytes_up'] + row['bytes_down']:.1f} MiB"),
+        _alt("Lines that end after", shown, lambda row: f"{row['up_mib'] + row['down_mib']:.1f} MiB"),
         draw,
         scene.height(shown),
     )

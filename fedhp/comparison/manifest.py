@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from fedhp.errors import RecordError
@@ -47,6 +48,7 @@ class Manifest:
         overrides: Scenario values that hold in every run.
         runs: Its runs.
         settings: By dotted key, what all runs have in common.
+        tracked_as: Of which run of Weights & Biases it is, whenever it is repeated or extended.
     """
 
     scenario: str
@@ -54,6 +56,7 @@ class Manifest:
     overrides: Sequence[str]
     runs: Sequence[Entry]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    tracked_as: str = field(default_factory=lambda: token_hex(4))
 
     @property
     def title(self) -> str:

@@ -19,13 +19,13 @@ _LAST = 0.2
 _HELD_OUT = "local_accuracy_global"
 
 _MEANS = (
-    *("last", "best", "worst_class_accuracy", "compression", "memory_mean"),
-    *("bytes_up", "bytes_down", "seconds"),
+    *("last", "best", "worst_class_accuracy", "compression", "memory_mean_mib"),
+    *("up_mib", "down_mib", "seconds"),
 )
 # By figure of a run, how an arm's comes from those of its seeds.
 OVER_SEEDS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_MEANS, mean),
-    "memory_peak": max,
+    "memory_peak_mib": max,
     "violations": sum,
     "failures": sum,
 }
@@ -58,10 +58,10 @@ def _figures(run: RunResult) -> Row:
         "worst_class": worst,
         "worst_class_accuracy": by_class[worst] if worst else None,
         "compression": summary["compression"],
-        "memory_mean": clients["memory_measured_bytes"].mean() / _MEBIBYTE,
-        "memory_peak": clients["memory_measured_bytes"].max() / _MEBIBYTE,
-        "bytes_up": summary["bytes_up"] / _MEBIBYTE,
-        "bytes_down": summary["bytes_down"] / _MEBIBYTE,
+        "memory_mean_mib": clients["memory_measured_bytes"].mean() / _MEBIBYTE,
+        "memory_peak_mib": clients["memory_measured_bytes"].max() / _MEBIBYTE,
+        "up_mib": summary["bytes_up"] / _MEBIBYTE,
+        "down_mib": summary["bytes_down"] / _MEBIBYTE,
         "seconds": summary["seconds"],
         "violations": summary["budget_violations"],
         "failures": summary["failures"],
@@ -105,9 +105,9 @@ def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> li
         classes = _trained(run).groupby("device_class", sort=False)
         part = pd.DataFrame(
             {
-                "budget": classes["memory_budget_bytes"].max() / _MEBIBYTE,
-                "memory_mean": classes["memory_measured_bytes"].mean() / _MEBIBYTE,
-                "memory_peak": classes["memory_measured_bytes"].max() / _MEBIBYTE,
+                "budget_mib": classes["memory_budget_bytes"].max() / _MEBIBYTE,
+                "memory_mean_mib": classes["memory_measured_bytes"].mean() / _MEBIBYTE,
+                "memory_peak_mib": classes["memory_measured_bytes"].max() / _MEBIBYTE,
                 "accuracy": class_accuracy(run),
             }
         )
@@ -115,7 +115,7 @@ def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> li
     if not parts:
         return []
     seeds: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False)
-    every = seeds.mean().assign(memory_peak=seeds["memory_peak"].max())
+    every = seeds.mean().assign(memory_peak_mib=seeds["memory_peak_mib"].max())
     rows = every.reset_index().to_dict("records")
     return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
 

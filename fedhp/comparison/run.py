@@ -83,7 +83,7 @@ def _track(result: "Result", wandb: WandbConfig) -> None:
     figures = {path.stem: path.read_bytes() for path in sorted((result.root / "figures").glob("*.png"))}
     compared = {"title": result.manifest.title, "seeds": result.seeds, **result.settings}
     try:
-        log_comparison(wandb, result.root, compared, tables, figures)
+        log_comparison(wandb, result.manifest.tracked_as, result.root, compared, tables, figures)
     except Exception as error:
         _logger.warning("not on Weights & Biases: %s: %s", type(error).__name__, error)
 
@@ -116,7 +116,7 @@ def _extended(root: Path, manifest: Manifest) -> Manifest:
     ]
     if kept:
         _logger.info("%s is extended: %d runs are there from before", root, len(kept))
-    return replace(manifest, runs=[*kept, *manifest.runs])
+    return replace(manifest, runs=[*kept, *manifest.runs], tracked_as=earlier.tracked_as)
 
 
 def _differences(earlier: Manifest, now: Manifest) -> list[str]:
@@ -144,10 +144,14 @@ def _given(manifest: Manifest) -> dict[str, str]:
 
 def _ended(manifest: Manifest, outcomes: Mapping[str, Outcome]) -> Manifest:
     """Returns a comparison with what became of its runs."""
-    runs = [
-        replace(entry, status=outcomes[entry.folder].status, reason=outcomes[entry.folder].reason)
-        if entry.folder in outcomes
-        else entry
-        for entry in manifest.runs
-    ]
-    return replace(manifest, runs=runs)
+
+    def ended(entry: Entry) -> Entry:
+        outcome = outcomes.get(entry.folder)
+        if outcome is None:
+            return entry
+        # Whether a run was finished now or by an earlier command is nothing that tables ask.
+        return replace(
+            entry, status="finished" if outcome.has_record else outcome.status, reason=outcome.reason
+        )
+
+    return replace(manifest, runs=[ended(entry) for entry in manifest.runs])

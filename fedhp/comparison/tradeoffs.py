@@ -49,14 +49,14 @@ def memory(result: Result) -> Plot:
         result,
         "signature",
         "Accuracy against training memory",
-        "memory_mean",
+        "memory_mean_mib",
         "training memory, mean over clients and rounds",
     )
 
 
 def traffic(result: Result) -> Plot:
     """Last accuracy against what the clients send."""
-    return _plot(result, "sent", "Accuracy against bytes sent", "bytes_up", "sent by the clients")
+    return _plot(result, "sent", "Accuracy against bytes sent", "up_mib", "sent by the clients")
 
 
 def _plot(result: Result, name: str, title: str, cost: str, said: str) -> Plot:

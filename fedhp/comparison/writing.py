@@ -47,8 +47,8 @@ _SHORT: tuple[Column, ...] = (
     ("last, %", _spread("last")),
     ("worst\nclass, %", _WORST),
     ("smaller", _number("compression", ".1f", "x")),
-    ("memory,\nMiB", _number("memory_mean", ".2f")),
-    ("up,\nMiB", _number("bytes_up", ",.0f")),
+    ("memory,\nMiB", _number("memory_mean_mib", ".2f")),
+    ("up,\nMiB", _number("up_mib", ",.0f")),
 )
 _LONG: tuple[Column, ...] = (
     ("seeds", lambda row: str(row["seeds"])),
@@ -56,18 +56,18 @@ _LONG: tuple[Column, ...] = (
     ("best", _spread("best")),
     ("worst class", lambda row: f"{_WORST(row)} {row['worst_class']}".strip()),
     ("compression", _number("compression", ".1f", "x")),
-    ("memory, mean", _number("memory_mean", ".2f")),
-    ("memory, peak", _number("memory_peak", ".2f")),
+    ("memory, mean", _number("memory_mean_mib", ".2f")),
+    ("memory, peak", _number("memory_peak_mib", ".2f")),
     ("violations", _number("violations", ".0f")),
-    ("up", _number("bytes_up", ",.1f")),
-    ("down", _number("bytes_down", ",.1f")),
+    ("up", _number("up_mib", ",.1f")),
+    ("down", _number("down_mib", ",.1f")),
     ("seconds", _number("seconds", ".0f")),
 )
 _CLASSES: tuple[Column, ...] = (
     ("class", lambda row: row["device_class"]),
-    ("budget", _number("budget", ".2f")),
-    ("memory, mean", _number("memory_mean", ".2f")),
-    ("memory, peak", _number("memory_peak", ".2f")),
+    ("budget", _number("budget_mib", ".2f")),
+    ("memory, mean", _number("memory_mean_mib", ".2f")),
+    ("memory, peak", _number("memory_peak_mib", ".2f")),
     ("accuracy", _number("accuracy", ".1f")),
 )
 

@@ -107,6 +107,7 @@ class WandbTracker:
 
 def log_comparison(
     config: "WandbConfig",
+    run_id: str,
     folder: Path,
     settings: Mapping[str, Any],
     tables: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -116,6 +117,7 @@ def log_comparison(
 
     Args:
         config: Mode, project, entity and group; its mode is not "none".
+        run_id: The W&B run's, which a repeated comparison goes on with.
         folder: The comparison's; W&B keeps its own files in ``wandb`` inside it.
         settings: What was compared.
         tables: Its tables by name; all rows of one have the same keys.
@@ -126,7 +128,7 @@ def log_comparison(
         RecordError: If W&B refuses, for instance because nobody is logged in.
     """
     wandb = _library()
-    with _start(wandb, config, "comparison", folder, settings, "comparison") as run:
+    with _start(wandb, config, "comparison", folder, settings, "comparison", run_id) as run:
         logged = {
             name: wandb.Table(
                 columns=list(rows[0]), data=[list(row.values()) for row in rows], allow_mixed_types=True
@@ -152,6 +154,7 @@ def _start(
     folder: Path,
     settings: Mapping[str, Any],
     job_type: str | None = None,
+    run_id: str | None = None,
 ) -> Any:
     assert config.mode in ("offline", "online", "disabled")
     try:
@@ -160,6 +163,8 @@ def _start(
             entity=config.entity or None,
             group=config.group or None,
             job_type=job_type,
+            id=run_id,
+            resume="allow" if run_id and config.mode == "online" else None,
             name=name,
             dir=folder,
             mode=config.mode,
