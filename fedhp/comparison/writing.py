@@ -124,8 +124,10 @@ def show(console: Console, result: Result) -> None:
         if facet.title:
             console.print(f"\n{facet.title}", style="bold", markup=False, highlight=False)
         console.print(_arms_table(facet))
-        if 1 < len(facet.done) <= _MOST_PAIRED:
-            console.print("\np of the difference in last accuracy, paired over seeds", style="bold")
+        if 1 < len(facet.done) <= _MOST_PAIRED and len(result.seeds) > 1:
+            console.print(
+                "\np of the difference in last accuracy, paired over seeds (-: always the same)", style="bold"
+            )
             console.print(_chances_table(facet, result.tables.pairs))
     console.print(
         "\nlast: accuracy, ± over seeds; worst class: accuracy on its own samples;\n"
