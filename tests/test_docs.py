@@ -340,10 +340,17 @@ def test_a_command_of_the_pages_works(reader, page, words):
         assert num_records == (verb in ("run", "train", "report"))
 
 
+def test_runs_are_listed_wide_enough_to_tell_success_from_failure():
+    """At 80 columns Flower shows ``finished:completed`` and ``finished:failed`` alike, cut off."""
+    for page in PAGES:
+        for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+            assert line.count("flwr list local") == line.count("COLUMNS=200 flwr list local"), page
+
+
 def test_the_commands_of_flower_in_the_pages_are_there():
     """As the installed version has them: they come and go between its versions."""
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?:^|`)flwr ([a-z]+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)(?:COLUMNS=200 )?flwr ([a-z]+)", text, re.MULTILINE))
     assert {"run", "list", "log", "stop"} <= named <= set(typer.main.get_command(flwr_cli).commands)
 
 
