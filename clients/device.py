@@ -64,7 +64,7 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     source = generator(scenario.seed, "local test", stream)
     shard, held_out = whole.hold_out(scenario.data.local_test, source)
     num_held_out = 0 if held_out is None else len(held_out)
-    profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out)
+    profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread)
     return LocalDevice(client, profile, shard, held_out, stream)
 
 

@@ -1,12 +1,17 @@
 """fedhp: federated training of one shrinking model on devices with little memory.
 
-Public names: `simulate`, `train`, `load_model`, `load_run`; everything else by its module's name. They are
-imported on first use, so that ``import fedhp`` stays light on a device.
+Public names: `simulate`, `train`, `load_model`, `load_run` and the module `report`; everything else by its
+module's name. They are imported on first use, so that ``import fedhp`` stays light on a device.
 """
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["load_model", "load_run", "simulate", "train"]
+if TYPE_CHECKING:
+    from fedhp import report
+    from fedhp.api import load_model, load_run, simulate, train
+
+__all__ = ["load_model", "load_run", "report", "simulate", "train"]
 
 
 def __dir__() -> list[str]:
@@ -14,8 +19,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "report":
+        return import_module("fedhp.report")
     if name in __all__:
-        from fedhp import api
-
-        return getattr(api, name)
+        return getattr(import_module("fedhp.api"), name)
     raise AttributeError(f"module 'fedhp' has no attribute '{name}'")

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
@@ -304,10 +305,19 @@ def _nested(values: Mapping[str, Any]) -> DictConfig:
     config = OmegaConf.create({})
     for key, value in values.items():
         try:
-            OmegaConf.update(config, key, value, merge=True, force_add=True)
+            OmegaConf.update(config, key, _plain(value), merge=True, force_add=True)
         except OmegaConfBaseException as error:
             raise ScenarioError(f"{key}: {_first_line(error)}") from None
     return config
+
+
+def _plain(value: Any) -> Any:
+    """Returns NumPy's numbers, which a loop over ``linspace`` gives, as Python's; also those inside."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:

@@ -47,6 +47,7 @@ class DeviceProfile:
         num_examples: The number of local training samples.
         own_data: Whether these are its own, and no part of the scenario's data set.
         num_local_test: The number of its samples that it holds out, beside those.
+        spread: The standard deviation of its own data's values, over that of the server's.
     """
 
     device_class: str
@@ -54,6 +55,7 @@ class DeviceProfile:
     num_examples: int
     own_data: bool = False
     num_local_test: int = 0
+    spread: float = 1.0
 
 
 @dataclass(frozen=True)

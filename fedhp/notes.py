@@ -11,6 +11,7 @@ from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
 
 _FEW = 10  # held-out samples, below which an accuracy on them moves in steps of more than a tenth
+_ODD = 3.0  # times that a device's values may spread as widely, or as narrowly, as the server's, unnoted
 _NOTHING = 0.01  # of the full model's parameters, below which what is left learns next to nothing
 
 
@@ -79,6 +80,20 @@ def few_held_out(numbers: Sequence[int]) -> Iterator[str]:
             f"data.local_test: {min(numbers)} to {max(numbers)} samples are held out per client, in the "
             f"median {middle:g}: a client's accuracy on so few is coarse; raise it, or have fewer clients"
         )
+
+
+def odd_spreads(spreads: Mapping[str, float]) -> Iterator[str]:
+    """Says which devices' own values spread so much more, or less, than the server's that they may be wrong.
+
+    Args:
+        spreads: Standard deviations of their values, over that of the server's, by what names a device.
+    """
+    for name, spread in spreads.items():
+        if not 1 / _ODD < spread < _ODD:
+            yield (
+                f"{name}: its values spread {spread:.2g} times as widely as the server's data; if they are "
+                f"on another scale, bring them to the server's (with uint8 scaled to 0 .. 1)"
+            )
 
 
 def _size(budget: int | None) -> float:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from fedhp.errors import FedhpError
 _INPUT_REFUSED = 2
 _STOPS = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]  # not all on Windows
 _IMPATIENCE_SECONDS = 5.0
+_AGAIN_SECONDS = 0.01
 
 
 class _Stopped(KeyboardInterrupt):
@@ -53,6 +55,22 @@ class _Stop:
         for number in _STOPS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self)
+        sys.unraisablehook = self.insist
+
+    def insist(self, lost: "sys.UnraisableHookArgs") -> None:
+        """Stops again a moment later where Python dropped the exception, as it does in destructors.
+
+        They run at any time: after every import, and wherever a result of Ray's is let go.
+        """
+        if not isinstance(lost.exc_value, _Stopped):
+            sys.__unraisablehook__(lost)
+            return
+        self._patient_until = -math.inf
+        # To the main thread, which may wait for something by then.
+        target = threading.main_thread().ident, self.signal
+        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, target)
+        again.daemon = True
+        again.start()
 
     def retire(self) -> None:
         """Lets the interpreter end undisturbed: it gives signals their default back, which would kill it."""

@@ -120,6 +120,7 @@ def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict
             "num-local-test": profile.num_local_test,
             "own-data": profile.own_data,
             "partition-id": -1 if partition_id is None else partition_id,
+            "spread": profile.spread,
         }
     )
     return RecordDict({_PROFILE: answer})
@@ -142,8 +143,11 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
     if budget != _NO_BUDGET and budget <= 0:
         raise WireError(f"profile: memory-bytes is {budget}, expected above 0")
     own_data = _field(answer, "own-data", bool)
+    spread = _field(answer, "spread", float)
+    if not 0 <= spread <= _LARGEST:
+        raise WireError(f"profile: spread is {spread!r:.40}, expected a number from 0 to {_LARGEST:g}")
     known = None if budget == _NO_BUDGET else budget
-    profile = DeviceProfile(name, known, numbers["num-examples"], own_data, numbers["num-local-test"])
+    profile = DeviceProfile(name, known, numbers["num-examples"], own_data, numbers["num-local-test"], spread)
     return profile, client if client >= 0 else None
 
 

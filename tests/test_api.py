@@ -1,6 +1,7 @@
 """fedhp from Python, end to end on a small fleet: the record, the model, and the same seed's same bits."""
 
 import json
+import subprocess
 import sys
 from itertools import pairwise
 
@@ -116,6 +117,13 @@ def test_a_run_loads_again(run):
     assert again.summary == run.summary
     assert again.rounds.equals(run.rounds)
     assert again.clients.equals(run.clients)
+
+
+def test_the_report_has_the_name_that_the_readme_gives_it():
+    """In a process of its own: here, some other test has imported the module already."""
+    code = "import fedhp; assert 'report' in dir(fedhp); print(fedhp.report.write_report.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("write_report\n", "")
 
 
 def test_the_loaded_model_has_the_accuracy_that_the_record_says(run):

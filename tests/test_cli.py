@@ -331,6 +331,35 @@ def test_a_signal_stops_once_and_cleanly_however_many_follow(signals, code, told
     assert stopped(*signals) == (code, "cleaning up\nclosed\n", told)
 
 
+DROPPED = """
+import signal, time
+import typer
+from fedhp.terminal import readable_errors, stop_cleanly
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+app = typer.Typer()
+
+@app.command()
+@readable_errors()
+def work():
+    Dying()
+    time.sleep(60)
+
+stop_cleanly()
+app()
+"""
+
+
+def test_a_signal_that_comes_in_a_destructor_stops_all_the_same():
+    """Python drops what a destructor raises, so that nobody would hear of the signal's exception."""
+    command = [sys.executable, "-c", DROPPED]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stderr) == (143, "interrupted by SIGTERM\n")
+
+
 @pytest.mark.parametrize("command", ["run", "train"])
 def test_whoever_stops_the_report_is_told_that_the_record_is_whole(command, tmp_path, monkeypatch, caplog):
     def interrupted(folder):

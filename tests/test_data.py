@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from fedhp.data import (
     DataConfig,
@@ -938,6 +939,33 @@ def test_device_data_of_another_scale_is_refused(tmp_path, dtype, std):
     np.savez(file, x_train=values, y_train=np.arange(5))
     with pytest.raises(DataError, match=r"another scale .* bring the values to the server's"):
         device_shard(str(file), mean=0.5, std=std)
+
+
+def digits_as(factor: float) -> np.ndarray:
+    return (load_digits(return_X_y=True)[0] * (factor / 16)).astype(np.float32)
+
+
+def test_digits_as_scikit_learn_has_them_are_refused_where_the_server_counts_from_0_to_1(tmp_path):
+    """0 to 16, as ``load_digits`` returns them: 16 times as wide, and the server's model learns nothing."""
+    file = tmp_path / "mine.npz"
+    dataset = open_dataset(DataConfig())
+    np.savez(file, x_train=digits_as(16), y_train=load_digits().target)
+    with pytest.raises(DataError, match=r"another scale .* is 6.02, and the server's 0.376"):
+        device_shard(str(file), mean=dataset.mean, std=dataset.std)
+    np.savez(file, x_train=digits_as(1), y_train=load_digits().target)
+    assert device_shard(str(file), mean=dataset.mean, std=dataset.std).spread == pytest.approx(1, abs=1e-2)
+
+
+def test_devices_of_a_single_digit_or_sample_or_of_equal_values_are_no_reason_to_refuse(tmp_path):
+    """On the right scale: what a device sees may be all alike, or nearly."""
+    digits, labels = digits_as(1), load_digits().target
+    alike = digits[:5] * 0.02 + 0.5
+    devices = [*(digits[labels == label] for label in range(10)), *np.split(digits[:50], 50), alike]
+    for number, values in enumerate([*devices, np.zeros_like(digits[:5])]):
+        file = tmp_path / f"{number}.npz"
+        np.savez(file, x_train=values, y_train=np.zeros(len(values), int))
+        device_shard(str(file), mean=0.3054, std=0.376)
+    assert device_shard(str(file), mean=0.01, std=0.01).spread == 1  # nothing to compare
 
 
 def test_missing_device_data_is_refused(tmp_path):

@@ -4,6 +4,10 @@ import dataclasses
 import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
 import typing
 from collections.abc import Iterator
 from itertools import product
@@ -340,10 +344,17 @@ def test_a_command_of_the_pages_works(reader, page, words):
         assert num_records == (verb in ("run", "train", "report"))
 
 
+def test_runs_are_listed_wide_enough_to_tell_success_from_failure():
+    """At 80 columns Flower shows ``finished:completed`` and ``finished:failed`` alike, cut off."""
+    for page in PAGES:
+        for line in (ROOT / page).read_text(encoding="utf-8").splitlines():
+            assert line.count("flwr list local") == line.count("COLUMNS=200 flwr list local"), page
+
+
 def test_the_commands_of_flower_in_the_pages_are_there():
     """As the installed version has them: they come and go between its versions."""
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
-    named = set(re.findall(r"(?:^|`)flwr ([a-z]+)", text, re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)(?:COLUMNS=200 )?flwr ([a-z]+)", text, re.MULTILINE))
     assert {"run", "list", "log", "stop"} <= named <= set(typer.main.get_command(flwr_cli).commands)
 
 
@@ -373,6 +384,27 @@ def test_the_strategy_of_the_page_asks_the_devices_with_the_most_samples(reader)
     sizes = [len(rows) for rows in partition_rows(run.config.data, 20, 0)]
     asked = run.clients.groupby("round")["num_examples"].apply(list)
     assert [sorted(one) for one in asked] == [sorted(sizes)[-5:]] * 2
+
+
+def test_the_strategy_from_scratch_passes_lint_in_the_place_that_the_page_gives_it():
+    """Step 1 as step 3 changes it, by the project's own rules."""
+    (block,) = re.findall(r"^   ```python\n(.*?)^   ```$", REFERENCE, re.MULTILINE | re.DOTALL)
+    source = textwrap.dedent(block).replace("from strategies.", "from .")
+    lint = [sys.executable, "-m", "ruff", "check", "--stdin-filename", "strategies/last_units.py", "-"]
+    done = subprocess.run(lint, input=source, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_lint_leaves_what_readers_write_beside_the_project_alone(tmp_path):
+    """Their files lie where the pages' commands are typed, in the checkout."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    own = [tmp_path / folder / "own.py" for folder in ("clients", "fedhp/data", "strategies", "tests")]
+    for file in (*own, tmp_path / "my_net.py", tmp_path / "mine" / "fedhp" / "net.py"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    listed = [sys.executable, "-m", "ruff", "check", "--show-files"]
+    done = subprocess.run(listed, cwd=tmp_path, capture_output=True, text=True)
+    assert {Path(line) for line in done.stdout.splitlines()} == {*own, tmp_path / "pyproject.toml"}
 
 
 def test_the_agent_of_a_sweep_gives_a_command_that_fedhp_takes():

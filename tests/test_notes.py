@@ -8,7 +8,7 @@ import pytest
 import fedhp
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
-from fedhp.notes import few_held_out, small_budgets
+from fedhp.notes import few_held_out, odd_spreads, small_budgets
 
 SMALL = {
     "rounds": 1,
@@ -168,6 +168,16 @@ def test_a_strategy_that_sends_parts_notes_those_that_are_next_to_nothing(tmp_pa
 def test_few_held_out_samples_are_noted_by_their_median(numbers, noted):
     notes = list(few_held_out(numbers))
     assert [noted in note for note in notes] == [True] * bool(noted)
+
+
+@pytest.mark.parametrize(
+    ("spread", "noted"), [(0.3, True), (0.34, False), (1.0, False), (2.9, False), (3.1, True)]
+)
+def test_values_of_an_odd_spread_are_noted_by_client(spread, noted):
+    notes = list(odd_spreads({"client 4": spread, "client 5": 1.0}))
+    assert [note.startswith(f"client 4: its values spread {spread} times as wide") for note in notes] == [
+        True
+    ] * noted
 
 
 def test_a_run_notes_that_its_clients_hold_out_few_samples(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -506,12 +507,12 @@ with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:
 
 def test_a_signal_waits_until_ray_has_started_and_keeps_its_handler() -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    from fedhp.simulation.cluster import _undisturbed
+    from fedhp.simulation.cluster import _keeping_handlers
 
     order = []
     before = signal.signal(signal.SIGTERM, lambda number, _: order.append(number))
     try:
-        with _undisturbed():
+        with _keeping_handlers(hold=True):
             signal.raise_signal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does
             order.append("started")
@@ -520,6 +521,38 @@ def test_a_signal_waits_until_ray_has_started_and_keeps_its_handler() -> None:
         assert order[2:] == [signal.SIGTERM]
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_nothing_listens_is_refused(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that was just free. Ray itself, which would try it for 100 seconds, is not asked."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(ray, "init", pytest.fail)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"{scheme}127.0.0.1:{free.getsockname()[1]}"
+    from fedhp.simulation.cluster import join_ray
+
+    expected = f"no Ray cluster .* '{address}': .*refused; start one by 'ray start"
+    with pytest.raises(FedhpError, match=expected):
+        join_ray(config(1, address), 1, 0)
+
+
+def test_a_signal_need_not_wait_until_a_ray_elsewhere_has_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes while Ray connects and has taken SIGTERM for itself, which is ours again afterwards."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    from fedhp.simulation.cluster import join_ray
+
+    def connect(**_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the signal waited")
+
+    monkeypatch.setattr(ray, "init", connect)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        join_ray(config(1, "auto"), 1, 0)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:

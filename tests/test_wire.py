@@ -109,7 +109,7 @@ def test_an_update_comes_back_exactly():
 @pytest.mark.parametrize("budget", [None, 1, 2**40])
 @pytest.mark.parametrize("partition", [None, 0, 7])
 def test_a_profile_comes_back_exactly(budget, partition):
-    profile = DeviceProfile("phone", budget, 12, own_data=partition is None, num_local_test=3)
+    profile = DeviceProfile("phone", budget, 12, own_data=partition is None, num_local_test=3, spread=0.25)
     assert wire.unpack_profile(wire.pack_profile(profile, partition)) == (profile, partition)
 
 
@@ -404,6 +404,9 @@ def test_missing_records_are_refused_by_name():
         ("num-local-test", 3.0),
         ("own-data", 1),
         ("partition-id", "0"),
+        ("spread", -0.5),
+        ("spread", float("nan")),
+        ("spread", 1),
     ],
 )
 def test_a_profile_out_of_range_is_refused_by_field(name, value):
@@ -414,7 +417,8 @@ def test_a_profile_out_of_range_is_refused_by_field(name, value):
 
 
 @pytest.mark.parametrize(
-    "name", ["device-class", "memory-bytes", "num-examples", "num-local-test", "own-data", "partition-id"]
+    "name",
+    ["device-class", "memory-bytes", "num-examples", "num-local-test", "own-data", "partition-id", "spread"],
 )
 def test_a_profile_without_a_field_is_refused_by_field(name):
     content = wire.pack_profile(PROFILE, 0)

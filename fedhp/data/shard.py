@@ -18,7 +18,10 @@ from fedhp.data.files import read_npz
 from fedhp.data.partition import partition_rows
 from fedhp.errors import DataError
 
-_MOST_APART = 100  # deviations of a device's values and the server's; uint8 taken for 0 .. 1 is 255 apart
+# How much wider, and how much narrower, a device's values may spread than the server's. No single image of
+# what ships spreads twice as widely; but a device that always sees about the same may be right.
+_MOST_WIDER = 8
+_MOST_NARROWER = 100
 # Whole rows that are copied at once where only some of their entries are wanted.
 _ROWS = 16
 
@@ -29,6 +32,8 @@ class Shard:
     Attributes:
         input_shape: Channels, height and width of a sample.
         num_classes: Labels are 0 .. num_classes - 1.
+        spread: The standard deviation of a device's own values, over that of the server's; 1 for parts of the
+            server's data.
         raw_itemsize: Bytes per stored value, 1 (uint8) or 4 (float32): a batch is gathered as it is
             stored and then converted, and what it takes in between counts.
     """
@@ -42,6 +47,7 @@ class Shard:
         num_classes: int,
         mean: float,
         std: float,
+        spread: float = 1.0,
     ) -> None:
         """Takes images (N, C, H, W), labels (N,) and the rows of both that belong to the shard."""
         assert len(images) == len(labels)
@@ -52,6 +58,7 @@ class Shard:
         _, channels, height, width = images.shape
         self.input_shape: tuple[int, int, int] = (channels, height, width)
         self.num_classes = num_classes
+        self.spread = spread
         self.raw_itemsize: int = images.dtype.itemsize
         scale = 255 if images.dtype == np.uint8 else 1
         self._mean, self._std = mean * scale, std * scale
@@ -207,7 +214,6 @@ def device_shard(
             f"and the model takes {tuple(input_shape)}; convert them, or choose the model for this "
             f"data"
         )
-    _check_scale(path, float(arrays["measured"][1]), std)
     return Shard(
         images,
         labels,
@@ -215,17 +221,21 @@ def device_shard(
         num_classes=num_classes or int(labels.max()) + 1,
         mean=mean,
         std=std,
+        spread=_checked_spread(path, images, float(arrays["measured"][1]), std),
     )
 
 
-def _check_scale(path: str, own_std: float, std: float) -> None:
-    """Refuses values that are most likely 0 .. 255 where 0 .. 1 is wanted, or the other way round."""
-    if not 1 / _MOST_APART < own_std / std < _MOST_APART:
+def _checked_spread(path: str, images: NDArray[Any], own_std: float, std: float) -> float:
+    """Returns how widely values spread beside the server's; refuses what must be on another scale."""
+    if own_std == 1 and images.min() == images.max():  # measured as 1, since there is no deviation
+        return 1.0
+    if not 1 / _MOST_NARROWER < own_std / std < _MOST_WIDER:
         raise DataError(
             f"{path}: x_train is on another scale than the server's data: its standard deviation is "
             f"{own_std:.3g}, and the server's {std:.3g} (with uint8 scaled to 0 .. 1); bring the values "
             f"to the server's scale"
         )
+    return own_std / std
 
 
 @lru_cache(maxsize=2)

@@ -5,12 +5,14 @@ import math
 import os
 import signal
 import site
+import socket
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import ray
 
@@ -22,6 +24,7 @@ from fedhp.simulation.worker import SLICE_BYTES, Worker
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
 
+_ANSWER_SECONDS = 5.0
 _SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
 
@@ -58,11 +61,12 @@ def open_pool(
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Holds back signals that are handled until the block ends, and gives their handlers back.
+def _keeping_handlers(hold: bool) -> Iterator[None]:
+    """Gives handlers of signals back when the block ends: Ray takes SIGTERM's, to trace it and exit.
 
-    A Ray that is interrupted while it starts leaves processes behind. SIGTERM it takes for itself, to write a
-    trace to the terminal and exit.
+    Args:
+        hold: Whether signals wait until then. A Ray that is interrupted while it starts leaves processes
+            behind; one that is joined does not, and may keep this process waiting for minutes.
     """
     arrived: list[int] = []
     handlers: dict[int, Callable[..., object]] = {}
@@ -70,7 +74,8 @@ def _undisturbed() -> Iterator[None]:
         for number in signal.valid_signals():
             if callable(handler := signal.getsignal(number)):
                 handlers[number] = handler
-                signal.signal(number, lambda number, _: arrived.append(number))
+                if hold:
+                    signal.signal(number, lambda number, _: arrived.append(number))
     try:
         yield
     except SystemExit:  # Ray's answer to SIGTERM
@@ -83,7 +88,6 @@ def _undisturbed() -> Iterator[None]:
             signal.raise_signal(arrived[0])
 
 
-@_undisturbed()
 def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
     """Joins the Ray cluster that the configuration names, or starts one of as many cores as workers.
 
@@ -92,25 +96,39 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     verbose = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
-    level = logging.INFO if verbose else logging.ERROR
+    logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
     if config.address:
-        try:
-            ray.init(address=config.address, log_to_driver=verbose, logging_level=level)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise FedhpError(
-                f"no Ray cluster answers at simulation.address = '{config.address}': {error}"
-            ) from None
+        _join(config.address, logs)
         return
     num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
-    ray.init(
-        # "local", or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
-        address="local",
-        num_cpus=num_workers,
-        include_dashboard=False,
-        log_to_driver=verbose,
-        logging_level=level,
-        object_store_memory=_store_bytes(num_workers, message_bytes),
-    )
+    with _keeping_handlers(hold=True):
+        ray.init(
+            # "local", or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
+            address="local",
+            num_cpus=num_workers,
+            include_dashboard=False,
+            object_store_memory=_store_bytes(num_workers, message_bytes),
+            **logs,
+        )
+
+
+def _join(address: str, logs: Mapping[str, Any]) -> None:
+    try:
+        _check_answer(address)
+        with _keeping_handlers(hold=False):
+            ray.init(address=address, **logs)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FedhpError(
+            f"no Ray cluster answers at simulation.address = '{address}': {error}; start one by "
+            f"'ray start --head', or leave the key out"
+        ) from None
+
+
+def _check_answer(address: str) -> None:
+    """Raises OSError where nothing listens: Ray would try for minutes. What names no port is left to Ray."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.port:
+        socket.create_connection((place.hostname, place.port), _ANSWER_SECONDS).close()
 
 
 def _store_bytes(num_workers: int, message_bytes: int) -> int:
