@@ -351,11 +351,23 @@ def work():
 stop_cleanly()
 app()
 """
+# Comes again before Python is done with what it dropped, where it would be dropped too.
+AT_ONCE = """
+import _thread
+start = _thread.start_new_thread
+
+def at_once(function, arguments):
+    _thread.start_new_thread = start
+    function(*arguments)
+
+_thread.start_new_thread = at_once
+"""
 
 
-def test_a_signal_that_comes_in_a_destructor_stops_all_the_same():
+@pytest.mark.parametrize("before", ["", AT_ONCE], ids=["later", "at once"])
+def test_a_signal_that_comes_in_a_destructor_stops_all_the_same(before):
     """Python drops what a destructor raises, so that nobody would hear of the signal's exception."""
-    command = [sys.executable, "-c", DROPPED]
+    command = [sys.executable, "-c", before + DROPPED]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (143, "interrupted by SIGTERM\n")
 
