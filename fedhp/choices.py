@@ -6,13 +6,13 @@ from difflib import get_close_matches
 from fedhp.errors import ScenarioError
 
 # Letters from which on the beginning of a name tells the name: "lr" begins several, and means none of them.
-_TELLING = 3
+TELLING = 3
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
     """Returns the known names that one is likely to mean: those that begin with it, or else the closest."""
     names = list(dict.fromkeys(known))
-    longer = [one for one in names if one.startswith(name)] if len(name) >= _TELLING else []
+    longer = [one for one in names if one.startswith(name)] if len(name) >= TELLING else []
     return longer or get_close_matches(name, names, n=1)
 
 

@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import click
 import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
+from typer.core import TyperGroup
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
@@ -22,7 +24,36 @@ from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
 
 _logger = logging.getLogger("fedhp")
 
+
+class _Commands(TyperGroup):
+    """Commands that answer a scenario's key in the place of an option with how it is written."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was given."""
+        try:
+            return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            options = [one for one in error.possibilities or () if one.startswith(error.option_name)]
+            if options or error.ctx is None or not _takes_keys(error.ctx.command):
+                raise
+            from fedhp.config import keys_like
+
+            keys = keys_like(error.option_name.lstrip("-").replace("-", "_"))
+            if not keys:
+                raise
+            written = " or ".join(f"{key}=VALUE" for key in keys)
+            raise click.UsageError(
+                f"No such option '{error.option_name}'. Keys of the scenario go without dashes: {written}",
+                error.ctx,
+            ) from None
+
+
+def _takes_keys(command: click.Command) -> bool:
+    return any("KEY=VALUE" in (parameter.metavar or "") for parameter in command.params)
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Federated training of one shrinking model on devices with little memory.",
     no_args_is_help=True,
     rich_markup_mode="rich",

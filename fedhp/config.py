@@ -21,7 +21,7 @@ from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import ScenarioError
-from fedhp.keys import is_known, keys_of, misfit, section_amiss, unknown_key
+from fedhp.keys import is_known, keys_named, keys_of, misfit, section_amiss, unknown_key
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
@@ -204,6 +204,11 @@ def load_scenario(
     if not overrides and not values:
         return scenario
     return _checked([*layers, _given(overrides, values)], "overrides")
+
+
+def keys_like(name: str) -> list[str]:
+    """Returns the scenario's keys that somebody means who writes this for one: see `keys_named`."""
+    return keys_named(name, _KEYS)
 
 
 def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> list[str]:

@@ -91,7 +91,9 @@ class FleetConfig:
         if self.num_clients < 1:
             raise ScenarioError(f"fleet.num_clients must be at least 1, got {self.num_clients}")
         if not names or len(set(names)) < len(names):
-            raise ScenarioError(f"fleet.classes must be named, each differently; got {names}")
+            raise ScenarioError(
+                f"fleet.classes must be one or more, each of another name; got {', '.join(names) or 'none'}"
+            )
 
 
 def assign_classes(fleet: FleetConfig) -> Sequence[DeviceClassConfig]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
-from fedhp.choices import near
+from fedhp.choices import TELLING, near
 
 # Per dotted key, what its value must be; the keys of a list's entries have ``[]`` where the number would be.
 Keys = Mapping[str, str]
@@ -51,6 +51,17 @@ def unknown_key(key: str, known: Keys) -> str:
     meant = _near(last, beside) or _near(last, known)
     hint = f"Did you mean {' or '.join(meant)}?" if meant else f"Keys are: {', '.join(beside)}"
     return f"there is no key '{key}'. {hint}"
+
+
+def keys_named(name: str, known: Keys) -> list[str]:
+    """Returns the key of this name, or else those whose last part it is, or else begins; no sections."""
+    single = [key for key in known if "[" not in key and not any(one.startswith(f"{key}.") for one in known)]
+    last = {key: key.rpartition(".")[2] for key in single}
+    return (
+        [key for key in single if key == name]
+        or [key for key in single if last[key] == name]
+        or [key for key in single if len(name) >= TELLING and last[key].startswith(name)]
+    )
 
 
 def _near(last: str, keys: Collection[str]) -> list[str]:

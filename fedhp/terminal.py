@@ -1,5 +1,6 @@
 """What every command does around its work: logging for a terminal, a clean stop, readable errors."""
 
+import _thread
 import io
 import logging
 import math
@@ -8,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -46,9 +47,14 @@ class _Stop:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Stops what runs, unless it is just being stopped."""
         now = time.monotonic()
-        if now > self._patient_until:
-            self.signal, self._patient_until = signal.Signals(number), now + _IMPATIENCE_SECONDS
-            raise _Stopped
+        if now <= self._patient_until:
+            return
+        self.signal = signal.Signals(number)
+        if _runs(_Stop.insist, frame):
+            self._come_again()
+            return
+        self._patient_until = now + _IMPATIENCE_SECONDS
+        raise _Stopped
 
     def listen(self) -> None:
         """Handles the signals from now on, but for those that nohup or a script's job ignores."""
@@ -66,17 +72,28 @@ class _Stop:
             sys.__unraisablehook__(lost)
             return
         self._patient_until = -math.inf
-        # To the main thread, which may wait for something by then.
-        target = threading.main_thread().ident, self.signal
-        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, target)
-        again.daemon = True
-        again.start()
+        self._come_again()
+
+    def _come_again(self) -> None:
+        def come() -> None:
+            time.sleep(_AGAIN_SECONDS)
+            signal.pthread_kill(threading.main_thread().ident or 0, self.signal)
+
+        # No thread of `threading`: this may run while the main thread holds one of that module's locks.
+        _thread.start_new_thread(come, ())
 
     def retire(self) -> None:
         """Lets the interpreter end undisturbed: it gives signals their default back, which would kill it."""
         for number in _STOPS:
             if signal.getsignal(number) is self:
                 signal.signal(number, signal.SIG_IGN)
+
+
+def _runs(function: Callable[..., object], frame: FrameType | None) -> bool:
+    """Says whether a frame, or one that it was called from, is the function's."""
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 _stop = _Stop()

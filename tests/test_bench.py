@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from fedhp.bench import process, step
+from fedhp.bench import memory, process, step
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
 from fedhp.bench.process import run_process
@@ -27,7 +27,7 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(fi
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     (tmp_path / "taken").write_text("a file, no folder")
-    monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda: pytest.fail("measured"))
+    monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda _: pytest.fail("measured"))
     result = CliRunner().invoke(app, ["bench", "memory", "--json", file])
     assert result.exit_code == 2
     assert f"{file} cannot be written; give a file in a folder that exists" in result.output
@@ -36,9 +36,21 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_measured(fi
 def test_figures_are_written_to_a_new_file_and_over_an_old_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for figure in (1, 2):
-        monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda figure=figure: {"figure": figure})
+        monkeypatch.setattr("fedhp.bench.memory.run_memory", lambda _, figure=figure: {"figure": figure})
         assert CliRunner().invoke(app, ["bench", "memory", "--json", "figures.json"]).exit_code == 0
         assert json.loads((tmp_path / "figures.json").read_text()) == {"figure": figure}
+
+
+def test_the_memory_of_each_model_is_announced_before_it_is_measured(monkeypatch):
+    """On the error stream: the table goes into files and pipes."""
+    monkeypatch.setattr(memory, "_CASES", memory._CASES[:2])
+    monkeypatch.setattr(memory, "_BATCHES", (1,))
+    monkeypatch.setenv("COLUMNS", "200")
+    result = CliRunner().invoke(app, ["bench", "memory"])
+    assert result.stderr == (
+        "1 of 2: mlp 300-100 on 1x28x28\n2 of 2: mlp 300-100 cut to 784-30-56 on 1x28x28\n"
+    )
+    assert result.stdout.count("mlp 300-100 on 1x28x28") == 5  # optimisers
 
 
 def test_a_fleet_is_summed_up_over_its_seeds():

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from fedhp.cli import app
+from fedhp.comparison.command import DEFAULT
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.errors import MissingExtraError, RecordError, ScenarioError
 from fedhp.terminal import readable_errors
@@ -48,6 +49,38 @@ def test_help_names_every_command_and_run_shows_examples():
     text = cli("run", "--help").output
     assert "fedhp run quickstart" in text
     assert "--out" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["run", "--rounds", "3"], "'--rounds'. Keys of the scenario go without dashes: rounds=VALUE"),
+        (["run", "quickstart", "--rounds=3"], "rounds=VALUE"),
+        (
+            ["train", "--learning-rate", "1"],
+            "train.learning_rate=VALUE or strategy.optimizer.learning_rate=VALUE",
+        ),
+        (["reproduce", "dynhp", "--target-compression", "5"], "prune.target_compression=VALUE"),
+        (["run", "--data.name=npz"], "data.name=VALUE"),
+        (["compare", "--seed", "5"], "Did you mean '--seeds'?"),
+        (["run", "--nothing"], "No such option '--nothing'"),
+        (["bench", "step", "--rounds", "3"], "No such option '--rounds'"),
+    ],
+)
+def test_a_key_in_the_place_of_an_option_is_answered_with_how_it_is_written(arguments, told, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert told in result.stderr
+    assert ("without dashes" in result.stderr) == ("=VALUE" in told)
+
+
+def test_the_defaults_of_a_comparison_are_shown_whole(monkeypatch):
+    """Whoever changes the list copies it from there, on a terminal of the usual 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = cli("compare", "--help").output
+    assert "…" not in shown
+    assert all(name in shown for name in DEFAULT.split(","))
 
 
 def test_no_command_shows_the_help():
@@ -351,11 +384,23 @@ def work():
 stop_cleanly()
 app()
 """
+# Comes again before Python is done with what it dropped, where it would be dropped too.
+AT_ONCE = """
+import _thread
+start = _thread.start_new_thread
+
+def at_once(function, arguments):
+    _thread.start_new_thread = start
+    function(*arguments)
+
+_thread.start_new_thread = at_once
+"""
 
 
-def test_a_signal_that_comes_in_a_destructor_stops_all_the_same():
+@pytest.mark.parametrize("before", ["", AT_ONCE], ids=["later", "at once"])
+def test_a_signal_that_comes_in_a_destructor_stops_all_the_same(before):
     """Python drops what a destructor raises, so that nobody would hear of the signal's exception."""
-    command = [sys.executable, "-c", DROPPED]
+    command = [sys.executable, "-c", before + DROPPED]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert (done.returncode, done.stderr) == (143, "interrupted by SIGTERM\n")
 

@@ -79,10 +79,11 @@ def _fleet_row(row: Mapping[str, Any]) -> dict[str, Any]:
 @app.command()
 @readable_errors()
 def memory(json_file: Json = None) -> None:
-    """The memory model against PyTorch's own measurement, per model, optimiser and batch."""
+    """The memory model against PyTorch's own measurement, per model, optimiser and batch: ten minutes."""
     from fedhp.bench.memory import run_memory
 
-    _report(run_memory(), json_file)
+    progress = Console(stderr=True, highlight=False, soft_wrap=True)
+    _report(run_memory(progress.print), json_file)
 
 
 @app.command()

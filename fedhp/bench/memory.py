@@ -1,6 +1,6 @@
 """How well the memory model predicts: against PyTorch's own tracker, which knows nothing of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -43,14 +43,23 @@ _BATCHES = (1, 4, 16, 64, 256, 1024)
 _CLASSES = 10
 
 
-def run_memory() -> dict[str, Any]:
+def run_memory(on_model: Callable[[str], None]) -> dict[str, Any]:
     """Measures a step of every model, optimiser and batch.
+
+    Args:
+        on_model: Told of each model as its turn comes.
 
     Returns:
         ``rows`` (model, optimiser, batch, predicted and measured bytes, their relative error), and the
         extremes ``largest_overestimate`` and ``largest_underestimate`` over them.
     """
-    rows = list(_rows())
+    rows: list[dict[str, Any]] = []
+    for number, (model, shape, kept) in enumerate(_CASES, start=1):
+        name = _said(model, kept, shape)
+        on_model(f"{number} of {len(_CASES)}: {name}")
+        rows.extend(
+            {"model": name, **row} for row in _rows(architecture(model, shape, _CLASSES), shape, kept)
+        )
     errors = [row["relative_error"] for row in rows]
     return {
         "rows": rows,
@@ -59,17 +68,15 @@ def run_memory() -> dict[str, Any]:
     }
 
 
-def _rows() -> Iterator[dict[str, Any]]:
-    known = [(case, architecture(case[0], case[1], _CLASSES)) for case in _CASES]
-    for ((model, shape, kept), arch), (name, train), wanted in product(known, _OPTIMIZERS, _BATCHES):
+def _rows(arch: Architecture, shape: tuple[int, ...], kept: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    counts = {**arch.layout.widths, **kept}
+    for (name, train), wanted in product(_OPTIMIZERS, _BATCHES):
         batch = max(wanted, arch.layout.smallest_batch)
-        counts = {**arch.layout.widths, **kept}
         shard = _shard(shape, batch)
         memory = arch.memory_model(train.state_slots, shard.raw_itemsize, train.masked_loss)
         predicted = memory.training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {
-            "model": _said(model, kept, shape),
             "optimizer": name,
             "batch": batch,
             "predicted_bytes": predicted,

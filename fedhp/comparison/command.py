@@ -17,13 +17,17 @@ def compare(
         typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
     ] = None,
     strategies: Annotated[
-        str, typer.Option(help="Strategies, by commas; 'all' for all that ship.")
+        str,
+        typer.Option(
+            help="Strategies, by commas; 'all' for all that ship.",
+            show_default=DEFAULT.replace(",", ", "),  # so that it can be folded
+        ),
     ] = DEFAULT,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
     over: Annotated[
         str, typer.Option(metavar="KEY=V1,V2", help="One key to vary besides.", show_default=False)
     ] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-<scenario>[-<key>].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-, scenario and key.")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
 ) -> None:
     """Compare aggregation strategies: same fleet, budgets, seeds and rounds. Repeated, it goes on.
