@@ -264,7 +264,7 @@ def test_a_class_of_the_fleet():
 def test_impossible_fleets_are_refused():
     with pytest.raises(ScenarioError, match="num_clients"):
         FleetConfig(0)
-    with pytest.raises(ScenarioError, match="differently"):
+    with pytest.raises(ScenarioError, match="each of another name; got a, a"):
         FleetConfig(2, [DeviceClassConfig("a"), DeviceClassConfig("a")])
-    with pytest.raises(ScenarioError, match="named"):
+    with pytest.raises(ScenarioError, match=r"one or more, .*; got none"):
         FleetConfig(2, [])

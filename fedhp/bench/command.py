@@ -79,7 +79,7 @@ def _fleet_row(row: Mapping[str, Any]) -> dict[str, Any]:
 @app.command()
 @readable_errors()
 def memory(json_file: Json = None) -> None:
-    """The memory model against PyTorch's own measurement, per model, optimiser and batch: ten minutes."""
+    """The memory model against PyTorch's own measurement, per model and batch; 10 to 30 minutes."""
     from fedhp.bench.memory import run_memory
 
     progress = Console(stderr=True, highlight=False, soft_wrap=True)
