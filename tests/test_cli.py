@@ -49,6 +49,7 @@ def test_help_names_every_command_and_run_shows_examples():
     text = cli("run", "--help").output
     assert "fedhp run quickstart" in text
     assert "--out" in text
+    assert "A scenario's name or YAML file" in text  # which click and typer lose where they do not fit
 
 
 @pytest.mark.parametrize(
