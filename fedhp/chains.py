@@ -29,7 +29,7 @@ def dense_chain(module: nn.Module) -> list[nn.Linear] | None:
     layers, between = parts[::2], parts[1::2]
     if len(layers) != len(between) + 1 or any(type(part) is not nn.ReLU for part in between):
         return None
-    if any(_is_watched(part) for part in [module, *parts]):
+    if any(_is_watched(part) for part in module.modules()):
         return None
     plain = [layer for layer in layers if _is_plain(layer)]
     return plain if len({*plain}) == len(layers) else None  # a layer that comes twice has two gradients
@@ -37,7 +37,8 @@ def dense_chain(module: nn.Module) -> list[nn.Linear] | None:
 
 def _is_watched(part: nn.Module) -> bool:
     forward = part._forward_hooks or part._forward_pre_hooks
-    return bool(forward or part._backward_hooks or part._backward_pre_hooks)
+    own = forward or part._backward_hooks or part._backward_pre_hooks
+    return bool(own) or any(parameter._backward_hooks for parameter in part.parameters(recurse=False))
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:

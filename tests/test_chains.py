@@ -93,6 +93,10 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "one layer twice": lambda: nn.Sequential(SHARED, nn.ReLU(), SHARED),
     "a network within": lambda: nn.Sequential(nn.Sequential(nn.Linear(4, 3))),
     "a hook on the whole": lambda: hooked(lambda whole: whole.register_forward_hook(lambda *a: a[2] * 0.1)),
+    "a hook on what flattens": lambda: hooked(
+        lambda whole: whole.insert(0, nn.Flatten()) and whole[0].register_forward_hook(lambda *a: a[2] * 3)
+    ),
+    "a hook on a weight": lambda: hooked(lambda whole: whole[2].weight.register_hook(lambda flow: flow * 2)),
     "a hook on the way back": lambda: hooked(
         lambda whole: whole[2].register_full_backward_hook(lambda *_: None)
     ),

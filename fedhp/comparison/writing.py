@@ -126,7 +126,7 @@ def show(console: Console, result: Result) -> None:
         console.print(_arms_table(facet))
         if 1 < len(facet.done) <= _MOST_PAIRED and len(result.seeds) > 1:
             console.print(
-                "\np of the difference in last accuracy, paired over seeds (-: always the same)", style="bold"
+                "\np of the difference in last accuracy, paired over seeds (-: not to be told)", style="bold"
             )
             console.print(_chances_table(facet, result.tables.pairs))
     console.print(

@@ -115,7 +115,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
 def _join(address: str, logs: Mapping[str, Any]) -> None:
     try:
         _check_answer(address)
-        with _keeping_handlers(hold=False):
+        with _keeping_handlers(hold=address == "local"):  # which starts a Ray
             ray.init(address=address, **logs)
     except (OSError, ValueError, RuntimeError) as error:
         raise FedhpError(
