@@ -93,6 +93,7 @@ class MemoryModel:
         inputs: The group whose units are the scalars of a sample that the model takes; None where it
             takes all.
         num_masked: The number of classes, where their logits are masked; otherwise 0.
+        clips: Whether the norm of the gradients is limited.
     """
 
     layout: Layout
@@ -102,6 +103,7 @@ class MemoryModel:
     state_slots: int
     inputs: str | None = None
     num_masked: int = 0
+    clips: bool = False
     _moments: Callable[[tuple[int, ...]], Moments] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -154,8 +156,10 @@ class MemoryModel:
         raw = num_inputs * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)
         told = self.rehearsal
         inside = told.gradients @ sizes + told.fixed @ units
+        # Each gradient's norm, the same once more as one vector, and what is made of them.
+        norms = FLOAT_BYTES * (2 * len(sizes) + 4) if self.clips else 0
         # While the batch is loaded, while the optimiser takes its step, and between the two.
-        fixed = resting + np.concatenate([[0, sizes.sum()], inside])
+        fixed = resting + np.concatenate([[0, sizes.sum() + norms], inside])
         per_sample = entry + np.concatenate([[raw, 0], told.per_sample @ units])
         return fixed, per_sample
 

@@ -107,18 +107,21 @@ class Architecture:
             reason = str(error).splitlines()[0]
             raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
 
-    def memory_model(self, state_slots: int, raw_itemsize: int, masked: bool = False) -> MemoryModel:
+    def memory_model(
+        self, state_slots: int, raw_itemsize: int, masked: bool = False, clips: bool = False
+    ) -> MemoryModel:
         """Returns the model's memory model.
 
         Args:
             state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
             raw_itemsize: Bytes per scalar of the stored data.
             masked: Whether the logits are masked.
+            clips: Whether the norm of the gradients is limited.
         """
         size = math.prod(self.input_shape)
         inputs = INPUTS if INPUTS in self.layout.widths else None
         told, num_masked = (self.masked_rehearsal, self.num_classes) if masked else (self.rehearsal, 0)
-        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked)
+        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, clips)
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one sample as the compact module takes it."""

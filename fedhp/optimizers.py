@@ -31,6 +31,8 @@ class TrainConfig:
         momentum: Of SGD.
         weight_decay: L2 penalty (decoupled for adamw).
         proximal_mu: Strength of FedProx's pull towards the weights that a client received; 0 is none.
+        clip_norm: The largest norm of a step's gradients, taken as one vector: longer ones are scaled down to
+            it; 0 leaves them as they are.
         masked_loss: Whether classes that a client has no samples of take no part in its loss.
         lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
@@ -44,6 +46,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
+    clip_norm: float = 0.0
     masked_loss: bool = False
     lr_schedule: str = "cosine"
     device: str = "auto"
@@ -63,6 +66,10 @@ class TrainConfig:
             raise ScenarioError(f"train.weight_decay must be finite and 0 or more, got {self.weight_decay}")
         if not 0 <= self.proximal_mu < math.inf:
             raise ScenarioError(f"train.proximal_mu must be finite and 0 or more, got {self.proximal_mu}")
+        if not 0 <= self.clip_norm < math.inf:
+            raise ScenarioError(
+                f"train.clip_norm must be finite and 0 or more, got {self.clip_norm}; 0 does not clip"
+            )
 
     @property
     def state_slots(self) -> int:
@@ -173,6 +180,17 @@ def pull_back(optimizer: torch.optim.Optimizer, mu: float) -> None:
                 received.sub_(parameter)
                 parameter.grad.sub_(received, alpha=mu)
                 received.add_(parameter)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> None:
+    """Scales all gradients down by one factor where their common Euclidean norm is above the largest one.
+
+    Pascanu et al. 2013 (arXiv 1211.5063, algorithm 1). It comes last before the update, as is usual in
+    PyTorch: what penalties and FedProx's pull have added is clipped too, and what an optimiser decays of the
+    weights is not.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, largest_norm)
 
 
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:

@@ -44,7 +44,8 @@ class Recipe:
         What the regulariser keeps counts as state of the optimiser.
         """
         slots = self.train.state_slots + REGULARIZERS[self.prune.regularizer].slots
-        return self.architecture.memory_model(slots, raw_itemsize, self.train.masked_loss)
+        train = self.train
+        return self.architecture.memory_model(slots, raw_itemsize, train.masked_loss, train.clip_norm > 0)
 
     @cached_property
     def shape(self) -> Shape:

@@ -26,6 +26,7 @@ from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
     allocate_state,
+    clip_gradients,
     drop_gradients,
     pull_back,
     state_tensors,
@@ -209,7 +210,7 @@ class _Session:
         return training_step(*self.part, images, labels, self._on_gradients, self.mask)
 
     def _on_gradients(self) -> None:
-        """Measures noise and units by the gradients of the loss alone, and then adds those of penalties."""
+        """Measures noise and units by the loss's gradients alone, adds those of penalties, and clips all."""
         if self.noise is not None:
             self.noise.observe()
         if self.shrinking:
@@ -220,6 +221,8 @@ class _Session:
             push(self.contributions.evidence.values(), self.optimizer, prune.regularizer_strength)
         if self.recipe.train.proximal_mu:
             pull_back(self.part[1], self.recipe.train.proximal_mu)
+        if self.recipe.train.clip_norm:
+            clip_gradients(self.part[1], self.recipe.train.clip_norm)
 
     def _measured_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         """Runs a step, measuring its peak if no step of its shape was measured in this process yet.
@@ -261,6 +264,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
+            self.memory.clips,
             self.mask is None,
             (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,

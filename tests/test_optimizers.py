@@ -19,6 +19,7 @@ from fedhp.optimizers import (
     OPTIMIZERS,
     TrainConfig,
     allocate_state,
+    clip_gradients,
     pull_back,
     state_tensors,
 )
@@ -107,6 +108,9 @@ def test_learning_rates_over_the_training(progress):
         ({"proximal_mu": -1.0}, "train.proximal_mu must be finite and 0 or more, got -1.0"),
         ({"proximal_mu": math.inf}, "train.proximal_mu"),
         ({"proximal_mu": math.nan}, "train.proximal_mu"),
+        ({"clip_norm": -0.5}, "train.clip_norm must be finite and 0 or more, got -0.5; 0 does not clip"),
+        ({"clip_norm": math.inf}, "train.clip_norm"),
+        ({"clip_norm": math.nan}, "train.clip_norm"),
     ],
 )
 def test_impossible_settings_are_refused(values, said):
@@ -219,10 +223,12 @@ def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
     for kind in (trainer.Contributions, trainer.NoiseScale):
         monkeypatch.setattr(kind, "observe", lambda self, kind=kind: calls.append(kind.__name__))
     monkeypatch.setattr(trainer, "pull_back", lambda optimizer, mu: calls.append("pull"))
+    monkeypatch.setattr(trainer, "clip_gradients", lambda optimizer, norm: calls.append("clip"))
     recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
+    recipe = replace(recipe, train=replace(recipe.train, clip_norm=1.0))
     session = trainer._Session(recipe, small_task(recipe, SHARD), SHARD)
     session._step(np.arange(8))
-    assert calls == ["NoiseScale", "Contributions", "pull"]
+    assert calls == ["NoiseScale", "Contributions", "pull", "clip"]
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -245,3 +251,65 @@ def test_the_budget_counts_the_received_weights(name, monkeypatch):
     train_locally(without, small_task(without, SHARD, least), SHARD)
     with pytest.raises(BudgetError, match=f"the budget is {least:,} bytes"):
         train_locally(recipe, small_task(recipe, SHARD, least), SHARD)
+
+
+# --- clipped gradients -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("largest", "factor"), [(6.5, 0.5), (13.5, 1.0)])
+def test_gradients_are_scaled_by_the_norm_of_all_of_them_by_hand(largest, factor):
+    """3, 4 and 12 over two parameters are of norm 13: twice 6.5, below 13.5. One without is left alone."""
+    first, second, idle = (nn.Parameter(torch.zeros(n)) for n in (2, 1, 1))
+    first.grad, second.grad = torch.tensor([3.0, -4.0]), torch.tensor([12.0])
+    clip_gradients(torch.optim.SGD([first, second, idle], lr=0.1), largest)
+    assert first.grad.tolist() == pytest.approx([3 * factor, -4 * factor])
+    assert second.grad.tolist() == pytest.approx([12 * factor])
+    assert idle.grad is None
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_client_clips_as_a_plain_loop_with_the_penalty_does(name):
+    """The pull is part of what is clipped, weight decay is not; a tenth is below all norms here."""
+    recipe = proximal(name)
+    recipe = replace(recipe, train=replace(recipe.train, clip_norm=0.1))
+    task = small_task(recipe, SHARD)
+    update = train_locally(recipe, task, SHARD)
+    module = to_module(ARCH, task.state)
+    received = [parameter.detach().clone() for parameter in module.parameters()]
+    optimizer = PLAIN[name](module.parameters())
+    optimizer.param_groups[0]["lr"] = 0.02
+    order = generator(recipe.seed, "batches", 1, 5)
+    for rows in (part for _ in range(2) for part in np.split(order.permutation(120), 15)):
+        images, labels = SHARD.batch(rows)
+        optimizer.zero_grad()
+        (nn.functional.cross_entropy(module(images), labels) + pulled(module, received)).backward()
+        length = math.sqrt(sum(float(p.grad.square().sum()) for p in module.parameters()))
+        assert length > 0.1
+        for parameter in module.parameters():
+            parameter.grad *= 0.1 / length
+        optimizer.step()
+    for key, parameter in module.named_parameters():
+        np.testing.assert_allclose(update.state.weights[key], parameter.detach(), atol=1e-4)
+
+
+def test_a_rate_that_diverges_learns_with_clipped_gradients():
+    """Without a limit the loss ends above that of guessing, ln 5."""
+
+    def loss(limit: float) -> float:
+        train = TrainConfig(learning_rate=2.0, local_epochs=4, batch_size=8, clip_norm=limit, device="cpu")
+        recipe = small_recipe(ARCH, train)
+        return train_locally(recipe, small_task(recipe, SHARD), SHARD).statistics.train_loss
+
+    assert loss(0.1) < math.log(5) < loss(0.0)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
+    """Eleven layers of one unit, so that the norms of their gradients weigh; to the byte."""
+    monkeypatch.setattr(trainer, "_MEASURED", {})
+    arch = architecture(ModelConfig("mlp", [2] * 11, 1, prune_inputs=False), (1, 1, 1), 2)
+    train = replace(config_of(name), clip_norm=0.5, local_epochs=2, batch_size=2, device="cpu")
+    recipe, shard = small_recipe(arch, train), random_shard((1, 1, 1), 2, 8)
+    need = recipe.memory_model(1).training_bytes(arch.layout.widths, 1)
+    session = trainer._Session(recipe, small_task(recipe, shard, need), shard)
+    assert session.run().statistics.memory_measured_bytes <= need
