@@ -15,10 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 from fedhp.config import from_json
-from fedhp.data import Shard, client_shard, device_shard
+from fedhp.data import Shard, client_shard, device_shard, local_parts
 from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
-from fedhp.seeds import derive, generator
+from fedhp.seeds import derive
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -61,8 +61,7 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     name = str(node.get("name", own))
     whole = _open_shard(brief, node, client)
     stream = derive(whole.fingerprint(), name) if client is None else client
-    source = generator(scenario.seed, "local test", stream)
-    shard, held_out = whole.hold_out(scenario.data.local_test, source)
+    shard, held_out = local_parts(scenario.data, whole, scenario.seed, stream)
     num_held_out = 0 if held_out is None else len(held_out)
     profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread)
     return LocalDevice(client, profile, shard, held_out, stream)

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
 from fedhp.config import Scenario
-from fedhp.errors import BudgetError, ScenarioError, TrainingError, WireError
+from fedhp.errors import BudgetError, ScenarioError, WireError
 from fedhp.memory import MemoryModel, samples
 from fedhp.models import fresh_state
 from fedhp.recipe import Recipe
@@ -118,12 +118,12 @@ class FleetStrategy(Strategy):
         """Takes the devices that can take part.
 
         Raises:
-            TrainingError: If none can.
+            BudgetError: If none can.
             ScenarioError: If they are fewer than the replies that a round needs.
         """
         self.devices = [device for device in devices if self.admits(device)]
         if not self.devices:
-            raise TrainingError(
+            raise BudgetError(
                 f"no device of the fleet can take part in strategy '{self.scenario.strategy.name}': "
                 f"the model does not fit any budget. Raise a budget or choose a smaller model"
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
@@ -20,10 +21,12 @@ from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.result import Result, Tables
-from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_accuracy, class_rows, pair_rows
+from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows, pair_rows
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import arm_texts, measured, write
+from fedhp.data import client_shard
 from fedhp.errors import DataError, ScenarioError
+from fedhp.seeds import generator
 from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
@@ -166,38 +169,65 @@ def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds(
     assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
 
 
-def record(*peaks: float, held_out: float | None = None) -> Any:
-    """A run of one round of phones, with these peaks of memory in MiB, half of whose answers are right."""
+def record(*peaks: float, held_out: float = 0.0) -> Any:
+    """A run of one round of phones, with these peaks of memory in MiB, and how its model does on a fleet.
+
+    Right are 6 of the phones' 8 samples and 1 of the sensors' 5, which took no part.
+    """
     rows = {"device_class": "phone", "round": 1, "status": "ok", "memory_budget_bytes": 8 * 2**20}
-    rows |= {"accuracy": 0.5, "local_accuracy_global": held_out}
+    rows |= {"accuracy": 0.5, "local_accuracy_global": 0.25 if held_out else math.nan}
     clients = pd.DataFrame([{**rows, "memory_measured_bytes": peak * 2**20} for peak in peaks])
-    return SimpleNamespace(clients=clients, config=SimpleNamespace(rounds=1))
+    config = SimpleNamespace(rounds=1, data=SimpleNamespace(local_test=held_out))
+    return SimpleNamespace(clients=clients, config=config)
+
+
+JUDGED = pd.DataFrame(
+    [(0, "phone", 6, 5), (1, "sensor", 5, 1), (2, "phone", 2, 1), (3, "watch", 0, 0)],
+    columns=["client", "device_class", "samples", "right"],
+)
 
 
 def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_all():
     entries = [Entry(f"a/seed-{seed}", "a", "", seed) for seed in (0, 1)]
     records = {"a/seed-0": record(2.0, 4.0), "a/seed-1": record(6.0, 8.0)}
-    (row,) = class_rows(entries, records)
-    assert (row["memory_mean_mib"], row["memory_peak_mib"]) == (5, 8)
+    row, *_ = class_rows(entries, records, dict.fromkeys(records, JUDGED))
+    assert (row["device_class"], row["memory_mean_mib"], row["memory_peak_mib"]) == ("phone", 5, 8)
+
+
+def test_the_model_is_judged_on_the_classes_that_a_strategy_leaves_out_too():
+    """Of no use to those who have no sample to judge it on."""
+    entry = Entry("a/seed-0", "a", "", 0)
+    rows = class_rows([entry], {entry.folder: record(2.0, held_out=0.2)}, {entry.folder: JUDGED})
+    told = {row["device_class"]: (row["accuracy"], row["accuracy_received"]) for row in rows}
+    assert told == {"phone": (75, 25), "sensor": (20, None), "watch": (None, None)}
+    assert [row["memory_peak_mib"] for row in rows] == [2, None, None]
 
 
 @pytest.mark.parametrize(
     ("shares", "said"),
     [
-        ([None, None], "on those trained on"),
-        ([0.25, 0.25], "of the received model on samples held out"),
+        ([0.0, 0.0], "samples that the devices train on"),
+        ([0.2, 0.2], "samples that the devices hold out"),
         (
-            [None, 0.25],
-            "of the received model on samples held out where a run has any, otherwise on those trained on",
+            [0.0, 0.2],
+            "samples that the devices hold out where data.local_test is above 0, otherwise samples that the "
+            "devices train on",
         ),
     ],
 )
-def test_what_classes_are_measured_on_is_told_of_every_run(shares, said):
-    runs = [record(1.0, held_out=share) for share in shares]
-    assert [class_accuracy(run)["phone"] for run in runs] == [100 * (share or 0.5) for share in shares]
+def test_what_devices_are_judged_on_is_told_of_every_run(shares, said):
+    runs = dict(zip("ab", [record(1.0, held_out=share) for share in shares], strict=True))
     manifest = Manifest("quickstart", "data.local_test", [], [])
-    result = Result(Path(), manifest, dict(zip("ab", runs, strict=True)), Tables([], [], [], []))
-    assert measured(result) == said
+    assert measured(Result(Path(), manifest, runs, {}, Tables([], [], [], []))) == said
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides", "shares"),
+    [("", [], [0.2]), ("", ["data.local_test=0"], [0.0]), ("data.local_test", [], [0.0, 0.5])],
+)
+def test_devices_hold_samples_out_unless_it_is_said_how_many(key, overrides, shares):
+    found = cells(["dense"], key=key, values=shares if key else (), overrides=overrides, seeds=[0])
+    assert [cell.scenario.data.local_test for cell in found] == shares
 
 
 def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
@@ -233,9 +263,13 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     table = pd.read_csv(tmp_path / "c" / "table.csv").set_index("strategy")
     assert table.loc["exclusive", "last"] == pytest.approx(sum(accuracy[:2]) / 2)
     assert table.loc["mask_intersection", "last"] == pytest.approx(sum(accuracy[2:]) / 2)
-    classes = pd.read_csv(tmp_path / "c" / "classes.csv")
-    assert set(classes[classes.strategy == "exclusive"].device_class) == {"gateway"}
-    assert (classes.memory_peak_mib <= classes.budget_mib).all()
+    classes = pd.read_csv(tmp_path / "c" / "classes.csv").set_index("strategy")
+    out = classes.loc["exclusive"].set_index("device_class")
+    assert list(out.index) == ["gateway", "phone", "camera", "sensor"]
+    assert out.memory_peak_mib.notna().tolist() == [True, False, False, False]
+    taking_part = classes[classes.memory_peak_mib.notna()]
+    assert (taking_part.memory_peak_mib <= taking_part.budget_mib).all()
+    assert table.loc["exclusive", "worst_class_accuracy"] <= out.accuracy.min() + 1e-9
     text = (tmp_path / "c" / "table.md").read_text()
     assert text.count("| mask_intersection | 2 |") == 1
     assert (tmp_path / "c" / "figures" / "signature.svg").exists()
@@ -455,3 +489,45 @@ def test_what_is_varied_has_a_folder_of_its_own(tmp_path, monkeypatch):
         "compare-quickstart",
         "compare-quickstart-alpha",
     }
+
+
+def test_a_run_that_can_never_work_is_refused_and_not_to_be_tried_again(tmp_path):
+    """Of a fleet none of whose devices holds the full model, which `exclusive` trains."""
+    fleet = "fleet.classes=[{name: mote, memory: 32KiB}]"
+    words = ["--strategies", "exclusive,smallest", "--seeds", "1", "--out", str(tmp_path)]
+    result = compare(fleet, *words)
+    assert result.exit_code == 0, result.output
+    runs = pd.read_csv(tmp_path / "runs.csv").set_index("strategy")
+    assert runs["status"].to_dict() == {"exclusive": "refused", "smallest": "finished"}
+    assert "no device of the fleet can take part in strategy 'exclusive'" in runs.reason["exclusive"]
+    assert "tries them again" not in result.stderr
+
+
+def test_devices_are_judged_as_one_who_loads_the_model_judges_them(two):
+    """By hand: the model as users load it, on the samples that each device draws from its own to hold out."""
+    run = fedhp.load_run(two / "exclusive" / "seed-0")
+    model, config, right = fedhp.load_model(run.folder), run.config, []
+    for client in range(config.fleet.num_clients):
+        own = client_shard(config.data, config.fleet.num_clients, 0, client)
+        _, held_out = own.hold_out(0.2, generator(0, "local test", client))
+        assert held_out is not None
+        samples, labels = held_out.batch(np.arange(len(held_out)))
+        right.append(int((model(samples).argmax(1) == labels).sum()))
+    judged = pd.read_csv(run.folder / "devices.csv")
+    assert judged["right"].tolist() == right
+    assert judged["device_class"].tolist() == ["gateway", "phone", "camera", "sensor"] * 2
+    shares = judged.groupby("device_class")[["right", "samples"]].sum().eval("100 * right / samples")
+    table = pd.read_csv(two / "table.csv").set_index("strategy").loc["exclusive"]
+    assert (table.worst_class, table.worst_class_accuracy) == (shares.idxmin(), pytest.approx(shares.min()))
+
+
+def test_a_comparison_from_before_devices_were_judged_is_judged_as_it_is_read(earlier):
+    before = (earlier / "report.html").read_text()
+    for path in earlier.rglob("devices.csv"):
+        path.unlink()
+    assert CliRunner().invoke(app, ["report", str(earlier)]).exit_code == 0
+    assert (earlier / "report.html").read_text() == before
+    next(earlier.rglob("seed-0")).joinpath("devices.csv").write_text("client,right\n0,x\n")
+    refused = CliRunner().invoke(app, ["report", str(earlier)])
+    assert refused.exit_code == 2
+    assert re.fullmatch(r"error: .*devices\.csv is damaged: .*; remove it, .*\n", refused.stderr)

@@ -485,7 +485,7 @@ def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample
 
 
 def test_exclusive_without_any_device_is_refused():
-    with pytest.raises(TrainingError, match=r"no device.*budget"):
+    with pytest.raises(BudgetError, match=r"no device.*budget"):
         enlisted(Exclusive, budgets=(1, 2))
 
 

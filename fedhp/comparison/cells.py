@@ -16,6 +16,8 @@ from fedhp.strategy import StrategyConfig
 from fedhp.studies.cell import Cell, check_names
 
 _STRATEGY = "strategies.setup:strategy_class"
+_HELD_OUT = "data.local_test"
+_SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
 _OWN = ("seed", "strategy.name")  # keys that a comparison sets itself
 
 
@@ -108,13 +110,21 @@ def _over_seeds(comparison: Comparison, strategy: str, value: Any) -> Iterator[C
     said = "" if value is None else _said(value)
     for seed in comparison.seeds:
         values = {**_unused(strategy), **varied, "strategy.name": strategy, "seed": seed}
-        scenario = load_scenario(comparison.scenario, comparison.overrides, values)
+        scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         place = strategy.replace(":", ".")
         if said:
             place += "/" + re.sub(r"[^\w.,-]+", "_", f"{comparison.key.rpartition('.')[2]}-{said}")
         labels = {"strategy": strategy, "value": said, "seed": seed}
         name = f"{place}/seed-{seed}"
         yield Cell(name, _grouped(comparison, scenario, name), run_fleet, labels)
+
+
+def _holding_out(comparison: Comparison, scenario: Scenario) -> Scenario:
+    """Returns a scenario whose devices hold samples out, unless it was said how many they should."""
+    said = _HELD_OUT in (*given_keys(comparison.overrides), comparison.key)
+    if said or scenario.data.local_test:
+        return scenario
+    return replace(scenario, data=replace(scenario.data, local_test=_SHARE_HELD_OUT))
 
 
 def _grouped(comparison: Comparison, scenario: Scenario, name: str) -> Scenario:
@@ -137,6 +147,9 @@ def _unused(strategy: str) -> dict[str, Any]:
 
 
 def run_fleet(cell: Cell, root: Path) -> None:
-    """Runs a cell in this process; cells, not clients, run in parallel."""
+    """Runs a cell in this process, since cells, not clients, run in parallel; and judges its model."""
+    # Its packages are those of which a command has made sure by now.
+    from fedhp.comparison.devices import write_devices
+
     alone = replace(cell.scenario, simulation=SimulationConfig(num_workers=0))
-    simulate(alone, root / cell.name, show=False)
+    write_devices(simulate(alone, root / cell.name, show=False))

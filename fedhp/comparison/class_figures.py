@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.rows import Row
-from fedhp.comparison.writing import measured
+from fedhp.comparison.writing import measured, own_samples
 from fedhp.report import series
 from fedhp.report.axes import intervals, legend_above, lines_of
 from fedhp.report.plot import Plot
@@ -30,14 +29,15 @@ def accuracy(result: Result) -> Plot:
             for place, row in _places(result, facet, looks):
                 axes.plot(row["accuracy"], place, linestyle="", markersize=5, **looks[row["device_class"]])
             lines_of(axes, list(facet.done))
-        drawn[-1].set_xlabel("accuracy on the class's own samples, %")
+        drawn[-1].set_xlabel(f"accuracy on the class's {own_samples(result)}, %")
         legend_above(figure, {kind: {**look, "linestyle": ""} for kind, look in looks.items()})
 
     return Plot(
         "classes",
         "Accuracy per device class",
-        f"The mean over a class's clients in the last fifth of the rounds and over seeds, in percent "
-        f"({measured(result)}); a class that a strategy leaves out has no mark.{scene.rest(result)}",
+        "How good the last global model is on the data of all devices of a class, whether or not the "
+        f"strategy lets them take part: on {measured(result)}, in percent, mean over seeds."
+        f"{scene.rest(result)}",
         _lowest(result, shown),
         draw,
         _height(shown, len(looks)),
@@ -58,36 +58,33 @@ def _lowest(result: Result, shown: Sequence[Facet]) -> str:
 
 
 def fairness(result: Result) -> Plot:
-    """Spread of the accuracy over the clients at the end."""
+    """Spread of the accuracy over the devices at the end."""
     shown = scene.facets(result)
 
     def draw(figure: Any) -> None:
         drawn = scene.panels(figure, shown)
         for axes, facet in zip(drawn, shown, strict=True):
-            spreads = {label: _client_accuracies(result, arm) for label, arm in facet.done.items()}
+            spreads = {label: device_shares(result, arm) for label, arm in facet.done.items()}
             intervals(axes, spreads, scene.colours(result))
-        drawn[-1].set_xlabel("accuracy of a client in the last rounds, %")
+        drawn[-1].set_xlabel(f"accuracy on a device's {own_samples(result)}, %")
 
     return Plot(
         "fairness",
-        "Spread over the clients",
-        "Each client's mean accuracy on its own samples while it trains on them, in the last rounds, of all "
-        "seeds: the range (thin), the quantiles 10% to 90% (thick) and the median (dot). Clients that a "
-        f"strategy leaves out are not in it.{scene.rest(result)}",
-        "A line for each strategy, from its worst client to its best.",
+        "Spread over the devices",
+        "How good the last global model is on each device's own data, whether or not the strategy lets it "
+        f"take part: on {measured(result)}, of all seeds: the range (thin), the quantiles 10% to 90% (thick) "
+        f"and the median (dot).{scene.rest(result)}",
+        "A line for each strategy, from its worst device to its best.",
         draw,
         scene.height(shown, 1.2),
     )
 
 
-def _client_accuracies(result: Result, arm: Row) -> Any:
-    """Returns the accuracy of each client that succeeded in the last rounds, of all seeds."""
-    return pd.concat(
-        [
-            series.client_accuracies(run.clients, series.first_of_last(run.rounds))["accuracy"]
-            for run in result.runs_of(arm)
-        ]
-    )
+def device_shares(result: Result, arm: Row) -> Any:
+    """Returns the share that an arm's last models tell right of each device's samples, of all seeds."""
+    devices = result.devices_of(arm)
+    devices = devices[devices["samples"] > 0]
+    return devices["right"] / devices["samples"]
 
 
 def memory(result: Result) -> Plot:
@@ -114,7 +111,7 @@ def memory(result: Result) -> Plot:
             shares := [
                 row["memory_peak_mib"] / budgets[row["device_class"]]
                 for row in _own_classes(result, arm)
-                if row["device_class"] in budgets
+                if row["device_class"] in budgets and row["memory_peak_mib"] is not None
             ]
         )
     ]

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from fedhp.comparison.devices import devices
 from fedhp.comparison.facets import Facet, facets
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest
 from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, pair_rows, run_rows
@@ -40,12 +43,14 @@ class Result:
         root: Its folder.
         manifest: What was compared.
         records: The records of the runs that have one, by folder below the root.
+        devices: By the same folder, how good the run's last model is on every device.
         tables: The figures.
     """
 
     root: Path
     manifest: Manifest
     records: Mapping[str, RunResult]
+    devices: Mapping[str, Any]
     tables: Tables
 
     @property
@@ -65,7 +70,7 @@ class Result:
 
     @property
     def held_out(self) -> set[bool]:
-        """Whether the classes' accuracies are on samples that clients held out: what is so of any run."""
+        """Whether devices are judged on samples that they hold out: what is so of any run."""
         return {is_held_out(run) for run in self.records.values()}
 
     @property
@@ -75,8 +80,15 @@ class Result:
 
     def runs_of(self, arm: Row) -> list[RunResult]:
         """Returns the records of an arm, a seed each."""
+        return [self.records[folder] for folder in self._folders(arm)]
+
+    def devices_of(self, arm: Row) -> Any:
+        """Returns how good an arm's models are on every device, of all seeds."""
+        return pd.concat([self.devices[folder] for folder in self._folders(arm)])
+
+    def _folders(self, arm: Row) -> list[str]:
         return [
-            self.records[entry.folder]
+            entry.folder
             for entry in self.manifest.runs
             if (entry.strategy, entry.value) == (arm["strategy"], arm["value"])
             and entry.folder in self.records
@@ -89,6 +101,7 @@ def load_result(root: Path) -> Result:
     Raises:
         RecordError: If the folder is no comparison, one of its runs is not finished, none has a record, or
             the runs differ in more than what was compared.
+        DataError: If devices were not judged yet, and the data is not there any more.
     """
     manifest = read_manifest(root)
     records = {entry.folder: run for entry in manifest.runs if (run := _record(root, entry)) is not None}
@@ -97,9 +110,10 @@ def load_result(root: Path) -> Result:
         because = f": {'; '.join(sorted(reasons))}" if reasons else ""
         raise RecordError(f"{root} is a comparison of which no run has a record{because}")
     _check_equal(root, manifest, records)
-    runs = run_rows(manifest.runs, records)
-    tables = Tables(runs, arm_rows(runs), class_rows(manifest.runs, records), pair_rows(runs))
-    return Result(root, manifest, records, tables)
+    judged = {folder: devices(run) for folder, run in records.items()}
+    runs = run_rows(manifest.runs, records, judged)
+    classes = class_rows(manifest.runs, records, judged)
+    return Result(root, manifest, records, judged, Tables(runs, arm_rows(runs), classes, pair_rows(runs)))
 
 
 def _record(root: Path, entry: Entry) -> RunResult | None:

@@ -8,15 +8,15 @@ from typing import Any
 import pandas as pd
 from scipy.stats import ttest_rel
 
+from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
 from fedhp.tracking import RunResult
 
 Row = dict[str, Any]
 
 _MEBIBYTE = 2**20
-# The share of the rounds, the last ones, that a class's accuracy is the mean of: few clients are in each.
+# The share of the rounds, the last ones, that what devices received is judged over: few are in each round.
 _LAST = 0.2
-_HELD_OUT = "local_accuracy_global"
 
 _MEANS = (
     *("last", "best", "worst_class_accuracy", "compression", "memory_mean_mib"),
@@ -31,26 +31,33 @@ OVER_SEEDS: Mapping[str, Callable[[Any], Any]] = {
 }
 
 
-def run_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
+def run_rows(
+    entries: Sequence[Entry], records: Mapping[str, RunResult], devices: Mapping[str, Any]
+) -> list[Row]:
     """Returns a row per run: its labels, how it ended, and the figures of its record, known by its folder.
 
     Accuracies are in percent; memory is what was measured on the devices while they trained, and bytes what
     was sent, in MiB.
+
+    Args:
+        entries: The runs.
+        records: Their records, by folder.
+        devices: By folder, how good the run's model is on every device: `fedhp.comparison.devices`.
     """
     return [
         {
             **entry.labels,
             "status": entry.status,
             "reason": entry.reason,
-            **(_figures(records[entry.folder]) if entry.folder in records else {}),
+            **(_figures(records[entry.folder], devices[entry.folder]) if entry.folder in records else {}),
         }
         for entry in entries
     ]
 
 
-def _figures(run: RunResult) -> Row:
+def _figures(run: RunResult, devices: Any) -> Row:
     summary, clients = run.summary, _trained(run)
-    by_class = class_accuracy(run)
+    by_class = class_accuracy(devices)
     worst = by_class.idxmin() if len(by_class) else ""
     return {
         "last": 100 * summary["final_accuracy"],
@@ -72,52 +79,50 @@ def _trained(run: RunResult) -> Any:
     return run.clients[run.clients["status"] == "ok"]
 
 
-def class_accuracy(run: RunResult) -> Any:
-    """Returns a series: per device class the accuracy in percent on the clients' own samples, at the end.
-
-    It is that of the received model on samples held out (``data.local_test``) where there are any, and
-    otherwise that on the samples being trained on. Classes that took no part have none.
-    """
-    measured = _HELD_OUT if is_held_out(run) else "accuracy"
-    return 100 * _late(run).groupby("device_class", sort=False)[measured].mean()
-
-
 def is_held_out(run: RunResult) -> bool:
-    """Says whether `class_accuracy` is on samples held out."""
-    return bool(_late(run)[_HELD_OUT].notna().any())
+    """Says whether what devices are judged on is held out: they do not train on it."""
+    return run.config.data.local_test > 0
 
 
-def _late(run: RunResult) -> Any:
-    clients = _trained(run)
-    return clients[clients["round"] > (1 - _LAST) * run.config.rounds]
+def class_rows(
+    entries: Sequence[Entry], records: Mapping[str, RunResult], devices: Mapping[str, Any]
+) -> list[Row]:
+    """Returns a row per arm and device class: memory in MiB, accuracies in percent.
 
-
-def class_rows(entries: Sequence[Entry], records: Mapping[str, RunResult]) -> list[Row]:
-    """Returns a row per arm and device class: memory in MiB, accuracy in percent.
-
-    They are means over seeds, but for the peak, which is the largest of all seeds.
+    ``accuracy`` is that of the last global model, ``accuracy_received`` of what devices were sent of it, in
+    the last rounds, where they held samples out. A class that a strategy leaves out has the first alone. All
+    are means over seeds, but for the peak, which is the largest of all seeds.
     """
-    parts = []
-    for entry in entries:
-        run = records.get(entry.folder)
-        if run is None:
-            continue
-        classes = _trained(run).groupby("device_class", sort=False)
-        part = pd.DataFrame(
-            {
-                "budget_mib": classes["memory_budget_bytes"].max() / _MEBIBYTE,
-                "memory_mean_mib": classes["memory_measured_bytes"].mean() / _MEBIBYTE,
-                "memory_peak_mib": classes["memory_measured_bytes"].max() / _MEBIBYTE,
-                "accuracy": class_accuracy(run),
-            }
+    parts = [
+        _classes(records[entry.folder], devices[entry.folder]).assign(
+            strategy=entry.strategy, value=entry.value
         )
-        parts.append(part.reset_index().assign(strategy=entry.strategy, value=entry.value))
+        for entry in entries
+        if entry.folder in records
+    ]
     if not parts:
         return []
     seeds: Any = pd.concat(parts).groupby(["strategy", "value", "device_class"], sort=False)
     every = seeds.mean().assign(memory_peak_mib=seeds["memory_peak_mib"].max())
     rows = every.reset_index().to_dict("records")
     return [{key: None if pd.isna(value) else value for key, value in row.items()} for row in rows]
+
+
+def _classes(run: RunResult, devices: Any) -> Any:
+    clients = _trained(run)
+    classes, late = (
+        rows.groupby("device_class", sort=False)
+        for rows in (clients, clients[clients["round"] > (1 - _LAST) * run.config.rounds])
+    )
+    figures = {
+        "budget_mib": classes["memory_budget_bytes"].max() / _MEBIBYTE,
+        "memory_mean_mib": classes["memory_measured_bytes"].mean() / _MEBIBYTE,
+        "memory_peak_mib": classes["memory_measured_bytes"].max() / _MEBIBYTE,
+        "accuracy": class_accuracy(devices),
+        "accuracy_received": 100 * late["local_accuracy_global"].mean(),
+    }
+    named = pd.Index(devices["device_class"].unique(), name="device_class")
+    return pd.DataFrame({key: column.reindex(named) for key, column in figures.items()}).reset_index()
 
 
 def arm_rows(runs: Sequence[Row]) -> list[Row]:

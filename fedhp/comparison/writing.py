@@ -16,8 +16,8 @@ _MOST_PAIRED = 12  # arms, for whose pairs 80 columns have room
 
 MEANING = """\
 Accuracies in percent on the held-out set, means over seeds with their standard deviation. Worst class: the
-device class, of those that take part, of the lowest accuracy on its own samples over the last fifth of the
-rounds ({measured}); the mean of each seed's worst, which may not be the same class.
+device class on whose devices' own data the last global model is worst, of all classes, whether or not the
+strategy lets them take part ({measured}); the mean of each seed's worst, which may not be the same class.
 Memory is what was measured while devices trained, in MiB: the mean over clients, rounds and seeds, and the
 largest peak of all. Violations: rounds of clients over their budget, of all seeds together. Up and down: MiB
 sent in the whole run; seconds are those of one process among others, and rough: means over seeds.
@@ -69,6 +69,7 @@ _CLASSES: tuple[Column, ...] = (
     ("memory, mean", _number("memory_mean_mib", ".2f")),
     ("memory, peak", _number("memory_peak_mib", ".2f")),
     ("accuracy", _number("accuracy", ".1f")),
+    ("of what it receives", _number("accuracy_received", ".1f")),
 )
 
 
@@ -130,8 +131,9 @@ def show(console: Console, result: Result) -> None:
             )
             console.print(_chances_table(facet, result.tables.pairs))
     console.print(
-        "\nlast: accuracy, ± over seeds; worst class: accuracy on its own samples;\n"
-        "memory: mean while training; up: sent by the clients; all else in table.md",
+        f"\nlast: accuracy, ± over seeds; worst class: that of the last model on its devices'\n"
+        f"{own_samples(result)}; memory: mean while training; up: sent by the clients;\n"
+        "all else in table.md",
         style="dim",
         highlight=False,
     )
@@ -185,11 +187,16 @@ def _chance(found: tuple[float, float | None] | None) -> str:
 
 
 def measured(result: Result) -> str:
-    """Says what the accuracies of device classes are measured on."""
-    held_out, trained_on = "of the received model on samples held out", "on those trained on"
+    """Says which of their own samples devices are judged on."""
+    held_out, trained_on = "samples that the devices hold out", "samples that the devices train on"
     if len(result.held_out) > 1:
-        return f"{held_out} where a run has any, otherwise {trained_on}"
+        return f"{held_out} where data.local_test is above 0, otherwise {trained_on}"
     return held_out if True in result.held_out else trained_on
+
+
+def own_samples(result: Result) -> str:
+    """Says briefly which of their own samples devices are judged on."""
+    return "own samples, held out" if result.held_out == {True} else "own samples"
 
 
 def write(result: Result) -> None:

@@ -9,7 +9,7 @@ from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.notes import data_notes
 from fedhp.data.partition import label_counts, partition_rows
-from fedhp.data.shard import Shard, client_shard, device_shard, test_shard, train_shard
+from fedhp.data.shard import Shard, client_shard, device_shard, local_parts, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "data_notes",
     "device_shard",
     "label_counts",
+    "local_parts",
     "open_dataset",
     "partition_rows",
     "test_shard",

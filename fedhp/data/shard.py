@@ -17,6 +17,7 @@ from fedhp.data.dataset import Dataset, measure, open_dataset, stamps
 from fedhp.data.files import read_npz
 from fedhp.data.partition import partition_rows
 from fedhp.errors import DataError
+from fedhp.seeds import generator
 
 # How much wider, and how much narrower, a device's values may spread than the server's. No single image of
 # what ships spreads twice as widely; but a device that always sees about the same may be right.
@@ -149,6 +150,18 @@ def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -
             f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
         )
     return _training_rows(config, partition_rows(config, num_clients, seed)[client])
+
+
+def local_parts(config: DataConfig, shard: Shard, seed: int, stream: int) -> tuple[Shard, Shard | None]:
+    """Divides a device's samples into those that it trains on and those held out (``data.local_test``).
+
+    Args:
+        config: How much is held out.
+        shard: All samples of the device.
+        seed: The run's seed.
+        stream: What the device's randomness hangs on; a simulated one's is its partition id.
+    """
+    return shard.hold_out(config.local_test, generator(seed, "local test", stream))
 
 
 def train_shard(config: DataConfig) -> Shard:

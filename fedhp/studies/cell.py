@@ -56,8 +56,9 @@ class Study:
 class Outcome:
     """What became of a cell.
 
-    ``refused`` is a combination that makes no sense, such as a criterion that needs a layer that the model
-    lacks; ``failed`` is anything that should not have happened. The reason is one line.
+    ``refused`` is what can never work, however often it is tried, such as a criterion that needs a layer that
+    the model lacks, or budgets within which no device can train; ``failed`` is anything that should not have
+    happened. The reason is one line.
     """
 
     status: Literal["finished", "skipped", "refused", "failed"]

@@ -1,0 +1,76 @@
+"""How good a run's last global model is on the data of every device, whether or not the device took part."""
+
+from typing import Any
+
+import pandas as pd
+
+from fedhp.config import Scenario
+from fedhp.data import Shard, client_shard, local_parts, open_dataset
+from fedhp.devices import assign_classes
+from fedhp.errors import RecordError
+from fedhp.evaluation import evaluate
+from fedhp.models import architecture
+from fedhp.report.series import Frame
+from fedhp.tracking import RunResult, load_state, replace_text
+from fedhp.tracking.wording import one_line
+
+_FILE = "devices.csv"
+_COLUMNS: Any = {"client": int, "device_class": str, "samples": int, "right": int}
+
+
+def write_devices(run: RunResult) -> None:
+    """Writes beside a run's record what `devices` returns, so that a report need not evaluate again."""
+    replace_text(run.folder / _FILE, _judged(run).to_csv(index=False))
+
+
+def devices(run: RunResult) -> Frame:
+    """Returns a row per device of the fleet: its class, and how many of its samples the model tells right.
+
+    The model is the run's last global one, whole; the samples are those that the device holds out, and all of
+    its own where the scenario holds none out (``data.local_test``). A device with too few samples to hold any
+    out has none.
+
+    Raises:
+        DataError: If the run's data is not there any more.
+        RecordError: If what is beside the record is damaged.
+    """
+    path = run.folder / _FILE
+    if not path.is_file():
+        return _judged(run)
+    try:
+        return pd.read_csv(path, dtype=_COLUMNS)[list(_COLUMNS)]
+    except (OSError, ValueError, KeyError) as error:
+        raise RecordError(
+            f"{path} is damaged: {one_line(str(error))}; remove it, and it is made anew"
+        ) from None
+
+
+def _judged(run: RunResult) -> Frame:
+    config = run.config
+    dataset = open_dataset(config.data)
+    arch = architecture(config.model, dataset.input_shape, dataset.num_classes)
+    state, _ = load_state(run.folder)
+    rows = []
+    for client, kind in enumerate(assign_classes(config.fleet)):
+        shard = _own_samples(config, client)
+        number = 0 if shard is None else len(shard)
+        right = 0 if shard is None else round(number * evaluate(arch, state, shard)[0])
+        rows.append((client, kind.name, number, right))
+    return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def _own_samples(config: Scenario, client: int) -> Shard | None:
+    shard = client_shard(config.data, config.fleet.num_clients, config.seed, client)
+    if not config.data.local_test:
+        return shard
+    return local_parts(config.data, shard, config.seed, client)[1]
+
+
+def class_accuracy(devices: Frame) -> Any:
+    """Returns a series: per device class, the share of its devices' samples that the model tells right, in %.
+
+    Classes none of whose devices has a sample are not in it.
+    """
+    classes = devices.groupby("device_class", sort=False)[["samples", "right"]].sum()
+    classes = classes[classes["samples"] > 0]
+    return 100 * classes["right"] / classes["samples"]
