@@ -155,7 +155,10 @@ class Taps:
         self.recount(counts)
         takers = [name for name in self._places if self._places[name]]
         self._handles = [
-            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(self._hook(name))
+            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(
+                self._hook(name),
+                prepend=True,  # all places of a map, of which some layers are given a part
+            )
             for name in takers
         ]
 

@@ -6,7 +6,7 @@ holds the spread between clients too. The mean of the clients' variances, which 
 lacks it, and is far too small where clients differ (non-IID data).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -75,6 +75,26 @@ def lie_innermost(weights: torch.Tensor, layout: Layout) -> bool:
     devices weights lie as they come, for want of a measurement.
     """
     return weights.dim() == 4 and weights.device.type == "cpu" and not layout.views_maps
+
+
+def thin_before_convolutions(module: nn.Module, layout: Layout) -> None:
+    """Makes convolutions of single places with a stride, such as shortcuts, be given only what they look at.
+
+    What they compute stays the same; torch 2.13's CPU kernel for their backward pass is not safe otherwise.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d) and _skips(layer) and lie_innermost(layer.weight, layout):
+            layer.register_forward_pre_hook(_thinning(layer.stride))
+            layer.stride = (1, 1)
+
+
+def _skips(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.padding in ((0, 0), "valid")
+
+
+def _thinning(stride: tuple[int, ...]) -> Callable[[nn.Module, tuple[torch.Tensor]], torch.Tensor]:
+    rows, columns = stride
+    return lambda layer, inputs: inputs[0][..., ::rows, ::columns]
 
 
 def take_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from fedhp.errors import ScenarioError
 from fedhp.models import Architecture
-from fedhp.modules import set_parameter
+from fedhp.modules import set_parameter, thin_before_convolutions
 from fedhp.optimizers import TrainConfig
 from fedhp.structure import Layout
 from fedhp.submodels import at_level
@@ -109,6 +109,7 @@ def _part(
     group = optimizer.param_groups[0]
     sgd = _InPlaceSGD(state, lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
     sgd.state.update(state)
+    thin_before_convolutions(part, arch.layout)
     return part.train(), sgd
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.measure import StorageWatch
-from fedhp.modules import lay_out
+from fedhp.modules import lay_out, thin_before_convolutions
 from fedhp.step import gradients
 from fedhp.structure import Layout
 
@@ -91,6 +91,7 @@ def _play(
     """Runs a step; returns, whenever a storage was added, which gradients live, and the bytes of all else."""
     module = module.to_empty(device="cpu").train()
     lay_out(module, layout)
+    thin_before_convolutions(module, layout)
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
     mask = torch.zeros(1)  # which does for any number of classes
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels, mask])

@@ -21,7 +21,7 @@ from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
 from fedhp.measure import LiveTensors
 from fedhp.models import to_module
-from fedhp.modules import restart_statistics, take_weights
+from fedhp.modules import restart_statistics, take_weights, thin_before_convolutions
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -91,6 +91,7 @@ class _Session:
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
+        thin_before_convolutions(self.module, self.layout)
         self.mask = self._mask()
         self.optimizer = OPTIMIZERS[recipe.train.optimizer].make(self.module.parameters(), recipe.train)
         allocate_state(self.optimizer, recipe.train)

@@ -11,6 +11,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
+from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.pruning import STRIDE, Contributions
 from fedhp.step import class_mask
@@ -96,6 +97,7 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     masks = {group: np.arange(width) < counts[group] for group, width in arch.layout.widths.items()}
     state = initial_state(arch, seed=0).cut(arch.layout, Structure(masks))
     module = to_module(arch, state)
+    thin_before_convolutions(module, arch.layout)
     optimizer = OPTIMIZERS[train.optimizer].make(module.parameters(), train)
     allocate_state(optimizer, train)
     tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
