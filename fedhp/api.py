@@ -14,7 +14,7 @@ from fedhp.errors import RecordError
 from fedhp.models import architecture, to_whole_module
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
-from fedhp.tracking import RunResult, check_room, default_folder, load_run, load_state
+from fedhp.tracking import RunResult, load_run, load_state, run_folder
 
 _logger = logging.getLogger("fedhp")
 
@@ -47,7 +47,12 @@ def simulate(
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
     scenario = _scenario("run", scenario, overrides)
-    folder = _folder(scenario, out)
+    with run_folder(scenario.name, out) as folder:
+        _simulate(scenario, folder, show)
+        return load_run(folder)
+
+
+def _simulate(scenario: Scenario, folder: Path, show: bool) -> None:
     data, clients = scenario.data.name, scenario.fleet.num_clients
     resolve(STRATEGY)(scenario)  # before anything is said, let alone done
     if show:
@@ -62,7 +67,6 @@ def simulate(
     simulation = scenario.simulation
     with open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, message_bytes) as grid:
         resolve(SERVER_APP)(grid, context)
-    return load_run(folder)
 
 
 def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
@@ -84,9 +88,9 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
         FedhpError: If the scenario, data, budget or folder are not as they must be.
     """
     scenario = _scenario("train", scenario, overrides)
-    folder = _folder(scenario, out)
-    train_central(scenario, folder)
-    return load_run(folder)
+    with run_folder(scenario.name, out) as folder:
+        train_central(scenario, folder)
+        return load_run(folder)
 
 
 def warn_unused(command: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
@@ -108,13 +112,6 @@ def _scenario(command: str, scenario: str | Path | Scenario, overrides: Mapping[
     if overrides:
         raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
     return scenario
-
-
-def _folder(scenario: Scenario, out: str | Path | None) -> Path:
-    """Returns the folder of the record, once it is known to be free: before anything costs time."""
-    folder = Path(out) if out is not None else default_folder(scenario.name)
-    check_room(folder)
-    return folder
 
 
 def load_model(folder: str | Path) -> nn.Module:

@@ -112,13 +112,12 @@ def run(
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.tracking import default_folder
+        from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
         scenario = load_scenario(name, overrides)
-        folder = out or default_folder(scenario.name)
-        with _reported(folder):
+        with run_folder(scenario.name, out) as folder, _reported(folder):
             simulate(scenario, folder)
 
 
@@ -143,13 +142,12 @@ def train(
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
         from fedhp.config import load_scenario
-        from fedhp.tracking import default_folder
+        from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
         scenario = load_scenario(name, overrides)
-        folder = out or default_folder(scenario.name)
-        with _reported(folder):
+        with run_folder(scenario.name, out) as folder, _reported(folder):
             train(scenario, folder)
 
 

@@ -128,6 +128,26 @@ def outlive_readers() -> None:
             setattr(sys, name, lasting)
 
 
+class OutputHandler(logging.StreamHandler):
+    """Logs to what is the standard output at the time.
+
+    Tests and notebooks exchange it and close what they put in its place, which a handler outlives.
+    """
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        """The standard output."""
+        return sys.stdout
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line; nothing where the shell has closed the output."""
+        if sys.stdout is not None:
+            super().emit(record)
+
+
 @contextmanager
 def readable_errors(debug: bool = False) -> Iterator[None]:
     """Sets up logging, and ends with one readable error and exit code 2 where input is refused.
@@ -156,5 +176,5 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
 
 def _set_up_logging(debug: bool) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[OutputHandler()])
     logging.getLogger("fedhp").setLevel(logging.DEBUG if debug else logging.INFO)

@@ -1,7 +1,7 @@
 """What every run has around its training: trackers, and a look at the global model after each round."""
 
 import logging
-import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +20,7 @@ from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.state import ClientReport, ModelState, RoundReport
+from fedhp.terminal import OutputHandler
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,
@@ -138,7 +139,7 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
 def _notes_to(trackers: Trackers) -> Iterator[None]:
     """Passes what is logged as a note (a lost worker, a dropped reply) to the trackers, which show it."""
     if not logging.getLogger().handlers and not logging.getLogger("fedhp").handlers:
-        logging.getLogger("fedhp").addHandler(logging.StreamHandler(sys.stdout))
+        logging.getLogger("fedhp").addHandler(OutputHandler())
         logging.getLogger("fedhp").setLevel(logging.INFO)
     logger = logging.getLogger("fedhp.notes")
     handler = _Notes(trackers)
@@ -152,9 +153,13 @@ def _notes_to(trackers: Trackers) -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
+    """Takes the notes of its own thread: another may be at another run, whose record they belong into."""
+
     def __init__(self, trackers: Trackers) -> None:
         super().__init__(logging.INFO)
         self._trackers = trackers
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._trackers.on_note(record.getMessage())
+        if record.thread == self._thread:
+            self._trackers.on_note(record.getMessage())

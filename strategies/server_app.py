@@ -16,7 +16,7 @@ from fedhp.data import label_counts, open_dataset
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
 from fedhp.state import ClientReport
-from fedhp.tracking import RunPlan, Trackers, default_folder
+from fedhp.tracking import RunPlan, Trackers, run_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .roster import Device, query_fleet
@@ -34,8 +34,14 @@ def main(grid: Grid, context: Context) -> None:
     """Runs a scenario. Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``."""
     logging.getLogger("flwr").addFilter(_one_line)
     scenario = _scenario(context)
-    folder = _folder(context, scenario)
-    show = bool(context.run_config.get("show", True))
+    config = context.run_config
+    show = bool(config.get("show", True))
+    with run_folder(scenario.name, str(config["out"]) if config.get("out") else None) as folder:
+        # Absolute under Flower, where nobody sees what it is relative to.
+        _record(grid, scenario, folder if config.get("resolved") else folder.absolute(), show)
+
+
+def _record(grid: Grid, scenario: Scenario, folder: Path, show: bool) -> None:
     with reporting(scenario, folder, show) as trackers:
         setup = prepare(scenario)
         _run(grid, setup, trackers)
@@ -51,13 +57,6 @@ def _scenario(context: Context) -> Scenario:
     except ValueError as error:
         raise ScenarioError(f"overrides {config['overrides']!r} cannot be split: {error}") from None
     return load_scenario(str(config.get("scenario", "quickstart")), overrides)
-
-
-def _folder(context: Context, scenario: Scenario) -> Path:
-    """Returns where the record goes: absolute under Flower, where nobody sees what it is relative to."""
-    config = context.run_config
-    folder = Path(str(config.get("out") or default_folder(scenario.name)))
-    return folder if config.get("resolved") else folder.absolute()
 
 
 def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:

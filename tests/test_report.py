@@ -481,7 +481,10 @@ def test_a_report_that_fails_fails_no_run(run, monkeypatch, caplog):
 
     monkeypatch.setattr(Path, "write_bytes", full)
     report_on(run.folder)
-    assert "no report, and the record is whole: RecordError: the report cannot be written" in caplog.text
+    assert (
+        "no report, which takes nothing from the record: RecordError: the report cannot be written"
+        in caplog.text
+    )
     assert "disk full" in caplog.text
 
 

@@ -35,9 +35,9 @@ from fedhp.tracking import (
     RunTotals,
     Trackers,
     WandbTracker,
-    default_folder,
     load_run,
     load_state,
+    run_folder,
     wording,
 )
 from fedhp.tracking.console import plain_line
@@ -430,11 +430,11 @@ def test_a_run_that_never_started_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "deep" / "run").exists()
 
 
-def test_default_folder_is_free_and_one_level_deep(tmp_path: Path) -> None:
+def test_a_runs_own_folder_is_free_and_one_level_deep(tmp_path: Path) -> None:
     names = []
     for _ in range(3):
-        folder = default_folder("../my run", tmp_path)
-        folder.mkdir()
+        with run_folder("../my run", root=tmp_path) as folder:
+            (folder / "config.yaml").touch()
         names.append(folder.name)
         assert folder.parent == tmp_path
     assert len(set(names)) == 3
@@ -717,7 +717,7 @@ def test_failing_tracker_stops_neither_the_run_nor_the_others(
     trackers.on_note("a note")
     trackers.on_finish(RunTotals(make_plan()).summary())
     trackers.close()
-    assert caplog.text.count("Broken failed and training goes on: OSError: disk full") == 5
+    assert caplog.text.count("Broken failed, and the run does not depend on it: OSError: disk full") == 5
     assert len(load_run(tmp_path).rounds) == 1
 
 

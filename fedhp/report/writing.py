@@ -90,7 +90,7 @@ def report_on(folder: Path, write: Callable[[Path], Path] = write_report) -> Non
         _logger.info("no report: %s", error)
     except Exception as error:
         _logger.warning(
-            "no report, and the record is whole: %s: %s; 'fedhp report %s' tries again",
+            "no report, which takes nothing from the record: %s: %s; 'fedhp report %s' tries again",
             type(error).__name__,
             error,
             folder,

@@ -10,10 +10,9 @@ from fedhp.tracking.load import has_finished as has_finished
 from fedhp.tracking.load import load_run as load_run
 from fedhp.tracking.load import load_state as load_state
 from fedhp.tracking.record import RunRecord as RunRecord
-from fedhp.tracking.record import check_room as check_room
-from fedhp.tracking.record import default_folder as default_folder
 from fedhp.tracking.record import is_taken as is_taken
 from fedhp.tracking.record import not_writable as not_writable
+from fedhp.tracking.record import run_folder as run_folder
 from fedhp.tracking.replacing import replace_text as replace_text
 from fedhp.tracking.totals import RunTotals as RunTotals
 from fedhp.tracking.totals import Summary as Summary

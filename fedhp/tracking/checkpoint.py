@@ -18,6 +18,7 @@ from safetensors.numpy import save as serialise
 from fedhp.errors import RecordError
 from fedhp.state import ModelState
 from fedhp.structure import Structure
+from fedhp.tracking.replacing import replacing
 from fedhp.tracking.tracker import RunPlan
 
 _PREFIX = "structure."
@@ -49,9 +50,8 @@ def save(path: Path, state: ModelState, metadata: Mapping[str, str]) -> None:
         name: np.ascontiguousarray(array) for name, array in state.weights.items()
     }
     tensors |= {_PREFIX + group: bits for group, bits in state.structure.to_bits().items()}
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_bytes(serialise(tensors, dict(metadata)))
-    unfinished.replace(path)
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(serialise(tensors, dict(metadata)))
 
 
 def load(path: Path) -> tuple[ModelState, dict[str, Any]]:

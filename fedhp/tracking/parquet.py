@@ -20,6 +20,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from fedhp.tracking.replacing import replacing
+
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 _ROW_GROUP = 65_536
 
@@ -45,7 +47,7 @@ class PartedTable:
     def merge(self) -> None:
         """Replaces the folder of parts by one file; afterwards nothing more can be written."""
         merged = _merged(self._path)
-        with pq.ParquetWriter(merged, self._schema) as writer:
+        with replacing(merged) as unfinished, pq.ParquetWriter(unfinished, self._schema) as writer:
             for table in self._row_groups():
                 writer.write_table(table)
         parts = self._path.rename(self._path.with_name(f".{self._path.name}.parts"))
@@ -88,9 +90,8 @@ def _schema(columns: Mapping[str, type]) -> pa.Schema:
 
 
 def _write(final: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
-    unfinished = final.with_name(f".{final.name}")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), unfinished)
-    unfinished.replace(final)
+    with replacing(final) as unfinished:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), unfinished)
 
 
 def _is_complete(part: Path) -> bool:

@@ -10,8 +10,8 @@ import errno
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,20 +27,61 @@ from fedhp.tracking.replacing import replace_text
 from fedhp.tracking.totals import RunTotals, Summary
 from fedhp.tracking.tracker import RunPlan
 
+_LONGEST_NAME = 50  # of a folder, in characters: of up to four bytes each, and no name may have over 255
 
-def default_folder(scenario_name: str, root: Path = Path("runs")) -> Path:
-    """Returns a folder that does not exist yet, such as ``runs/smoke-20260131-141500``."""
-    safe = re.sub(r"[^\w.-]+", "-", scenario_name).strip(".-") or "run"
-    first = root / f"{safe}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, number = first, 1
-    while folder.exists():
-        number += 1
-        folder = first.with_name(f"{first.name}-{number}")
-    return folder
+
+@contextmanager
+def run_folder(
+    scenario_name: str, out: str | Path | None = None, root: Path = Path("runs")
+) -> Iterator[Path]:
+    """Yields the folder of a run's record, of which it is known that nothing is in it.
+
+    Args:
+        scenario_name: After which it is called where nobody says how.
+        out: Where the user wants it; by default it is made, such as ``runs/smoke-20260131-141500``, for this
+            run alone: others that begin in the same second are given a number besides. One in which nothing
+            was written is gone afterwards.
+        root: Where those that are made lie.
+
+    Raises:
+        RecordError: If ``out`` holds something, or the folder cannot be made.
+    """
+    if out is not None:
+        check_room(Path(out))
+        yield Path(out)
+        return
+    folder = _new_folder(root, scenario_name)
+    try:
+        yield folder
+    finally:
+        _remove_empty(folder)
+
+
+def _new_folder(root: Path, scenario_name: str) -> Path:
+    safe = re.sub(r"[^\w.-]+", "-", scenario_name)[:_LONGEST_NAME].strip(".-") or "run"
+    stem = f"{safe}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, number = root / stem, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = root / f"{stem}-{number}"
+        except OSError as error:
+            raise not_writable(folder, error) from None
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 class RunRecord:
     """Writes a run's record.
+
+    What cannot be written raises `RecordError`, from `on_round` and `on_finish` too: a run whose record has
+    gaps has failed. What was written before can be read.
 
     Args:
         folder: Where; made, with its parents. It may exist when it is empty.
@@ -70,13 +111,17 @@ class RunRecord:
             RecordError: If the folder cannot be written to.
         """
         try:
-            (self.folder / "config.yaml").write_text(plan.scenario.to_yaml(), encoding="utf-8")
+            # Only one of two runs that are given the same folder at the same time makes the file.
+            with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
+                file.write(plan.scenario.to_yaml())
             self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
             self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", columns.ROUNDS)
             self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", columns.CLIENTS)
             if plan.partition:
                 path = self.folder / "partition.parquet"
                 self._parquet.write_table(path, columns.PARTITION, partition_rows(plan.partition))
+        except FileExistsError:
+            raise _taken(self.folder) from None
         except OSError as error:
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
@@ -86,33 +131,48 @@ class RunRecord:
         self._event(wording.start(plan))
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
-        """Adds the round to the tables and replaces the model."""
+        """Adds the round to the tables and replaces the model.
+
+        Raises:
+            RecordError: If that cannot be written.
+        """
         assert self._totals is not None
+        with self._writing():
+            self._event(wording.round_line(report))
+            for row in report.failures:
+                self._event(wording.failure(row))
+            self._clients.write(report.round, [vars(row) for row in report.clients])
+            self._rounds.write(report.round, [round_row(report)])
+            self._checkpoint.save(self.folder / "model.safetensors", state, self._metadata)
         self._totals.add(report)
-        self._event(wording.round_line(report))
-        for row in report.failures:
-            self._event(wording.failure(row))
-        self._clients.write(report.round, [vars(row) for row in report.clients])
-        self._rounds.write(report.round, [round_row(report)])
-        self._checkpoint.save(self.folder / "model.safetensors", state, self._metadata)
 
     def on_note(self, text: str) -> None:
         """Writes the note into the event log."""
-        self._event(wording.one_line(text))
+        with suppress(OSError):  # the file keeps it, and tries again, or fails, with the round's line
+            self._event(wording.one_line(text))
 
     def on_finish(self, summary: Summary) -> None:
-        """Writes the summary."""
+        """Writes the summary.
+
+        Raises:
+            RecordError: If that cannot be written.
+        """
+        with self._writing():
+            self._event(wording.finish(summary))
+            self._write_summary(summary)
         self._finished = True
-        self._event(wording.finish(summary))
-        self._write_summary(summary)
 
     def on_failure(self, cause: str) -> None:
         """Writes the cause into the event log, and keeps it for the summary."""
         self._cause = wording.one_line(cause)
-        self._event(f"stopped: {self._cause}")
+        with suppress(OSError):
+            self._event(f"stopped: {self._cause}")
 
     def close(self) -> None:
-        """Writes the partial summary of a run that was cut short, merges the tables, closes the event log."""
+        """Writes the partial summary of a run that was cut short, merges the tables, closes the event log.
+
+        What cannot be written any more is left as it is: tables in parts read as well.
+        """
         if self._totals is None:
             self._abandon()
             return
@@ -130,8 +190,18 @@ class RunRecord:
     def _abandon(self) -> None:
         """Leaves no empty folder behind where a run never started: it would only be in the way."""
         self._close_events()
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
-            self.folder.rmdir()
+        _remove_empty(self.folder)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a full disk, or a figure that no table holds
+            cause = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            raise RecordError(
+                f"the run record {self.folder} cannot be written to any more: {cause}; the run ends, and "
+                "what was written before can be read"
+            ) from error
 
     def _event(self, text: str) -> None:
         if self._events is not None:
@@ -178,9 +248,14 @@ def check_room(folder: Path) -> None:
         RecordError: If it holds something, is none, or cannot be made or written to.
     """
     if is_taken(folder):
-        raise RecordError(
-            f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
-        )
+        raise _taken(folder)
+
+
+def _taken(folder: Path) -> RecordError:
+    """Returns the error that a folder holds something already."""
+    return RecordError(
+        f"{folder} exists already and nothing is overwritten; choose another --out or remove it"
+    )
 
 
 def is_taken(folder: Path) -> bool:

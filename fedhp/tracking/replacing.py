@@ -1,10 +1,28 @@
 """Files that are there whole or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def replace_text(path: Path, text: str) -> Path:
-    """Writes a file, replacing it at once or not at all: nobody reads half of it, and no kill leaves that."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields where to write a file that takes the place of ``path`` once the block has ended.
+
+    Nobody reads half of it, and no kill leaves that. What fails is removed: on a full disk it would take the
+    room of what is written next.
+    """
     unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    return unfinished.replace(path)
+    try:
+        yield unfinished
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def replace_text(path: Path, text: str) -> Path:
+    """Writes a file, replacing it at once or not at all."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return path

@@ -75,8 +75,8 @@ class Tracker(Protocol):
 class Trackers:
     """Tells several trackers; itself a tracker.
 
-    Hours of training are worth more than a line in a report, so a tracker that fails is logged and
-    the run goes on; except at the start, where nothing is lost yet and a `RecordError` stops it.
+    Hours of training are worth more than a line in a display, so a tracker that fails is logged and the run
+    goes on. A `RecordError` ends it: what nobody can look at later has not been run.
     """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
@@ -97,7 +97,11 @@ class Trackers:
                 _log_failure(tracker, error)
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
-        """Tells a round."""
+        """Tells a round.
+
+        Raises:
+            RecordError: If a tracker cannot record it.
+        """
         self._tell(lambda tracker: tracker.on_round(report, state))
 
     def on_note(self, text: str) -> None:
@@ -105,7 +109,11 @@ class Trackers:
         self._tell(lambda tracker: tracker.on_note(text))
 
     def on_finish(self, summary: Summary) -> None:
-        """Tells the end."""
+        """Tells the end.
+
+        Raises:
+            RecordError: If a tracker cannot record it.
+        """
         self._tell(lambda tracker: tracker.on_finish(summary))
 
     def on_failure(self, cause: str) -> None:
@@ -117,16 +125,21 @@ class Trackers:
         self._tell(lambda tracker: tracker.close())
 
     def _tell(self, call: Callable[[Tracker], None]) -> None:
+        unrecorded: RecordError | None = None
         for tracker in self._trackers:
             try:
                 call(tracker)
+            except RecordError as error:
+                unrecorded = error
             except Exception as error:
                 _log_failure(tracker, error)
+        if unrecorded is not None:
+            raise unrecorded
 
 
 def _log_failure(tracker: Tracker, error: Exception) -> None:
     logger.warning(
-        "%s failed and training goes on: %s: %s",
+        "%s failed, and the run does not depend on it: %s: %s",
         type(tracker).__name__,
         type(error).__name__,
         error,
