@@ -712,7 +712,7 @@ def test_partitions_are_disjoint_whole_and_deterministic(mnist, name, monkeypatc
 
 
 def test_prepared_partition_needs_no_partitioner(mnist, monkeypatch):
-    config = mnist("iid")
+    config = mnist("dirichlet", alpha=5.0)
     expected = [part.tolist() for part in partition_rows(config, 4, 0)]
     from fedhp.data.partition import _divided
 
@@ -722,6 +722,23 @@ def test_prepared_partition_needs_no_partitioner(mnist, monkeypatch):
     assert [part.tolist() for part in partition_rows(config, 4, 0)] == expected
     with pytest.raises(MissingExtraError, match=r"fedhp\[server\]"):
         partition_rows(config, 4, 99)
+
+
+@pytest.mark.parametrize(("name", "num_clients"), [("iid", 5), ("natural", 4)])
+def test_parts_that_are_cut_here_are_those_of_flwr_datasets(tmp_path, name, num_clients):
+    datasets, partitioner = pytest.importorskip("datasets"), pytest.importorskip("flwr_datasets.partitioner")
+    owners = np.array([7, 3, 3, 9, 7, 3, 1, 9, 3, 7, 3, 9])
+    parts = partition_rows(
+        npz_config(tmp_path, PartitionConfig(name, min_samples=1), client_train=owners), num_clients, 3
+    )
+    order = generator(3, "partition", "order").permutation(12)
+    theirs = {
+        "iid": lambda: partitioner.IidPartitioner(num_clients),
+        "natural": lambda: partitioner.NaturalIdPartitioner("owner"),
+    }[name]()
+    theirs.dataset = datasets.Dataset.from_dict({"row": order, "owner": owners[order]})
+    expected = [theirs.load_partition(client)["row"][:] for client in range(num_clients)]
+    assert [part.tolist() for part in parts] == expected
 
 
 def test_iid_is_even_and_shards_hold_few_classes(mnist):

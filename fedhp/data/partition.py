@@ -1,4 +1,8 @@
-"""Who owns which training rows: flwr-datasets' partitioners, run once on labels alone."""
+"""Who owns which training rows: flwr-datasets' partitioners, run once on labels alone.
+
+Its partitioner makes a data set of every part, 2 ms each. Where the parts are known without it, evenly cut or
+by owner, they are cut here: a fleet of 100,000 would wait for minutes.
+"""
 
 import contextlib
 import io
@@ -68,6 +72,21 @@ def _divide(
 ) -> Mapping[str, NDArray[np.intp]]:
     _check_possible(dataset, config, num_clients)
     order = generator(seed, "partition", "order").permutation(len(dataset.train_labels))
+    if config.name in _CUTS:
+        parts = _CUTS[config.name](dataset, order, num_clients)
+    else:
+        parts = _partitioned(dataset, order, config, num_clients, seed)
+    _check_sizes([len(part) for part in parts], config, len(order))
+    return {
+        "rows": np.concatenate(parts),
+        "offsets": np.cumsum([0, *map(len, parts)], dtype=np.intp),
+    }
+
+
+def _partitioned(
+    dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
+) -> list[NDArray[np.intp]]:
+    """Returns the parts that flwr-datasets makes of the rows in this order."""
     try:
         import datasets
 
@@ -76,23 +95,16 @@ def _divide(
         purpose = f"the partition '{config.name}'"
         raise MissingExtraError(purpose, "flwr-datasets", "server") from None
     columns = {"row": order, "label": dataset.train_labels[order]}
-    if dataset.client_train is not None:
-        columns["client"] = dataset.client_train[order]
     try:
         with _quiet():
             partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("numpy")
-            parts = [
+            return [
                 np.asarray(partitioner.load_partition(client)["row"][:], np.intp)
                 for client in range(num_clients)
             ]
     except ValueError as error:
         cause = _CAUSES.get(config.name, str(error).rstrip(". "))
         raise DataError(_refusal(config, num_clients, len(order), cause)) from None
-    _check_sizes([len(part) for part in parts], config, len(order))
-    return {
-        "rows": np.concatenate(parts),
-        "offsets": np.cumsum([0, *map(len, parts)], dtype=np.intp),
-    }
 
 
 def _check_possible(dataset: Dataset, config: PartitionConfig, num_clients: int) -> None:
@@ -159,10 +171,15 @@ def _quiet() -> Iterator[None]:
         _log.debug("%s", warning.message)
 
 
-def _iid(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
-    from flwr_datasets.partitioner import IidPartitioner
+def _evenly(dataset: Dataset, order: NDArray[np.intp], num_clients: int) -> list[NDArray[np.intp]]:
+    return np.array_split(order, num_clients)
 
-    return IidPartitioner(num_clients)
+
+def _by_owner(dataset: Dataset, order: NDArray[np.intp], num_clients: int) -> list[NDArray[np.intp]]:
+    assert dataset.client_train is not None
+    owners = dataset.client_train[order]
+    sizes = np.unique(owners, return_counts=True)[1]
+    return np.split(order[np.argsort(owners, kind="stable")], np.cumsum(sizes)[:-1])
 
 
 def _dirichlet(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
@@ -192,16 +209,13 @@ def _pathological(config: PartitionConfig, num_clients: int, seed: int) -> "Part
     )
 
 
-def _natural(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
-    from flwr_datasets.partitioner import NaturalIdPartitioner
-
-    return NaturalIdPartitioner("client")
-
+_CUTS: Mapping[str, Callable[[Dataset, NDArray[np.intp], int], list[NDArray[np.intp]]]] = {
+    "iid": _evenly,
+    "natural": _by_owner,
+}
 
 _PARTITIONERS: Mapping[str, Callable[[PartitionConfig, int, int], Any]] = {
-    "iid": _iid,
     "dirichlet": _dirichlet,
     "shards": _shards,
     "pathological": _pathological,
-    "natural": _natural,
 }
