@@ -37,6 +37,12 @@ def format_size(num_bytes: float) -> str:
     return f"{num_bytes:.2f} GiB"
 
 
+def at_least(num_bytes: int) -> str:
+    """Writes the next size, such as ``212KiB``, that a scenario takes and that is no smaller."""
+    unit = "KiB" if num_bytes <= _UNITS["MiB"] * 10 else "MiB"
+    return f"{-(-num_bytes // _UNITS[unit])}{unit}"
+
+
 @dataclass(frozen=True)
 class DeviceProfile:
     """What the server needs to know of a device.

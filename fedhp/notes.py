@@ -1,17 +1,26 @@
-"""What the user should know of a run before it trains: worth a line each, and no reason to refuse it."""
+"""What the user should know of a run, before and as it trains: worth a line each, no reason to refuse it."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
 from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedhp.assignment import fit_counts
 from fedhp.data import Dataset, data_notes
-from fedhp.devices import format_size
+from fedhp.devices import at_least, format_size
 from fedhp.memory import MemoryModel
+from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
+from fedhp.state import RoundReport
 
 _FEW = 10  # held-out samples, below which an accuracy on them moves in steps of more than a tenth
 _ODD = 3.0  # times that a device's values may spread as widely, or as narrowly, as the server's, unnoted
+_PATIENCE = 5  # rounds after which a model that learns is better than guessing
+_LEAST_PATIENCE = 3  # where a run has fewer
+_RISE = 0.02  # of the loss of guessing: how far the training loss may be above the first round's, unnoted
 _NOTHING = 0.01  # of the full model's parameters, below which what is left learns next to nothing
 
 
@@ -29,6 +38,7 @@ def run_notes(
     """
     yield from data_notes(dataset)
     yield from small_budgets(recipe, memory, budgets)
+    yield from cut_at_the_start(recipe, memory, budgets)
 
 
 def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:
@@ -45,13 +55,53 @@ def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int
         if budget is None:
             continue
         enough = _NOTHING if target == 1 and budget < most else 0.5
-        largest = fit_counts(memory, recipe.shape, layout.widths, budget, recipe.train.batch_size)
-        holds = layout.num_parameters(largest)
+        holds = _holds(recipe, memory, budget)
         if holds < enough * wanted:
             yield (
                 f"{name}: {format_size(budget)} can train {holds:,} parameters, the target is {wanted:,}; "
-                f"raise the budget or prune.target_compression, or choose a smaller model"
+                f"raise the budget, to {_enough_for(recipe, memory, wanted)} for all of them, or "
+                f"prune.target_compression, or choose a smaller model"
             )
+
+
+def cut_at_the_start(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:
+    """Says how far the model is cut before it trains, where no budget holds all of it.
+
+    What goes then goes unjudged: by the initial weights, which mean nothing. What the schedule cuts later is
+    judged by what it contributes.
+    """
+    if not budgets or None in budgets.values():
+        return
+    layout, target = memory.layout, recipe.prune.target_compression
+    name, budget = max(
+        ((name, size) for name, size in budgets.items() if size is not None), key=itemgetter(1)
+    )
+    full, wanted = layout.num_parameters(layout.widths), layout.num_parameters(recipe.schedule.counts(1.0))
+    holds, middle = _holds(recipe, memory, budget), (full + wanted) // 2
+    if holds == full:
+        return
+    dense = at_least(memory.training_bytes(layout.widths, recipe.train.batch_size))
+    half = f", or to {_enough_for(recipe, memory, middle)} for half of the cut to be judged"
+    yield (
+        f"the model starts at {full / holds:.2f}x compression, where prune.target_compression is {target:g}: "
+        f"{name}, the largest budget, holds {holds:,} of its {full:,} parameters, and what goes at the start "
+        f"goes unjudged. Raise it to {dense} to start from all{half if holds < middle < full else ''}; "
+        f"'fedhp init' writes a scenario with budgets that suit the data"
+    )
+
+
+def _holds(recipe: Recipe, memory: MemoryModel, budget: int) -> int:
+    """Returns how many parameters the part of the model has that a budget can train."""
+    layout = memory.layout
+    largest = fit_counts(memory, recipe.shape, layout.widths, budget, recipe.train.batch_size)
+    return layout.num_parameters(largest)
+
+
+def _enough_for(recipe: Recipe, memory: MemoryModel, wanted: int) -> str:
+    """Returns a budget that can train the largest part of at most so many parameters."""
+    layout = memory.layout
+    smaller = recipe.shape.largest(layout.widths, lambda counts: layout.num_parameters(counts) <= wanted)
+    return at_least(memory.training_bytes(smaller or layout.smallest(), recipe.train.batch_size))
 
 
 def tiny_parts(parts: Mapping[str, int], whole: int) -> Iterator[str]:
@@ -94,6 +144,60 @@ def odd_spreads(spreads: Mapping[str, float]) -> Iterator[str]:
                 f"{name}: its values spread {spread:.2g} times as widely as the server's data; if they are "
                 f"on another scale, bring them to the server's (with uint8 scaled to 0 .. 1)"
             )
+
+
+class LossNotes:
+    """Says, once each, that a model does not learn, and that training makes it worse.
+
+    Args:
+        label_counts: Per class, the number of held-out samples.
+        train: How the model is trained.
+        rounds: How often.
+    """
+
+    def __init__(self, label_counts: NDArray[np.int64], train: TrainConfig, rounds: int) -> None:
+        shares = label_counts[label_counts > 0] / label_counts.sum()
+        self._guessing = -float(shares @ np.log(shares))
+        self._patience = max(_LEAST_PATIENCE, min(_PATIENCE, rounds))
+        self._best = math.inf
+        self._first: float | None = None
+        self._has_risen = False
+        clip = "" if train.clip_norm else " or set train.clip_norm=1"
+        self._remedy = f"lower train.learning_rate ({train.learning_rate:g}){clip}"
+
+    def after(self, report: RoundReport) -> Iterator[str]:
+        """Yields what the newest round gives cause to say; of round 0, before training, nothing."""
+        if report.round:
+            yield from self._not_learned(report)
+            yield from self._risen(report)
+
+    def _not_learned(self, report: RoundReport) -> Iterator[str]:
+        self._best = min(self._best, report.loss)
+        if report.round == self._patience and self._best >= self._guessing > 0:
+            yield (
+                f"nothing is learned: in {report.round} rounds the held-out loss was {self._best:.2f} at "
+                f"best, and that of guessing is {self._guessing:.2f}; {self._remedy}, and check that labels "
+                f"and samples belong together"
+            )
+
+    def _risen(self, report: RoundReport) -> Iterator[str]:
+        loss = _training_loss(report)
+        if loss is None or self._has_risen:
+            return
+        self._first = loss if self._first is None else self._first
+        if loss > self._first + _RISE * self._guessing:
+            self._has_risen = True
+            yield (
+                f"the training loss rises: {loss:.2f} in round {report.round}, after {self._first:.2f} in "
+                f"the first; {self._remedy}"
+            )
+
+
+def _training_loss(report: RoundReport) -> float | None:
+    """Returns the mean over the samples of all clients that answered; None where none did."""
+    known = [(row.num_examples, row.train_loss) for row in report.clients if row.train_loss is not None]
+    total = sum(number for number, _ in known)
+    return sum(number * loss for number, loss in known) / total if total else None
 
 
 def _size(budget: int | None) -> float:

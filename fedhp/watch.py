@@ -16,6 +16,7 @@ from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
 from fedhp.evaluation import evaluate
 from fedhp.memory import MemoryModel
+from fedhp.notes import LossNotes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
 from fedhp.report import drawn
@@ -68,6 +69,7 @@ class RunWatch:
         self._test, self._trackers = test, trackers
         self._previous = time.perf_counter()
         self._totals = RunTotals(plan)
+        self._loss = LossNotes(test.label_counts(), plan.scenario.train, plan.scenario.rounds)
 
     def after_round(
         self,
@@ -98,6 +100,8 @@ class RunWatch:
         self._previous = now
         self._totals.add(report)
         self._trackers.on_round(report, state)
+        for note in self._loss.after(report):
+            self._trackers.on_note(note)
         return accuracy, loss
 
     def finish(self) -> None:

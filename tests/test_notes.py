@@ -1,14 +1,20 @@
 """Notes before a run: the same for a fleet and for one device, and none where nothing stands out."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fedhp
+from fedhp.assignment import fit_counts
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
-from fedhp.notes import few_held_out, odd_spreads, small_budgets
+from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
+from fedhp.optimizers import TrainConfig
+from fedhp.state import ClientReport, RoundReport
+from fedhp.structure import Structure
 
 SMALL = {
     "rounds": 1,
@@ -97,9 +103,17 @@ def of_budgets(chosen: Scenario, input_shape: tuple[int, ...]) -> list[str]:
     return list(small_budgets(recipe, recipe.memory_model(1), budgets))
 
 
+def of_the_start(chosen: Scenario, input_shape: tuple[int, ...]) -> list[str]:
+    recipe = chosen.recipe(input_shape, 10)
+    budgets = {kind.name: kind.memory_bytes for kind in chosen.fleet.classes}
+    return list(cut_at_the_start(recipe, recipe.memory_model(1), budgets))
+
+
 @pytest.mark.parametrize("name", sorted(shipped_scenarios()))
 def test_every_class_of_a_shipped_scenario_can_train_most_of_the_target(name):
-    assert of_budgets(load_scenario(name), (1, 8, 8) if name == "quickstart" else (1, 28, 28)) == []
+    input_shape = (1, 8, 8) if name == "quickstart" else (1, 28, 28)
+    assert of_budgets(load_scenario(name), input_shape) == []
+    assert of_the_start(load_scenario(name), input_shape) == []
 
 
 def test_a_class_that_can_train_little_of_the_target_is_named_with_what_it_holds():
@@ -187,3 +201,95 @@ def test_a_run_notes_that_its_clients_hold_out_few_samples(tmp_path):
     assert "data.local_test: 7 to 7 samples are held out per client, in the median 7: " in events
     assert "held out" not in told("run", tmp_path / "many", **fleet, **{"data.local_test": 0.2})
     assert "held out" not in told("run", tmp_path / "none", **fleet)
+
+
+# A model that starts cut
+
+
+def test_the_largest_budget_tells_how_far_the_model_is_cut_before_it_trains_and_what_would_hold_it():
+    """What the note names is tried: it holds the whole model, and 1 KiB less does not."""
+    kinds = [{"name": "big", "memory": "64KiB"}, {"name": "small", "memory": "32KiB"}]
+    chosen = load_scenario("quickstart", values={"fleet.classes": kinds})
+    (note,) = of_the_start(chosen, (1, 8, 8))
+    (started,) = re.findall(r"at (\S+)x compression", note)
+    dense, half = map(int, re.findall(r"to (\d+)KiB", note))
+    assert "where prune.target_compression is 6: big, the largest budget, holds " in note
+    recipe = chosen.recipe((1, 8, 8), 10)
+    layout, memory = recipe.architecture.layout, recipe.memory_model(1)
+    full, wanted = (layout.num_parameters(c) for c in (layout.widths, recipe.schedule.counts(1.0)))
+
+    def held(kib: int) -> int:
+        return layout.num_parameters(fit_counts(memory, recipe.shape, layout.widths, 1024 * kib, 16))
+
+    assert float(started) == pytest.approx(full / held(64), abs=0.005)
+    assert held(dense) == full > held(dense - 1)
+    assert held(half) <= (full + wanted) / 2 + full / 50
+    assert held(half) >= (full + wanted) / 2 - full / 50
+
+
+def test_a_single_device_is_told_so_too_and_one_without_a_budget_is_not(tmp_path):
+    events = told("train", tmp_path / "small", **{"memory.budget": "64KiB"})
+    assert "memory.budget, the largest budget, holds " in events
+    assert "x compression, where" not in told("train", tmp_path / "free")
+
+
+# The loss
+
+
+def after_round(number: int, loss: float, training: float | None = None) -> RoundReport:
+    """Returns what a round reports of these losses, the training loss that of its only client."""
+    row = ClientReport(number, 0, "device", "ok", "", 10, None, 1, 0, train_loss=training)
+    rows = () if training is None else (row,)
+    return RoundReport(number, 0.5, loss, Structure.full({"a": 1}), 1, 1.0, 1, rows, 1.0, 1.0)
+
+
+def losses_told(
+    held_out: Sequence[float], training: Sequence[float | None], rounds: int = 20, **train
+) -> list[str]:
+    """Returns what is noted of two classes, of 100 samples each, as the rounds' losses come in."""
+    watch = LossNotes(np.array([100, 100]), TrainConfig(**train), rounds)
+    notes = [*watch.after(after_round(0, 0.8))]
+    for number, (loss, trained) in enumerate(zip(held_out, training, strict=True), 1):
+        notes += watch.after(after_round(number, loss, trained))
+    return notes
+
+
+def test_a_loss_that_never_falls_below_guessing_is_noted_once_after_five_rounds():
+    """Two classes, one as frequent as the other: guessing costs ln 2 = 0.693."""
+    flat = [0.7] * 8
+    (note,) = losses_told(flat, flat, learning_rate=0.5)
+    assert note.startswith("nothing is learned: in 5 rounds the held-out loss was 0.70 at best, ")
+    assert (
+        "that of guessing is 0.69; lower train.learning_rate (0.5) or set train.clip_norm=1, and check"
+        in note
+    )
+    assert losses_told([0.7, 0.69, 0.7, 0.7, 0.7], flat[:5]) == []
+    assert losses_told(flat[:4], flat[:4]) == []
+    assert len(losses_told(flat[:3], flat[:3], rounds=3)) == 1
+    assert losses_told(flat[:2], flat[:2], rounds=2) == []
+
+
+def test_a_training_loss_above_that_of_the_first_round_is_noted_once_and_other_rises_are_not():
+    """Two hundredths of ln 2 are 0.014; what pruning costs late, and overfitting, stay below round 1."""
+    good = [0.3] * 4
+    (note,) = losses_told(good, [0.5, 0.51, 0.52, 0.9], clip_norm=1.0, learning_rate=0.5)
+    assert note.startswith("the training loss rises: 0.52 in round 3, after 0.50 in the first; ")
+    assert note.endswith("; lower train.learning_rate (0.5)")
+    assert losses_told(good, [0.5, 0.1, 0.4, 0.51]) == []
+    assert losses_told([0.3, 0.2, 0.5, 0.9], [0.5, 0.3, 0.1, 0.0]) == []
+    assert losses_told(good, [None, 0.5, None, 0.51]) == []
+    assert len(losses_told(good, [None, 0.5, None, 0.52])) == 1
+
+
+def test_classes_without_held_out_samples_count_for_nothing():
+    watch = LossNotes(np.array([0, 50, 0, 50]), TrainConfig(), 3)
+    assert [len(list(watch.after(after_round(number, 0.7)))) for number in (1, 2, 3)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_a_rate_that_diverges_is_noted_in_the_events(tmp_path, verb):
+    long = {"rounds": 3, "train.epochs": 3, "train.local_epochs": 1}
+    assert "nothing is learned" in told(verb, tmp_path / "wild", **long, **{"train.learning_rate": 3.0})
+    assert "loss" not in "".join(
+        line for line in told(verb, tmp_path / "tame", **long).splitlines() if "WARNING" in line
+    )

@@ -93,6 +93,10 @@ class Shard:
         part._rows = self._rows[chosen]
         return part
 
+    def label_counts(self) -> NDArray[np.int64]:
+        """Returns how many samples have each label, shape (classes,)."""
+        return np.bincount(self._labels[self._rows], minlength=self.num_classes)
+
     def classes(self) -> NDArray[np.int64]:
         """Returns the classes that the shard has samples of, in order."""
         return np.unique(self._labels[self._rows])
