@@ -6,7 +6,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data import Shard
+from fedhp.draws import drawing
 from fedhp.models import Architecture, to_module
+from fedhp.seeds import derive
 from fedhp.state import ModelState
 
 
@@ -33,15 +35,17 @@ def evaluate_module(
     """Returns accuracy and mean cross-entropy of a module, which is left in the mode that it was in.
 
     At no moment does it hold more than a training step with as many samples: no gradients, no activation
-    longer than it is needed, and nothing of one batch when the next one is gathered.
+    longer than it is needed, and nothing of one batch when the next one is gathered. A network that draws in
+    evaluation too draws the same each time.
     """
     was_training = module.training
     module.eval()
     num_right, loss_sum = 0, 0.0
-    for start in range(0, len(shard), batch):
-        rows = np.arange(start, min(start + batch, len(shard)))
-        right, loss = _judge(module, *shard.batch(rows, inputs), device)
-        num_right, loss_sum = num_right + right, loss_sum + loss
+    with drawing(derive(0, "evaluation"), device):
+        for start in range(0, len(shard), batch):
+            rows = np.arange(start, min(start + batch, len(shard)))
+            right, loss = _judge(module, *shard.batch(rows, inputs), device)
+            num_right, loss_sum = num_right + right, loss_sum + loss
     module.train(was_training)
     return num_right / len(shard), loss_sum / len(shard)
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.choices import check_choice
+from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryModel
 from fedhp.modules import put_weights, resize, take_weights
@@ -212,8 +213,7 @@ def _traced(
         return module
 
     def initial(seed: int) -> Mapping[str, NDArray[np.float32]]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "initial weights"))
+        with drawing(derive(seed, "initial weights"), "cpu"):
             return take_weights(make())
 
     return Architecture(layout, shape, num_classes, build, initial)

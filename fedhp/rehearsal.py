@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.draws import drawing
 from fedhp.measure import StorageWatch
 from fedhp.modules import lay_out, thin_before_convolutions
 from fedhp.step import gradients
@@ -96,7 +97,7 @@ def _play(
     mask = torch.zeros(1)  # which does for any number of classes
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels, mask])
     parameters = dict(module.named_parameters())
-    with torch.random.fork_rng(devices=[]), ledger:  # a dropout draws
+    with drawing(0, "cpu"), ledger:
         gradients(module, images, labels, mask if masked else None)
     owners = {
         ledger.entry(gradient): index

@@ -17,6 +17,7 @@ from torch import nn
 from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
+from fedhp.draws import drawing
 from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
 from fedhp.measure import LiveTensors
@@ -119,7 +120,10 @@ class _Session:
     def _epochs(self, on_epoch: Callable[[Update], None] | None) -> Iterator[Statistics]:
         for epoch in range(self.recipe.train.local_epochs):
             assigned = self.structure
-            self._epoch(epoch)
+            with drawing(
+                derive(self.recipe.seed, "layers", self.task.round, self.task.client, epoch), self.device
+            ):
+                self._epoch(epoch)
             statistics = self._statistics()
             if on_epoch is not None:
                 on_epoch(self._update(assigned, self._state(), statistics))
