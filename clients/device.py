@@ -80,10 +80,10 @@ def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
     if "data-path" in node:
         return device_shard(
             str(node["data-path"]),
-            mean=brief.mean,
-            std=brief.std,
+            normalisation=brief.normalisation,
             input_shape=brief.input_shape,
             num_classes=brief.num_classes,
+            layout=from_json(brief.scenario).data.layout,
         )
     if client is None:
         raise ScenarioError(

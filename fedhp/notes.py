@@ -141,8 +141,9 @@ def odd_spreads(spreads: Mapping[str, float]) -> Iterator[str]:
     for name, spread in spreads.items():
         if not 1 / _ODD < spread < _ODD:
             yield (
-                f"{name}: its values spread {spread:.2g} times as widely as the server's data; if they are "
-                f"on another scale, bring them to the server's (with uint8 scaled to 0 .. 1)"
+                f"{name}: its values spread {spread:.2g} times as widely as the server's data, where they "
+                f"differ most; if they are on another scale, bring them to the server's (with uint8 scaled "
+                f"to 0 .. 1)"
             )
 
 

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedhp.arrays import read_array, write_array
+from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
 from fedhp.modules import impossible_squares
@@ -28,7 +29,7 @@ _LOCAL = ("local_accuracy_global", "local_accuracy_personal")
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
-_T = TypeVar("_T", bool, int, float, str)
+_T = TypeVar("_T", bool, int, float, str, list[Any])
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
@@ -87,8 +88,7 @@ class Brief:
         scenario: The resolved scenario as JSON.
         input_shape: Shape of one sample, channels first.
         num_classes: Number of classes.
-        mean: What is taken from every value of a sample, with uint8 scaled to 0 .. 1.
-        std: What the rest is divided by, above 0: a device's own data is normalised as the server's is.
+        normalisation: Of the server's data: a device's own is normalised as that is.
         prunes: Whether clients prune.
         ordered: Whether their every step trains the first units only, as many as it draws.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
@@ -97,8 +97,7 @@ class Brief:
     scenario: str
     input_shape: tuple[int, ...]
     num_classes: int
-    mean: float
-    std: float
+    normalisation: Normalisation
     prunes: bool
     budgeted: bool
     ordered: bool = False
@@ -168,15 +167,12 @@ def unpack_brief(content: RecordDict) -> Brief:
     shape = task.get("input-shape")
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise WireError(f"input-shape: expected positive integers, got {shape!r}")
-    mean, std = _field(task, "mean", float), _field(task, "std", float)
-    if not (math.isfinite(mean) and 0 < std < math.inf):
-        raise WireError(f"mean and std: expected finite numbers, std above 0, got {mean} and {std}")
+    sample = tuple(int(n) for n in shape)
     return Brief(
         _field(task, "scenario", str),
-        tuple(int(n) for n in shape),
+        sample,
         _field(task, "num-classes", int),
-        mean,
-        std,
+        _unpack_normalisation(task, sample),
         _field(task, "prunes", bool),
         _field(task, "budgeted", bool),
         _field(task, "ordered", bool),
@@ -241,13 +237,28 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "scenario": brief.scenario,
             "input-shape": list(brief.input_shape),
             "num-classes": brief.num_classes,
-            "mean": brief.mean,
-            "std": brief.std,
+            "mean": list(brief.normalisation.mean),
+            "std": list(brief.normalisation.std),
+            "normalised-axis": brief.normalisation.axis,
             "prunes": brief.prunes,
             "budgeted": brief.budgeted,
             "ordered": brief.ordered,
         }
     )
+
+
+def _unpack_normalisation(task: ConfigRecord, shape: tuple[int, ...]) -> Normalisation:
+    axis = _field(task, "normalised-axis", int)
+    if axis not in range(len(shape)):
+        raise WireError(f"normalised-axis: expected an axis of samples of shape {shape}, got {axis}")
+    numbers = {key: _field(task, key, list) for key in ("mean", "std")}
+    for key, values in numbers.items():
+        if len(values) not in (1, shape[axis]) or len(values) != len(numbers["mean"]):
+            raise WireError(f"{key}: expected 1 or {shape[axis]} numbers, got {len(values)}")
+        least = -math.inf if key == "mean" else 0
+        if not all(type(value) is float and least < value < math.inf for value in values):
+            raise WireError(f"{key}: expected finite numbers, those of std above 0, got {values!r:.80}")
+    return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]), axis)
 
 
 def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | None) -> Structure:

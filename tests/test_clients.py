@@ -10,7 +10,7 @@ from clients.client_app import app
 from clients.device import open_device
 from fedhp import wire
 from fedhp.config import Scenario, load_scenario
-from fedhp.data import Shard, partition_rows
+from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.devices import DeviceProfile, assign_classes
 from fedhp.errors import DataError, ScenarioError
 from fedhp.evaluation import evaluate
@@ -27,7 +27,9 @@ def scenario(**values) -> Scenario:
 
 
 def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = True) -> wire.Brief:
-    return wire.Brief((chosen or scenario()).to_json(), (1, 8, 8), 10, 0.3, 0.4, prunes, budgeted)
+    return wire.Brief(
+        (chosen or scenario()).to_json(), (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), prunes, budgeted
+    )
 
 
 def send(content: RecordDict, kind: str, node_config: dict, node: int = NODE) -> Message:
@@ -262,7 +264,7 @@ def test_a_task_that_is_not_as_it_must_be_is_answered_with_what_is_wrong(content
 
 
 def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
-    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, 0.3, 0.4, True, True))
+    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), True, True))
     assert "no JSON" in refusal(broken, MessageType.QUERY, {"partition-id": 0})
 
 

@@ -18,6 +18,7 @@ from sklearn.datasets import load_digits
 
 from fedhp.data import (
     DataConfig,
+    Normalisation,
     PartitionConfig,
     Shard,
     client_shard,
@@ -28,11 +29,13 @@ from fedhp.data import (
     test_shard,
 )
 from fedhp.data.cache import cache_folder, prepared
-from fedhp.data.dataset import measure
+from fedhp.data.normalisation import measure
 from fedhp.errors import DataError, MissingExtraError, ScenarioError
 from fedhp.seeds import generator
 
 test_shard.__test__ = False  # a function of the product, not a test
+
+HALF = Normalisation((0.5,), (0.5,))
 
 REAL_DATA = os.environ.get("FEDHP_DATA", "")
 
@@ -97,6 +100,10 @@ def npz_arrays(**changes) -> dict[str, np.ndarray]:
     }
     arrays.update(changes)
     return {name: array for name, array in arrays.items() if array is not None}
+
+
+def assert_scale(found: Normalisation, mean: float, std: float, rel: float = 1e-6) -> None:
+    assert (found.mean, found.std) == (pytest.approx([mean], rel=rel), pytest.approx([std], rel=rel))
 
 
 def npz_config(path: Path, partition: PartitionConfig | None = None, **changes) -> DataConfig:
@@ -475,22 +482,25 @@ def test_npz_by_file_name_and_in_double_precision(tmp_path):
     npz_config(tmp_path, x_train=np.ones((12, 3)), x_test=np.ones((6, 3)))
     dataset = open_dataset(DataConfig("npz", str(tmp_path / "data.npz")))
     assert dataset.train_images.dtype == np.float32
-    assert (dataset.mean, dataset.std, dataset.num_classes) == (1, 1, 3)  # all equal: nothing to divide by
+    assert dataset.num_classes == 3
+    assert dataset.normalisation == Normalisation(
+        (1.0,) * 3, (1.0,) * 3, 2
+    )  # all equal: nothing to divide by
 
 
 def test_npz_is_normalised_by_its_training_rows():
     """Values 0, 51, 102, 153 are 0, 0.2, 0.4, 0.6: mean 0.3, variance (0.09 + 0.01) / 2."""
     images = np.array([0, 51, 102, 153], np.uint8).reshape(4, 1, 1, 1)
     for given in (images, (images / 255).astype(np.float32)):
-        assert measure(given) == pytest.approx((0.3, 0.05**0.5))
-    assert measure(images.astype(np.float32)) == pytest.approx((76.5, 255 * 0.05**0.5))
+        assert_scale(measure(given, None), 0.3, 0.05**0.5)
+    assert_scale(measure(images.astype(np.float32), None), 76.5, 255 * 0.05**0.5)
 
 
 def test_more_values_than_a_slice_are_measured_as_one(monkeypatch):
-    monkeypatch.setattr("fedhp.data.dataset._SLICE", 7)
+    monkeypatch.setattr("fedhp.data.normalisation._SLICE", 28)
     values = 1000 + np.random.default_rng(0).standard_normal((25, 1, 2, 2)).astype(np.float32)
     wanted = values.astype(np.float64)
-    assert measure(values) == pytest.approx((wanted.mean(), wanted.std()), rel=1e-12)
+    assert_scale(measure(values, None), wanted.mean(), wanted.std(), rel=1e-12)
 
 
 def test_bytes_and_floats_of_any_range_train_alike(tmp_path):
@@ -504,7 +514,7 @@ def test_bytes_and_floats_of_any_range_train_alike(tmp_path):
         config = npz_config(folder, x_train=form, x_test=form[:6])
         dataset = open_dataset(config)
         server[name] = test_shard(config).batch(np.arange(6))[0]
-        own = device_shard(str(folder / "data.npz"), mean=dataset.mean, std=dataset.std)
+        own = device_shard(str(folder / "data.npz"), normalisation=dataset.normalisation)
         device[name] = own.batch(np.arange(6))[0]
     expected = (x[:6] - x.mean()) / x.std()
     for name in forms:
@@ -516,8 +526,9 @@ def test_bytes_and_floats_of_any_range_train_alike(tmp_path):
 def test_rows_that_are_left_out_still_count_for_the_scale(tmp_path, max_train):
     npz_config(tmp_path)
     dataset = open_dataset(DataConfig("npz", str(tmp_path), max_train=max_train))
-    values = np.arange(36)
-    assert (dataset.mean, dataset.std) == pytest.approx((values.mean(), values.std()))
+    # Of three features, in twelve rows: 0, 3, ..., 33 and the same plus 1 and 2.
+    assert dataset.normalisation.mean == (16.5, 17.5, 18.5)
+    assert dataset.normalisation.std == pytest.approx([3 * np.arange(12).std()] * 3)
 
 
 @pytest.mark.parametrize(
@@ -531,7 +542,8 @@ def test_rows_that_are_left_out_still_count_for_the_scale(tmp_path, max_train):
         ({"x_train": np.full((12, 3), np.nan)}, "NaN"),
         ({"x_test": np.full((6, 3), np.inf, np.float32)}, "x_test holds NaN, infinite"),
         ({"x_train": np.full((12, 3), 1e300)}, "not finite as float32"),
-        ({"x_train": np.zeros((12, 3), np.int64)}, "got int64; convert it"),
+        ({"x_train": np.zeros((12, 3), complex)}, "hold numbers, got complex128; convert it"),
+        ({"x_train": np.full((12, 3), "1")}, "hold numbers, got <U1; convert it"),
         ({"x_train": np.zeros((0, 3), np.float32), "y_train": np.zeros(0, int)}, "not be empty"),
         ({"x_train": np.zeros(12, np.float32)}, r"must have shape .* got \(12,\)"),
         ({"x_test": np.zeros((6, 4), np.float32)}, "must agree in shape and type"),
@@ -622,7 +634,7 @@ def test_changed_file_is_prepared_again(tmp_path):
     config = npz_config(folder, x_train=np.ones((12, 3), np.float32))
     second = open_dataset(config)
     assert first.key != second.key
-    assert (second.train_images == 1).all()
+    assert (second.mean == 1).all()
 
 
 def _prepare_slowly(cache: str, barrier, value: int, answers) -> None:
@@ -928,7 +940,8 @@ def test_classes_are_those_of_the_shards_rows():
 def test_device_shard_is_scaled_like_the_scenarios_data(tmp_path):
     file = tmp_path / "mine.npz"
     np.savez(file, x_train=np.full((5, 2, 2), 255, np.uint8), y_train=np.arange(5))
-    shard = device_shard(str(file), mean=0.1307, std=0.3081, input_shape=(1, 2, 2), num_classes=10)
+    scale = Normalisation((0.1307,), (0.3081,))
+    shard = device_shard(str(file), normalisation=scale, input_shape=(1, 2, 2), num_classes=10)
     assert (len(shard), shard.num_classes) == (5, 10)
     x, _ = shard.batch(np.array([0]))
     assert x[0, 0, 0, 0].item() == pytest.approx((1 - 0.1307) / 0.3081, rel=1e-5)
@@ -945,7 +958,7 @@ def test_device_data_that_does_not_fit_is_refused(tmp_path, expected, message):
     file = tmp_path / "mine.npz"
     np.savez(file, x_train=np.zeros((5, 2, 2), np.uint8), y_train=np.arange(5))
     with pytest.raises(DataError, match=message):
-        device_shard(str(file), mean=0.5, std=0.5, **expected)
+        device_shard(str(file), normalisation=HALF, **expected)
 
 
 @pytest.mark.parametrize(("dtype", "std"), [(np.float32, 0.3), (np.uint8, 70.0)])
@@ -955,7 +968,7 @@ def test_device_data_of_another_scale_is_refused(tmp_path, dtype, std):
     values = np.random.default_rng(0).integers(0, 256, (5, 2, 2)).astype(dtype)
     np.savez(file, x_train=values, y_train=np.arange(5))
     with pytest.raises(DataError, match=r"another scale .* bring the values to the server's"):
-        device_shard(str(file), mean=0.5, std=std)
+        device_shard(str(file), normalisation=Normalisation((0.5,), (std,)))
 
 
 def digits_as(factor: float) -> np.ndarray:
@@ -968,9 +981,10 @@ def test_digits_as_scikit_learn_has_them_are_refused_where_the_server_counts_fro
     dataset = open_dataset(DataConfig())
     np.savez(file, x_train=digits_as(16), y_train=load_digits().target)
     with pytest.raises(DataError, match=r"another scale .* is 6.02, and the server's 0.376"):
-        device_shard(str(file), mean=dataset.mean, std=dataset.std)
+        device_shard(str(file), normalisation=dataset.normalisation)
     np.savez(file, x_train=digits_as(1), y_train=load_digits().target)
-    assert device_shard(str(file), mean=dataset.mean, std=dataset.std).spread == pytest.approx(1, abs=1e-2)
+    spread = device_shard(str(file), normalisation=dataset.normalisation).spread
+    assert spread == pytest.approx(1, abs=1e-2)
 
 
 def test_devices_of_a_single_digit_or_sample_or_of_equal_values_are_no_reason_to_refuse(tmp_path):
@@ -981,10 +995,11 @@ def test_devices_of_a_single_digit_or_sample_or_of_equal_values_are_no_reason_to
     for number, values in enumerate([*devices, np.zeros_like(digits[:5])]):
         file = tmp_path / f"{number}.npz"
         np.savez(file, x_train=values, y_train=np.zeros(len(values), int))
-        device_shard(str(file), mean=0.3054, std=0.376)
-    assert device_shard(str(file), mean=0.01, std=0.01).spread == 1  # nothing to compare
+        device_shard(str(file), normalisation=Normalisation((0.3054,), (0.376,)))
+    narrow = Normalisation((0.01,), (0.01,))
+    assert device_shard(str(file), normalisation=narrow).spread == 1  # nothing to compare
 
 
 def test_missing_device_data_is_refused(tmp_path):
     with pytest.raises(DataError, match="x_train and y_train"):
-        device_shard(str(tmp_path / "none.npz"), mean=0.5, std=0.5)
+        device_shard(str(tmp_path / "none.npz"), normalisation=HALF)

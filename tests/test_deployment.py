@@ -20,6 +20,7 @@ from flwr.serverapp import Grid
 from clients.client_app import app as client_app
 from fedhp import wire
 from fedhp.config import load_scenario
+from fedhp.data import Normalisation
 from fedhp.errors import ScenarioError
 from fedhp.simulation.identity import acting_as
 from fedhp.tracking import RunResult, load_run
@@ -198,7 +199,7 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
 )
 def test_a_misconfigured_device_says_so_in_one_line(node: dict[str, object], reason: str) -> None:
     scenario = load_scenario("quickstart").to_json()
-    brief = wire.Brief(scenario, (1, 8, 8), 10, 0.3, 0.4, prunes=True, budgeted=True)
+    brief = wire.Brief(scenario, (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), prunes=True, budgeted=True)
     node_id = 2**64 - 1  # real node ids use all 64 bits
     with acting_as(0):
         question = Message(wire.pack_query(brief), node_id, MessageType.QUERY)

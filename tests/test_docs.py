@@ -202,7 +202,7 @@ def test_samples_have_the_axes_of_the_page_and_suit_its_models(row):
     """The sizes tell the axes apart; a model's first layer takes as many channels as the page says."""
     stored, sample = (tuple(AXES[axis] for axis in cell.strip("`()").split(", ")) for cell in row[:2])
     values = np.arange(np.prod(stored), dtype=np.float32).reshape(stored)
-    read = checked_images(values, "x_train")
+    read, _ = checked_images(values, "x_train")
     assert read.shape == (AXES["rows"], *sample)
     channels_last = row[0].endswith("channels)`")
     assert (read == (np.moveaxis(values, -1, 1) if channels_last else values.reshape(read.shape))).all()
@@ -220,7 +220,7 @@ def test_channels_come_last_only_where_the_page_says_and_the_cnn_takes_the_small
     """At most 4, and the second axis above 4; four convolutions halve 16 pixels to one, and 15 to none."""
     assert len(STORED) == 5
     for stored, channels in {(5, 9, 4): 4, (4, 9, 4): 4, (5, 9, 5): 5, (9, 5, 1): 1}.items():
-        assert checked_images(np.zeros((2, *stored), np.uint8), "x_train").shape[1] == channels
+        assert checked_images(np.zeros((2, *stored), np.uint8), "x_train")[0].shape[1] == channels
     deep = ModelConfig("cnn", [4, 4, 4, 4, 8])
     architecture(deep, (1, 16, 17), 3)
     with pytest.raises(ScenarioError, match="halves the image 4 times"):

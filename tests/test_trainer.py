@@ -515,7 +515,7 @@ def test_running_statistics_of_a_federation_are_those_of_all_samples():
     maps = []
     for seed, size in ((1, 64), (2, 192)):
         shard = random_shard((1, 8, 8), 4, size, seed=seed)
-        shard._mean = 150.0 * seed  # unlike normalisation makes unlike data
+        shard._scales = [(150.0 * seed, 0.2 * 255)]  # unlike normalisation makes unlike data
         federation.add(train_locally(recipe, small_task(recipe, shard, state=state), shard))
         images, _ = shard.batch(np.arange(size))
         maps.append(nn.functional.conv2d(images, torch.tensor(state.weights["conv1.weight"]), padding=1))

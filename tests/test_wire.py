@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES
 
 from fedhp import wire
+from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
 from fedhp.models import initial_state
@@ -22,7 +23,7 @@ from fedhp.structure import Structure
 LAYOUT = conv_layout(floor=2)
 ASSIGNED = structure(LAYOUT, c=[0, 2], f=[0, 1, 3])
 PROFILE = DeviceProfile("phone", 1 << 20, num_examples=50)
-BRIEF = wire.Brief('{"seed": 1}', (1, 8, 8), 10, 0.25, 1.5, prunes=True, budgeted=False)
+BRIEF = wire.Brief('{"seed": 1}', (1, 8, 8), 10, Normalisation((0.25,), (1.5,)), prunes=True, budgeted=False)
 
 
 @st.composite
@@ -118,6 +119,9 @@ def test_a_brief_and_a_task_come_back_exactly():
     task = wire.pack_task(wire.pack_state(state), BRIEF, 4)
     assert wire.unpack_brief(wire.pack_query(BRIEF)) == BRIEF
     assert wire.unpack_brief(task) == BRIEF
+    features = Normalisation(tuple(map(float, range(8))), (0.5,) * 8, axis=2)
+    other = replace(BRIEF, normalisation=features)
+    assert wire.unpack_brief(wire.pack_query(other)) == other
     server_round, got = wire.unpack_task(task, LAYOUT)
     assert (server_round, got.structure) == (4, ASSIGNED)
 
@@ -442,10 +446,14 @@ def test_a_message_without_its_record_is_refused():
         ("input-shape", [1.0, 8.0]),
         ("input-shape", 8),
         ("num-classes", "10"),
-        ("mean", 0),
-        ("mean", float("nan")),
-        ("std", 0.0),
-        ("std", float("inf")),
+        ("mean", 0.5),
+        ("mean", [0.1, 0.2]),
+        ("mean", [float("nan")]),
+        ("std", [0.0]),
+        ("std", [float("inf")]),
+        ("std", []),
+        ("normalised-axis", 3),
+        ("normalised-axis", -1),
         ("prunes", 1),
         ("budgeted", "yes"),
     ],

@@ -7,15 +7,18 @@ cache, and never import the libraries that prepared it.
 
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.device import device_shard
+from fedhp.data.normalisation import Normalisation
 from fedhp.data.notes import data_notes
 from fedhp.data.partition import label_counts, partition_rows
-from fedhp.data.shard import Shard, client_shard, device_shard, local_parts, test_shard, train_shard
+from fedhp.data.shard import Shard, client_shard, local_parts, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
 __all__ = [
     "SOURCES",
     "DataConfig",
     "Dataset",
+    "Normalisation",
     "PartitionConfig",
     "Shard",
     "client_shard",

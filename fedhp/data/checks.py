@@ -5,24 +5,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.data.layout import arranged
+from fedhp.data.normalisation import row_slices
 from fedhp.errors import DataError
 
-_MAX_CHANNELS = 4
+_LARGEST = np.finfo(np.float32).max
 # Labels that leave gaps cost outputs that learn nothing: up to here a note will do, beyond it is a mistake.
 _MOST_CLASSES = 1000
 _MOST_PER_LABEL = 10
 _SHOWN = 3
 
 
-def checked_images(array: NDArray[Any], place: str) -> NDArray[Any]:
-    """Returns samples as (N, C, H, W), uint8 or float32.
-
-    Understood are (N, F), which becomes (N, 1, 1, F); (N, H, W), which becomes (N, 1, H, W); (N, C,
-    H, W); and (N, H, W, C) where C is at most 4 and H is above 4.
+def checked_images(array: NDArray[Any], place: str, layout: str = "auto") -> tuple[NDArray[Any], int]:
+    """Returns samples as (N, C, H, W), and the axis of (C, H, W) whose entries have scales of their own.
 
     Args:
         array: The samples as they were found.
         place: Names the array in errors.
+        layout: One of `LAYOUTS`, see `arranged`.
 
     Raises:
         DataError: If the set is empty, or the shape, type or a value cannot be used.
@@ -33,15 +33,9 @@ def checked_images(array: NDArray[Any], place: str) -> NDArray[Any]:
             f"channels, height, width) or (samples, height, width, channels) and not be empty, got "
             f"{array.shape}"
         )
-    if array.dtype != np.uint8:
-        array = _checked_floats(array, place)
-    if array.ndim == 2:
-        array = array[:, None, None, :]
-    elif array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[3] <= _MAX_CHANNELS < array.shape[1]:
-        array = array.transpose(0, 3, 1, 2)
-    return np.ascontiguousarray(array)
+    _check_numbers(array, place)
+    images, axis = arranged(array, layout)
+    return np.ascontiguousarray(images), axis
 
 
 def checked_labels(
@@ -106,16 +100,19 @@ def checked_owners(array: NDArray[Any], num_samples: int, place: str) -> NDArray
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
 
 
-def _checked_floats(array: NDArray[Any], place: str) -> NDArray[np.float32]:
-    if not np.issubdtype(array.dtype, np.floating):
+def _check_numbers(array: NDArray[Any], place: str) -> None:
+    if array.dtype.kind not in "buif":
         raise DataError(
-            f"{place} must hold uint8 (0 to 255) or floating-point values, got {array.dtype}; "
-            f"convert it with .astype('uint8') or .astype('float32')"
+            f"{place} must hold numbers, got {array.dtype}; convert it with .astype('float32'), which keeps "
+            f"every value that counts"
         )
-    with np.errstate(over="ignore"):
-        floats = array.astype(np.float32)
-    if not np.isfinite(floats).all():
+    if array.dtype.kind != "f":
+        return
+    others = tuple(range(1, array.ndim))
+    fine = [(np.abs(array[rows]) <= _LARGEST).all(others) for rows in row_slices(array)]
+    beyond = np.flatnonzero(~np.concatenate(fine))
+    if beyond.size:
         raise DataError(
-            f"{place} holds NaN, infinite or too large values (not finite as float32); remove or replace them"
+            f"{place} holds NaN, infinite or too large values (not finite as float32) in {beyond.size} of "
+            f"{len(array)} rows, first in row {beyond[0]}; remove or replace them"
         )
-    return floats

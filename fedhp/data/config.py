@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from fedhp.choices import check_choice
+from fedhp.data.layout import LAYOUTS
 from fedhp.data.sources import SOURCES
 from fedhp.errors import ScenarioError
 
@@ -50,6 +51,9 @@ class DataConfig:
         max_train: Take at most this many training rows, the first of a fixed permutation; 0 takes
             all of them.
         local_test: Share of its own rows that each client holds out to evaluate on, rounded down to rows.
+        layout: Which axis of the samples in an ``.npz`` file, also of a device's own, holds the channels:
+            ``channels_first``, ``channels_last``, or ``auto`` by their number and sizes (see
+            ``fedhp.data.layout``).
     """
 
     name: str = "digits"
@@ -57,9 +61,16 @@ class DataConfig:
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     max_train: int = 0
     local_test: float = 0.0
+    layout: str = "auto"
 
     def __post_init__(self) -> None:
         check_choice("data.name", self.name, SOURCES, "; bring your own data as 'npz'")
+        check_choice("data.layout", self.layout, LAYOUTS)
+        if self.layout != "auto" and self.name != "npz":
+            raise ScenarioError(
+                f"data.layout is for data of your own (data.name npz): the axes of '{self.name}' are known; "
+                f"leave it out"
+            )
         if self.max_train < 0:
             raise ScenarioError(f"data.max_train must be 0 (all) or more, got {self.max_train}")
         if not 0 <= self.local_test < 1:

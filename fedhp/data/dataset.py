@@ -1,6 +1,5 @@
 """A data set, prepared once and memory-mapped."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,10 +12,9 @@ from numpy.typing import NDArray
 
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.config import DataConfig
-from fedhp.data.sources import SOURCES, Arrays, Located, Source
+from fedhp.data.normalisation import Normalisation, measure
+from fedhp.data.sources import SOURCES, Arrays, Source
 from fedhp.seeds import generator
-
-_SLICE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +22,13 @@ class Dataset:
     """Samples for training and for the server's evaluation; all arrays are read-only memory maps.
 
     Attributes:
-        train_images: Shape (N, C, H, W), uint8 or float32.
+        train_images: Shape (N, C, H, W); uint8, or float32 where they are normalised already.
         train_labels: Shape (N,), int64.
         test_images: Shape (M, C, H, W), of the type of ``train_images``.
         test_labels: Shape (M,), int64.
         num_classes: Labels are 0 .. num_classes - 1.
-        mean: What is taken from every value, with uint8 scaled to 0 .. 1: the mean of the whole training set.
-        std: What the rest is divided by: its standard deviation.
+        normalisation: Mean and deviation of the whole training set, per feature or per channel.
+        layout: How samples were read, one of `LAYOUTS`.
         client_train: Each training row's owner, 0 .. owners - 1; None where rows have none.
         key: Changes with the files that it was prepared from and with the rows taken.
     """
@@ -40,8 +38,8 @@ class Dataset:
     test_images: NDArray[Any]
     test_labels: NDArray[np.int64]
     num_classes: int
-    mean: float
-    std: float
+    normalisation: Normalisation
+    layout: str
     client_train: NDArray[np.int64] | None
     key: str
 
@@ -50,6 +48,16 @@ class Dataset:
         """Channels, height and width of a sample."""
         _, channels, height, width = self.train_images.shape
         return channels, height, width
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """What is taken from a raw sample, with uint8 scaled to 0 .. 1; broadcasts over its shape."""
+        return self.normalisation.shaped(self.normalisation.mean)
+
+    @property
+    def std(self) -> NDArray[np.float64]:
+        """What the rest is divided by; broadcasts over a sample's shape."""
+        return self.normalisation.shaped(self.normalisation.std)
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -60,28 +68,33 @@ def open_dataset(config: DataConfig) -> Dataset:
         MissingExtraError: If the source needs a package that is not installed.
     """
     root = config.root or os.environ.get("FEDHP_DATA", "")
-    return _opened(config.name, root, config.max_train, cache_folder())
+    return _opened(config.name, root, config.layout, config.max_train, cache_folder())
 
 
 @lru_cache(maxsize=8)
-def _opened(name: str, root: str, max_train: int, cache: Path) -> Dataset:
+def _opened(name: str, root: str, layout: str, max_train: int, cache: Path) -> Dataset:
     source = SOURCES[name]
     located = source.locate(root)
-    identity: dict[str, Any] = {"source": located.identity, "files": stamps(located.files)}
-    arrays = prepared("datasets", key_of(identity), lambda: _measured(located, source))
+    identity: dict[str, Any] = {
+        "source": located.identity,
+        "files": stamps(located.files),
+        "layout": layout,
+    }
+    arrays = prepared("datasets", key_of(identity), lambda: _normalised(located.read(layout), source))
     if 0 < max_train < len(arrays["train_labels"]):
         # Taken from what is prepared: another number of rows must not read, or fetch, everything again.
         identity["max_train"] = max_train
         arrays = arrays | prepared("datasets", key_of(identity), partial(_limited, arrays, max_train))
-    mean, std = map(float, arrays["normalisation"])
     return Dataset(
         train_images=arrays["train_images"],
         train_labels=arrays["train_labels"],
         test_images=arrays["test_images"],
         test_labels=arrays["test_labels"],
         num_classes=int(arrays["num_classes"][0]),
-        mean=mean,
-        std=std,
+        normalisation=Normalisation(
+            tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist()), int(arrays["axis"][0])
+        ),
+        layout=layout,
         client_train=arrays.get("client_train"),
         key=key_of(identity),
     )
@@ -92,24 +105,23 @@ def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def measure(images: NDArray[Any]) -> tuple[float, float]:
-    """Returns the mean of all values and their standard deviation, with uint8 scaled to 0 .. 1.
-
-    Normalised by them, the same images train alike as uint8 and as floats of any range. Where all values are
-    equal, the deviation is 1.
-    """
-    values = images.reshape(-1)
-    mean = values.mean(dtype=np.float64)
-    # In slices: in double precision the whole would take eight times the memory of uint8 images.
-    slices = (values[start : start + _SLICE] for start in range(0, len(values), _SLICE))
-    variance = sum(float(np.square(part - mean).sum()) for part in slices) / len(values)
-    scale = 255 if images.dtype == np.uint8 else 1
-    return float(mean) / scale, math.sqrt(variance) / scale if values.min() < values.max() else 1.0
-
-
-def _measured(located: Located, source: Source) -> Arrays:
-    arrays = located.read()
-    return {**arrays, "normalisation": np.array(source.normalisation or measure(arrays["train_images"]))}
+def _normalised(arrays: Arrays, source: Source) -> Arrays:
+    """Returns what is kept of a data set: its normalisation too, and normalised all that is not bytes."""
+    known, images = source.normalisation, arrays["train_images"]
+    if known is not None:
+        mean, std = known
+        normalisation = Normalisation((mean,), (std,))
+    else:
+        normalisation = measure(images, int(arrays["axis"][0]))
+    kept = {name: arrays[name] for name in ("train_images", "test_images")}
+    if normalisation.is_stored(images):
+        kept = {name: normalisation.applied(images) for name, images in kept.items()}
+    scale = {
+        "mean": np.array(normalisation.mean),
+        "std": np.array(normalisation.std),
+        "axis": np.array([normalisation.axis]),
+    }
+    return {**arrays, **kept, **scale}
 
 
 def _limited(arrays: Arrays, max_train: int) -> Arrays:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fedhp.data.dataset import Dataset
+from fedhp.data.layout import looks_channels_last
 
 _SHOWN = 10
 _ROWS = 64
@@ -27,9 +28,21 @@ def data_notes(dataset: Dataset) -> Iterator[str]:
             f"all training samples have label {labels[0]}: the model learns to answer nothing else, and its "
             f"accuracy says nothing; train on samples of two classes or more"
         )
+    yield from _odd_layout(dataset)
     if _all_equal(dataset):
         yield (
             "all training samples are equal: nothing in them tells classes apart; check how they were stored"
+        )
+
+
+def _odd_layout(dataset: Dataset) -> Iterator[str]:
+    shape, axis = dataset.input_shape, dataset.normalisation.axis
+    if dataset.layout == "auto" and looks_channels_last(shape, axis):
+        stored = shape if shape[0] > 1 else shape[1:]
+        kinds = "(rows, height, width, channels)" if shape[0] > 1 else "(rows, time, channels)"
+        yield (
+            f"samples of shape {stored} look as if stored as {kinds}, and the first of these axes is taken "
+            f"for channels; set data.layout=channels_last, or channels_first where that is right"
         )
 
 

@@ -2,27 +2,18 @@
 
 import zlib
 from copy import copy
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from fedhp.data.cache import cache_folder, key_of, prepared
-from fedhp.data.checks import checked_images, checked_labels
 from fedhp.data.config import DataConfig
-from fedhp.data.dataset import Dataset, measure, open_dataset, stamps
-from fedhp.data.files import read_npz
+from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.partition import partition_rows
 from fedhp.errors import DataError
 from fedhp.seeds import generator
 
-# How much wider, and how much narrower, a device's values may spread than the server's. No single image of
-# what ships spreads twice as widely; but a device that always sees about the same may be right.
-_MOST_WIDER = 8
-_MOST_NARROWER = 100
 # Whole rows that are copied at once where only some of their entries are wanted.
 _ROWS = 16
 
@@ -33,8 +24,8 @@ class Shard:
     Attributes:
         input_shape: Channels, height and width of a sample.
         num_classes: Labels are 0 .. num_classes - 1.
-        spread: The standard deviation of a device's own values, over that of the server's; 1 for parts of the
-            server's data.
+        spread: The standard deviation of a device's own values, over that of the server's, in the feature or
+            channel where the two differ most; 1 for parts of the server's data.
         raw_itemsize: Bytes per stored value, 1 (uint8) or 4 (float32): a batch is gathered as it is
             stored and then converted, and what it takes in between counts.
     """
@@ -46,11 +37,14 @@ class Shard:
         rows: NDArray[np.intp],
         *,
         num_classes: int,
-        mean: float,
-        std: float,
+        mean: ArrayLike = 0.0,
+        std: ArrayLike = 1.0,
         spread: float = 1.0,
     ) -> None:
-        """Takes images (N, C, H, W), labels (N,) and the rows of both that belong to the shard."""
+        """Takes images (N, C, H, W), labels (N,) and the rows of both that belong to the shard.
+
+        Mean and deviation, with uint8 scaled to 0 .. 1, are one for all values or one per channel.
+        """
         assert len(images) == len(labels)
         assert 0 <= rows.min() <= rows.max() < len(images)
         self._images = images
@@ -62,7 +56,10 @@ class Shard:
         self.spread = spread
         self.raw_itemsize: int = images.dtype.itemsize
         scale = 255 if images.dtype == np.uint8 else 1
-        self._mean, self._std = mean * scale, std * scale
+        means, stds = (np.asarray(numbers, np.float64).ravel() * scale for numbers in (mean, std))
+        assert len(means) == len(stds)
+        assert len(means) in (1, channels)
+        self._scales = list(zip(means.tolist(), stds.tolist(), strict=True))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -117,7 +114,19 @@ class Shard:
         rows = self._rows[indices]
         images = _take(self._images, rows) if inputs is None else _pick(self._images, rows, inputs)
         images = images.to(torch.float32)
-        return images.sub_(self._mean).div_(self._std), _take(self._labels, rows)
+        for part, (mean, std) in zip(self._parts(images, inputs), self._scales, strict=True):
+            part.sub_(mean).div_(std)
+        return images, _take(self._labels, rows)
+
+    def _parts(self, images: torch.Tensor, inputs: NDArray[np.intp] | None) -> list[torch.Tensor]:
+        """Returns views of what has a scale of its own, all or each channel: vectors would take memory."""
+        if len(self._scales) == 1:
+            return [images]
+        if inputs is None:
+            return list(images.unbind(1))
+        channels, height, width = self.input_shape
+        ends = np.searchsorted(inputs, height * width * np.arange(1, channels))
+        return list(images.tensor_split(ends.tolist(), dim=1))
 
 
 def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
@@ -185,7 +194,8 @@ def _training_rows(config: DataConfig, rows: NDArray[np.intp]) -> Shard:
 def _shard(
     dataset: Dataset, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.intp]
 ) -> Shard:
-    return Shard(images, labels, rows, num_classes=dataset.num_classes, mean=dataset.mean, std=dataset.std)
+    mean, std = (0.0, 1.0) if images.dtype != np.uint8 else (dataset.mean, dataset.std)
+    return Shard(images, labels, rows, num_classes=dataset.num_classes, mean=mean, std=std)
 
 
 def test_shard(config: DataConfig) -> Shard:
@@ -197,73 +207,3 @@ def test_shard(config: DataConfig) -> Shard:
     dataset = open_dataset(config)
     labels = dataset.test_labels
     return _shard(dataset, dataset.test_images, labels, np.arange(len(labels)))
-
-
-def device_shard(
-    path: str,
-    *,
-    mean: float,
-    std: float,
-    input_shape: tuple[int, ...] | None = None,
-    num_classes: int | None = None,
-) -> Shard:
-    """Opens a real device's own data, an ``.npz`` file with ``x_train`` and ``y_train``.
-
-    Args:
-        path: The file.
-        mean: The mean that the server normalises by, with uint8 scaled to 0 .. 1. Not the device's own: a
-            device that sees only dark images would tell the model that they are of the usual brightness.
-        std: The standard deviation that the server normalises by.
-        input_shape: The (C, H, W) that the model takes; None accepts any.
-        num_classes: The number of classes that the model tells apart; None takes the highest
-            label's.
-
-    Raises:
-        DataError: If the file is missing, damaged, or does not fit the model or the server's scale.
-    """
-    if not Path(path).is_file():
-        raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
-    arrays = _device_arrays(*stamps([Path(path)])[0], num_classes, cache_folder())
-    images, labels = arrays["images"], arrays["labels"]
-    if input_shape is not None and images.shape[1:] != tuple(input_shape):
-        raise DataError(
-            f"{path}: x_train holds samples of shape {images.shape[1:]} (channels, height, width), "
-            f"and the model takes {tuple(input_shape)}; convert them, or choose the model for this "
-            f"data"
-        )
-    return Shard(
-        images,
-        labels,
-        np.arange(len(labels)),
-        num_classes=num_classes or int(labels.max()) + 1,
-        mean=mean,
-        std=std,
-        spread=_checked_spread(path, images, float(arrays["measured"][1]), std),
-    )
-
-
-def _checked_spread(path: str, images: NDArray[Any], own_std: float, std: float) -> float:
-    """Returns how widely values spread beside the server's; refuses what must be on another scale."""
-    if own_std == 1 and images.min() == images.max():  # measured as 1, since there is no deviation
-        return 1.0
-    if not 1 / _MOST_NARROWER < own_std / std < _MOST_WIDER:
-        raise DataError(
-            f"{path}: x_train is on another scale than the server's data: its standard deviation is "
-            f"{own_std:.3g}, and the server's {std:.3g} (with uint8 scaled to 0 .. 1); bring the values "
-            f"to the server's scale"
-        )
-    return own_std / std
-
-
-@lru_cache(maxsize=2)
-def _device_arrays(
-    path: str, size: int, changed: int, num_classes: int | None, cache: Path
-) -> dict[str, NDArray[Any]]:
-    def prepare() -> dict[str, NDArray[Any]]:
-        raw = read_npz(Path(path), ("x_train", "y_train"))
-        images = checked_images(raw["x_train"], f"{path}: x_train")
-        labels = checked_labels(raw["y_train"], len(images), num_classes, f"{path}: y_train")
-        return {"images": images, "labels": labels, "measured": np.array(measure(images))}
-
-    key = key_of({"device": [path, size, changed], "num_classes": num_classes})
-    return prepared("devices", key, prepare)

@@ -26,13 +26,14 @@ class Located:
     Attributes:
         identity: What it is; with the state of its files, the key under which it is prepared.
         files: The files that it reads; none where it needs none.
-        read: Returns ``train_images``, ``train_labels``, ``test_images``, ``test_labels``,
-            ``num_classes`` (one number) and, where rows have owners, ``client_train``; all checked.
+        read: Given a layout, one of `LAYOUTS`, returns ``train_images``, ``train_labels``, ``test_images``,
+            ``test_labels``, ``num_classes`` (one number), ``axis`` (that of a sample whose entries have
+            scales of their own) and, where rows have owners, ``client_train``; all checked, not normalised.
     """
 
     identity: str
     files: tuple[Path, ...]
-    read: Callable[[], Arrays]
+    read: Callable[[str], Arrays]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Source:
 
     Attributes:
         locate: Finds it below a root folder; empty when the user gave none.
-        normalisation: Mean and standard deviation of the values, with uint8 scaled to 0 .. 1, where they are
+        normalisation: Mean and standard deviation of all values, with uint8 scaled to 0 .. 1, where they are
             known beforehand; None where the training rows have to be measured.
     """
 
@@ -49,11 +50,12 @@ class Source:
     normalisation: tuple[float, float] | None = None
 
 
-def _gathered(raw: Arrays, place: str, num_classes: int | None = None) -> Arrays:
+def _gathered(raw: Arrays, place: str, num_classes: int | None = None, layout: str = "auto") -> Arrays:
     """Returns the checked form of `NPZ_KEYS` and, where it is there, ``client_train``."""
-    images = checked_images(raw["x_train"], f"{place}: x_train")
-    test_images = checked_images(raw["x_test"], f"{place}: x_test")
-    if (images.shape[1:], images.dtype) != (test_images.shape[1:], test_images.dtype):
+    images, axis = checked_images(raw["x_train"], f"{place}: x_train", layout)
+    test_images, _ = checked_images(raw["x_test"], f"{place}: x_test", layout)
+    bytes_in = [array.dtype == np.uint8 for array in (images, test_images)]  # which count as 0 to 1
+    if images.shape[1:] != test_images.shape[1:] or any(bytes_in) != all(bytes_in):
         raise DataError(
             f"{place}: x_train and x_test must agree in shape and type, got {images.shape[1:]} of "
             f"{images.dtype} and {test_images.shape[1:]} of {test_images.dtype}"
@@ -66,6 +68,7 @@ def _gathered(raw: Arrays, place: str, num_classes: int | None = None) -> Arrays
         "test_images": test_images,
         "test_labels": checked_labels(raw["y_test"], len(test_images), known, f"{place}: y_test"),
         "num_classes": np.array([known]),
+        "axis": np.array([axis]),
     }
     if "client_train" in raw:
         place = f"{place}: client_train"
@@ -73,7 +76,7 @@ def _gathered(raw: Arrays, place: str, num_classes: int | None = None) -> Arrays
     return arrays
 
 
-def _read_digits() -> Arrays:
+def _read_digits(layout: str) -> Arrays:
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
@@ -110,7 +113,7 @@ def _locate_idx(folder: str, hub: Hub, root: str) -> Located:
     return _on_hub(hub, folder, f"{', '.join(names)} (or .gz)", root)
 
 
-def _read_idx_set(files: Mapping[str, Path]) -> Arrays:
+def _read_idx_set(files: Mapping[str, Path], layout: str) -> Arrays:
     raw = {key: read_idx(path, _IDX_FILES[key][1]) for key, path in files.items()}
     return _gathered(raw, str(files["x_train"].parent), 10)
 
@@ -143,7 +146,7 @@ def _refuse_pickled_cifar10(places: Sequence[Path]) -> None:
                 )
 
 
-def _read_cifar10_set(files: Sequence[Path]) -> Arrays:
+def _read_cifar10_set(files: Sequence[Path], layout: str) -> Arrays:
     batches = [read_cifar10(file) for file in files]
     lengths = [len(labels) for _, labels in batches]
     if min(lengths) < max(lengths):
@@ -173,8 +176,8 @@ def _locate_npz(root: str) -> Located:
     return Located("npz", (file,), partial(_read_npz_set, file, None))
 
 
-def _read_npz_set(file: Path, num_classes: int | None) -> Arrays:
-    return _gathered(read_npz(file, NPZ_KEYS), str(file), num_classes)
+def _read_npz_set(file: Path, num_classes: int | None, layout: str) -> Arrays:
+    return _gathered(read_npz(file, NPZ_KEYS), str(file), num_classes, layout)
 
 
 def _places(root: str, folder: str) -> list[Path]:
@@ -217,7 +220,7 @@ def _on_hub(hub: Hub, folder: str, names: str, root: str) -> Located:
     return Located(f"hub:{hub.repository}", (), partial(_read_hub_set, hub, looked, remedy))
 
 
-def _read_hub_set(hub: Hub, looked: str, remedy: str) -> Arrays:
+def _read_hub_set(hub: Hub, looked: str, remedy: str, layout: str) -> Arrays:
     return _gathered(read_hub(hub, looked, remedy), hub.repository, 10)
 
 
