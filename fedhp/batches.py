@@ -88,7 +88,7 @@ class NoiseScale:
         self._handle.remove()
 
     def _forward(self, head: nn.Module, inputs: tuple[Any, ...], outputs: torch.Tensor) -> None:
-        if self._num_steps % _STRIDE:
+        if self._num_steps % _STRIDE or not torch.is_grad_enabled():
             return
         lengths = torch.linalg.vector_norm(inputs[0].detach(), dim=1).square_()
         if self._head.bias is not None:

@@ -1,5 +1,7 @@
 """How good a model is on held-out samples."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +10,7 @@ from torch import nn
 from fedhp.data import Shard
 from fedhp.draws import drawing
 from fedhp.models import Architecture, to_module
+from fedhp.modules import normalises_over_batches
 from fedhp.seeds import derive
 from fedhp.state import ModelState
 
@@ -42,12 +45,21 @@ def evaluate_module(
     module.eval()
     num_right, loss_sum = 0, 0.0
     with drawing(derive(0, "evaluation"), device):
-        for start in range(0, len(shard), batch):
-            rows = np.arange(start, min(start + batch, len(shard)))
+        for rows in _batches(len(shard), batch, 2 if normalises_over_batches(module) else 1):
             right, loss = _judge(module, *shard.batch(rows, inputs), device)
             num_right, loss_sum = num_right + right, loss_sum + loss
     module.train(was_training)
     return num_right / len(shard), loss_sum / len(shard)
+
+
+def _batches(number: int, batch: int, least: int) -> Iterator[NDArray[np.intp]]:
+    """Yields the rows of batches of at least so many samples, where there are as many at all."""
+    start = 0
+    while start < number:
+        rest = number - start
+        size = rest if rest <= batch else min(batch, max(rest - least, least))
+        yield np.arange(start, start + size)
+        start += size
 
 
 def _judge(

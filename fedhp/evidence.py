@@ -176,6 +176,8 @@ class Taps:
 
     def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def show(taker: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if not torch.is_grad_enabled():
+                return  # no step
             taken = inputs[0].detach()
             for place in self._places[name]:
                 size = place.num_units * place.span

@@ -6,7 +6,7 @@ holds the spread between clients too. The mean of the clients' variances, which 
 lacks it, and is far too small where clients differ (non-IID data).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -24,6 +24,11 @@ def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) and layer.track_running_stats:
             yield name, layer
+
+
+def normalises_over_batches(module: nn.Module) -> bool:
+    """Says whether a module in evaluation normalises over the batch, for want of running statistics."""
+    return any(isinstance(m, _BatchNorm) and not m.track_running_stats for m in module.modules())
 
 
 def statistics_names(module: nn.Module) -> list[str]:
@@ -124,6 +129,14 @@ def restart_statistics(module: nn.Module) -> None:
     for _, layer in batch_norms(module):
         layer.momentum = None
         layer.reset_running_stats()
+
+
+@torch.no_grad()
+def retake_statistics(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Makes running statistics the plain mean over these batches, computed by the network as it now is."""
+    restart_statistics(module)
+    for samples in batches:
+        module(samples)
 
 
 def restate_sizes(module: nn.Module) -> None:

@@ -184,6 +184,7 @@ class Layout:
         buffers: Which of the parameters are none to be trained: running statistics of a normalisation.
         views_maps: Whether the network views feature maps as rows (``view``), which torch refuses to do where
             channels lie innermost in memory.
+        over_batches: Whether the network normalises over the samples of a batch; if it has buffers it does.
     """
 
     widths: Mapping[str, int]
@@ -192,6 +193,7 @@ class Layout:
     floors: Mapping[str, int]
     buffers: frozenset[str] = frozenset()
     views_maps: bool = False
+    over_batches: bool = False
 
     def __post_init__(self) -> None:
         axes = {name: tuple(map(_runs, given)) for name, given in self.axes.items()}
@@ -223,7 +225,7 @@ class Layout:
     @property
     def smallest_batch(self) -> int:
         """Samples that a step takes at least: the statistics of a batch of one would be none."""
-        return 2 if self.buffers else 1
+        return 2 if self.buffers or self.over_batches else 1
 
     @cached_property
     def trained(self) -> tuple[str, ...]:

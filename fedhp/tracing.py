@@ -105,7 +105,8 @@ class _Tracer:
         axes = {name: self._runs(name, groups) for name in shapes}
         floors = {group: min(floor, width) for group, width in groups.widths.items()}
         buffers = frozenset(statistics)
-        return Layout(groups.widths, shapes, axes, floors, buffers, self._views_maps)
+        over_batches = any(isinstance(layer, _BatchNorm) for layer in self._module.modules())
+        return Layout(groups.widths, shapes, axes, floors, buffers, self._views_maps, over_batches)
 
     def _check_parameters(self) -> None:
         named = list(self._module.named_parameters(remove_duplicate=False))

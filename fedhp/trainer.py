@@ -22,7 +22,7 @@ from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
 from fedhp.measure import LiveTensors
 from fedhp.models import to_module
-from fedhp.modules import restart_statistics, take_weights, thin_before_convolutions
+from fedhp.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -41,6 +41,10 @@ from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
 from fedhp.step import class_mask, gradients
 from fedhp.structure import Structure
+
+# Samples that running statistics cover at least, where an epoch has as many. Our choice: in a layer of single
+# values, the error of a mean is then a thirtieth of their deviation, and far less over the places of maps.
+_FOR_STATISTICS = 1024
 
 _T = TypeVar("_T")
 
@@ -160,7 +164,7 @@ class _Session:
             self._begin_phase()  # the noise is known better than at the last cut
         total = len(self.shard)
         order = self.order.permutation(total)
-        restart_statistics(self.module)
+        self._restart_statistics()
         loss_sum = torch.zeros((), device=self.device)
         num_right = torch.zeros((), dtype=torch.int64, device=self.device)
         done = 0
@@ -173,14 +177,32 @@ class _Session:
             loss_sum.add_(loss, alpha=len(rows))
             num_right += right
             done += len(rows)
+            self.num_since_restart += len(rows)
             self._prune_if_due(self._progress(epoch, done))
         self.num_trained = done
+        self._complete_statistics(order[:done])
         self.loss, self.accuracy = float(loss_sum) / done, float(num_right) / done
         if not math.isfinite(self.loss):
             raise TrainingError(
                 f"the training loss of client {self.task.client} in round {self.task.round} is "
                 f"{self.loss}; lower train.learning_rate"
             )
+
+    def _restart_statistics(self) -> None:
+        """Forgets the running statistics of the network that was: from here on they are those of this one."""
+        restart_statistics(self.module)
+        self.num_since_restart = 0
+
+    def _complete_statistics(self, order: NDArray[np.intp]) -> None:
+        """Takes running statistics anew where too few of an epoch's samples have come after its last cut."""
+        wanted = order[:_FOR_STATISTICS]
+        if not self.layout.buffers or self.num_since_restart >= len(wanted):
+            return
+        batch = min(self.batch, len(wanted))
+        starts = range(0, len(wanted) - self.layout.smallest_batch + 1, batch)
+        batches = (self._batch(wanted[start : start + batch])[0] for start in starts)
+        key = ("statistics", self._step_key(batch))
+        self._metered(key, lambda: retake_statistics(self.module, batches))
 
     def _with_local_accuracies(self, statistics: Statistics) -> Statistics:
         """Returns the training's statistics with what the held-out samples say before and after it."""
@@ -209,10 +231,13 @@ class _Session:
         return accuracy
 
     def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+        return training_step(*self.part, *self._batch(rows), self._on_gradients, self.mask)
+
+    def _batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
         images, labels = self.shard.batch(rows, self.inputs)
         if self.device.type != "cpu":
             images, labels = images.to(self.device), labels.to(self.device)
-        return training_step(*self.part, images, labels, self._on_gradients, self.mask)
+        return images, labels
 
     def _on_gradients(self) -> None:
         """Measures noise and units by the loss's gradients alone, adds those of penalties, and clips all."""
@@ -355,6 +380,7 @@ class _Session:
         within = self.structure
         self._metered(key, lambda: cut(self.module, self.optimizer, self.layout, within, target))
         self.contributions.cut(self.structure, target)
+        self._restart_statistics()
         self.structure = target
         self._begin_phase()
         if not self.shrinking:

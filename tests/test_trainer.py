@@ -537,3 +537,101 @@ def test_a_lone_last_sample_takes_no_step_where_batches_are_normalised():
     one = random_shard((1, 8, 8), 4, 1)
     with pytest.raises(TrainingError, match="1, where a step takes 2"):
         train_locally(recipe, small_task(recipe, one), one)
+
+
+def two_norms(input_shape, num_classes):
+    def block(taken, made):
+        return [nn.Conv2d(taken, made, 3, padding=1, bias=False), nn.BatchNorm2d(made), nn.ReLU()]
+
+    blocks = [*block(input_shape[0], 16), *block(16, 16)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, num_classes))
+
+
+TWO_NORMS = architecture(ModelConfig(target=f"{__name__}:two_norms"), (1, 6, 6), 4)
+# At a rate that next to nothing comes of, so that cuts alone change the network; the batch divides the rows.
+STILL = TrainConfig(batch_size=16, learning_rate=1e-12, momentum=0.0, lr_schedule="constant", device="cpu")
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation"])
+@pytest.mark.parametrize("policy", ["fixed", "noise"])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.0, 0.6)])
+def test_running_statistics_after_a_cut_are_those_of_the_network_that_is_left(criterion, policy, start, end):
+    """Of its own maps on the epoch's samples, computed by hand: nothing of the network before is in them."""
+    shard = random_shard((1, 6, 6), 4, 160)
+    prune = PruneConfig(target_compression=3, start=start, end=end, cuts=1, criterion=criterion)
+    recipe = small_recipe(TWO_NORMS, STILL, prune, MemoryConfig(policy))
+    update = train_locally(recipe, small_task(recipe, shard), shard)
+    assert update.state.structure != update.assigned
+    module = to_module(TWO_NORMS, update.state)
+    norms = [module.get_submodule(name) for name in "14"]
+    found = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
+    images, _ = shard.batch(np.arange(160))
+    with torch.no_grad():
+        first = module[0](images).movedim(1, 0).flatten(1)
+        second = module[3](module[:3].train()(images)).movedim(1, 0).flatten(1)
+    for (mean, variance), maps in zip(found, (first, second), strict=True):
+        assert float((mean - maps.mean(1)).abs().max()) < 0.02 * float(maps.std())
+        torch.testing.assert_close(variance, maps.var(1), rtol=0.1, atol=1e-4)
+
+
+def test_statistics_are_taken_anew_only_where_too_few_samples_came_after_the_last_cut(monkeypatch):
+    """Ten steps of 16, of which the cut leaves one or nine; where 100 samples are wanted, seven steps do."""
+    taken = []
+    retake = trainer.retake_statistics
+    monkeypatch.setattr(trainer, "_FOR_STATISTICS", 100)
+    monkeypatch.setattr(
+        trainer, "retake_statistics", lambda module, batches: retake(module, seen(batches, taken))
+    )
+    shard = random_shard((1, 6, 6), 4, 160)
+    for end, wanted in ((0.9, [16] * 6 + [4]), (0.1, [])):
+        prune = PruneConfig(target_compression=3, start=0.0, end=end, cuts=1)
+        recipe = small_recipe(TWO_NORMS, STILL, prune)
+        train_locally(recipe, small_task(recipe, shard), shard)
+        assert taken == wanted
+        taken.clear()
+
+
+def seen(batches, sizes):
+    for batch in batches:
+        sizes.append(len(batch))
+        yield batch
+
+
+def test_the_budget_holds_while_statistics_are_taken_anew():
+    shard = random_shard((1, 6, 6), 4, 64)
+    prune = PruneConfig(target_compression=1.2, start=0.0, end=1.0, cuts=1)
+    recipe = small_recipe(TWO_NORMS, STILL, prune)
+    need = recipe.memory_model(1).training_bytes(TWO_NORMS.layout.widths, 16)
+    update = train_locally(recipe, small_task(recipe, shard, need), shard)
+    ((_, peak),) = [entry for entry in trainer._MEASURED.items() if entry[0][0] == "statistics"]
+    left = recipe.memory_model(1).training_bytes(update.state.structure.counts, 16)
+    assert 0.3 * need < peak <= left < need
+
+
+class Forgetful(nn.Module):
+    """Nothing but a batch normalisation that keeps no running statistics."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(36, 8), nn.Linear(8, num_classes)
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.body(x.flatten(1))).relu())
+
+
+def test_a_lone_sample_is_never_normalised_by_itself():
+    """17 samples by 16 are one step; and are judged by 15 and 2, as 16 and 1 could not be."""
+    arch = architecture(ModelConfig(target=f"{__name__}:Forgetful"), (1, 6, 6), 4)
+    assert arch.layout.smallest_batch == 2
+    recipe = small_recipe(arch, replace(STILL, learning_rate=0.05), PRUNE)
+    shard = random_shard((1, 6, 6), 4, 17)
+    update = train_locally(recipe, small_task(recipe, shard), shard, held_out=shard)
+    assert update.state.structure != update.assigned
+    module = to_module(arch, update.state).eval()
+    images, labels = shard.batch(np.arange(17))
+    with torch.no_grad():
+        right = [
+            (module(images[part]).argmax(1) == labels[part]).sum() for part in (slice(15), slice(15, 17))
+        ]
+    assert evaluate(arch, update.state, shard, batch=16)[0] == pytest.approx(int(sum(right)) / 17)
