@@ -17,23 +17,25 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.comparison.cells import Comparison, comparison_cells, parse_over
-from fedhp.comparison.facets import Facet
+from fedhp.comparison.cells import Comparison, comparison_cells, parse_grid, parse_over
+from fedhp.comparison.facets import Facet, facets
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
+from fedhp.comparison.pairs import holm, identical, pair_rows
 from fedhp.comparison.result import Result, Tables
-from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows, pair_rows
+from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows
+from fedhp.comparison.texts import arm_texts, measured, said_identical
 from fedhp.comparison.tradeoffs import pareto
-from fedhp.comparison.writing import arm_texts, measured, write
+from fedhp.comparison.writing import escaped, write
 from fedhp.data import client_shard
-from fedhp.errors import DataError, ScenarioError
+from fedhp.errors import DataError, RecordError, ScenarioError
 from fedhp.seeds import generator
 from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
 
 
-def cells(strategies, *, key="", values=(), overrides=(), seeds=(0, 1)):
-    return comparison_cells(Comparison("quickstart", strategies, seeds, key, values, overrides))
+def cells(strategies, *, over=None, overrides=(), seeds=(0, 1)):
+    return comparison_cells(Comparison("quickstart", strategies, seeds, over or {}, overrides))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_what_cannot_be_read_is_refused_with_an_example(text):
 
 
 def test_runs_are_those_of_every_strategy_value_and_seed():
-    found = cells(["dense", "exclusive"], key="data.partition.alpha", values=[0.1, 1.0])
+    found = cells(["dense", "exclusive"], over={"data.partition.alpha": [0.1, 1.0]})
     assert [cell.name for cell in found] == [
         f"{strategy}/alpha-{value}/seed-{seed}"
         for strategy in ("dense", "exclusive")
@@ -68,8 +70,35 @@ def test_runs_are_those_of_every_strategy_value_and_seed():
     assert (first.strategy.name, first.data.partition.alpha, first.seed) == ("dense", 0.1, 0)
 
 
+def test_two_keys_are_varied_in_all_combinations_of_what_a_strategy_has_a_use_for():
+    """Whoever does not prune runs once for all values of a key of pruning, and as the scenario has it."""
+    over = {"data.partition.alpha": [0.1, 1], "prune.target_compression": [2, 4]}
+    found = cells(["mask_intersection", "dense"], over=over, seeds=[0])
+    assert [
+        (cell.name, cell.scenario.data.partition.alpha, cell.scenario.prune.target_compression)
+        for cell in found
+    ] == [
+        ("mask_intersection/alpha-0.1/target_compression-2/seed-0", 0.1, 2),
+        ("mask_intersection/alpha-0.1/target_compression-4/seed-0", 0.1, 4),
+        ("mask_intersection/alpha-1/target_compression-2/seed-0", 1, 2),
+        ("mask_intersection/alpha-1/target_compression-4/seed-0", 1, 4),
+        ("dense/alpha-0.1/seed-0", 0.1, 6),
+        ("dense/alpha-1/seed-0", 1, 6),
+    ]
+    first = found[0].labels
+    assert first["values"] == {"data.partition.alpha": "0.1", "prune.target_compression": "2"}
+
+
+def test_one_key_or_two_can_be_varied():
+    assert parse_grid([]) == {}
+    assert parse_grid(["rounds=2,3", "seed=0"]) == {"rounds": [2, 3], "seed": [0]}
+    for texts in (["rounds=2", "rounds=3"], ["rounds=2", "seed=0", "name=x"]):
+        with pytest.raises(ScenarioError, match="--over takes one key, or two different ones"):
+            parse_grid(texts)
+
+
 def test_an_option_is_varied_and_set_only_for_those_that_own_it():
-    found = cells(["mask_intersection", "heterofl"], key="strategy.quorum", values=[0.5, 1.0], seeds=[0])
+    found = cells(["mask_intersection", "heterofl"], over={"strategy.quorum": [0.5, 1.0]}, seeds=[0])
     assert [(cell.name, cell.scenario.strategy.quorum) for cell in found] == [
         ("mask_intersection/quorum-0.5/seed-0", 0.5),
         ("mask_intersection/quorum-1.0/seed-0", 1.0),
@@ -84,20 +113,20 @@ def test_an_option_is_varied_and_set_only_for_those_that_own_it():
     [
         (
             ["heterofl", "dense"],
-            {"key": "strategy.quorum", "values": [1]},
+            {"over": {"strategy.quorum": [1]}},
             "none of heterofl, dense has a use",
         ),
         (["hetrofl"], {}, "Did you mean 'heterofl'"),
         (["dense", "dense"], {}, "--strategies names dense twice"),
-        (["dense"], {"key": "rounds", "values": [1, 1]}, "--over names 1 twice"),
+        (["dense"], {"over": {"rounds": [1, 1]}}, "--over names 1 twice"),
         (["dense"], {"overrides": ["seed=3"]}, "seed: the comparison sets this itself"),
         (
             ["dense"],
-            {"overrides": ["rounds=3"], "key": "rounds", "values": [1]},
+            {"overrides": ["rounds=3"], "over": {"rounds": [1]}},
             "rounds: the comparison sets",
         ),
-        (["dense"], {"key": "description", "values": ["a b", "a_b"]}, "would share the folder dense/desc"),
-        (["dense"], {"key": "strategy.name", "values": ["x"]}, "strategy.name: the comparison sets this"),
+        (["dense"], {"over": {"description": ["a b", "a_b"]}}, "would share the folder dense/desc"),
+        (["dense"], {"over": {"strategy.name": ["x"]}}, "strategy.name: the comparison sets this"),
     ],
 )
 def test_a_comparison_that_makes_no_sense_is_refused(strategies, values, match):
@@ -106,7 +135,7 @@ def test_a_comparison_that_makes_no_sense_is_refused(strategies, values, match):
 
 
 def test_a_comparison_is_one_group_of_weights_and_biases_unless_the_user_has_a_name_for_it():
-    (cell,) = cells(["dense"], key="rounds", values=[3], seeds=[0])
+    (cell,) = cells(["dense"], over={"rounds": [3]}, seeds=[0])
     wandb = cell.scenario.tracking.wandb
     assert (wandb.group, wandb.name) == ("compare-quickstart", "dense/rounds-3/seed-0")
     (cell,) = cells(["dense"], seeds=[0], overrides=["tracking.wandb.group=mine"])
@@ -114,8 +143,8 @@ def test_a_comparison_is_one_group_of_weights_and_biases_unless_the_user_has_a_n
 
 
 def run(strategy: str, seed: int, last: float, **figures):
-    usual = {**dict.fromkeys(OVER_SEEDS, 1.0), "worst_class": "phone", "reason": ""}
-    return {**usual, "strategy": strategy, "value": "", "seed": seed, "last": last, **figures}
+    usual = {**dict.fromkeys(OVER_SEEDS, 1.0), "worst_class": "phone", "reason": "", "value": ""}
+    return {**usual, "strategy": strategy, "seed": seed, "last": last, **figures}
 
 
 RUNS = [run("a", 0, 91), run("a", 1, 93), run("a", 2, 95), run("b", 0, 90), run("b", 1, 91), run("b", 2, 92)]
@@ -133,18 +162,89 @@ def test_an_arm_of_one_seed_has_no_deviation_and_one_without_records_no_figures(
     assert (none["last"], none["seeds"], none["reason"]) == (None, 0, "no budget")
 
 
+def pairs_of(runs):
+    return pair_rows(facets([], arm_rows(runs)), runs)
+
+
 def test_the_difference_of_a_pair_is_paired_over_seeds():
-    """Differences 1, 2, 3: mean 2, t = 2 sqrt(3) of two degrees of freedom, p = 1 - t / sqrt(2 + t^2)."""
-    (pair,) = pair_rows(RUNS)
+    """Differences 1, 2, 3: mean 2, t = 2 sqrt(3) of two degrees of freedom, p = 1 - t / sqrt(2 + t^2).
+
+    Of two degrees of freedom Student's t is below x with probability (1 + x / sqrt(2 + x^2)) / 2, which is
+    .975 at x = .95 sqrt(2 / (1 - .95^2)): so many standard errors, 1 / sqrt(3), is the interval to each side.
+    """
+    (pair,) = pairs_of(RUNS)
     t = 2 * math.sqrt(3)
     assert (pair["points"], pair["seeds"]) == (2, 3)
-    assert pair["p"] == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    assert pair["p"] == pair["p_holm"] == pytest.approx(1 - t / math.sqrt(2 + t * t))
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) / math.sqrt(3)
+    assert (pair["low"], pair["high"]) == pytest.approx((2 - half, 2 + half))
+
+
+def test_the_last_accuracy_of_an_arm_is_within_an_interval():
+    """91, 93, 95: mean 93, standard error 2 / sqrt(3); the quantile is that of two degrees of freedom."""
+    a, _ = arm_rows(RUNS)
+    half = 0.95 * math.sqrt(2 / (1 - 0.95**2)) * 2 / math.sqrt(3)
+    assert (a["last_low"], a["last_high"]) == pytest.approx((93 - half, 93 + half))
+
+
+@pytest.mark.parametrize(
+    ("chances", "corrected"),
+    [
+        # R's p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm"), in another order.
+        ([0.03, 0.01, 0.05, 0.04, 0.02], [0.09, 0.05, 0.09, 0.09, 0.08]),
+        ([0.7, 0.01, 0.4], [0.8, 0.03, 0.8]),  # 3 x .01, 2 x .4, and .7 is no less than that
+        ([0.6, 0.9], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_chances_are_corrected_for_their_number(chances, corrected):
+    assert holm(chances) == pytest.approx(corrected)
+
+
+def test_pairs_are_corrected_for_those_of_their_own_facet():
+    """Two strategies at each of two values: one pair each, so that nothing is to be corrected."""
+    lasts = {
+        ("a", "1"): (91, 93, 95),
+        ("b", "1"): (90, 91, 92),
+        ("a", "2"): (80, 84, 83),
+        ("b", "2"): (79, 80, 81),
+    }
+    runs = [
+        run(strategy, seed, last, value=value, rounds=value)
+        for (strategy, value), own in lasts.items()
+        for seed, last in enumerate(own)
+    ]
+    found = pair_rows(facets(["rounds"], arm_rows(runs, ["rounds"])), runs)
+    assert [pair["facet"] for pair in found] == ["rounds = 1", "rounds = 2"]
+    assert all(pair["p"] == pair["p_holm"] for pair in found)
+
+
+def test_arms_that_are_equal_in_every_figure_of_every_seed_are_told_together():
+    """Seconds differ between equal runs; d has one of the seeds only."""
+    runs = [run(arm, seed, 90 + seed, seconds=ord(arm)) for arm in "abc" for seed in (0, 1)]
+    runs += [run("d", 0, 90), run("b", 2, 92), run("c", 2, 92)]
+    facet = Facet("", {row["strategy"]: row for row in arm_rows(runs)})
+    assert identical(facet, runs) == [["b", "c"]]
+
+
+def test_equal_arms_are_named_with_what_is_known_of_the_reason():
+    """Two quorums are one where the schedule decides; of other arms nothing is known."""
+    runs = [run("a", 0, 90, value=value, **{"strategy.quorum": value}) for value in ("0.5", "1")]
+    runs.append(run("b", 0, 80, **{"strategy.quorum": ""}))
+    arms = arm_rows(runs, ["strategy.quorum"])
+    manifest = Manifest("quickstart", ["strategy.quorum"], [], [])
+    result = Result(Path(), manifest, {}, {}, Tables(runs, arms, [], []))
+    (facet,) = result.facets
+    (said,) = said_identical(result, facet)
+    assert said.startswith("a 0.5 and a 1 are equal in every figure: the mask intersection never has")
+    (said,) = said_identical(result, Facet("", {"a": arms[0], "c": {**arms[0], "strategy": "a"}}))
+    assert said == "a and c are equal in every figure."
 
 
 @pytest.mark.parametrize("last", [[90, 92, 94], [90]])
 def test_where_differences_do_not_vary_there_is_no_p(last):
     runs = [*RUNS[:3], *(run("b", seed, value) for seed, value in enumerate(last))]
-    (pair,) = pair_rows(runs)
+    (pair,) = pairs_of(runs)
     assert (pair["points"], pair["p"]) == (1, None)
 
 
@@ -152,7 +252,7 @@ def test_differences_that_are_equal_but_for_rounding_do_not_vary():
     """Four of 360 samples more on every seed."""
     right = enumerate([331, 333, 347])
     runs = [run(arm, seed, 100 * (k + more) / 360) for seed, k in right for arm, more in (("a", 4), ("b", 0))]
-    assert pair_rows(runs)[0]["p"] is None
+    assert pairs_of(runs)[0]["p"] is None
 
 
 def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds():
@@ -188,7 +288,7 @@ JUDGED = pd.DataFrame(
 
 
 def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_all():
-    entries = [Entry(f"a/seed-{seed}", "a", "", seed) for seed in (0, 1)]
+    entries = [Entry(f"a/seed-{seed}", "a", {}, seed) for seed in (0, 1)]
     records = {"a/seed-0": record(2.0, 4.0), "a/seed-1": record(6.0, 8.0)}
     row, *_ = class_rows(entries, records, dict.fromkeys(records, JUDGED))
     assert (row["device_class"], row["memory_mean_mib"], row["memory_peak_mib"]) == ("phone", 5, 8)
@@ -196,7 +296,7 @@ def test_the_peak_of_a_class_is_the_largest_of_all_seeds_and_its_mean_that_of_al
 
 def test_the_model_is_judged_on_the_classes_that_a_strategy_leaves_out_too():
     """Of no use to those who have no sample to judge it on."""
-    entry = Entry("a/seed-0", "a", "", 0)
+    entry = Entry("a/seed-0", "a", {}, 0)
     rows = class_rows([entry], {entry.folder: record(2.0, held_out=0.2)}, {entry.folder: JUDGED})
     told = {row["device_class"]: (row["accuracy"], row["accuracy_received"]) for row in rows}
     assert told == {"phone": (75, 25), "sensor": (20, None), "watch": (None, None)}
@@ -217,16 +317,20 @@ def test_the_model_is_judged_on_the_classes_that_a_strategy_leaves_out_too():
 )
 def test_what_devices_are_judged_on_is_told_of_every_run(shares, said):
     runs = dict(zip("ab", [record(1.0, held_out=share) for share in shares], strict=True))
-    manifest = Manifest("quickstart", "data.local_test", [], [])
+    manifest = Manifest("quickstart", ["data.local_test"], [], [])
     assert measured(Result(Path(), manifest, runs, {}, Tables([], [], [], []))) == said
 
 
 @pytest.mark.parametrize(
-    ("key", "overrides", "shares"),
-    [("", [], [0.2]), ("", ["data.local_test=0"], [0.0]), ("data.local_test", [], [0.0, 0.5])],
+    ("over", "overrides", "shares"),
+    [
+        ({}, [], [0.2]),
+        ({}, ["data.local_test=0"], [0.0]),
+        ({"data.local_test": [0.0, 0.5]}, [], [0.0, 0.5]),
+    ],
 )
-def test_devices_hold_samples_out_unless_it_is_said_how_many(key, overrides, shares):
-    found = cells(["dense"], key=key, values=shares if key else (), overrides=overrides, seeds=[0])
+def test_devices_hold_samples_out_unless_it_is_said_how_many(over, overrides, shares):
+    found = cells(["dense"], over=over, overrides=overrides, seeds=[0])
     assert [cell.scenario.data.local_test for cell in found] == shares
 
 
@@ -271,7 +375,7 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert (taking_part.memory_peak_mib <= taking_part.budget_mib).all()
     assert table.loc["exclusive", "worst_class_accuracy"] <= out.accuracy.min() + 1e-9
     text = (tmp_path / "c" / "table.md").read_text()
-    assert text.count("| mask_intersection | 2 |") == 1
+    assert text.count("\n| mask_intersection | 2 |") == 1
     assert (tmp_path / "c" / "figures" / "signature.svg").exists()
     assert (tmp_path / "c" / "report.html").exists()
     manifest = json.loads((tmp_path / "c" / "comparison.json").read_text())
@@ -455,7 +559,7 @@ def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
     assert "MiB" in result.stdout
     pairs = pd.read_csv(tmp_path / "pairs.csv")
     for value in (0.5, 1):
-        (p,) = pairs[(pairs.value == value) & (pairs.other_value == value)].p
+        (p,) = pairs[pairs.facet == f"data.partition.alpha = {value}"].p_holm
         assert f" {p:.2f}".replace(" 0", " ") in result.stdout or p < 0.01
     assert max(map(len, result.stdout.splitlines())) <= 80
 
@@ -531,3 +635,51 @@ def test_a_comparison_from_before_devices_were_judged_is_judged_as_it_is_read(ea
     refused = CliRunner().invoke(app, ["report", str(earlier)])
     assert refused.exit_code == 2
     assert re.fullmatch(r"error: .*devices\.csv is damaged: .*; remove it, .*\n", refused.stderr)
+
+
+def test_the_tables_are_written_for_latex_with_names_as_they_are(two):
+    tex = (two / "table.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == 2
+    last = pd.read_csv(two / "table.csv").set_index("strategy")["last"]
+    assert rf"exclusive & 1 & {last['exclusive']:.2f} & " in tex
+    assert r"95\% interval" in tex
+    assert escaped(r"a_b 5% {x}\y ~^#&$ ±") == (
+        r"a\_b 5\% \{x\}\textbackslash{}y \textasciitilde{}\textasciicircum{}\#\&\$ $\pm$"
+    )
+
+
+def test_a_manifest_of_an_earlier_version_is_read_as_it_was_meant(tmp_path):
+    run = {"folder": "a/alpha-1/seed-0", "strategy": "a", "seed": 0, "status": "finished", "reason": ""}
+    rest = {"overrides": [], "settings": {}, "tracked_as": "1234"}
+    earlier = {
+        "scenario": "quickstart",
+        "key": "alpha",
+        "runs": [{**run, "value": "1"}, {**run, "value": ""}],
+    }
+    (tmp_path / "comparison.json").write_text(json.dumps({**earlier, **rest}))
+    found = read_manifest(tmp_path)
+    assert (found.keys, [entry.values for entry in found.runs]) == (["alpha"], [{"alpha": "1"}, {}])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"seed": "0"}, {"values": {"alpha": 1}}, {"values": "alpha"}, {"folder": 3}]
+)
+def test_a_manifest_with_values_of_other_types_is_damaged(tmp_path, changes):
+    manifest = Manifest("quickstart", ["alpha"], [], [Entry("a/seed-0", "a", {}, 0)])
+    write_manifest(tmp_path, manifest)
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    told["runs"][0].update(changes)
+    (tmp_path / "comparison.json").write_text(json.dumps(told))
+    with pytest.raises(RecordError, match=r"comparison\.json is damaged"):
+        read_manifest(tmp_path)
+
+
+def test_how_many_seeds_an_arm_has_is_told_where_that_differs(earlier):
+    more = compare("--strategies", "dense", "--seeds", "2", "--out", str(earlier))
+    assert more.exit_code == 0, more.output
+    rows = [
+        line.split()
+        for line in more.stdout.splitlines()
+        if re.match(r"^\d (exclusive|smallest|dense) ", line)
+    ]
+    assert {row[1]: row[2] for row in rows[:3]} == {"exclusive": "1", "smallest": "1", "dense": "2"}

@@ -36,6 +36,7 @@ def arm(strategy: str, last: float | None, memory: float = 1.0, value: str = "")
         **dict.fromkeys(OVER_SEEDS),
         "strategy": strategy,
         "value": value,
+        "key": value,
         "last": last,
         "memory_mean_mib": memory,
         "reason": "",
@@ -62,13 +63,38 @@ def test_arms_are_held_against_each_other_within_a_value_the_best_first():
         arm("b", None, value="0.5"),
         arm("c", 70),
     ]
-    one, other = facets("alpha", arms)
-    assert (one.title, list(one.arms)) == ("alpha = 0.1", ["b", "a", "c"])
-    assert (other.title, list(other.arms), list(other.done)) == ("alpha = 0.5", ["a", "c", "b"], ["a", "c"])
+    one, other = facets(["key"], arms)
+    assert (one.title, list(one.arms)) == ("key = 0.1", ["b", "a", "c"])
+    assert (other.title, list(other.arms), list(other.done)) == ("key = 0.5", ["a", "c", "b"], ["a", "c"])
+
+
+def test_values_that_are_numbers_rise_however_a_comparison_was_extended():
+    for values, rising in ((["1", "10", "0.5"], ["0.5", "1", "10"]), (["fixed", "fill"], ["fixed", "fill"])):
+        arms = [arm(strategy, 80, value=value) for value in values for strategy in "ab"]
+        assert [facet.title for facet in facets(["key"], arms)] == [f"key = {value}" for value in rising]
+
+
+def test_of_two_keys_there_is_a_facet_for_each_combination():
+    """A key that means nothing to b stands with each of its values."""
+    arms = [{**arm("a", 80, value=f"{x} / {y}"), "x": x, "y": y} for x in "12" for y in "34"]
+    arms += [{**arm("b", 70, value=x), "x": x, "y": ""} for x in "12"]
+    found = facets(["x", "y"], arms)
+    assert [facet.title for facet in found] == [
+        "x = 1, y = 3",
+        "x = 1, y = 4",
+        "x = 2, y = 3",
+        "x = 2, y = 4",
+    ]
+    assert [[row["value"] for row in facet.arms.values()] for facet in found] == [
+        ["1 / 3", "1"],
+        ["1 / 4", "1"],
+        ["2 / 3", "2"],
+        ["2 / 4", "2"],
+    ]
 
 
 def test_the_values_of_a_single_strategy_are_held_against_each_other():
-    (facet,) = facets("quorum", [arm("a", 80, value="0.5"), arm("a", 90, value="1"), arm("c", 85)])
+    (facet,) = facets(["key"], [arm("a", 80, value="0.5"), arm("a", 90, value="1"), arm("c", 85)])
     assert (facet.title, list(facet.arms)) == ("", ["a 1", "c", "a 0.5"])
 
 

@@ -1,8 +1,9 @@
-"""The runs of a comparison: strategies x seeds x the values of one key."""
+"""The runs of a comparison: strategies x seeds x the values of the keys that are varied."""
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedhp.studies.cell import Cell, check_names
 _STRATEGY = "strategies.setup:strategy_class"
 _HELD_OUT = "data.local_test"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
+_MOST_KEYS = 2
 _OWN = ("seed", "strategy.name")  # keys that a comparison sets itself
 
 
@@ -29,8 +31,7 @@ class Comparison:
         scenario: A scenario's name or path.
         strategies: Names of strategies, or classes of the user's own.
         seeds: Seeds; each fixes partition, initial weights, sampling and batches.
-        key: The key that is varied besides; empty for none.
-        values: Its values.
+        over: The values of each key that is varied besides.
         overrides: Scenario values that hold in every run, as on the command line.
 
     Raises:
@@ -40,22 +41,35 @@ class Comparison:
     scenario: str
     strategies: Sequence[str]
     seeds: Sequence[int]
-    key: str = ""
-    values: Sequence[Any] = ()
+    over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     overrides: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for what, given in (("--strategies", self.strategies), ("--over", list(map(str, self.values)))):
+        lists = [("--over", list(map(str, values))) for values in self.over.values()]
+        for what, given in (("--strategies", self.strategies), *lists):
             if twice := next((one for one in given if list(given).count(one) > 1), None):
                 raise ScenarioError(f"{what} names {twice} twice")
-        varied = [key for key in given_keys(self.overrides) if key in (*_OWN, self.key)]
-        if self.key in _OWN:
-            varied.append(self.key)
+        varied = [key for key in given_keys(self.overrides) if key in (*_OWN, *self.over)]
+        varied += [key for key in self.over if key in _OWN]
         if varied:
             raise ScenarioError(
                 f"{', '.join(varied)}: the comparison sets this itself, in each of its runs; leave it out "
                 "(--seeds, --strategies and --over choose among them)"
             )
+
+
+def parse_grid(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Reads what ``--over`` was given, once or twice: by key, its values.
+
+    Raises:
+        ScenarioError: If one is not of its form, a key stands twice, or there are more than two.
+    """
+    given = [parse_over(text) for text in texts]
+    grid = dict(given)
+    if len(grid) < len(given) or len(grid) > _MOST_KEYS:
+        said = ", ".join(key for key, _ in given)
+        raise ScenarioError(f"--over takes one key, or two different ones, each with its values; got {said}")
+    return grid
 
 
 def parse_over(text: str) -> tuple[str, list[Any]]:
@@ -83,45 +97,52 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     all its values.
 
     Raises:
-        ScenarioError: If a strategy is unknown, a value wrong, or no strategy has a use for the key.
+        ScenarioError: If a strategy is unknown, a value wrong, or no strategy has a use for a key.
     """
-    if all(comparison.key in _unused(strategy) for strategy in comparison.strategies):
-        names = ", ".join(comparison.strategies)
-        raise ScenarioError(f"--over: none of {names} has a use for {comparison.key}")
+    for key in comparison.over:
+        if not any(_heeds(strategy, key) for strategy in comparison.strategies):
+            raise ScenarioError(f"--over: none of {', '.join(comparison.strategies)} has a use for {key}")
     cells = [
         cell
         for strategy in comparison.strategies
-        for value in _values(comparison, strategy)
-        for cell in _over_seeds(comparison, strategy, value)
+        for point in _points(comparison, strategy)
+        for cell in _over_seeds(comparison, strategy, point)
     ]
     check_names(cells)
     return cells
 
 
-def _values(comparison: Comparison, strategy: str) -> Sequence[Any]:
-    """Returns what the key is varied over: nothing where there is none, or the strategy has no use for it."""
-    if not comparison.key or comparison.key in _unused(strategy):
-        return [None]
-    return comparison.values
+def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]]:
+    """Yields the values, by key, of all combinations of what the strategy has a use for."""
+    keys = [key for key in comparison.over if _heeds(strategy, key)]
+    for values in product(*(comparison.over[key] for key in keys)):
+        yield dict(zip(keys, values, strict=True))
 
 
-def _over_seeds(comparison: Comparison, strategy: str, value: Any) -> Iterator[Cell]:
-    varied = {} if value is None else {comparison.key: value}
-    said = "" if value is None else _said(value)
+def _heeds(strategy: str, key: str) -> bool:
+    """Says whether a key makes any difference to a strategy: those of pruning only where devices prune."""
+    prunes = resolve(_STRATEGY)(strategy).prunes
+    return key not in _unused(strategy) and (prunes or not f"{key}.".startswith("prune."))
+
+
+def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any]) -> Iterator[Cell]:
+    said = {key: _said(value) for key, value in point.items()}
+    place = "/".join([strategy.replace(":", "."), *(_folder(key, text) for key, text in said.items())])
     for seed in comparison.seeds:
-        values = {**_unused(strategy), **varied, "strategy.name": strategy, "seed": seed}
+        values = {**_unused(strategy), **point, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
-        place = strategy.replace(":", ".")
-        if said:
-            place += "/" + re.sub(r"[^\w.,-]+", "_", f"{comparison.key.rpartition('.')[2]}-{said}")
-        labels = {"strategy": strategy, "value": said, "seed": seed}
+        labels = {"strategy": strategy, "values": said, "seed": seed}
         name = f"{place}/seed-{seed}"
         yield Cell(name, _grouped(comparison, scenario, name), run_fleet, labels)
 
 
+def _folder(key: str, said: str) -> str:
+    return re.sub(r"[^\w.,-]+", "_", f"{key.rpartition('.')[2]}-{said}")
+
+
 def _holding_out(comparison: Comparison, scenario: Scenario) -> Scenario:
     """Returns a scenario whose devices hold samples out, unless it was said how many they should."""
-    said = _HELD_OUT in (*given_keys(comparison.overrides), comparison.key)
+    said = _HELD_OUT in (*given_keys(comparison.overrides), *comparison.over)
     if said or scenario.data.local_test:
         return scenario
     return replace(scenario, data=replace(scenario.data, local_test=_SHARE_HELD_OUT))

@@ -9,7 +9,7 @@ from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.rows import Row
-from fedhp.comparison.writing import measured, own_samples
+from fedhp.comparison.texts import measured, own_samples
 from fedhp.report import series
 from fedhp.report.axes import intervals, legend_above, lines_of
 from fedhp.report.plot import Plot

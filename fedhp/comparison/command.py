@@ -1,5 +1,6 @@
 """``fedhp compare``."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,11 +24,18 @@ def compare(
             show_default=DEFAULT.replace(",", ", "),  # so that it can be folded
         ),
     ] = DEFAULT,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
     over: Annotated[
-        str, typer.Option(metavar="KEY=V1,V2", help="One key to vary besides.", show_default=False)
-    ] = "",
-    out: Annotated[Path | None, typer.Option(help="Folder; default runs/compare-, scenario and key.")] = None,
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2",
+            help="A key to vary besides; given twice, two keys, in all combinations.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; default runs/compare-, scenario and keys.")
+    ] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
 ) -> None:
     """Compare aggregation strategies: same fleet, budgets, seeds and rounds. Repeated, it goes on.
@@ -46,22 +54,22 @@ def compare(
     strategies or values of the same key extend what is in the folder.
     """
     with readable_errors(debug):
-        _compare(scenario, overrides or [], strategies, range(seeds), over, out)
+        _compare(scenario, overrides or [], strategies, range(seeds), over or [], out)
 
 
 def _compare(
-    scenario: str, overrides: list[str], strategies: str, seeds: range, over: str, out: Path | None
+    scenario: str, overrides: list[str], strategies: str, seeds: range, over: list[str], out: Path | None
 ) -> None:
-    from fedhp.comparison.cells import Comparison, parse_over
+    from fedhp.comparison.cells import Comparison, parse_grid
     from fedhp.comparison.run import run_comparison
     from fedhp.config import load_scenario
     from fedhp.studies.running import check_outcomes
 
-    key, values = parse_over(over) if over else ("", [])
-    comparison = Comparison(scenario, _names(strategies), seeds, key, values, overrides)
+    grid = parse_grid(over)
+    comparison = Comparison(scenario, _names(strategies), seeds, grid, overrides)
     where = [entry for entry in overrides if entry.startswith("simulation.")]
     config = load_scenario(scenario, where).simulation
-    check_outcomes(run_comparison(comparison, out or _default_folder(scenario, key), config))
+    check_outcomes(run_comparison(comparison, out or _default_folder(scenario, grid), config))
 
 
 def _names(strategies: str) -> list[str]:
@@ -73,6 +81,6 @@ def _names(strategies: str) -> list[str]:
     return [name.strip() for name in strategies.split(",")]
 
 
-def _default_folder(scenario: str, key: str) -> Path:
-    varied = [key.rpartition(".")[2]] if key else []
+def _default_folder(scenario: str, keys: Iterable[str]) -> Path:
+    varied = [key.rpartition(".")[2] for key in keys]
     return Path("runs") / "-".join(["compare", Path(scenario).stem, *varied])

@@ -1,7 +1,8 @@
-"""Which arms of a comparison are held against each other: those of one value of the varied key."""
+"""Which arms of a comparison are held against each other: those of one value of each varied key."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from fedhp.comparison.rows import Row
 
@@ -24,28 +25,39 @@ class Facet:
         return {label: row for label, row in self.arms.items() if row["last"] is not None}
 
 
-def facets(key: str, arms: Sequence[Row]) -> list[Facet]:
-    """Returns a facet per value of the varied key.
+def facets(keys: Sequence[str], arms: Sequence[Row]) -> list[Facet]:
+    """Returns a facet per combination of the varied keys' values.
 
-    Arms without a value, to whom the key means nothing, stand in each. Where a single strategy has values,
-    these are what is compared: one facet holds all.
+    Arms to which a key means nothing stand with each of its values. Where a single strategy has values, these
+    are what is compared: one facet holds all.
     """
     if len({row["strategy"] for row in arms if row["value"]}) <= 1:
         return [Facet("", {name(row): row for row in _by_accuracy(arms)})]
-    values = dict.fromkeys(row["value"] for row in arms if row["value"])
     return [
         Facet(
-            f"{key} = {value}",
-            {row["strategy"]: row for row in _by_accuracy(arms) if row["value"] in (value, "")},
+            ", ".join(f"{key} = {value}" for key, value in zip(keys, point, strict=True)),
+            {
+                row["strategy"]: row
+                for row in _by_accuracy(arms)
+                if all(row[key] in (value, "") for key, value in zip(keys, point, strict=True))
+            },
         )
-        for value in values
+        for point in product(*(values_of(key, arms) for key in keys))
     ]
 
 
-def name(row: Row, prefix: str = "") -> str:
-    """Returns what an arm is called: its strategy, and the value of the varied key."""
-    strategy, value = row[f"{prefix}strategy"], row[f"{prefix}value"]
-    return f"{strategy} {value}".strip()
+def values_of(key: str, rows: Sequence[Row]) -> list[str]:
+    """Returns the values of a varied key: numbers rising, others as they came."""
+    values = list(dict.fromkeys(row[key] for row in rows if row[key]))
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return values
+
+
+def name(row: Row) -> str:
+    """Returns what an arm is called: its strategy, and its values of the varied keys."""
+    return f"{row['strategy']} {row['value']}".strip()
 
 
 def _by_accuracy(arms: Sequence[Row]) -> list[Row]:

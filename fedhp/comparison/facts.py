@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 
 from fedhp.comparison.result import Result
-from fedhp.comparison.writing import said_seeds
+from fedhp.comparison.texts import said_seeds, said_varied
 from fedhp.config import Scenario
 from fedhp.devices import format_size
 from fedhp.report.facts import Fact
@@ -15,12 +15,8 @@ def facts(result: Result) -> list[Fact]:
     """Returns what was compared, in a few words."""
     manifest, seeds = result.manifest, result.seeds
     strategies = list(dict.fromkeys(entry.strategy for entry in manifest.runs))
-    key = manifest.key
-    varied = (
-        Fact("varied", key.rpartition(".")[2], f"{key} = {', '.join(result.values)}")
-        if key
-        else Fact("varied", "nothing else")
-    )
+    short = " and ".join(key.rpartition(".")[2] for key in manifest.keys)
+    varied = Fact("varied", short or "nothing else", said_varied(result))
     return [
         Fact("scenario", manifest.scenario, " ".join(manifest.overrides)),
         Fact("strategies", str(len(strategies)), ", ".join(strategies)),
@@ -33,7 +29,7 @@ def facts(result: Result) -> list[Fact]:
 def equal(result: Result) -> list[Fact]:
     """Returns what was the same for all, in a few words; what was varied is not among it."""
     run = next(iter(result.records.values()))
-    config, key = run.config, result.manifest.key
+    config = run.config
     found = {
         "data.partition": Fact("data", config.data.name, _partition(config)),
         "model": Fact("model", config.model.said, f"{run.summary['params_full']:,} parameters"),
@@ -42,7 +38,8 @@ def equal(result: Result) -> list[Fact]:
         "train": Fact("training", config.train.optimizer, f"learning rate {config.train.learning_rate:g}"),
         "prune": Fact("target", f"{config.prune.target_compression:g}x", "of strategies that prune"),
     }
-    return [fact for place, fact in found.items() if not key.startswith(place)]
+    keys = result.manifest.keys
+    return [fact for place, fact in found.items() if not any(key.startswith(place) for key in keys)]
 
 
 def _partition(config: Scenario) -> str:

@@ -19,7 +19,7 @@ class Entry:
     Attributes:
         folder: Where its record is, below the comparison's folder.
         strategy: Its strategy.
-        value: Its value of the varied key, as text; empty where nothing is varied.
+        values: Of each varied key that the strategy has a use for, its value, as text.
         seed: Its seed.
         status: How it ended, "waiting" before it has.
         reason: Why, where it was refused or failed.
@@ -27,15 +27,20 @@ class Entry:
 
     folder: str
     strategy: str
-    value: str
+    values: Mapping[str, str]
     seed: int
     status: str = "waiting"
     reason: str = ""
 
     @property
+    def value(self) -> str:
+        """Its values in one text; empty where nothing is varied."""
+        return " / ".join(self.values.values())
+
+    @property
     def labels(self) -> dict[str, Any]:
         """What tables group by."""
-        return {"strategy": self.strategy, "value": self.value, "seed": self.seed}
+        return {"strategy": self.strategy, "value": self.value, **self.values, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class Manifest:
 
     Attributes:
         scenario: A scenario's name or path.
-        key: The key that is varied; empty for none.
+        keys: The keys that are varied.
         overrides: Scenario values that hold in every run.
         runs: Its runs.
         settings: By dotted key, what all runs have in common.
@@ -52,7 +57,7 @@ class Manifest:
     """
 
     scenario: str
-    key: str
+    keys: Sequence[str]
     overrides: Sequence[str]
     runs: Sequence[Entry]
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +66,7 @@ class Manifest:
     @property
     def title(self) -> str:
         """What is compared."""
-        return f"Strategies on {self.scenario}" + (f" over {self.key}" if self.key else "")
+        return f"Strategies on {self.scenario}" + (f" over {' and '.join(self.keys)}" if self.keys else "")
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
@@ -77,12 +82,35 @@ def read_manifest(root: Path) -> Manifest:
     """
     path = root / COMPARISON
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Manifest(**{**found, "runs": [Entry(**run) for run in found["runs"]]})
+        found = _current(json.loads(path.read_text(encoding="utf-8")))
+        return Manifest(**{**found, "runs": [_checked(Entry(**run)) for run in found["runs"]]})
     except FileNotFoundError:
         raise RecordError(f"{path} is missing: the folder is no comparison") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(
             f"{path} is damaged: {error}; remove this file and repeat 'fedhp compare' with all that was "
             "compared: runs that have finished are not run again"
         ) from None
+
+
+def _current(found: dict[str, Any]) -> dict[str, Any]:
+    """Returns what an earlier version wrote, which varied one key at most, as it is written now."""
+    if "key" not in found:
+        return found
+    key = found.pop("key")
+    for run in found["runs"]:
+        value = run.pop("value")
+        run["values"] = {key: value} if value else {}
+    return {**found, "keys": [key] if key else []}
+
+
+def _checked(entry: Entry) -> Entry:
+    """Refuses an entry that is not of its types: the file may have been written by hand.
+
+    Raises:
+        TypeError: If it is not.
+    """
+    texts = (entry.folder, entry.strategy, entry.status, entry.reason, *entry.values.values())
+    if not all(isinstance(text, str) for text in texts) or not isinstance(entry.seed, int):
+        raise TypeError(f"the run {entry.folder} is not told in texts and an integer seed")
+    return entry

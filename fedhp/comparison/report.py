@@ -62,9 +62,9 @@ def write_comparison_report(result: "Result", out: str | Path | None = None) -> 
 
 
 def _values(result: "Result") -> dict[str, object]:
-    from fedhp.comparison import facts, writing
+    from fedhp.comparison import facts, texts
 
-    tables, how = result.tables, writing.measured(result)
+    tables, how = result.tables, texts.measured(result)
     return {
         "title": result.manifest.title,
         "facts": facts.facts(result),
@@ -73,15 +73,15 @@ def _values(result: "Result") -> dict[str, object]:
         "facets": [
             {
                 "title": facet.title,
-                "arms": writing.arm_texts(facet),
-                "reasons": writing.reasons(facet),
-                "pairs": writing.pair_texts(facet, tables.pairs),
-                "classes": writing.class_texts(facet, tables.classes),
+                "arms": texts.arm_texts(facet),
+                "notes": [*texts.said_identical(result, facet), *texts.reasons(facet)],
+                "pairs": texts.pair_texts(facet, tables.pairs),
+                "classes": texts.class_texts(facet, tables.classes),
             }
             for facet in result.facets
         ],
-        "meaning": writing.MEANING.format(measured=how),
-        "pairs": writing.PAIRS,
+        "meaning": texts.MEANING.format(measured=how),
+        "pairs": texts.PAIRS,
         "measured": how,
         "folder": result.root.name,
         "versions": next(iter(result.records.values())).summary["versions"],

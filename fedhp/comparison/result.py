@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from fedhp.comparison.devices import devices
-from fedhp.comparison.facets import Facet, facets
+from fedhp.comparison.facets import Facet, facets, values_of
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest
-from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, pair_rows, run_rows
+from fedhp.comparison.pairs import pair_rows
+from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, run_rows
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import RecordError
 from fedhp.tracking import RunResult, load_run
@@ -26,7 +27,7 @@ class Tables:
         runs: A row per run.
         arms: A row per strategy and value.
         classes: A row per strategy, value and device class.
-        pairs: A row per pair of arms.
+        pairs: A row per pair of arms that are held against each other.
     """
 
     runs: Sequence[Row]
@@ -54,9 +55,9 @@ class Result:
     tables: Tables
 
     @property
-    def values(self) -> list[str]:
-        """The values of the varied key, as texts."""
-        return list(dict.fromkeys(entry.value for entry in self.manifest.runs if entry.value))
+    def varied(self) -> dict[str, list[str]]:
+        """By varied key, its values as texts, numbers rising."""
+        return {key: values_of(key, self.tables.arms) for key in self.manifest.keys}
 
     @property
     def seeds(self) -> list[int]:
@@ -66,7 +67,7 @@ class Result:
     @property
     def facets(self) -> list[Facet]:
         """The arms, as they are held against each other."""
-        return facets(self.manifest.key, self.tables.arms)
+        return facets(self.manifest.keys, self.tables.arms)
 
     @property
     def held_out(self) -> set[bool]:
@@ -76,7 +77,7 @@ class Result:
     @property
     def settings(self) -> dict[str, Any]:
         """By dotted key, what all runs have in common."""
-        return common_settings(next(iter(self.records.values())).config, self.manifest.key)
+        return common_settings(next(iter(self.records.values())).config, self.manifest.keys)
 
     def runs_of(self, arm: Row) -> list[RunResult]:
         """Returns the records of an arm, a seed each."""
@@ -113,7 +114,9 @@ def load_result(root: Path) -> Result:
     judged = {folder: devices(run) for folder, run in records.items()}
     runs = run_rows(manifest.runs, records, judged)
     classes = class_rows(manifest.runs, records, judged)
-    return Result(root, manifest, records, judged, Tables(runs, arm_rows(runs), classes, pair_rows(runs)))
+    arms = arm_rows(runs, manifest.keys)
+    pairs = pair_rows(facets(manifest.keys, arms), runs)
+    return Result(root, manifest, records, judged, Tables(runs, arms, classes, pairs))
 
 
 def _record(root: Path, entry: Entry) -> RunResult | None:
@@ -135,15 +138,15 @@ def _record(root: Path, entry: Entry) -> RunResult | None:
 def _check_equal(root: Path, manifest: Manifest, records: Mapping[str, RunResult]) -> None:
     """Refuses to compare runs that differ in more than strategy, seed and the varied key."""
     first = next(iter(records))
-    of_value: dict[str, str] = {}
+    of_value: dict[tuple[tuple[str, str], ...], str] = {}
     for entry in manifest.runs:
         if entry.folder not in records:
             continue
         # Runs of one value share that too; those of others are held against the first of all.
-        same = of_value.setdefault(entry.value, entry.folder)
-        for other, key in ((same, ""), (first, manifest.key)):
-            was = common_settings(records[other].config, key)
-            if different := differences(was, common_settings(records[entry.folder].config, key)):
+        same = of_value.setdefault(tuple(entry.values.items()), entry.folder)
+        for other, keys in ((same, ()), (first, manifest.keys)):
+            was = common_settings(records[other].config, keys)
+            if different := differences(was, common_settings(records[entry.folder].config, keys)):
                 raise RecordError(
                     f"{root / entry.folder} and {root / other} differ in more than what is compared "
                     f"({', '.join(different)}); remove the one that is wrong, and {_AGAIN}"

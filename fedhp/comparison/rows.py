@@ -1,18 +1,20 @@
-"""From the records of a comparison to its figures: per run, per arm over seeds, per class, and in pairs."""
+"""From the records of a comparison to its figures: per run, per arm over seeds, and per class."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations
+import math
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
-from scipy.stats import ttest_rel
+from scipy.stats import t
 
 from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
 from fedhp.tracking import RunResult
 
 Row = dict[str, Any]
+
+CONFIDENCE = 0.95  # of all intervals
 
 _MEBIBYTE = 2**20
 # The share of the rounds, the last ones, that what devices received is judged over: few are in each round.
@@ -125,68 +127,37 @@ def _classes(run: RunResult, devices: Any) -> Any:
     return pd.DataFrame({key: column.reindex(named) for key, column in figures.items()}).reset_index()
 
 
-def arm_rows(runs: Sequence[Row]) -> list[Row]:
-    """Returns a row per strategy and value: means over seeds, and their deviations.
+def arm_rows(runs: Sequence[Row], keys: Sequence[str] = ()) -> list[Row]:
+    """Returns a row per strategy and values of the varied keys: means over seeds, and their deviations.
 
-    The peak of memory is the largest of all seeds; violations and failures are those of all together.
+    The peak of memory is the largest of all seeds; violations and failures are those of all together;
+    ``last_low`` and ``last_high`` bound the last accuracy with a confidence of 95%, by Student's t.
     """
-    return [_arm(strategy, value, members) for (strategy, value), members in _arms(runs).items()]
-
-
-def _arms(runs: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     arms: dict[tuple[str, str], list[Row]] = {}
     for row in runs:
         arms.setdefault((row["strategy"], row["value"]), []).append(row)
-    return arms
+    return [_arm(members, keys) for members in arms.values()]
 
 
-def _arm(strategy: str, value: str, members: Sequence[Row]) -> Row:
+def _arm(members: Sequence[Row], keys: Sequence[str]) -> Row:
     done = [row for row in members if "last" in row]
-    row: Row = {"strategy": strategy, "value": value, "seeds": len(done)}
+    row: Row = {key: members[0].get(key, "") for key in ("strategy", "value", *keys)}
+    row["seeds"] = len(done)
     for key, over_seeds in OVER_SEEDS.items():
         values = [member[key] for member in done if member[key] is not None]
         row[key] = over_seeds(values) if values else None
         if key in _MEANS:
             row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
+    row["last_low"], row["last_high"] = _interval([member["last"] for member in done])
     worst = [member["worst_class"] for member in done]
     row["worst_class"] = worst[0] if len(set(worst)) == 1 else ""  # it may differ by seed
     row["reason"] = next((member["reason"] for member in members if member["reason"]), "")
     return row
 
 
-def pair_rows(runs: Sequence[Row]) -> list[Row]:
-    """Returns a row per pair of arms: the difference of their last accuracies, paired over seeds.
-
-    ``points`` is the first's mean less the second's; ``p`` is two-sided, of a paired t-test (Student 1908),
-    None where there are fewer than two common seeds or the differences do not vary. It is not corrected for
-    the number of pairs.
-    """
-    return [
-        row
-        for (one, first), (other, second) in combinations(_arms(runs).items(), 2)
-        for row in _pair(one, other, _by_seed(first), _by_seed(second))
-    ]
-
-
-def _by_seed(members: Sequence[Row]) -> dict[int, float]:
-    return {row["seed"]: row["last"] for row in members if "last" in row}
-
-
-def _pair(
-    one: tuple[str, str], other: tuple[str, str], first: Mapping[int, float], second: Mapping[int, float]
-) -> Iterator[Row]:
-    seeds = sorted(first.keys() & second.keys())
-    if not seeds:
-        return
-    a, b = [first[seed] for seed in seeds], [second[seed] for seed in seeds]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    varies = max(differences) - min(differences) > 1e-9  # percentages: equal but for rounding is equal
-    yield {
-        "strategy": one[0],
-        "value": one[1],
-        "other_strategy": other[0],
-        "other_value": other[1],
-        "seeds": len(seeds),
-        "points": mean(differences),
-        "p": float(ttest_rel(a, b).pvalue) if varies else None,
-    }
+def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Returns the confidence interval of a mean (Student 1908); None twice where nothing varies."""
+    if len(values) < 2 or max(values) == min(values):
+        return None, None
+    half = t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return mean(values) - float(half), mean(values) + float(half)

@@ -66,7 +66,8 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
 def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
     """Writes and shows what has come out."""
     from fedhp.comparison.report import write_comparison_report
-    from fedhp.comparison.writing import show, write
+    from fedhp.comparison.terminal import show
+    from fedhp.comparison.writing import write
     from fedhp.report import report_on
 
     write(result)
@@ -90,8 +91,9 @@ def _track(result: "Result", wandb: WandbConfig) -> None:
 
 def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:
     runs = [Entry(cell.name, **cell.labels) for cell in cells]
-    settings = common_settings(cells[0].scenario, comparison.key)
-    return Manifest(comparison.scenario, comparison.key, list(comparison.overrides), runs, settings)
+    keys = list(comparison.over)
+    settings = common_settings(cells[0].scenario, keys)
+    return Manifest(comparison.scenario, keys, list(comparison.overrides), runs, settings)
 
 
 def _extended(root: Path, manifest: Manifest) -> Manifest:
@@ -121,8 +123,8 @@ def _extended(root: Path, manifest: Manifest) -> Manifest:
 
 def _differences(earlier: Manifest, now: Manifest) -> list[str]:
     different = differences(
-        {"scenario": earlier.scenario, "--over": earlier.key or "nothing"},
-        {"scenario": now.scenario, "--over": now.key or "nothing"},
+        {"scenario": earlier.scenario, "--over": " and ".join(earlier.keys) or "nothing"},
+        {"scenario": now.scenario, "--over": " and ".join(now.keys) or "nothing"},
     )
     different += differences(earlier.settings, now.settings)
     was, is_now = _given(earlier), _given(now)

@@ -1,7 +1,7 @@
 """What the runs of a comparison must have in common, and where two of them differ."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedhp.config import Scenario
@@ -11,15 +11,15 @@ from fedhp.config import Scenario
 _VARIED = ("seed", "strategy", "model.prune_inputs", "description", "simulation", "tracking")
 
 
-def common_settings(scenario: Scenario, key: str = "") -> dict[str, Any]:
+def common_settings(scenario: Scenario, keys: Sequence[str] = ()) -> dict[str, Any]:
     """Returns, by dotted key, what all runs of a comparison share with this one.
 
     Args:
         scenario: That of one run.
-        key: The varied key. One of the model takes all others of the model with it: a network brings its
+        keys: The varied keys. One of the model takes all others of the model with it: a network brings its
             widths along.
     """
-    varied = (*_VARIED, *(["model" if key.startswith("model.") else key] if key else []))
+    varied = (*_VARIED, *("model" if key.startswith("model.") else key for key in keys))
     flat = _flat(json.loads(json.dumps(scenario.to_dict())))
     return {
         name: value

@@ -1,0 +1,173 @@
+"""A comparison's tables as texts, for a page, for Markdown and for LaTeX."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from fedhp.comparison.facets import Facet
+from fedhp.comparison.pairs import identical
+from fedhp.comparison.result import Result
+from fedhp.comparison.rows import Row
+from fedhp.studies.writing import number, spread
+
+MEANING = """\
+Accuracies in percent on the held-out set, means over seeds with their standard deviation, and the interval of
+the last accuracy's mean with a confidence of 95% (Student's t). Worst class: the device class on whose
+devices' own data the last global model is worst, of all classes, whether or not the strategy lets them take
+part ({measured}); the mean of each seed's worst, which may not be the same class. Memory is what was measured
+while devices trained, in MiB: the mean over clients, rounds and seeds, and the largest peak of all.
+Violations: rounds of clients over their budget, of all seeds together. Up and down: MiB sent in the whole
+run; seconds are those of one process among others, and rough: means over seeds.
+"""
+
+PAIRS = """\
+Points: the first's last accuracy less the second's, the mean over common seeds, with its interval of 95%; p
+of a two-sided paired t-test, and the same corrected for the number of pairs of the table (Holm). With few
+seeds a large p says little; a dash stands where differences do not vary.
+"""
+
+# By key that alone tells equal arms apart: why it made no difference.
+_WHY = {
+    "strategy.quorum": "the mask intersection never has fewer units than the schedule of prune leaves, "
+    "and in no round did one quorum let more through beyond that than another"
+}
+
+Column = tuple[str, Callable[[Row], str]]
+Texts = list[list[str]]
+
+
+def figure(key: str, form: str, unit: str = "") -> Callable[[Row], str]:
+    """Returns what writes a figure of a row by a format."""
+    return lambda row: number(row[key], form, unit)
+
+
+def with_spread(key: str) -> Callable[[Row], str]:
+    """Returns what writes a mean over seeds with its deviation."""
+    return lambda row: spread(row[key], row[f"{key}_deviation"])
+
+
+def _interval(low: str, high: str, form: str) -> Callable[[Row], str]:
+    return lambda row: "-" if row[low] is None else f"{row[low]:{form}} to {row[high]:{form}}"
+
+
+WORST = figure("worst_class_accuracy", ".1f")
+
+_ARMS: tuple[Column, ...] = (
+    ("seeds", lambda row: str(row["seeds"])),
+    ("last accuracy", with_spread("last")),
+    ("95% interval", _interval("last_low", "last_high", ".2f")),
+    ("best", with_spread("best")),
+    ("worst class", lambda row: f"{WORST(row)} {row['worst_class']}".strip()),
+    ("compression", figure("compression", ".1f", "x")),
+    ("memory, mean", figure("memory_mean_mib", ".2f")),
+    ("memory, peak", figure("memory_peak_mib", ".2f")),
+    ("violations", figure("violations", ".0f")),
+    ("up", figure("up_mib", ",.1f")),
+    ("down", figure("down_mib", ",.1f")),
+    ("seconds", figure("seconds", ".0f")),
+)
+_CLASSES: tuple[Column, ...] = (
+    ("class", lambda row: row["device_class"]),
+    ("budget", figure("budget_mib", ".2f")),
+    ("memory, mean", figure("memory_mean_mib", ".2f")),
+    ("memory, peak", figure("memory_peak_mib", ".2f")),
+    ("accuracy", figure("accuracy", ".1f")),
+    ("of what it receives", figure("accuracy_received", ".1f")),
+)
+_PAIRS: tuple[Column, ...] = (
+    ("seeds", lambda row: str(row["seeds"])),
+    ("points", figure("points", "+.2f")),
+    ("95% interval", _interval("low", "high", "+.2f")),
+    ("p", figure("p", ".2g")),
+    ("p, corrected", figure("p_holm", ".2g")),
+)
+
+
+def arm_texts(facet: Facet) -> Texts:
+    """Returns the table of arms, its heading first."""
+    return _texts(("strategy",), _ARMS, (((label,), row) for label, row in facet.arms.items()))
+
+
+def class_texts(facet: Facet, classes: Sequence[Row]) -> Texts:
+    """Returns the table of the arms' device classes, its heading first."""
+    rows = (((label,), row) for label, arm in facet.arms.items() for row in classes if _same(arm, row))
+    return _texts(("strategy",), _CLASSES, rows)
+
+
+def pair_texts(facet: Facet, pairs: Sequence[Row]) -> Texts:
+    """Returns the table of pairs, each the more accurate one first, its heading first."""
+    labels = list(facet.done)
+    rows = (
+        ((one, other), found)
+        for place, one in enumerate(labels)
+        for other in labels[place + 1 :]
+        if (found := pair_of(pairs, facet, one, other)) is not None
+    )
+    return _texts(("strategy", "less"), _PAIRS, rows)
+
+
+def _texts(names: Sequence[str], columns: Sequence[Column], rows: Any) -> Texts:
+    heading = [*names, *(title for title, _ in columns)]
+    return [heading, *([*labels, *(said(row) for _, said in columns)] for labels, row in rows)]
+
+
+def _same(arm: Row, row: Row, prefix: str = "") -> bool:
+    return all(arm[key] == row[f"{prefix}{key}"] for key in ("strategy", "value"))
+
+
+def pair_of(pairs: Sequence[Row], facet: Facet, one: str, other: str) -> Row | None:
+    """Returns the row of two arms of a facet, the more accurate first."""
+    first, second = facet.arms[one], facet.arms[other]
+    own = (row for row in pairs if row["facet"] == facet.title)
+    return next((row for row in own if _same(first, row) and _same(second, row, "other_")), None)
+
+
+def said_identical(result: Result, facet: Facet) -> Iterator[str]:
+    """Says which arms of a facet are one and the same, and why where that is known."""
+    for group in identical(facet, result.tables.runs):
+        *most, last = group
+        apart = _apart([facet.arms[label] for label in group], result.manifest.keys)
+        why = f": {_WHY[apart[0]]}" if len(apart) == 1 and apart[0] in _WHY else ""
+        yield f"{', '.join(most)} and {last} are equal in every figure{why}."
+
+
+def _apart(arms: Sequence[Row], keys: Sequence[str]) -> list[str]:
+    """Returns by what arms differ."""
+    return [key for key in ("strategy", *keys) if len({arm[key] for arm in arms}) > 1]
+
+
+def reasons(facet: Facet) -> list[str]:
+    """Says why arms, or single seeds of them, have no result."""
+    return [f"{label}: {row['reason']}" for label, row in facet.arms.items() if row["reason"]]
+
+
+def heading(result: Result) -> str:
+    """Says what is compared, over which seeds, and what is varied."""
+    said = said_varied(result)
+    varied = f"; varied: {said}" if said else ""
+    return f"{result.manifest.scenario}, {said_seeds(result.seeds)}{varied}"
+
+
+def said_varied(result: Result) -> str:
+    """Says which values the varied keys have; nothing where nothing is varied."""
+    return "; ".join(f"{key} = {', '.join(values)}" for key, values in result.varied.items())
+
+
+def said_seeds(seeds: Sequence[int]) -> str:
+    """Writes rising seeds, such as ``seeds 0 to 2``."""
+    if len(seeds) == 1:
+        return f"seed {seeds[0]}"
+    whole = len(seeds) > 2 and list(seeds) == list(range(seeds[0], seeds[-1] + 1))
+    return f"seeds {seeds[0]} to {seeds[-1]}" if whole else f"seeds {', '.join(map(str, seeds))}"
+
+
+def measured(result: Result) -> str:
+    """Says which of their own samples devices are judged on."""
+    held_out, trained_on = "samples that the devices hold out", "samples that the devices train on"
+    if len(result.held_out) > 1:
+        return f"{held_out} where data.local_test is above 0, otherwise {trained_on}"
+    return held_out if True in result.held_out else trained_on
+
+
+def own_samples(result: Result) -> str:
+    """Says briefly which of their own samples devices are judged on."""
+    return "own samples, held out" if result.held_out == {True} else "own samples"
