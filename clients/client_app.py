@@ -13,10 +13,11 @@ from fedhp.state import RoundTask
 from fedhp.submodels import FJORD_LEVELS
 from fedhp.trainer import train_locally
 
+from .computing import keep_to_threads
 from .device import open_device
 from .failures import tell_failures
 
-app = ClientApp(mods=[tell_failures])
+app = ClientApp(mods=[tell_failures, keep_to_threads])
 
 
 @app.query()

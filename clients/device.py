@@ -6,6 +6,7 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``data-path``: the device's own ``.npz`` file (``x_train``, ``y_train``) instead of a partition;
 - ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
 - ``name``: the device class shown in records; devices of one name should have one budget;
+- ``threads``: torch threads, 1 unless it says more;
 - ``model-target``: the network that a server may make this device import and call (``model.target``).
 """
 
@@ -19,6 +20,7 @@ from fedhp.data import Shard, client_shard, device_shard, local_parts
 from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
 from fedhp.errors import ScenarioError
 from fedhp.seeds import derive
+from fedhp.threads import MOST_THREADS
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -65,6 +67,20 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     num_held_out = 0 if held_out is None else len(held_out)
     profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread)
     return LocalDevice(client, profile, shard, held_out, stream)
+
+
+def num_threads(node: NodeConfig) -> int:
+    """Returns how many of torch's threads the device trains with.
+
+    Raises:
+        ScenarioError: If the node configuration says no such number.
+    """
+    number = node.get("threads", 1)
+    if type(number) is not int or not 1 <= number <= MOST_THREADS:
+        raise ScenarioError(
+            f"node configuration: threads must be a whole number from 1 to {MOST_THREADS}, got {number!r:.40}"
+        )
+    return number
 
 
 def _check_target(target: str, node: NodeConfig) -> None:

@@ -14,6 +14,7 @@ from fedhp.errors import RecordError
 from fedhp.models import architecture, to_whole_module
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
+from fedhp.threads import torch_threads
 from fedhp.tracking import RunResult, load_run, load_state, run_folder
 
 _logger = logging.getLogger("fedhp")
@@ -57,7 +58,8 @@ def _simulate(scenario: Scenario, folder: Path, show: bool) -> None:
     resolve(STRATEGY)(scenario)  # before anything is said, let alone done
     if show:
         _logger.info("preparing '%s' for %d clients", data, clients)
-    message_bytes = resolve(PREPARE)(scenario).message_bytes  # and every check before any process starts
+    with torch_threads(scenario.simulation.threads_per_worker):
+        message_bytes = resolve(PREPARE)(scenario).message_bytes  # every check before any process starts
     if scenario.simulation.num_workers:
         _logger.info("starting the workers")
     run_config = {"resolved": scenario.to_json(), "out": str(folder), "show": show}

@@ -14,6 +14,7 @@ from fedhp.models import fresh_state, initial_state
 from fedhp.notes import run_notes
 from fedhp.recipe import Recipe
 from fedhp.state import ClientReport, ModelState, RoundTask, Update
+from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
 from fedhp.trainer import train_locally
 from fedhp.watch import RunWatch, plan_run, reporting
@@ -121,9 +122,10 @@ def train_central(
     Raises:
         FedhpError: If scenario, data, budget or folder are not as they must be.
     """
-    central = prepare_central(scenario, start)
-    with reporting(central.scenario, folder, show) as trackers:
-        _train(central, trackers)
+    with torch_threads(scenario.simulation.threads_per_worker):
+        central = prepare_central(scenario, start)
+        with reporting(central.scenario, folder, show) as trackers:
+            _train(central, trackers)
 
 
 def _train(central: Central, trackers: Trackers) -> None:

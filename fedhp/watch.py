@@ -8,8 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from fedhp.config import Scenario
 from fedhp.data import Shard
 from fedhp.devices import DeviceProfile
@@ -22,6 +20,7 @@ from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.terminal import OutputHandler
+from fedhp.threads import torch_threads
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,
@@ -125,9 +124,7 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
     if show:
         members.append(ConsoleTracker(folder=folder))
     trackers = Trackers(members)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(scenario.simulation.threads_per_worker)
-    with _notes_to(trackers):
+    with torch_threads(scenario.simulation.threads_per_worker), _notes_to(trackers):
         try:
             yield trackers
         except Exception as error:
@@ -135,7 +132,6 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
             trackers.on_failure(str(error) if refused else f"{type(error).__name__}: {error}")
             raise
         finally:
-            torch.set_num_threads(threads)
             trackers.close()
 
 

@@ -13,7 +13,18 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors"},
-    {"structure", "seeds", "references", "choices", "terminal", "arrays", "measure", "chains", "draws"},
+    {
+        "structure",
+        "seeds",
+        "references",
+        "choices",
+        "terminal",
+        "arrays",
+        "measure",
+        "chains",
+        "draws",
+        "threads",
+    },
     {"step"},
     {"devices", "keys", "evidence", "batches", "channels", "graphs", "modules", "networks"},
     {"state", "tracing", "rehearsal"},

@@ -153,3 +153,16 @@ def test_what_a_command_has_no_use_for_is_told(run, tmp_path, caplog):
     small = {**SMALL, "rounds": 1, "simulation.num_workers": 0, "fleet.num_clients": 2}
     fedhp.simulate("quickstart", tmp_path / "fleet", **small)
     assert "'fedhp run' has no use for train.epochs, and" in caplog.text
+
+
+def test_torch_has_its_threads_before_anything_is_built(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "fedhp.central.prepare_central", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0
+    )
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        with pytest.raises(ZeroDivisionError):
+            train(tmp_path / str(threads), **{"simulation.threads_per_worker": threads})
+    assert seen == [1, 2]
+    assert torch.get_num_threads() == before

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from factories import same_bits
 from flwr.app import Context, Message, MessageType, RecordDict
 from torch import nn
@@ -16,6 +17,7 @@ from fedhp.errors import DataError, ScenarioError
 from fedhp.evaluation import evaluate
 from fedhp.models import initial_state
 from fedhp.simulation.identity import RUN_ID, acting_as
+from fedhp.threads import torch_threads
 
 NODE = 7
 OTHER_NODE = 2**64 - 8
@@ -300,3 +302,24 @@ def test_a_device_imports_only_the_network_that_its_owner_names():
     reply = send(contents[MessageType.TRAIN], MessageType.TRAIN, {"partition-id": 0, "model-target": target})
     assert reply.has_content()
     assert CALLED
+
+
+@pytest.mark.parametrize(("said", "threads"), [({}, 1), ({"threads": 3}, 3), ({"fedhp-simulation": True}, 2)])
+def test_a_device_computes_with_its_own_threads_and_one_unless_told(said, threads, monkeypatch):
+    """From the first query on. Workers of the simulation, here one of two threads, have set theirs."""
+    seen = []
+    monkeypatch.setattr(
+        "clients.client_app.open_device", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0
+    )
+    with torch_threads(2), pytest.raises(ZeroDivisionError):
+        send(wire.pack_query(brief()), MessageType.QUERY, {"partition-id": 0, **said})
+    assert seen == [threads]
+
+
+@pytest.mark.parametrize("threads", [0, -1, 257, 10**30, "2", 1.5, True])
+def test_a_number_of_threads_that_is_none_is_refused(threads):
+    answer = send(wire.pack_query(brief()), MessageType.QUERY, {"partition-id": 0, "threads": threads})
+    assert answer.error.reason.startswith(
+        "client: ScenarioError: node configuration: threads must be a whole number from 1 to 256, got "
+    )
+    assert len(answer.error.reason) < 150
