@@ -12,7 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.data import label_counts, open_dataset
+from fedhp.data import label_counts, open_dataset, partition_notes
 from fedhp.errors import FedhpError, ScenarioError, TrainingError
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
 from fedhp.state import ClientReport
@@ -101,6 +101,8 @@ def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> 
         sizes = {name: plan.layout.num_parameters(counts) for name, counts in parts.items()}
         yield from tiny_parts(sizes, plan.params_full)
     own = [device for device in devices if device.profile.own_data]
+    if len(own) < len(devices):
+        yield from partition_notes(scenario.data, scenario.fleet.num_clients, scenario.seed)
     yield from odd_spreads({f"client {device.client}": device.profile.spread for device in own})
     if scenario.data.local_test:
         yield from few_held_out([device.profile.num_local_test for device in devices])

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fedhp.data import DataConfig
+from fedhp.data import DataConfig, PartitionConfig
 
 
 def write_npz(file: Path, x: np.ndarray, y: np.ndarray | None = None, **more: Any) -> Path:
@@ -16,11 +16,17 @@ def write_npz(file: Path, x: np.ndarray, y: np.ndarray | None = None, **more: An
 
 
 def own(
-    folder: Path, x: np.ndarray, y: np.ndarray | None = None, layout: str = "auto", **more: Any
+    folder: Path,
+    x: np.ndarray,
+    y: np.ndarray | None = None,
+    layout: str = "auto",
+    partition: PartitionConfig | None = None,
+    **more: Any,
 ) -> DataConfig:
     """Writes `write_npz` into a folder, and returns what opens it."""
     folder.mkdir(exist_ok=True)
-    return DataConfig("npz", str(write_npz(folder / "data.npz", x, y, **more)), layout=layout)
+    file = write_npz(folder / "data.npz", x, y, **more)
+    return DataConfig("npz", str(file), partition or PartitionConfig(), layout=layout)
 
 
 def values(config: DataConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.device import device_shard
 from fedhp.data.normalisation import Normalisation
 from fedhp.data.notes import data_notes
-from fedhp.data.partition import label_counts, partition_rows
+from fedhp.data.partition import label_counts, partition_notes, partition_rows
 from fedhp.data.shard import Shard, client_shard, local_parts, test_shard, train_shard
 from fedhp.data.sources import SOURCES
 
@@ -27,6 +27,7 @@ __all__ = [
     "label_counts",
     "local_parts",
     "open_dataset",
+    "partition_notes",
     "partition_rows",
     "test_shard",
     "train_shard",

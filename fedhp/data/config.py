@@ -16,8 +16,8 @@ class PartitionConfig:
 
     Attributes:
         name: ``iid``; ``dirichlet`` (class shares drawn per client, arXiv 1905.12022); ``shards``
-            (rows sorted by label and dealt in equal blocks, arXiv 1602.05629); ``pathological``
-            (few classes per client); ``natural`` (the owners that come with the data).
+            (rows sorted by label and dealt in blocks of one size, to a row, arXiv 1602.05629);
+            ``pathological`` (few classes per client); ``natural`` (the owners that come with the data).
         alpha: Concentration of ``dirichlet``: small is skewed, large is even.
         shards_per_client: Blocks per client in ``shards``.
         classes_per_client: Classes per client in ``pathological``.

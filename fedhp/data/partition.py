@@ -7,6 +7,7 @@ by owner, they are cut here: a fleet of 100,000 would wait for minutes.
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +26,9 @@ from fedhp.seeds import derive, generator
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
-_log = logging.getLogger(__name__)
+_LIBRARIES = ("datasets", "flwr_datasets")
+_FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
+_LONGEST = 300
 
 
 def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[NDArray[np.intp]]:
@@ -38,7 +41,29 @@ def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[
         DataError: If the data cannot be divided as asked.
         MissingExtraError: If flwr-datasets is needed and not installed.
     """
-    return _divided(open_dataset(config), config.partition, num_clients, seed)
+    return _divided(open_dataset(config), config.partition, num_clients, seed)[0]
+
+
+def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator[str]:
+    """Yields which rows are with no client, and what the library that divides them warns of.
+
+    Raises:
+        DataError: If the data cannot be divided as asked.
+        MissingExtraError: If flwr-datasets is needed and not installed.
+    """
+    dataset = open_dataset(config)
+    parts, heard = _divided(dataset, config.partition, num_clients, seed)
+    labels = dataset.train_labels
+    dealt = np.bincount(labels[np.concatenate(parts)], minlength=dataset.num_classes)
+    left = np.bincount(labels, minlength=dataset.num_classes) - dealt
+    if left.any():
+        unseen = ", ".join(map(str, np.flatnonzero((left > 0) & (dealt == 0))))
+        yield (
+            f"data.partition.name '{config.partition.name}' gives {left.sum()} of {len(labels)} training "
+            f"rows to no client{f', all of label {unseen} among them' if unseen else ''}; have more clients "
+            f"(fleet.num_clients), or raise data.partition.classes_per_client"
+        )
+    yield from (f"flwr-datasets: {line}" for line in heard)
 
 
 def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArray[np.int64]]:
@@ -56,7 +81,7 @@ def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArra
 @lru_cache(maxsize=8)
 def _divided(
     dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int
-) -> tuple[NDArray[np.intp], ...]:
+) -> tuple[tuple[NDArray[np.intp], ...], tuple[str, ...]]:
     identity = {
         "dataset": dataset.key,
         "partition": asdict(config),
@@ -64,29 +89,30 @@ def _divided(
         "seed": seed,
     }
     arrays = prepared("partitions", key_of(identity), lambda: _divide(dataset, config, num_clients, seed))
-    return tuple(np.split(arrays["rows"], arrays["offsets"][1:-1]))
+    return tuple(np.split(arrays["rows"], arrays["offsets"][1:-1])), tuple(arrays["heard"].tolist())
 
 
 def _divide(
     dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int
-) -> Mapping[str, NDArray[np.intp]]:
+) -> Mapping[str, NDArray[Any]]:
     _check_possible(dataset, config, num_clients)
     order = generator(seed, "partition", "order").permutation(len(dataset.train_labels))
     if config.name in _CUTS:
-        parts = _CUTS[config.name](dataset, order, num_clients)
+        parts, heard = _CUTS[config.name](dataset, order, config, num_clients, seed), []
     else:
-        parts = _partitioned(dataset, order, config, num_clients, seed)
+        parts, heard = _partitioned(dataset, order, config, num_clients, seed)
     _check_sizes([len(part) for part in parts], config, len(order))
     return {
         "rows": np.concatenate(parts),
         "offsets": np.cumsum([0, *map(len, parts)], dtype=np.intp),
+        "heard": np.array(heard, str),
     }
 
 
 def _partitioned(
     dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
-) -> list[NDArray[np.intp]]:
-    """Returns the parts that flwr-datasets makes of the rows in this order."""
+) -> tuple[list[NDArray[np.intp]], list[str]]:
+    """Returns the parts that flwr-datasets makes of the rows in this order, and what it warns of."""
     try:
         import datasets
 
@@ -96,12 +122,13 @@ def _partitioned(
         raise MissingExtraError(purpose, "flwr-datasets", "server") from None
     columns = {"row": order, "label": dataset.train_labels[order]}
     try:
-        with _quiet():
+        with _overheard() as heard:
             partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("numpy")
-            return [
+            parts = [
                 np.asarray(partitioner.load_partition(client)["row"][:], np.intp)
                 for client in range(num_clients)
             ]
+        return parts, heard.lines
     except ValueError as error:
         cause = _CAUSES.get(config.name, str(error).rstrip(". "))
         raise DataError(_refusal(config, num_clients, len(order), cause)) from None
@@ -157,29 +184,82 @@ _ADVICE = {
 }
 
 
+class _Heard(logging.Handler):
+    """Keeps what libraries warn of, as one line each; of lines that differ in numbers only, the last."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.add(record.getMessage())
+
+    def add(self, text: str) -> None:
+        line = " ".join(text.split())
+        self._lines[re.sub(r"[\d., ]+", " ", line)] = line[:_LONGEST] + "..." * (len(line) > _LONGEST)
+
+    @property
+    def lines(self) -> list[str]:
+        return list(self._lines.values())
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps a partitioner's progress bar off the terminal and its warnings in the log.
-
-    It warns at each retry; what matters to the user is the outcome, which is checked.
-    """
-    with warnings.catch_warnings(record=True) as caught:
+def _overheard() -> Iterator[_Heard]:
+    """Keeps a partitioner's progress bar off the terminal, and what it warns of for the user."""
+    heard = _Heard()
+    with contextlib.ExitStack() as ways:
+        for name in _LIBRARIES:
+            ways.enter_context(_listened_to(logging.getLogger(name), heard))
+        ways.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        caught = ways.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("always")
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
+        yield heard
     for warning in caught:
-        _log.debug("%s", warning.message)
+        if not issubclass(warning.category, _FOR_PROGRAMMERS):
+            heard.add(str(warning.message))
 
 
-def _evenly(dataset: Dataset, order: NDArray[np.intp], num_clients: int) -> list[NDArray[np.intp]]:
+@contextlib.contextmanager
+def _listened_to(logger: logging.Logger, heard: logging.Handler) -> Iterator[None]:
+    handlers, logger.handlers = logger.handlers, [heard]
+    propagates, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = handlers, propagates
+
+
+def _evenly(
+    dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
+) -> list[NDArray[np.intp]]:
     return np.array_split(order, num_clients)
 
 
-def _by_owner(dataset: Dataset, order: NDArray[np.intp], num_clients: int) -> list[NDArray[np.intp]]:
+def _by_owner(
+    dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
+) -> list[NDArray[np.intp]]:
     assert dataset.client_train is not None
     owners = dataset.client_train[order]
     sizes = np.unique(owners, return_counts=True)[1]
     return np.split(order[np.argsort(owners, kind="stable")], np.cumsum(sizes)[:-1])
+
+
+def _in_shards(
+    dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
+) -> list[NDArray[np.intp]]:
+    """Deals blocks of the rows sorted by label, the first of them a row longer where they cannot be equal.
+
+    flwr-datasets cuts equal blocks and leaves out what remains, whole classes perhaps; where nothing remains,
+    the parts are the same, by the same draws.
+    """
+    stream = np.random.default_rng(derive(seed, "partition"))
+    ordered = order[np.argsort(dataset.train_labels[order], kind="stable")]
+    blocks = np.array_split(ordered, num_clients * config.shards_per_client)
+    dealt = stream.permutation(len(blocks)).reshape(num_clients, -1)
+    parts = [np.concatenate([blocks[block] for block in own]) for own in dealt]
+    for part in parts:
+        stream.shuffle(part)
+    return parts
 
 
 def _dirichlet(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
@@ -188,12 +268,6 @@ def _dirichlet(config: PartitionConfig, num_clients: int, seed: int) -> "Partiti
     return DirichletPartitioner(
         num_clients, "label", config.alpha, min_partition_size=config.min_samples, seed=seed
     )
-
-
-def _shards(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
-    from flwr_datasets.partitioner import ShardPartitioner
-
-    return ShardPartitioner(num_clients, "label", config.shards_per_client, seed=seed)
 
 
 def _pathological(config: PartitionConfig, num_clients: int, seed: int) -> "Partitioner":
@@ -209,13 +283,15 @@ def _pathological(config: PartitionConfig, num_clients: int, seed: int) -> "Part
     )
 
 
-_CUTS: Mapping[str, Callable[[Dataset, NDArray[np.intp], int], list[NDArray[np.intp]]]] = {
+_Cut = Callable[[Dataset, NDArray[np.intp], PartitionConfig, int, int], list[NDArray[np.intp]]]
+
+_CUTS: Mapping[str, _Cut] = {
     "iid": _evenly,
     "natural": _by_owner,
+    "shards": _in_shards,
 }
 
 _PARTITIONERS: Mapping[str, Callable[[PartitionConfig, int, int], Any]] = {
     "dirichlet": _dirichlet,
-    "shards": _shards,
     "pathological": _pathological,
 }
