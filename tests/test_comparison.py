@@ -267,7 +267,7 @@ def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds(
     assert (a["violations"], a["failures"], a["memory_peak_mib"]) == (1, 2, 9)
     heading, texts = arm_texts(Facet("", {"a": a}))
     told = dict(zip(heading, texts, strict=True))
-    assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
+    assert (told["over budget"], told["memory, peak"]) == ("1", "9.00")
 
 
 def record(*peaks: float, held_out: float = 0.0) -> Any:
