@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("datasets", "flwr_datasets")
 _FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 _LONGEST = 300
+_SHOWN = 10
 
 
 def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[NDArray[np.intp]]:
@@ -46,7 +47,7 @@ def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[
 
 
 def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator[str]:
-    """Yields which rows are with no client, and what the library that divides them warns of.
+    """Yields which rows are with no client, what the library that divides them warns of, and who is who.
 
     Raises:
         DataError: If the data cannot be divided as asked.
@@ -65,6 +66,11 @@ def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator
             f"(fleet.num_clients), or raise data.partition.classes_per_client"
         )
     yield from (f"flwr-datasets: {line}" for line in heard)
+    owners = dataset.owner_names
+    if config.partition.name == "natural" and owners != tuple(map(str, range(num_clients))):
+        shown = ", ".join(f"{client} {name!r}" for client, name in enumerate(owners[:_SHOWN]))
+        more = ", ..." if num_clients > _SHOWN else ""
+        yield f"clients are the owners in client_train, in order: {shown}{more}; partition.parquet names all"
 
 
 def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArray[np.int64]]:
