@@ -4,7 +4,7 @@ An axis is an array with the identity of every entry. Identities are made equal 
 (a union-find), and what ends up equal is one unit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,19 +15,19 @@ from fedhp.structure import Axis, AxisRef
 Channels = NDArray[np.intp]
 _Unit = tuple[str, int]  # a group, and a number there
 
-_FIXED = 0  # the identity of what can never be cut
+FIXED = 0  # the identity of what can never be cut
 
 
 def fixed(size: int) -> Channels:
     """Returns an axis that can never be cut."""
-    return np.full(size, _FIXED)
+    return np.full(size, FIXED)
 
 
 class Identities:
     """All channels of a network, and which of them are the same."""
 
     def __init__(self) -> None:
-        self._parent = [_FIXED]
+        self._parent = [FIXED]
         self._origin = [""]
 
     def new(self, origin: str, size: int) -> Channels:
@@ -39,9 +39,20 @@ class Identities:
 
     def equate(self, one: Channels, other: Channels) -> None:
         """Makes two axes one, entry by entry; of two identities the older stays, the fixed one above all."""
-        for a, b in zip(one, other, strict=True):
+        for a, b in zip(one.ravel(), other.ravel(), strict=True):
             low, high = sorted((self._root(int(a)), self._root(int(b))))
             self._parent[high] = low
+
+    def fix(self, channels: Channels) -> None:
+        """Makes all of these ones that can never be cut."""
+        unique = np.unique(channels)
+        self.equate(fixed(len(unique)), unique)
+
+    def roots(self, channels: Channels) -> Channels:
+        """Returns the same identity for all that are equal by now, of the same shape."""
+        unique, places = np.unique(channels, return_inverse=True)
+        roots = np.array([self._root(int(identity)) for identity in unique], np.intp)
+        return roots[places].reshape(channels.shape)
 
     def equate_blocks(self, channels: Channels, num_blocks: int) -> Channels:
         """Makes each of these consecutive blocks one unit; returns one identity per block."""
@@ -71,7 +82,7 @@ class Identities:
         makers: dict[int, dict[str, None]] = {}
         for identity, origin in enumerate(self._origin):
             makers.setdefault(self._root(identity), {})[origin] = None
-        del makers[_FIXED]
+        del makers[FIXED]
         groups: dict[tuple[str, ...], list[int]] = {}
         for root, origins in makers.items():
             groups.setdefault(tuple(origins), []).append(root)
@@ -96,13 +107,13 @@ class Groups:
     widths: Mapping[str, int]
     units: Sequence[_Unit | None]
 
-    def runs(self, axes: Iterable[Channels]) -> list[Axis]:
-        """Says axes as runs of groups and of fixed entries.
+    def run(self, axis: Channels) -> Axis | None:
+        """Says an axis as runs of groups and of fixed entries.
 
-        Raises:
-            ValueError: If an axis takes a group's units otherwise than all in order.
+        Returns:
+            The runs; None where the axis takes a group's units otherwise than all in order.
         """
-        return [_runs([self.units[int(identity)] for identity in axis], self.widths) for axis in axes]
+        return _runs([self.units[int(identity)] for identity in axis], self.widths)
 
 
 def _names(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
@@ -115,7 +126,7 @@ def _names(groups: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
     return names
 
 
-def _runs(entries: Sequence[_Unit | None], widths: Mapping[str, int]) -> Axis:
+def _runs(entries: Sequence[_Unit | None], widths: Mapping[str, int]) -> Axis | None:
     runs: list[AxisRef] = []
     start = 0
     while start < len(entries):
@@ -126,7 +137,7 @@ def _runs(entries: Sequence[_Unit | None], widths: Mapping[str, int]) -> Axis:
         if run.group is not None:
             whole = [(run.group, unit) for unit in range(widths[run.group]) for _ in range(span)]
             if list(entries[start:stop]) != whole:
-                raise ValueError(f"the channels of '{run.group}' in an order of their own")
+                return None
         runs.append(run)
         start = stop
     return () if all(run.group is None for run in runs) else tuple(runs)

@@ -15,11 +15,7 @@ class ScenarioError(FedhpError, ValueError):
 
 
 class DataError(FedhpError, ValueError):
-    """Training data is missing, truncated or mislabelled."""
-
-
-class DivisionError(DataError, ScenarioError):
-    """Training data cannot be divided among the clients as a scenario asks."""
+    """Training data is missing, truncated, mislabelled or cannot be partitioned as asked."""
 
 
 class BudgetError(FedhpError, ValueError):

@@ -125,9 +125,8 @@ def _full(layout: Layout, name: str) -> Iterator[Place]:
 
 def _is_scale(layout: Layout, name: str) -> bool:
     """Says whether a parameter is a normalisation's scale: ``weight`` by name, with one axis, of units."""
-    return (
-        name.rpartition(".")[2] == "weight" and len(layout.shapes[name]) == 1 and bool(layout.runs(name)[0])
-    )
+    of_units = len(layout.shapes[name]) == 1 and bool(layout.runs(name)[0])
+    return of_units and name.rpartition(".")[2] == "weight" and name not in layout.slopes
 
 
 class Taps:
@@ -179,6 +178,8 @@ class Taps:
             if not torch.is_grad_enabled():
                 return  # no step
             taken = inputs[0].detach()
+            if isinstance(taker, nn.Linear):
+                taken = taken.movedim(-1, 1)  # of maps, too, it takes the last axis
             for place in self._places[name]:
                 size = place.num_units * place.span
                 units = taken.narrow(1, place.start, size).reshape(len(taken), place.num_units, -1)

@@ -17,7 +17,7 @@ from fedhp.choices import check_choice
 from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryModel
-from fedhp.modules import put_weights, resize, take_weights
+from fedhp.modules import hollow, put_weights, resize, settle, take_weights
 from fedhp.networks import chain, resnet, sensors, vgg
 from fedhp.networks.chain import INPUTS, Build
 from fedhp.networks.layers import NORMS_1D, NORMS_2D, Norm
@@ -203,9 +203,13 @@ def _traced(
     make: Callable[[], nn.Module], floor: int, shape: tuple[int, ...], num_classes: int, said: str
 ) -> Architecture:
     """Returns the architecture of a network that `make` builds whole, by tracing it."""
-    with torch.device("meta"):
-        template = make().train()
-    layout = trace(template, shape, num_classes, floor, said)
+
+    def drawn(seed: int) -> nn.Module:
+        with drawing(seed, "cpu"):
+            return _settled(make(), shape, said)
+
+    module = drawn(0).train()
+    layout, template = trace(module, shape, num_classes, floor, said), hollow(module)
 
     def build(counts: Mapping[str, int]) -> nn.Module:
         module = copy.deepcopy(template)
@@ -213,10 +217,19 @@ def _traced(
         return module
 
     def initial(seed: int) -> Mapping[str, NDArray[np.float32]]:
-        with drawing(derive(seed, "initial weights"), "cpu"):
-            return take_weights(make())
+        return take_weights(drawn(derive(seed, "initial weights")))
 
     return Architecture(layout, shape, num_classes, build, initial)
+
+
+def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
+    try:
+        settle(module, torch.zeros(2, *shape))
+    except Exception as error:  # the user's own code, which may raise anything
+        raise ScenarioError(
+            f"{said}: its lazy layers cannot take samples of shape {shape}: {type(error).__name__}: {error}"
+        ) from error
+    return module
 
 
 def _users_own(target: str, said: str) -> Callable[..., nn.Module]:

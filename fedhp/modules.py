@@ -6,6 +6,7 @@ holds the spread between clients too. The mean of the clients' variances, which 
 lacks it, and is far too small where clients differ (non-IID data).
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from fedhp.structure import Layout, Structure
 
@@ -146,7 +149,7 @@ def restate_sizes(module: nn.Module) -> None:
             layer.out_features, layer.in_features = layer.weight.shape
         elif isinstance(layer, (nn.Conv1d, nn.Conv2d)):
             _restate_convolution(layer)
-        elif isinstance(layer, _BatchNorm) and layer.weight is not None:
+        elif isinstance(layer, (_BatchNorm, _InstanceNorm)) and layer.weight is not None:
             layer.num_features = len(layer.weight)
         elif isinstance(layer, nn.GroupNorm):
             per_group = layer.num_channels // layer.num_groups
@@ -159,6 +162,28 @@ def _restate_convolution(layer: nn.Conv1d | nn.Conv2d) -> None:
     if layer.groups > 1:  # only whole groups are cut
         layer.groups = outputs // (layer.out_channels // layer.groups)
     layer.out_channels, layer.in_channels = outputs, inputs * layer.groups
+
+
+def settle(module: nn.Module, samples: torch.Tensor) -> None:
+    """Gives lazy layers their sizes, by showing a network samples; all other networks stay as they are."""
+    if any(isinstance(layer, LazyModuleMixin) for layer in module.modules()):
+        training = module.training
+        with torch.no_grad():
+            module.eval()(samples)
+        module.train(training)
+
+
+def hollow(module: nn.Module) -> nn.Module:
+    """Returns a copy of a module without its weights: parameters are on the ``meta`` device."""
+    weights = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()}
+    return copy.deepcopy(module, dict(weights))
+
+
+def fill(module: nn.Module) -> None:
+    """Gives parameters without weights some on the CPU, of whatever values."""
+    for name, parameter in list(module.named_parameters()):
+        if parameter.is_meta:
+            set_parameter(module, name, torch.empty_like(parameter, device="cpu"))
 
 
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 
 from fedhp.draws import drawing
 from fedhp.measure import StorageWatch
-from fedhp.modules import lay_out, thin_before_convolutions
+from fedhp.modules import fill, lay_out, thin_before_convolutions
 from fedhp.step import gradients
 from fedhp.structure import Layout
 
@@ -90,7 +90,8 @@ def _play(
     module: nn.Module, layout: Layout, shape: tuple[int, ...], masked: bool
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Runs a step; returns, whenever a storage was added, which gradients live, and the bytes of all else."""
-    module = module.to_empty(device="cpu").train()
+    module = module.train()
+    fill(module)
     lay_out(module, layout)
     thin_before_convolutions(module, layout)
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)

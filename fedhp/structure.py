@@ -185,6 +185,8 @@ class Layout:
         views_maps: Whether the network views feature maps as rows (``view``), which torch refuses to do where
             channels lie innermost in memory.
         over_batches: Whether the network normalises over the samples of a batch; if it has buffers it does.
+        slopes: Which of the parameters are slopes of an activation: one per unit, as the scales of a
+            normalisation are, which they are not.
     """
 
     widths: Mapping[str, int]
@@ -194,6 +196,7 @@ class Layout:
     buffers: frozenset[str] = frozenset()
     views_maps: bool = False
     over_batches: bool = False
+    slopes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         axes = {name: tuple(map(_runs, given)) for name, given in self.axes.items()}

@@ -102,6 +102,34 @@ def fancy(weights: dict[str, np.ndarray], kept: dict[str, np.ndarray]) -> dict[s
     return out
 
 
+def unsettled(arch: Architecture) -> ModelState:
+    """The full model with statistics as after some training, and biases that are not zero."""
+    rng = np.random.default_rng(0)
+    state = initial_state(arch, 7)
+    weights = {
+        name: array + rng.normal(size=array.shape).astype(np.float32) / 9
+        for name, array in state.weights.items()
+    }
+    for name in arch.layout.buffers:
+        if name.endswith("running_square"):
+            mean = weights[name.replace("square", "mean")]
+            weights[name] = (mean**2 + rng.uniform(0.5, 2, mean.shape)).astype(np.float32)
+    return ModelState(weights, state.structure)
+
+
+def silenced(arch: Architecture, state: ModelState, structure) -> ModelState:
+    """The full model, all that belongs to dropped units made zero: their channels are zero everywhere."""
+    weights = {name: array.copy() for name, array in state.weights.items()}
+    for name, array in weights.items():
+        for place in arch.layout.places(name, arch.layout.widths):
+            index = [slice(None)] * array.ndim
+            dropped = np.flatnonzero(~structure.masks[place.group])
+            entries = (place.start + dropped[:, None] * place.span + np.arange(place.span)).ravel()
+            index[place.axis] = entries
+            array[tuple(index)] = 0
+    return ModelState(weights, state.structure)
+
+
 def random_shard(
     input_shape: tuple[int, ...], num_classes: int, size: int, *, seed: int = 0, dtype: type = np.uint8
 ) -> Shard:

@@ -123,6 +123,21 @@ def test_a_layer_that_takes_in_several_groups_shows_each():
     torch.testing.assert_close(shown["b"], taken[:, 7:].reshape(2, 2, 1))
 
 
+def test_a_linear_layer_over_maps_shows_their_last_axis():
+    """Five places of three units, units last: what is shown has them on the second axis."""
+    layout = Layout(
+        {"a": 3},
+        {"0.weight": (2, 3), "0.bias": (2,)},
+        {"0.weight": (None, AxisRef("a")), "0.bias": (None,)},
+        {"a": 1},
+    )
+    module, shown = nn.Sequential(nn.Linear(3, 2)), {}
+    Taps(module, layout, layout.widths, shown.__setitem__)
+    taken = torch.arange(30.0).reshape(2, 5, 3)
+    module(taken)
+    torch.testing.assert_close(shown["a"], taken.transpose(1, 2))
+
+
 def grouped_net() -> tuple[nn.Module, Layout]:
     """A convolution of 4 channels, one in two groups of two and two, each with ReLU, and a pointwise one.
 
@@ -134,7 +149,7 @@ def grouped_net() -> tuple[nn.Module, Layout]:
         head = [nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(6, 2)]
         return nn.Sequential(first, nn.ReLU(), grouped, nn.ReLU(), *head)
 
-    layout, module = trace(build().to("meta"), (1, 1, 2), 2, 1, "a network"), build()
+    layout, module = trace(build(), (1, 1, 2), 2, 1, "a network"), build()
     with torch.no_grad():
         module[0].weight.copy_(torch.tensor([1.0, -1, 2, 0]).view(4, 1, 1, 1))
         module[0].bias.copy_(torch.tensor([0.0, 0, 0, 1]))

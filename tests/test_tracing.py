@@ -1,5 +1,7 @@
 """Traced wiring against the oracle: what is cut out must be what the full model can be silenced at."""
 
+import subprocess
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -7,14 +9,25 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ARCHITECTURES, CHAINS, FEW, random_shard, small_recipe, small_task, structures
+from small_models import (
+    ARCHITECTURES,
+    CHAINS,
+    FEW,
+    random_shard,
+    silenced,
+    small_recipe,
+    small_task,
+    structures,
+    unsettled,
+)
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
 from fedhp.errors import ScenarioError
+from fedhp.evidence import groups_without_scales
 from fedhp.memory import MemoryConfig
-from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
-from fedhp.modules import batch_norms
+from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.modules import batch_norms, thin_before_convolutions
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
@@ -103,34 +116,6 @@ FOREIGN = {
 TRACED = {case: arch for case, arch in ARCHITECTURES.items() if case not in CHAINS} | FOREIGN
 
 
-def unsettled(arch: Architecture) -> ModelState:
-    """The full model with statistics as after some training, and biases that are not zero."""
-    rng = np.random.default_rng(0)
-    state = initial_state(arch, 7)
-    weights = {
-        name: array + rng.normal(size=array.shape).astype(np.float32) / 9
-        for name, array in state.weights.items()
-    }
-    for name in arch.layout.buffers:
-        if name.endswith("running_square"):
-            mean = weights[name.replace("square", "mean")]
-            weights[name] = (mean**2 + rng.uniform(0.5, 2, mean.shape)).astype(np.float32)
-    return ModelState(weights, state.structure)
-
-
-def silenced(arch: Architecture, state: ModelState, structure) -> ModelState:
-    """The full model, all that belongs to dropped units made zero: their channels are zero everywhere."""
-    weights = {name: array.copy() for name, array in state.weights.items()}
-    for name, array in weights.items():
-        for place in arch.layout.places(name, arch.layout.widths):
-            index = [slice(None)] * array.ndim
-            dropped = np.flatnonzero(~structure.masks[place.group])
-            entries = (place.start + dropped[:, None] * place.span + np.arange(place.span)).ravel()
-            index[place.axis] = entries
-            array[tuple(index)] = 0
-    return ModelState(weights, state.structure)
-
-
 @pytest.mark.parametrize("case", TRACED)
 def test_compact_equals_full_with_the_dropped_units_zeroed(case):
     arch = TRACED[case]
@@ -158,7 +143,8 @@ def test_a_group_is_cut_from_every_tensor_it_indexes(case):
     module = to_module(arch, initial_state(arch, 0).cut(arch.layout, _first(arch, counts)))
     assert sum(p.numel() for p in module.parameters()) == arch.layout.num_parameters(counts)
     assert all(count == 1 for count in counts.values())
-    module.train()(torch.zeros(2, *arch.input_shape)).sum().backward()
+    thin_before_convolutions(module.train(), arch.layout)
+    module(torch.zeros(2, *arch.input_shape)).sum().backward()
 
 
 def _first(arch, counts):
@@ -171,7 +157,7 @@ def _first(arch, counts):
 @pytest.mark.parametrize("case", ["mlp-whole-inputs", "cnn-1-conv", "cnn-2-convs"])
 def test_declared_layouts_are_those_that_tracing_finds(case):
     arch = ARCHITECTURES[case]
-    declared, module = arch.layout, arch.build(arch.layout.widths).to("meta")
+    declared, module = arch.layout, to_module(arch, initial_state(arch, 0))
     floor = max(declared.floors.values())
     traced = trace(module, arch.input_shape, arch.num_classes, floor, case)
     assert traced.widths == declared.widths
@@ -350,8 +336,72 @@ def Nested():  # noqa: N802 - named as what is traced
     return nn.Sequential(OrderedDict(body=nn.Sequential(nn.ReLU(), Asking()), head=nn.Linear(3, 3)))
 
 
-def Deep():  # noqa: N802
-    return nn.Sequential(OrderedDict(body=nn.Sequential(nn.ReLU(), Shuffled()), head=nn.Linear(3, 3)))
+class Loud(nn.Module):
+    def forward(self, x):
+        return {}[x.shape]
+
+
+class Sorting(nn.Module):
+    def forward(self, x):
+        return x.sort(1).values
+
+
+def Raising():  # noqa: N802
+    return nn.Sequential(OrderedDict(body=Loud()))
+
+
+def Sorted():  # noqa: N802
+    return nn.Sequential(OrderedDict(conv=nn.Conv2d(2, 6, 1), body=Sorting()))
+
+
+class Normed(Shuffled):
+    """A weight that is computed anew from others."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(self.conv)
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+class Tutorial(Shuffled):
+    """As in PyTorch's tutorial on CIFAR-10, and Flower's: the first dense layer's inputs as a number."""
+
+    def forward(self, x):
+        return self.head(F.max_pool2d(F.relu(self.conv(x)), 4).view(-1, 6 * 1 * 1))
+
+
+class Squashed(Shuffled):
+    def forward(self, x):
+        return torch.softmax(self.head(self.conv(x).mean((2, 3))), 1)
+
+
+def Sigmoid():  # noqa: N802
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 5), nn.ReLU(), nn.Linear(5, 3), nn.Sigmoid())
+
+
+class Spread(Shuffled):
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)).view(12).view(2, 6))
+
+
+class Assigned(Shuffled):
+    """What is written into a tensor of zeros would be lost."""
+
+    def forward(self, x):
+        out = torch.zeros(len(x), 6)
+        out[:] = self.conv(x).mean((2, 3))
+        return self.head(out)
+
+
+class Needing(Shuffled):
+    def forward(self, x, mask):
+        return self.head(self.conv(x).mean((2, 3)) * mask)
+
+
+def lazy_and_wrong():
+    return nn.Sequential(nn.LazyConv2d(6, 9), nn.Flatten(), nn.LazyLinear(3))
 
 
 def broken():
@@ -370,24 +420,30 @@ def number():
             r"layer 'attention' \(MultiheadAttention\) is not known to keep channels apart. Known are",
         ),
         ("Recurrent", r"layer 'lstm' \(LSTM\) is not known"),  # rather than that it takes no maps
-        ("Shuffled", "'view' is not known to keep channels apart"),
-        ("Split", "is not known to keep channels apart"),
-        ("Asking", "the forward pass cannot be traced: TraceError: .* control flow"),
-        ("Nested", r"the forward pass of 'body.1' \(Asking\) cannot be traced: TraceError"),
-        ("Counting", "the forward pass cannot be traced: TypeError: .*It must take the same steps"),
-        ("Deep", "'view' in 'body.1' is not known"),
-        ("Unused", "is not known to keep channels apart"),
-        ("Layered", r"layer 'norm' \(LayerNorm\) is not known to keep channels apart"),
-        ("Wide", "'repeat' is not known"),
+        ("Shuffled", "no units that could be cut apart .*'head.weight' takes them in another order"),
+        ("Split", "no units that could be cut apart .*'head.weight' takes them in another order"),
+        ("Asking", "'__bool__' reads a number off the samples, as control flow does"),
+        ("Nested", "'__bool__' in 'body.1' reads a number off the samples"),
+        ("Raising", r"the forward pass of 'body' \(Loud\) cannot be traced: KeyError: .*take the same steps"),
+        ("Counting", "takes other steps for another batch .*It must take the same steps"),
+        ("Sorted", "'sort' in 'body' is not known to keep channels apart. Known are"),
+        ("Unused", "'conv.weight' belongs to no layer that its forward pass uses"),
+        ("Layered", r"no units that could be cut apart .*layer 'norm' \(LayerNorm\) mixes them"),
+        ("Wide", r"must return one logit per class, 3, for each sample, and returns \(6,\)"),
         ("Written", "'view' to a number of channels written down: use flatten"),
         ("Flatter", r"layer 'pool' \(MaxPool1d\), given 2 axes, reaches into the channels"),
-        ("Shifted", "'pad', given 4 axes, reaches into the channels"),
+        ("Shifted", "no units that could be cut apart .*'head.weight' takes them in another order"),
         ("Frozen", "'conv.weight' is frozen"),
         ("Tied", "a parameter belongs to two layers"),
-        ("Keyed", "'add' takes a feature map by keyword"),
-        ("KeyedLayer", r"layer 'head' \(Linear\) takes a feature map by keyword"),
-        ("KeyedJoin", "'cat' takes a feature map by keyword"),
         ("OneGroup", "no units that could be cut apart .*group normalisation .*or use more groups"),
+        ("Normed", r"layer 'conv' \(ParametrizedConv2d\) computes its weight from others"),
+        ("Tutorial", "'view' to a number of channels written down: use flatten"),
+        ("Squashed", "'softmax' at its end trains badly: the loss takes logits"),
+        ("Sigmoid", r"layer '4' \(Sigmoid\) at its end trains badly"),
+        ("Spread", "'view' mixes the samples of a batch"),
+        ("Assigned", "'setitem' is not known to keep channels apart"),
+        ("Needing", "the forward pass cannot be traced: TypeError: .*'mask'"),
+        ("lazy_and_wrong", r"its lazy layers cannot take samples of shape \(2, 4, 4\): RuntimeError: "),
         ("broken", "calling it failed: RuntimeError: no such file"),
         ("number", "must return a torch.nn.Module, got int"),
         ("nothing", "has no 'nothing'"),
@@ -396,6 +452,158 @@ def number():
 def test_what_cannot_be_traced_is_refused_by_name(target, said):
     with pytest.raises(ScenarioError, match=said):
         architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
+
+
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(32, 6), nn.Linear(6, 3)
+
+    def forward(self, x, mask=None, *args, return_features=False, **kwargs):
+        features = self.hidden(x.flatten(1)).relu()
+        if mask is not None:
+            features = features * mask
+        return (self.head(features), features) if return_features else self.head(features)
+
+
+def moved():
+    return Optional().to("cpu")
+
+
+def numbered():
+    rates = [rate.item() for rate in torch.linspace(0, 0.2, 2)]
+    network = Optional()
+    network.hidden = nn.Sequential(network.hidden, nn.Dropout(rates[1]))
+    return network
+
+
+def loaded():
+    network = Optional()
+    network.load_state_dict({k: v.clone() for k, v in network.state_dict().items()}, assign=True)
+    return network
+
+
+def on_demand():
+    return nn.Sequential(nn.LazyConv2d(6, 3), nn.LazyBatchNorm2d(), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+class TwiceNamed(nn.Module):
+    """One layer under two names, used by both; and its activation listed twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.body, act = nn.Linear(32, 6), nn.Linear(6, 6), nn.PReLU(6)
+        self.again, self.head = self.body, nn.Linear(6, 3)
+        self.all = nn.Sequential(self.body, act, self.body, act)
+
+    def forward(self, x):
+        return self.head(self.all(self.again(self.first(x.flatten(1)))))
+
+
+class Patient(nn.Module):
+    """A batch normalisation whose statistics are the mean over all batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, momentum=None)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).mean((-2, -1)))
+
+
+@pytest.mark.parametrize(
+    ("target", "group"),
+    [
+        ("Optional", "hidden"),
+        ("moved", "hidden"),
+        ("numbered", "hidden.0"),
+        ("loaded", "hidden"),
+        ("on_demand", "0"),
+        ("TwiceNamed", "first"),
+        ("Patient", "conv"),
+    ],
+)
+def test_networks_are_built_and_called_as_everywhere_else(target, group):
+    """Six units, whatever the way: arguments that are never given, builders that move, load and read numbers,
+    lazy layers, a layer that is used under two names; and no warning."""
+    arch = architecture(ModelConfig(target=f"{__name__}:{target}", floor=1), (2, 4, 4), 3)
+    assert dict(arch.layout.widths) == {group: 6}
+    state = unsettled(arch)
+    structure = arch.layout.full().without(group, [1, 4])
+    samples = torch.randn(3, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+    full = to_module(arch, silenced(arch, state, structure)).eval()
+    compact = to_module(arch, state.cut(arch.layout, structure)).eval()
+    torch.testing.assert_close(compact(samples), full(samples), atol=2e-5, rtol=1e-5)
+
+
+class Between(nn.Module):
+    def __init__(self, between):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(2, 6, 3), nn.Linear(6, 3)
+        self.between = between
+
+    def forward(self, x):
+        return self.head(self.between(self.conv(x)).mean((2, 3)))
+
+
+ENTRYWISE = {
+    "hard swish": lambda x: x * F.relu6(x + 3) / 6,
+    "negated": lambda x: 1 - (-x),
+    "absolute": torch.abs,
+    "clamped": lambda x: x.clamp(0, 6),
+    "softplus": F.softplus,
+    "powers": lambda x: (x**2 + 1).sqrt() - x.exp().log1p(),
+    "inverse": lambda x: 2 / (1 + x.square()),
+    "chosen": lambda x: torch.where(x > 0, x, 0.1 * x).maximum(x.detach() / 2),
+    "in place": lambda x: x.mul_(2).add_(1).sub_(x / 3),
+    "slopes": nn.PReLU(6),
+    "one slope": nn.PReLU(),
+    "noise": lambda x: x + torch.randn(x.shape) * torch.rand(len(x), 1, 1, 1),
+    "instances": nn.InstanceNorm2d(6, affine=True),
+    "softmax over places": lambda x: x.flatten(2).softmax(-1).unflatten(2, x.shape[2:]),
+}
+
+
+@pytest.mark.parametrize("case", ENTRYWISE)
+def test_what_works_on_every_entry_or_channel_by_itself_keeps_channels_apart(case):
+    module = Between(ENTRYWISE[case])
+    layout = trace(module, (2, 8, 8), 3, 1, "a network")
+    assert layout.widths == {"conv": 6}
+    for name in ("between.weight", "between.bias"):
+        if name in layout.shapes and layout.shapes[name] == (6,):
+            assert layout.axes[name] == ((AxisRef("conv"),),)
+
+
+def test_slopes_are_no_scales_of_a_normalisation():
+    """What presses on scales, or judges by them, would take slopes for them: both have one entry per unit."""
+    layout = trace(Between(nn.PReLU(6)), (2, 8, 8), 3, 1, "a network")
+    assert layout.slopes == {"between.weight"}
+    assert groups_without_scales(layout) == ["conv"]
+
+
+def test_what_mixes_channels_leaves_those_of_others_to_be_cut():
+    """A layer normalisation needs all that it takes; what is made inside, of it, can go."""
+    inside = nn.Sequential(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(8, 6), nn.LayerNorm(6), inside, nn.Linear(6, 3))
+    layout = trace(module, (1, 2, 4), 3, 1, "a network")
+    assert layout.widths == {"3.0": 9, "3.2": 6}
+
+
+def test_tracing_loads_no_compiler():
+    """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
+    code = (
+        "import sys; from fedhp.models import ModelConfig, architecture, initial_state; "
+        "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); arch.rehearsal; "
+        "initial_state(arch, 0); assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("target", ["Keyed", "KeyedLayer", "KeyedJoin"])
+def test_maps_may_be_given_by_keyword(target):
+    arch = architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
+    assert dict(arch.layout.widths) == {"conv": 6}
 
 
 @pytest.mark.parametrize("text", ["import nowhere_at_all", "def build(:", "1 / 0"])
@@ -412,7 +620,7 @@ def test_a_model_for_other_samples_or_classes_is_refused():
     with pytest.raises(ScenarioError, match="takes samples of three axes and 8 widths"):
         architecture(ModelConfig("vgg11", [4, 4]), (1, 8, 8), 3)
     with pytest.raises(ScenarioError) as caught:
-        trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to("meta"), (1, 2, 2), 4, 1, "a model")
+        trace(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), (1, 2, 2), 4, 1, "a model")
     assert (
         str(caught.value) == "a model must return one logit per class, 4, for each sample, and returns (3,)"
     )
@@ -450,7 +658,7 @@ class Adding(nn.Module):
 def test_a_layer_that_does_not_take_what_it_gets_is_named(layers, who, got, capfd):
     """In the first line of the error, with what it got; nothing is printed besides."""
     with pytest.raises(ScenarioError) as caught:
-        trace(nn.Sequential(*layers).to("meta"), (2, 4, 4), 3, 1, "a model")
+        trace(nn.Sequential(*layers), (2, 4, 4), 3, 1, "a model")
     told = f"a model, on samples of shape (2, 4, 4): {who} cannot take a batch of shape {got}"
     assert str(caught.value).startswith(told)
     assert "\n" not in str(caught.value)

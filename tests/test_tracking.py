@@ -146,7 +146,6 @@ def make_plan() -> RunPlan:
         input_shape=(3,),
         num_classes=2,
         partition={0: [30, 20], 2: [0, 50]},
-        owners={2: "ann"},
     )
 
 
@@ -279,12 +278,7 @@ def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp
 def test_partition_table_has_a_row_per_client_and_label(record_run: RecordRun, tmp_path: Path) -> None:
     record_run(tmp_path / "run", 1, finish=False)
     table = load_run(tmp_path / "run").partition
-    assert table.fillna("").to_dict("list") == {
-        "client": [0, 0, 2, 2],
-        "label": [0, 1, 0, 1],
-        "count": [30, 20, 0, 50],
-        "owner": ["", "", "ann", "ann"],
-    }
+    assert table.to_dict("list") == {"client": [0, 0, 2, 2], "label": [0, 1, 0, 1], "count": [30, 20, 0, 50]}
 
 
 def test_the_record_of_an_earlier_version_has_neither_votes_nor_partition(

@@ -1,0 +1,53 @@
+"""Networks as their authors write them: traced, cut right, and trained within their budgets."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from image_networks import IMAGES
+from signal_networks import SIGNALS
+from small_models import FEW, random_shard, silenced, small_recipe, small_task, structures, unsettled
+
+from fedhp.memory import MemoryConfig
+from fedhp.models import ModelConfig, architecture, to_module
+from fedhp.optimizers import TrainConfig
+from fedhp.schedule import PruneConfig
+from fedhp.trainer import train_locally
+
+SHAPES = dict.fromkeys(IMAGES, (2, 16, 16)) | dict.fromkeys(SIGNALS, (1, 4, 32))
+NETWORKS = {
+    kind.__name__: architecture(ModelConfig(target=f"{kind.__module__}:{kind.__name__}", floor=1), shape, 3)
+    for kind, shape in SHAPES.items()
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_compact_equals_full_with_the_dropped_units_zeroed(case):
+    arch = NETWORKS[case]
+    state = unsettled(arch)
+
+    @settings(FEW, max_examples=5)
+    @given(st.data())
+    def check(data):
+        structure = data.draw(structures(arch.layout))
+        samples = torch.randn(3, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+        full = to_module(arch, silenced(arch, state, structure)).eval()
+        compact = to_module(arch, state.cut(arch.layout, structure)).eval()
+        with torch.no_grad():
+            wanted, got = full(samples.clone()), compact(samples.clone())
+        torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+
+    check()
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_training_stays_within_its_budget_and_cuts(case):
+    arch = NETWORKS[case]
+    shard = random_shard(arch.input_shape, 3, 48)
+    train, memory = TrainConfig(batch_size=8, device="cpu"), MemoryConfig("fill", max_batch=16)
+    prune = PruneConfig(target_compression=1.1, start=0.1, end=0.7, cuts=2)
+    recipe = small_recipe(arch, train, prune, memory)
+    budget = recipe.memory_model(1).training_bytes(arch.layout.widths, 8)
+    update = train_locally(recipe, small_task(recipe, shard, budget), shard)
+    assert update.state.structure.counts == recipe.schedule.counts(1.0) != arch.layout.widths
+    assert update.statistics.memory_measured_bytes <= update.statistics.memory_predicted_bytes <= budget
