@@ -99,6 +99,7 @@ def _open_shard(brief: Brief, node: NodeConfig, client: int | None) -> Shard:
             normalisation=brief.normalisation,
             input_shape=brief.input_shape,
             num_classes=brief.num_classes,
+            label_names=brief.label_names,
             layout=from_json(brief.scenario).data.layout,
         )
     if client is None:

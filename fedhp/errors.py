@@ -15,7 +15,11 @@ class ScenarioError(FedhpError, ValueError):
 
 
 class DataError(FedhpError, ValueError):
-    """Training data is missing, truncated, mislabelled or cannot be partitioned as asked."""
+    """Training data is missing, truncated or mislabelled."""
+
+
+class DivisionError(DataError, ScenarioError):
+    """Training data cannot be divided among the clients as a scenario asks."""
 
 
 class BudgetError(FedhpError, ValueError):

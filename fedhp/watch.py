@@ -38,6 +38,7 @@ def plan_run(
     memory: MemoryModel,
     profiles: Sequence[DeviceProfile],
     partition: Mapping[int, Sequence[int]] | None = None,
+    owners: Mapping[int, str] | None = None,
 ) -> RunPlan:
     """Returns what is known of a run on these devices before its first round; classes as in the scenario."""
     arch = recipe.architecture
@@ -55,6 +56,7 @@ def plan_run(
         input_shape=arch.input_shape,
         num_classes=arch.num_classes,
         partition=partition or {},
+        owners=owners or {},
     )
 
 

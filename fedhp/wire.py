@@ -92,6 +92,8 @@ class Brief:
         prunes: Whether clients prune.
         ordered: Whether their every step trains the first units only, as many as it draws.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
+        label_names: The classes' names, in order, by which a device's own labels may go; none where they have
+            numbers only.
     """
 
     scenario: str
@@ -101,6 +103,7 @@ class Brief:
     prunes: bool
     budgeted: bool
     ordered: bool = False
+    label_names: tuple[str, ...] = ()
 
 
 def pack_query(brief: Brief) -> RecordDict:
@@ -176,6 +179,7 @@ def unpack_brief(content: RecordDict) -> Brief:
         _field(task, "prunes", bool),
         _field(task, "budgeted", bool),
         _field(task, "ordered", bool),
+        _unpack_names(task),
     )
 
 
@@ -243,6 +247,7 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "prunes": brief.prunes,
             "budgeted": brief.budgeted,
             "ordered": brief.ordered,
+            "label-names": list(brief.label_names),
         }
     )
 
@@ -259,6 +264,13 @@ def _unpack_normalisation(task: ConfigRecord, shape: tuple[int, ...]) -> Normali
         if not all(type(value) is float and least < value < math.inf for value in values):
             raise WireError(f"{key}: expected finite numbers, those of std above 0, got {values!r:.80}")
     return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]), axis)
+
+
+def _unpack_names(task: ConfigRecord) -> tuple[str, ...]:
+    names = _field(task, "label-names", list)
+    if not all(type(name) is str for name in names):
+        raise WireError(f"label-names: expected texts, got {names!r:.80}")
+    return tuple(names)
 
 
 def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | None) -> Structure:

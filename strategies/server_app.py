@@ -3,7 +3,7 @@
 import logging
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +67,8 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     profiles = [device.profile for device in devices]
     if not strategy.budgeted:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
-    plan = plan_run(scenario, setup.recipe, setup.memory, profiles, _partition(scenario, devices))
+    partition = _partition(scenario, devices)
+    plan = plan_run(scenario, setup.recipe, setup.memory, profiles, partition, _owners(scenario, partition))
     trackers.on_start(plan)
     for note in _what_stands_out(setup, plan, devices):
         trackers.on_note(note)
@@ -113,6 +114,14 @@ def _partition(scenario: Scenario, devices: Sequence[Device]) -> dict[int, Seque
     players = {device.client for device in devices if not device.profile.own_data}
     counts = label_counts(scenario.data, scenario.fleet.num_clients, scenario.seed) if players else []
     return {client: own.tolist() for client, own in enumerate(counts) if client in players}
+
+
+def _owners(scenario: Scenario, clients: Iterable[int]) -> dict[int, str]:
+    """Returns whose samples in the data set each of the clients has, where each has an owner's."""
+    if scenario.data.partition.name != "natural":
+        return {}
+    names = open_dataset(scenario.data).owner_names
+    return {client: names[client] for client in clients}
 
 
 def _refuse_silence(setup: Setup) -> None:

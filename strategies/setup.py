@@ -75,6 +75,7 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
         kind.prunes,
         kind.budgeted,
         kind.ordered,
+        dataset.label_names,
     )
 
 

@@ -29,6 +29,7 @@ from fedhp.comparison.writing import escaped, write
 from fedhp.data import client_shard
 from fedhp.errors import DataError, RecordError, ScenarioError
 from fedhp.seeds import generator
+from fedhp.studies.cell import run_cell
 from fedhp.studies.folder import held
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
@@ -266,7 +267,7 @@ def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds(
     assert (a["violations"], a["failures"], a["memory_peak_mib"]) == (1, 2, 9)
     heading, texts = arm_texts(Facet("", {"a": a}))
     told = dict(zip(heading, texts, strict=True))
-    assert (told["violations"], told["memory, peak"]) == ("1", "9.00")
+    assert (told["over budget"], told["memory, peak"]) == ("1", "9.00")
 
 
 def record(*peaks: float, held_out: float = 0.0) -> Any:
@@ -683,3 +684,18 @@ def test_how_many_seeds_an_arm_has_is_told_where_that_differs(earlier):
         if re.match(r"^\d (exclusive|smallest|dense) ", line)
     ]
     assert {row[1]: row[2] for row in rows[:3]} == {"exclusive": "1", "smallest": "1", "dense": "2"}
+
+
+@pytest.mark.parametrize(
+    ("over", "reason"),
+    [
+        ("fleet.num_clients=500", "1437 training rows cannot be divided among 500 clients"),
+        ("data.partition.name=natural", "needs data that names each row's owner"),
+        ("fleet.classes=[{name: mote, memory: 512B}]", "fleet class 'mote' (512B)"),
+    ],
+)
+def test_what_no_second_try_helps_is_refused(tmp_path, over, reason):
+    (cell,) = cells(["mask_intersection"], overrides=[over], seeds=[0])
+    _, outcome = run_cell(cell, tmp_path)
+    assert outcome.status == "refused"
+    assert reason in outcome.reason

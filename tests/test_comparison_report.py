@@ -259,3 +259,10 @@ def test_the_page_shows_every_figure_without_complaint(chromium, finished, schem
 def test_on_a_phone_nothing_is_wider_than_the_page(chromium, finished, width):
     session = chromium.open((finished / "report.html").as_uri(), width=width)
     assert chromium.evaluate(session, "document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.integration
+def test_the_tables_fit_a_usual_window(chromium, finished):
+    session = chromium.open((finished / "report.html").as_uri(), width=1280)
+    wider = "[...document.querySelectorAll('.table')].filter(table => table.scrollWidth > table.clientWidth)"
+    assert chromium.evaluate(session, f"{wider}.map(table => table.ariaLabel)") == []

@@ -146,6 +146,7 @@ def make_plan() -> RunPlan:
         input_shape=(3,),
         num_classes=2,
         partition={0: [30, 20], 2: [0, 50]},
+        owners={2: "ann"},
     )
 
 
@@ -278,7 +279,12 @@ def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp
 def test_partition_table_has_a_row_per_client_and_label(record_run: RecordRun, tmp_path: Path) -> None:
     record_run(tmp_path / "run", 1, finish=False)
     table = load_run(tmp_path / "run").partition
-    assert table.to_dict("list") == {"client": [0, 0, 2, 2], "label": [0, 1, 0, 1], "count": [30, 20, 0, 50]}
+    assert table.fillna("").to_dict("list") == {
+        "client": [0, 0, 2, 2],
+        "label": [0, 1, 0, 1],
+        "count": [30, 20, 0, 50],
+        "owner": ["", "", "ann", "ann"],
+    }
 
 
 def test_the_record_of_an_earlier_version_has_neither_votes_nor_partition(

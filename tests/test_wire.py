@@ -120,7 +120,7 @@ def test_a_brief_and_a_task_come_back_exactly():
     assert wire.unpack_brief(wire.pack_query(BRIEF)) == BRIEF
     assert wire.unpack_brief(task) == BRIEF
     features = Normalisation(tuple(map(float, range(8))), (0.5,) * 8, axis=2)
-    other = replace(BRIEF, normalisation=features)
+    other = replace(BRIEF, normalisation=features, label_names=("a", "b"))
     assert wire.unpack_brief(wire.pack_query(other)) == other
     server_round, got = wire.unpack_task(task, LAYOUT)
     assert (server_round, got.structure) == (4, ASSIGNED)
@@ -452,6 +452,8 @@ def test_a_message_without_its_record_is_refused():
         ("std", [0.0]),
         ("std", [float("inf")]),
         ("std", []),
+        ("label-names", "ab"),
+        ("label-names", [1, 2]),
         ("normalised-axis", 3),
         ("normalised-axis", -1),
         ("prunes", 1),

@@ -43,9 +43,9 @@ def show(console: Console, result: Result) -> None:
             console.print(said, markup=False, highlight=False)
         _show_chances(console, facet, result.tables.pairs)
     console.print(
-        f"\nlast: accuracy, ± over seeds; worst class: that of the last model on its devices'\n"
-        f"{own_samples(result)}; memory: mean while training; up: sent by the clients;\n"
-        "all else in table.md",
+        "\nlast: accuracy, ± over seeds; worst class: the last model's on its devices'\n"
+        f"{own_samples(result)}; memory: mean while training; up: sent by clients;\n"
+        "p -: the difference does not vary; all else in table.md",
         style="dim",
         highlight=False,
     )
@@ -57,11 +57,8 @@ def _show_chances(console: Console, facet: Facet, pairs: Sequence[Row]) -> None:
         return
     tested = sum(row["p"] is not None for row in family)
     corrected = f", corrected for {tested} pairs (Holm)" if tested > 1 else ""
-    console.print(
-        f"\np of the difference in last accuracy, paired over seeds{corrected};\n-: it does not vary",
-        style="bold",
-        highlight=False,
-    )
+    said = f"\np of the difference in last accuracy over seeds{corrected}"
+    console.print(said, style="bold", highlight=False)
     console.print(_chances_table(facet, pairs))
 
 

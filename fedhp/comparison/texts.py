@@ -15,8 +15,9 @@ the last accuracy's mean with a confidence of 95% (Student's t). Worst class: th
 devices' own data the last global model is worst, of all classes, whether or not the strategy lets them take
 part ({measured}); the mean of each seed's worst, which may not be the same class. Memory is what was measured
 while devices trained, in MiB: the mean over clients, rounds and seeds, and the largest peak of all.
-Violations: rounds of clients over their budget, of all seeds together. Up and down: MiB sent in the whole
-run; seconds are those of one process among others, and rough: means over seeds.
+Smaller: parameters of the full model per parameter of the last. Over budget: rounds of clients over their
+budget, of all seeds together. Up and down: MiB sent in the whole run; seconds are those of one process among
+others, and rough: means over seeds.
 """
 
 PAIRS = """\
@@ -55,12 +56,12 @@ _ARMS: tuple[Column, ...] = (
     ("seeds", lambda row: str(row["seeds"])),
     ("last accuracy", with_spread("last")),
     ("95% interval", _interval("last_low", "last_high", ".2f")),
-    ("best", with_spread("best")),
+    ("best", figure("best", ".2f")),
     ("worst class", lambda row: f"{WORST(row)} {row['worst_class']}".strip()),
-    ("compression", figure("compression", ".1f", "x")),
+    ("smaller", figure("compression", ".1f", "x")),
     ("memory, mean", figure("memory_mean_mib", ".2f")),
     ("memory, peak", figure("memory_peak_mib", ".2f")),
-    ("violations", figure("violations", ".0f")),
+    ("over budget", figure("violations", ".0f")),
     ("up", figure("up_mib", ",.1f")),
     ("down", figure("down_mib", ",.1f")),
     ("seconds", figure("seconds", ".0f")),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fedhp.errors import DataError
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
-_FORMAT = 5
+_FORMAT = 6
 
 
 def key_of(identity: Mapping[str, Any]) -> str:

@@ -27,9 +27,11 @@ class Dataset:
         test_images: Shape (M, C, H, W), of the type of ``train_images``.
         test_labels: Shape (M,), int64.
         num_classes: Labels are 0 .. num_classes - 1.
+        label_names: The classes' names, in order; none where they have numbers only.
         normalisation: Mean and deviation of the whole training set, per feature or per channel.
         layout: How samples were read, one of `LAYOUTS`.
         client_train: Each training row's owner, 0 .. owners - 1; None where rows have none.
+        owner_names: The owners' names or numbers in the data, in order; none where rows have none.
         key: Changes with the files that it was prepared from and with the rows taken.
     """
 
@@ -38,9 +40,11 @@ class Dataset:
     test_images: NDArray[Any]
     test_labels: NDArray[np.int64]
     num_classes: int
+    label_names: tuple[str, ...]
     normalisation: Normalisation
     layout: str
     client_train: NDArray[np.int64] | None
+    owner_names: tuple[str, ...]
     key: str
 
     @property
@@ -91,11 +95,13 @@ def _opened(name: str, root: str, layout: str, max_train: int, cache: Path) -> D
         test_images=arrays["test_images"],
         test_labels=arrays["test_labels"],
         num_classes=int(arrays["num_classes"][0]),
+        label_names=source.label_names or tuple(arrays["label_names"].tolist()),
         normalisation=Normalisation(
             tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist()), int(arrays["axis"][0])
         ),
         layout=layout,
         client_train=arrays.get("client_train"),
+        owner_names=tuple(arrays["owner_names"].tolist()) if "owner_names" in arrays else (),
         key=key_of(identity),
     )
 

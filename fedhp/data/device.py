@@ -1,6 +1,7 @@
 """A real device's own data, on the scale of the server's."""
 
 import math
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.cache import cache_folder, key_of, prepared
-from fedhp.data.checks import checked_images, checked_labels
+from fedhp.data.checks import checked_images
 from fedhp.data.dataset import stamps
 from fedhp.data.files import read_npz
+from fedhp.data.labels import checked_labels
 from fedhp.data.normalisation import Normalisation, spreads
 from fedhp.data.shard import Shard
 from fedhp.errors import DataError
@@ -28,6 +30,7 @@ def device_shard(
     normalisation: Normalisation,
     input_shape: tuple[int, ...] | None = None,
     num_classes: int | None = None,
+    label_names: tuple[str, ...] = (),
     layout: str = "auto",
 ) -> Shard:
     """Opens a real device's own data, an ``.npz`` file with ``x_train`` and ``y_train``.
@@ -39,6 +42,7 @@ def device_shard(
         input_shape: The (C, H, W) that the model takes; None accepts any.
         num_classes: The number of classes that the model tells apart; None takes the highest
             label's.
+        label_names: The names of the classes, for labels that are texts.
         layout: One of `LAYOUTS`, as of the server's data.
 
     Raises:
@@ -47,7 +51,7 @@ def device_shard(
     if not Path(path).is_file():
         raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
     stamp = stamps([Path(path)])[0]
-    arrays = _arrays(*stamp, num_classes, normalisation, input_shape, layout, cache_folder())
+    arrays = _arrays(*stamp, num_classes, label_names, normalisation, input_shape, layout, cache_folder())
     images, labels = arrays["images"], arrays["labels"]
     in_bytes = images.dtype == np.uint8
     return Shard(
@@ -67,6 +71,7 @@ def _arrays(
     size: int,
     changed: int,
     num_classes: int | None,
+    label_names: tuple[str, ...],
     normalisation: Normalisation,
     input_shape: tuple[int, ...] | None,
     layout: str,
@@ -76,12 +81,13 @@ def _arrays(
         raw = read_npz(Path(path), ("x_train", "y_train"))
         images, _ = checked_images(raw["x_train"], f"{path}: x_train", layout)
         _check_shape(path, images.shape[1:], input_shape)
-        labels = checked_labels(raw["y_train"], len(images), num_classes, f"{path}: y_train")
+        place = f"{path}: y_train"
+        labels = checked_labels(raw["y_train"], len(images), num_classes, place, label_names)
         kept = normalisation.applied(images) if normalisation.is_stored(images) else images
         return {"images": kept, "labels": labels, "spreads": spreads(images, normalisation)}
 
-    what = [num_classes, normalisation.mean, normalisation.std, normalisation.axis, input_shape, layout]
-    return prepared("devices", key_of({"device": [path, size, changed], "fits": what}), prepare)
+    fits = [num_classes, label_names, asdict(normalisation), input_shape, layout]
+    return prepared("devices", key_of({"device": [path, size, changed], "fits": fits}), prepare)
 
 
 def _check_shape(path: str, shape: tuple[int, ...], input_shape: tuple[int, ...] | None) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedhp.data.cache import key_of, prepared
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
-from fedhp.errors import DataError, MissingExtraError
+from fedhp.errors import DivisionError, MissingExtraError
 from fedhp.seeds import derive, generator
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _LIBRARIES = ("datasets", "flwr_datasets")
 _FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 _LONGEST = 300
+_SHOWN = 10
 
 
 def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[NDArray[np.intp]]:
@@ -38,14 +39,15 @@ def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[
     disk.
 
     Raises:
-        DataError: If the data cannot be divided as asked.
+        DivisionError: If the data cannot be divided as asked.
+        DataError: If it cannot be opened.
         MissingExtraError: If flwr-datasets is needed and not installed.
     """
     return _divided(open_dataset(config), config.partition, num_clients, seed)[0]
 
 
 def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator[str]:
-    """Yields which rows are with no client, and what the library that divides them warns of.
+    """Yields which rows are with no client, what the library that divides them warns of, and who is who.
 
     Raises:
         DataError: If the data cannot be divided as asked.
@@ -64,13 +66,19 @@ def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator
             f"(fleet.num_clients), or raise data.partition.classes_per_client"
         )
     yield from (f"flwr-datasets: {line}" for line in heard)
+    owners = dataset.owner_names
+    if config.partition.name == "natural" and owners != tuple(map(str, range(num_clients))):
+        shown = ", ".join(f"{client} {name!r}" for client, name in enumerate(owners[:_SHOWN]))
+        more = ", ..." if num_clients > _SHOWN else ""
+        yield f"clients are the owners in client_train, in order: {shown}{more}; partition.parquet names all"
 
 
 def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArray[np.int64]]:
     """Returns, per client, how many of its rows have each label, shape (classes,).
 
     Raises:
-        DataError: If the data cannot be divided as asked.
+        DivisionError: If the data cannot be divided as asked.
+        DataError: If it cannot be opened.
         MissingExtraError: If flwr-datasets is needed and not installed.
     """
     dataset = open_dataset(config)
@@ -131,7 +139,7 @@ def _partitioned(
         return parts, heard.lines
     except ValueError as error:
         cause = _CAUSES.get(config.name, str(error).rstrip(". "))
-        raise DataError(_refusal(config, num_clients, len(order), cause)) from None
+        raise DivisionError(_refusal(config, num_clients, len(order), cause)) from None
 
 
 def _check_possible(dataset: Dataset, config: PartitionConfig, num_clients: int) -> None:
@@ -139,22 +147,22 @@ def _check_possible(dataset: Dataset, config: PartitionConfig, num_clients: int)
     each = max(config.min_samples, config.shards_per_client if config.name == "shards" else 1)
     wanted = num_clients * each
     if num_clients < 1 or num_rows < wanted:
-        raise DataError(_refusal(config, num_clients, num_rows, f"it takes at least {wanted} rows"))
+        raise DivisionError(_refusal(config, num_clients, num_rows, f"it takes at least {wanted} rows"))
     if config.name == "pathological" and config.classes_per_client > dataset.num_classes:
-        raise DataError(
+        raise DivisionError(
             f"data.partition.classes_per_client = {config.classes_per_client} exceeds the "
             f"{dataset.num_classes} classes of the data; lower it"
         )
     if config.name != "natural":
         return
     if dataset.client_train is None:
-        raise DataError(
+        raise DivisionError(
             "data.partition.name 'natural' needs data that names each row's owner: an .npz file "
             "with client_train (data.name 'npz'); choose another partition for this data"
         )
     owners = len(np.unique(dataset.client_train))
     if owners != num_clients:
-        raise DataError(
+        raise DivisionError(
             f"data.partition.name 'natural' makes one client per owner: the data has {owners} "
             f"owners and fleet.num_clients is {num_clients}; set fleet.num_clients={owners}"
         )
@@ -164,7 +172,7 @@ def _check_sizes(sizes: Sequence[int], config: PartitionConfig, num_rows: int) -
     smallest = min(sizes)
     if smallest < config.min_samples:
         cause = f"client {sizes.index(smallest)} would get {smallest}"
-        raise DataError(_refusal(config, len(sizes), num_rows, cause))
+        raise DivisionError(_refusal(config, len(sizes), num_rows, cause))
 
 
 def _refusal(config: PartitionConfig, num_clients: int, num_rows: int, cause: str) -> str:

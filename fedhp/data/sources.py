@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.data.checks import checked_images, checked_labels, checked_owners
+from fedhp.data.checks import checked_images
 from fedhp.data.files import read_cifar10, read_idx, read_npz
 from fedhp.data.hub import Hub, read_hub
+from fedhp.data.labels import checked_labels, checked_owners, names_in
 from fedhp.errors import DataError, MissingExtraError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,8 +28,9 @@ class Located:
         identity: What it is; with the state of its files, the key under which it is prepared.
         files: The files that it reads; none where it needs none.
         read: Given a layout, one of `LAYOUTS`, returns ``train_images``, ``train_labels``, ``test_images``,
-            ``test_labels``, ``num_classes`` (one number), ``axis`` (that of a sample whose entries have
-            scales of their own) and, where rows have owners, ``client_train``; all checked, not normalised.
+            ``test_labels``, ``num_classes`` (one number), ``label_names`` (none where classes have only
+            numbers), ``axis`` (that of a sample whose entries have scales of their own) and, where rows have
+            owners, ``client_train`` and ``owner_names``; all checked, not normalised.
     """
 
     identity: str
@@ -44,10 +46,12 @@ class Source:
         locate: Finds it below a root folder; empty when the user gave none.
         normalisation: Mean and standard deviation of all values, with uint8 scaled to 0 .. 1, where they are
             known beforehand; None where the training rows have to be measured.
+        label_names: The classes' names, where they are known beforehand.
     """
 
     locate: Callable[[str], Located]
     normalisation: tuple[float, float] | None = None
+    label_names: tuple[str, ...] = ()
 
 
 def _gathered(raw: Arrays, place: str, num_classes: int | None = None, layout: str = "auto") -> Arrays:
@@ -60,19 +64,22 @@ def _gathered(raw: Arrays, place: str, num_classes: int | None = None, layout: s
             f"{place}: x_train and x_test must agree in shape and type, got {images.shape[1:]} of "
             f"{images.dtype} and {test_images.shape[1:]} of {test_images.dtype}"
         )
-    labels = checked_labels(raw["y_train"], len(images), num_classes, f"{place}: y_train")
+    names = names_in(raw["y_train"], f"{place}: y_train")
+    labels = checked_labels(raw["y_train"], len(images), num_classes, f"{place}: y_train", names)
     known = num_classes or int(labels.max()) + 1
     arrays: dict[str, NDArray[Any]] = {
         "train_images": images,
         "train_labels": labels,
         "test_images": test_images,
-        "test_labels": checked_labels(raw["y_test"], len(test_images), known, f"{place}: y_test"),
+        "test_labels": checked_labels(raw["y_test"], len(test_images), known, f"{place}: y_test", names),
         "num_classes": np.array([known]),
+        "label_names": np.array(names, str),
         "axis": np.array([axis]),
     }
     if "client_train" in raw:
         place = f"{place}: client_train"
-        arrays["client_train"] = checked_owners(raw["client_train"], len(images), place)
+        arrays["client_train"], owners = checked_owners(raw["client_train"], len(images), place)
+        arrays["owner_names"] = np.array(owners, str)
     return arrays
 
 
@@ -224,12 +231,20 @@ def _read_hub_set(hub: Hub, looked: str, remedy: str, layout: str) -> Arrays:
     return _gathered(read_hub(hub, looked, remedy), hub.repository, 10)
 
 
+_FASHION = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
+_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
 SOURCES: Mapping[str, Source] = {
     "digits": Source(_locate_digits, (0.3054, 0.3760)),
     "mnist": Source(partial(_locate_idx, "mnist", Hub("ylecun/mnist")), (0.1307, 0.3081)),
     "fashion_mnist": Source(
-        partial(_locate_idx, "fashion-mnist", Hub("zalando-datasets/fashion_mnist")), (0.2860, 0.3530)
+        partial(_locate_idx, "fashion-mnist", Hub("zalando-datasets/fashion_mnist")),
+        (0.2860, 0.3530),
+        _FASHION,
     ),
-    "cifar10": Source(_locate_cifar10, (0.4734, 0.2516)),
+    "cifar10": Source(_locate_cifar10, (0.4734, 0.2516), _CIFAR),
     "npz": Source(_locate_npz),
 }

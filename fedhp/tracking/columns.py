@@ -47,9 +47,9 @@ ROUNDS: dict[str, type] = {
     "votes": str,
 }
 
-PARTITION: dict[str, type] = {"client": int, "label": int, "count": int}
+PARTITION: dict[str, type] = {"client": int, "label": int, "count": int, "owner": str}
 
 # Columns that records of earlier versions lack, and that may be null anyway.
-LATER = {"votes", "num_local_test", "local_accuracy_global", "local_accuracy_personal"}
+LATER = {"owner", "votes", "num_local_test", "local_accuracy_global", "local_accuracy_personal"}
 # And keys of ``summary.json`` likewise.
 LATER_SUMMARY = ("local_accuracy_global", "local_accuracy_personal", "cause")

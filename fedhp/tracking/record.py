@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -119,7 +119,7 @@ class RunRecord:
             self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", columns.CLIENTS)
             if plan.partition:
                 path = self.folder / "partition.parquet"
-                self._parquet.write_table(path, columns.PARTITION, partition_rows(plan.partition))
+                self._parquet.write_table(path, columns.PARTITION, partition_rows(plan))
         except FileExistsError:
             raise _taken(self.folder) from None
         except OSError as error:
@@ -280,11 +280,11 @@ def not_writable(folder: Path, error: OSError) -> RecordError:
     return RecordError(f"{folder} cannot be written to: {error}; choose another --out")
 
 
-def partition_rows(partition: Mapping[int, Sequence[int]]) -> list[dict[str, int]]:
+def partition_rows(plan: RunPlan) -> list[dict[str, Any]]:
     """Returns the rows of ``partition.parquet``: one per client and label."""
     return [
-        {"client": client, "label": label, "count": int(count)}
-        for client, counts in partition.items()
+        {"client": client, "label": label, "count": int(count), "owner": plan.owners.get(client)}
+        for client, counts in plan.partition.items()
         for label, count in enumerate(counts)
     ]
 

@@ -31,6 +31,7 @@ class RunPlan:
         input_shape: The shape of one sample.
         num_classes: The number of classes to tell apart.
         partition: Per client that plays a part of the scenario's data set, its training samples per label.
+        owners: The name in the data of each client that plays an owner of samples.
     """
 
     scenario: "Scenario"
@@ -42,6 +43,7 @@ class RunPlan:
     input_shape: tuple[int, ...]
     num_classes: int
     partition: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    owners: Mapping[int, str] = field(default_factory=dict)
 
 
 class Tracker(Protocol):
