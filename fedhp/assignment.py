@@ -31,8 +31,22 @@ def fit_counts(
         )
         if counts is not None:
             return counts
-    smallest = memory.layout.smallest()
-    raise BudgetError(
+    raise _too_small(memory, budget_bytes)
+
+
+def check_smallest(memory: MemoryModel, budget_bytes: float) -> None:
+    """Checks that a budget holds the smallest structure with as few samples as the model allows.
+
+    Raises:
+        BudgetError: If it does not.
+    """
+    if memory.training_bytes(memory.layout.smallest(), memory.layout.smallest_batch) > budget_bytes:
+        raise _too_small(memory, budget_bytes)
+
+
+def _too_small(memory: MemoryModel, budget_bytes: float) -> BudgetError:
+    smallest, least = memory.layout.smallest(), memory.layout.smallest_batch
+    return BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
         f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
         f"{budget_bytes:,} bytes. Raise the budget, lower model.floor, or choose a smaller model or input"

@@ -39,11 +39,18 @@ class ServerConfig:
         clients_per_round: Clients sampled per round; 0 takes all.
         min_replies: Valid replies below which a round changes nothing.
         timeout_seconds: How long one client may take.
+        patience_seconds: How long to wait for devices to come back when a round failed because they were not
+            there. Rounds that fail for other reasons end the run after three in a row.
+        max_times_median: How many times the median of the others one client may count: an update is refused
+            whose norm is beyond it, and a device with data of its own counts for no more samples. 0 sets no
+            limit.
     """
 
     clients_per_round: int = 0
     min_replies: int = 1
     timeout_seconds: float = 600.0
+    patience_seconds: float = 300.0
+    max_times_median: float = 10.0
 
     def __post_init__(self) -> None:
         if self.clients_per_round < 0:
@@ -54,6 +61,12 @@ class ServerConfig:
             raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
         if not 0 < self.timeout_seconds < math.inf:
             raise ScenarioError(f"server.timeout_seconds must be above 0, got {self.timeout_seconds}")
+        if not 0 <= self.patience_seconds < math.inf:
+            raise ScenarioError(f"server.patience_seconds must be 0 or more, got {self.patience_seconds}")
+        if not (self.max_times_median == 0 or 1 <= self.max_times_median < math.inf):
+            raise ScenarioError(
+                f"server.max_times_median must be 0 (no limit) or at least 1, got {self.max_times_median}"
+            )
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,8 @@ class ClientReport:
     """One client in one round: a row of ``clients.parquet``.
 
     For a client that failed, ``failure`` reads ``"stage: cause"`` and what was not measured is None.
-    Sizes are in bytes, ``seconds`` is the client's own training time.
+    Sizes are in bytes, ``seconds`` is the client's own training time, ``update_norm`` the Euclidean norm of
+    what it changed of the weights that it sent back.
     """
 
     round: int
@@ -154,6 +155,7 @@ class ClientReport:
     batch_size_last: int | None = None
     params_sent: int | None = None
     units_pruned: int | None = None
+    update_norm: float | None = None
     train_loss: float | None = None
     accuracy: float | None = None
     num_local_test: int | None = None

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedhp.config import Scenario
@@ -60,6 +61,15 @@ def plan_run(
     )
 
 
+@dataclass(frozen=True)
+class Look:
+    """How good a model is on the held-out samples, and the seconds that it took to see."""
+
+    accuracy: float
+    loss: float
+    seconds: float
+
+
 class RunWatch:
     """Evaluates the global model after each round, round 0 first, and tells the trackers what happened."""
 
@@ -72,30 +82,36 @@ class RunWatch:
         self._totals = RunTotals(plan)
         self._loss = LossNotes(test.label_counts(), plan.scenario.train, plan.scenario.rounds)
 
+    def look(self, state: ModelState) -> Look:
+        """Evaluates a model on the held-out samples."""
+        started = time.perf_counter()
+        accuracy, loss = evaluate(self._recipe.architecture, state, self._test, self._recipe.device())
+        return Look(accuracy, loss, time.perf_counter() - started)
+
     def after_round(
         self,
         number: int,
         state: ModelState,
         clients: tuple[ClientReport, ...] = (),
         votes: Shares | None = None,
-    ) -> tuple[float, float]:
-        """Returns the model's accuracy and loss on the held-out samples, once the trackers know them."""
-        trained = time.perf_counter()
-        accuracy, loss = evaluate(self._recipe.architecture, state, self._test, self._recipe.device())
+        look: Look | None = None,
+    ) -> None:
+        """Tells the trackers of a round; of its model, looked at already or not, on the held-out samples."""
+        look = look or self.look(state)
         now = time.perf_counter()
         params = self._plan.layout.num_parameters(state.structure.counts)
         batch = self._plan.scenario.train.batch_size
         report = RoundReport(
             round=number,
-            accuracy=accuracy,
-            loss=loss,
+            accuracy=look.accuracy,
+            loss=look.loss,
             structure=state.structure,
             params=params,
             compression=self._plan.params_full / params,
             training_bytes=self._memory.training_bytes(state.structure.counts, batch),
             clients=clients,
             seconds=now - self._previous,
-            evaluation_seconds=now - trained,
+            evaluation_seconds=look.seconds,
             votes=votes or {},
         )
         self._previous = now
@@ -103,7 +119,6 @@ class RunWatch:
         self._trackers.on_round(report, state)
         for note in self._loss.after(report):
             self._trackers.on_note(note)
-        return accuracy, loss
 
     def finish(self) -> None:
         """Tells the trackers that the last round is done."""

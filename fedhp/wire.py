@@ -63,16 +63,25 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     for name in layout.shapes:
         shape = layout.shape(name, structure.counts)
         weights[name] = read_array(name, record[name], shape, _FLOAT)
-        # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
-        # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
-        if not np.vdot(weights[name], weights[name]) < _HUGE**2:
-            raise WireError(
-                f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g}); where "
-                f"training diverges, lower train.learning_rate"
-            )
+        check_values(name, weights[name])
     if layout.buffers and (impossible := impossible_squares(weights)):
         raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
     return ModelState(weights, structure, _unpack_scores(record, structure))
+
+
+def check_values(name: str, weights: NDArray[np.float32]) -> None:
+    """Checks that weights are such as either side takes from the other.
+
+    Raises:
+        WireError: If one is NaN or infinite, or they are absurdly large.
+    """
+    # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
+    # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
+    if not np.vdot(weights, weights) < _HUGE**2:
+        raise WireError(
+            f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g}); where "
+            f"training diverges, lower train.learning_rate"
+        )
 
 
 def record_bytes(record: ArrayRecord) -> int:

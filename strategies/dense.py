@@ -19,9 +19,8 @@ class Dense(FleetStrategy):
     paper = _FEDAVG
     budgeted = False
 
-    def admits(self, device: Device) -> bool:
-        """Every device."""
-        return True
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Takes any."""
 
 
 class Exclusive(FleetStrategy):
@@ -31,7 +30,9 @@ class Exclusive(FleetStrategy):
     """
 
     paper = _FEDAVG
-    needs_everyone = False
+
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Takes any: `admits` leaves out those that are too small."""
 
     def admits(self, device: Device) -> bool:
         """Devices whose budget holds the full model with as few samples as it takes."""

@@ -2,28 +2,31 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
+from fedhp.assignment import check_smallest
 from fedhp.config import Scenario
-from fedhp.errors import BudgetError, ScenarioError, WireError
-from fedhp.memory import MemoryModel, samples
+from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
+from fedhp.memory import MemoryModel
 from fedhp.models import fresh_state
+from fedhp.proportion import Proportion, changes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation, Shares
 from fedhp.seeds import generator
-from fedhp.state import ClientReport, ModelState, Update
+from fedhp.state import ClientReport, ModelState
 from fedhp.structure import Structure
 
-from .replies import Sent, in_order
+from .claims import held_to, most_examples, what_counts_less, with_servers_memory
+from .patience import Patience
+from .questions import content_of
+from .replies import Arrived, Sent, in_order
 from .roster import Device
 from .server_optimizer import server_optimizer
-
-_LONGEST_FAILURE = 500  # characters of what a client says went wrong
 
 _notes = logging.getLogger("fedhp.notes")
 
@@ -48,20 +51,19 @@ class FleetStrategy(Strategy):
         prunes: Whether clients prune as they train.
         budgeted: Whether devices keep to their memory budgets.
         ordered: Whether clients train by ordered dropout.
-        needs_everyone: Whether a device that cannot train the smallest structure is an error.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
         options: Keys of the scenario's ``strategy`` section that it has a use for.
         paper: Where it was published; empty where nowhere.
         state: The global model now.
+        remarks: What stands out of the devices, and who of them is left out, a line each.
         reports: One row per client sampled in the last round, by partition id.
         votes: `Reconciliation.votes` of the last round; empty where clients do not prune, or too few replied.
-        rounds_in_vain: The rows of each round in a row, the last included, without any valid reply.
+        patience: Counts the rounds without any valid reply.
     """
 
     prunes = False
     budgeted = True
     ordered = False
-    needs_everyone = True
     cuts_inputs = True
     options: frozenset[str] = frozenset()
     paper = ""
@@ -73,10 +75,14 @@ class FleetStrategy(Strategy):
         self.brief = brief
         self.layout = recipe.architecture.layout
         self.devices: list[Device] = []
+        self.remarks: list[str] = []
+        self.patience = Patience(scenario.server, scenario.rounds)
         self.reports: tuple[ClientReport, ...] = ()
         self.votes: Shares = {}
-        self.rounds_in_vain: tuple[tuple[ClientReport, ...], ...] = ()
         self._sent: dict[int, Sent] = {}
+        self._before = state
+        self._proportion = Proportion(scenario.server.max_times_median)
+        self._most_examples: int | None = None
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
 
     @classmethod
@@ -87,19 +93,17 @@ class FleetStrategy(Strategy):
             ScenarioError: If it is not as it must be.
         """
 
-    def admits(self, device: Device) -> bool:
-        """Says whether a device can take part: all that can train the smallest structure.
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Checks that a device of this budget can take part: it can train the smallest structure.
 
         Raises:
-            BudgetError: If the fleet is no fleet without it.
+            BudgetError: If it cannot.
         """
-        budget, least = device.profile.memory_bytes, self.layout.smallest_batch
-        smallest = self.memory.training_bytes(self.layout.smallest(), least)
-        if budget is not None and smallest > budget:
-            raise BudgetError(
-                f"client {device.client} ({device.profile.device_class}): training the smallest structure "
-                f"with {samples(least)} takes {smallest:,} bytes; its budget is {budget:,} bytes"
-            )
+        if budget_bytes is not None:
+            check_smallest(self.memory, budget_bytes)
+
+    def admits(self, device: Device) -> bool:
+        """Says whether a device that passes `check_budget` takes part: all do."""
         return True
 
     def assign(self, device: Device, server_round: int) -> Structure:
@@ -115,19 +119,32 @@ class FleetStrategy(Strategy):
         return reconciliation.mean(self.scenario.strategy.uncovered)
 
     def enlist(self, devices: Sequence[Device]) -> None:
-        """Takes the devices that can take part.
+        """Takes the devices that can take part, and remarks whose budget is too small.
 
         Raises:
             BudgetError: If none can.
             ScenarioError: If they are fewer than the replies that a round needs.
         """
-        self.devices = [device for device in devices if self.admits(device)]
+        self.remarks = []
+        self.devices = [device for device in devices if self._fits_in(device) and self.admits(device)]
         if not self.devices:
+            causes = "".join(f"; {cause}" for cause in self.remarks[:1])
             raise BudgetError(
                 f"no device of the fleet can take part in strategy '{self.scenario.strategy.name}': "
-                f"the model does not fit any budget. Raise a budget or choose a smaller model"
+                f"the model does not fit any budget. Raise a budget or choose a smaller model{causes}"
             )
         self._check_attainable("server.min_replies", self.scenario.server.min_replies)
+        self._most_examples = most_examples(self.devices, self.scenario.server.max_times_median)
+        self.remarks += what_counts_less(self.devices, self._most_examples)
+
+    def _fits_in(self, device: Device) -> bool:
+        try:
+            self.check_budget(device.profile.memory_bytes)
+        except BudgetError as error:
+            name = f"client {device.client} ({device.profile.device_class})"
+            self.remarks.append(f"{name} is left out: {error}")
+            return False
+        return True
 
     @property
     def round_size(self) -> int:
@@ -159,7 +176,12 @@ class FleetStrategy(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Samples devices, and sends each its part of the model: one payload for all of the same."""
+        """Samples devices, and sends each its part of the model: one payload for all of the same.
+
+        Raises:
+            TrainingError: If the last round failed for want of devices, and they do not come back.
+        """
+        self.patience.wait(grid, [device.node_id for device in self.devices])
         payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
         self._sent = {}
         messages = []
@@ -189,14 +211,19 @@ class FleetStrategy(Strategy):
 
         Below ``server.min_replies`` valid replies the model stays as it is.
         """
+        self._before = self.state
         reconciliation = Reconciliation(self.layout, self.state)
-        self.reports = tuple(
-            self._take(server_round, sent, reply, reconciliation)
-            for sent, reply in in_order(self._sent, replies)
-        )
+        arrived = (self._open(sent, reply) for sent, reply in in_order(self._sent, replies))
+        some_absent, rows = False, []
+        for one, flaw in self._proportion.judged(arrived, lambda one: one.changes):
+            if one.update is not None and not flaw:
+                reconciliation.add(one.update)
+            some_absent |= one.absent
+            rows.append(one.refused(flaw).row(server_round, self.layout, self.budgeted))
+        self.reports = tuple(rows)
         self.votes = {}
+        self.patience.take(self.reports, some_absent)
         valid = [row for row in self.reports if row.status == "ok"]
-        self.rounds_in_vain = () if valid else (*self.rounds_in_vain, self.reports)
         if len(valid) < self.scenario.server.min_replies:
             _notes.warning(
                 "round %d: %d valid replies, fewer than server.min_replies = %d; the model stays",
@@ -205,9 +232,10 @@ class FleetStrategy(Strategy):
                 self.scenario.server.min_replies,
             )
             return None, None
+        if not self._takes(self._next_state(reconciliation, server_round), server_round):
+            return None, None
         if self.prunes:
             self.votes = reconciliation.votes()
-        self.state = self._next_state(reconciliation, server_round)
         loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)
         metrics = MetricRecord({"num-examples": examples, "train-loss": loss / examples})
@@ -220,6 +248,24 @@ class FleetStrategy(Strategy):
             mean = self._optimizer.step(server_round, self.state, mean)
             self._optimizer.cut(self.state.structure, survivors)
         return mean.cut(self.layout, survivors)
+
+    def _takes(self, state: ModelState, server_round: int) -> bool:
+        """Makes a model the global one, unless no device would take it."""
+        self.state = state
+        try:
+            for name, weights in state.weights.items():
+                wire.check_values(name, weights)
+        except WireError as error:
+            _notes.warning("round %d: the new model is none (%s); the model stays", server_round, error)
+            self.roll_back()
+            return False
+        return True
+
+    def roll_back(self) -> None:
+        """Undoes the last round: its model, its votes, and what the server's optimiser has made of it."""
+        self.state = self._before
+        self.votes = {}
+        self._optimizer = server_optimizer(self.scenario.strategy.optimizer, self.layout)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -241,43 +287,21 @@ class FleetStrategy(Strategy):
     def _num_parameters(self, structure: Structure) -> int:
         return self.layout.num_parameters(structure.counts)
 
-    def _take(
-        self,
-        server_round: int,
-        sent: Sent,
-        reply: Message | None,
-        reconciliation: Reconciliation,
-    ) -> ClientReport:
-        """Adds one reply, or names the failure."""
+    def _open(self, sent: Sent, reply: Message | None) -> Arrived:
+        """Checks one reply, or names the failure."""
         if reply is None:
-            return self._failed(server_round, sent, "timeout: no reply arrived in time")
-        if reply.has_error():
-            return self._failed(server_round, sent, reply.error.reason or "client: no reason given")
+            return Arrived(sent, failure="timeout: no reply arrived in time")
         device = sent.device
+        absent = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
         try:
-            update = wire.unpack_update(
-                reply.content, self.layout, device.client, sent.structure, device.profile
-            )
+            content = content_of(reply)
+            update = wire.unpack_update(content, self.layout, device.client, sent.structure, device.profile)
         except WireError as error:
-            return self._failed(server_round, sent, f"reply: {error}")
-        reconciliation.add(update)
-        return self._succeeded(server_round, sent, update, wire.update_bytes(reply.content))
-
-    def _failed(self, server_round: int, sent: Sent, failure: str) -> ClientReport:
-        profile = sent.device.profile
-        return ClientReport(
-            round=server_round,
-            client=sent.device.client,
-            device_class=profile.device_class,
-            status="failed",
-            failure=" ".join(failure.split())[:_LONGEST_FAILURE],
-            num_examples=profile.num_examples,
-            memory_budget_bytes=profile.memory_bytes if self.budgeted else None,
-            params_received=sent.num_parameters,
-            bytes_down=sent.num_bytes,
-        )
-
-    def _succeeded(self, server_round: int, sent: Sent, update: Update, num_bytes: int) -> ClientReport:
-        return replace(
-            self._failed(server_round, sent, "").succeeded(update, self.layout), bytes_up=num_bytes
-        )
+            return Arrived(sent, failure=f"reply: {error}")
+        except FedhpError as error:
+            return Arrived(sent, failure=str(error), absent=absent)
+        budget = device.profile.memory_bytes if self.budgeted else None
+        update = with_servers_memory(self.recipe, self.memory, budget, update)
+        update = held_to(self._most_examples, device, update)
+        moved = changes(self.layout, self.state, update)
+        return Arrived(sent, update, moved, wire.update_bytes(content))

@@ -2,13 +2,18 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import Message, Metadata
 
-from fedhp.structure import Structure
+from fedhp.errors import WireError
+from fedhp.proportion import Change
+from fedhp.state import ClientReport, Update
+from fedhp.structure import Layout, Structure
+from fedhp.tracking.wording import one_line
 
-from .roster import Device, node_of
+from .questions import Questions
+from .roster import Device
 
 _notes = logging.getLogger("fedhp.notes")
 
@@ -24,29 +29,82 @@ class Sent:
     message: Metadata
 
 
+@dataclass(frozen=True)
+class Arrived:
+    """What came of what a device was sent: an update and how far it moves the model, or a failure.
+
+    Attributes:
+        sent: What it answers.
+        update: The checked update; None where it failed.
+        changes: The update's, by kind of entries.
+        num_bytes: Bytes of the reply's arrays.
+        failure: ``"stage: cause"``.
+        absent: Whether the device failed because it is not there.
+    """
+
+    sent: Sent
+    update: Update | None = None
+    changes: tuple[Change, ...] = ()
+    num_bytes: int = 0
+    failure: str = ""
+    absent: bool = False
+
+    def row(self, server_round: int, layout: Layout, budgeted: bool) -> ClientReport:
+        """Returns the device's row of the round."""
+        profile = self.sent.device.profile
+        row = ClientReport(
+            round=server_round,
+            client=self.sent.device.client,
+            device_class=profile.device_class,
+            status="failed",
+            failure=one_line(self.failure),
+            num_examples=profile.num_examples,
+            memory_budget_bytes=profile.memory_bytes if budgeted else None,
+            params_received=self.sent.num_parameters,
+            bytes_down=self.sent.num_bytes,
+            bytes_up=self.num_bytes,
+            update_norm=self.changes[0].norm if self.changes else None,
+        )
+        return row if self.update is None or self.failure else row.succeeded(self.update, layout)
+
+    def refused(self, flaw: str) -> "Arrived":
+        """Returns it as a failure, where there is a flaw."""
+        return replace(self, failure=f"reply: {flaw}") if flaw else self
+
+
 def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
     """Yields each sampled device with its reply, by partition id, as soon as the order allows.
 
     Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
-    None at the end of the stream; replies from devices that were not asked, or a second one, are dropped.
+    None at the end of the stream; replies that do not answer what their sender was asked, or a second one,
+    are dropped and noted.
     """
     order = sorted(sent, key=lambda node: sent[node].device.client)
-    asked = {node: one.message for node, one in sent.items()}
     early: dict[int, Message] = {}
-    seen: set[int] = set()
     next_up = 0
-    for reply in replies:
-        node = node_of(reply, asked)
-        if node not in sent:
-            _notes.warning("dropped a reply from node %d, which was not asked", node)
-            continue
-        if node in seen:
-            _notes.warning("dropped a second reply from client %d (node %d)", sent[node].device.client, node)
-            continue
-        seen.add(node)
+    for node, reply in _answers(sent, replies):
         early[node] = reply
         while next_up < len(order) and order[next_up] in early:
             yield sent[order[next_up]], early.pop(order[next_up])
             next_up += 1
     for node in order[next_up:]:
         yield sent[node], early.pop(node, None)
+
+
+def _answers(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
+    """Yields the first answer of each device that was asked, under its node."""
+    questions = Questions(one.message for one in sent.values())
+    seen: set[int] = set()
+    for reply in replies:
+        source = reply.metadata.src_node_id
+        name = f"client {sent[source].device.client} (node {source})" if source in sent else f"node {source}"
+        try:
+            node = questions.node_of(reply)
+        except WireError as error:
+            _notes.warning("dropped a reply from %s: %s", name, error)
+            continue
+        if node in seen:
+            _notes.warning("dropped a second reply from %s", name)
+            continue
+        seen.add(node)
+        yield node, reply

@@ -3,15 +3,20 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
 
 from flwr.app import Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
 from fedhp import wire
 from fedhp.devices import DeviceProfile
-from fedhp.errors import DataError, TrainingError, WireError
+from fedhp.errors import FedhpError, TrainingError, WireError
+from fedhp.tracking.wording import one_line
+
+from .questions import Questions, content_of
 
 _POLL_SECONDS = 0.5
 
@@ -33,39 +38,85 @@ class Device:
     profile: DeviceProfile
 
 
-def query_fleet(grid: Grid, brief: wire.Brief, num_clients: int, timeout_seconds: float) -> list[Device]:
-    """Asks every node for its profile and returns the devices by partition id.
+def query_fleet(
+    grid: Grid,
+    brief: wire.Brief,
+    num_clients: int,
+    timeout_seconds: float,
+    parts: Sequence[int] | None = None,
+) -> tuple[list[Device], list[str]]:
+    """Asks every node for its profile; whoever does not say a right one is left out.
 
     Waits until the number of nodes that the scenario names is connected: Flower registers them one by one.
 
+    Args:
+        grid: Where the nodes are.
+        brief: What they are told of the run.
+        num_clients: How many nodes the fleet has.
+        timeout_seconds: How long to wait for them, and then for their answers.
+        parts: The number of samples in each part of the scenario's data, where they are known.
+
+    Returns:
+        The devices by partition id, and of each that is left out a line that names it and says why.
+
     Raises:
-        TrainingError: If too few nodes connect in time, or too many, or a device does not answer.
-        DataError: If a device has no data.
-        WireError: If an answer is not as it must be, or two devices claim the same partition.
+        TrainingError: If too few nodes connect in time, or too many, or none describes itself rightly.
     """
     nodes = _wait_for_nodes(grid, num_clients, timeout_seconds)
     content = wire.pack_query(brief)
     messages = [Message(content, node, MessageType.QUERY, group_id="query") for node in nodes]
-    asked = {message.metadata.dst_node_id: message.metadata for message in messages}
     replies = grid.send_and_receive(messages, timeout=timeout_seconds)
-    answers = [_read(reply, node_of(reply, asked)) for reply in replies]
-    if len(answers) < num_clients:
-        raise TrainingError(
-            f"{num_clients - len(answers)} of {num_clients} devices did not answer the first query "
-            f"within {timeout_seconds:g} s; check that their processes run"
-        )
-    return _numbered(answers)
+    answers = _answers([message.metadata for message in messages], replies)
+    heard: list[_Answer] = []
+    left_out: list[str] = []
+    for node in nodes:
+        try:
+            heard.append(_read(answers.get(node), node))
+        except FedhpError as error:
+            left_out.append(f"node {node} is left out: {one_line(str(error))}")
+    claims = Counter(answer.client for answer in heard)
+    flaws = [_flaw(answer, num_clients, parts, claims) for answer in heard]
+    left_out += [f"{answer} is left out: {flaw}" for answer, flaw in zip(heard, flaws, strict=True) if flaw]
+    right = [answer for answer, flaw in zip(heard, flaws, strict=True) if not flaw]
+    if not right:
+        raise TrainingError(f"none of {len(nodes)} devices can take part; the first: {left_out[0]}")
+    return _numbered(right), left_out
 
 
-def node_of(reply: Message, asked: Mapping[int, Metadata]) -> int:
-    """Returns the node that a reply belongs to, given by node what was asked.
+class _Answer(NamedTuple):
+    node: int
+    profile: DeviceProfile
+    client: int | None
 
-    For a node that is gone, the SuperLink answers in its own name: only what it answers to tells for whom.
-    """
-    node, question = reply.metadata.src_node_id, reply.metadata.reply_to_message_id
-    if node in asked or not question:
-        return node
-    return next((other for other, sent in asked.items() if sent.message_id == question), node)
+    def __str__(self) -> str:
+        """Names the device."""
+        return f"node {self.node}" if self.client is None else f"client {self.client} (node {self.node})"
+
+
+def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int, Message]:
+    """Returns the first answer of each node; what answers nothing that its sender was asked is dropped."""
+    questions = Questions(asked)
+    answers: dict[int, Message] = {}
+    for reply in replies:
+        try:
+            answers.setdefault(questions.node_of(reply), reply)
+        except WireError as error:
+            _notes.warning("dropped a reply from node %d: %s", reply.metadata.src_node_id, error)
+    return answers
+
+
+def wait_for(grid: Grid, nodes: Collection[int], number: int, seconds: float) -> bool:
+    """Waits until so many of these nodes are connected, and returns whether they are before time is over."""
+    deadline = time.monotonic() + seconds
+    told = -1
+    while (connected := len(set(nodes).intersection(grid.get_node_ids()))) < number:
+        if time.monotonic() > deadline:
+            return False
+        if connected != told:
+            told = connected
+            _notes.warning("waiting for devices to come back: %d of %d connected", connected, number)
+        time.sleep(_POLL_SECONDS)
+    return True
 
 
 def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> list[int]:
@@ -90,29 +141,43 @@ def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> lis
     return sorted(nodes)
 
 
-def _read(reply: Message, node: int) -> tuple[int, DeviceProfile, int | None]:
-    if reply.has_error():
-        raise TrainingError(f"node {node} failed to describe itself: {reply.error.reason}")
-    try:
-        profile, client = wire.unpack_profile(reply.content)
-    except WireError as error:
-        raise WireError(f"node {node}: {error}") from None
+def _read(reply: Message | None, node: int) -> _Answer:
+    """Returns what a device says of itself.
+
+    Raises:
+        FedhpError: If it says nothing, or no profile.
+    """
+    if reply is None:
+        raise TrainingError("it did not answer the first query; check that its process runs")
+    profile, client = wire.unpack_profile(content_of(reply))
+    return _Answer(node, profile, client)
+
+
+def _flaw(
+    answer: _Answer, num_clients: int, parts: Sequence[int] | None, claims: Mapping[int | None, int]
+) -> str:
+    """Says why a device cannot take part; empty if it can."""
+    profile, client = answer.profile, answer.client
     if not profile.num_examples:
-        name = f"node {node}" if client is None else f"client {client} (node {node})"
-        raise DataError(f"{name} has no training samples; give it some, or leave it out of the fleet")
-    return node, profile, client
+        return "it has no training samples; give it some"
+    if client is None:
+        return ""
+    if client >= num_clients:
+        return f"the fleet has clients 0 to {num_clients - 1}"
+    if claims[client] > 1:
+        return "several devices claim this partition-id; give each its own"
+    told = profile.num_examples + profile.num_local_test
+    if parts is not None and not profile.own_data and told > parts[client]:
+        return f"it says that it has {told:,} samples; this part of the scenario's data has {parts[client]:,}"
+    return ""
 
 
-def _numbered(answers: Sequence[tuple[int, DeviceProfile, int | None]]) -> list[Device]:
+def _numbered(answers: Sequence[_Answer]) -> list[Device]:
     """Gives devices without a partition id the free numbers, in the order of what they say of themselves.
 
     Node ids are different in every run, and so decide only between devices that are alike in all else.
     """
-    claimed = [client for _, _, client in answers if client is not None]
-    twice = sorted(client for client, count in Counter(claimed).items() if count > 1)
-    if twice:
-        raise WireError(f"several devices claim the same partition-id: {twice}")
-    free = _free_numbers(claimed)
+    free = _free_numbers(answer.client for answer in answers if answer.client is not None)
     devices = [
         Device(node, next(free) if client is None else client, profile)
         for node, profile, client in sorted(answers, key=_likeness)
@@ -120,15 +185,11 @@ def _numbered(answers: Sequence[tuple[int, DeviceProfile, int | None]]) -> list[
     return sorted(devices, key=lambda device: device.client)
 
 
-def _likeness(answer: tuple[int, DeviceProfile, int | None]) -> tuple[str, int, int, int]:
-    node, profile, _ = answer
-    return profile.device_class, profile.memory_bytes or 0, profile.num_examples, node
+def _likeness(answer: _Answer) -> tuple[str, int, int, int]:
+    profile = answer.profile
+    return profile.device_class, profile.memory_bytes or 0, profile.num_examples, answer.node
 
 
 def _free_numbers(claimed: Iterable[int]) -> Iterator[int]:
     taken = set(claimed)
-    number = 0
-    while True:
-        if number not in taken:
-            yield number
-        number += 1
+    return (number for number in count() if number not in taken)

@@ -1,7 +1,6 @@
 """The server's side, and the composition root: scenario -> fleet -> strategy -> trackers."""
 
 import logging
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -13,16 +12,14 @@ from flwr.serverapp import Grid, ServerApp
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.data import label_counts, open_dataset, partition_notes
-from fedhp.errors import FedhpError, ScenarioError, TrainingError
+from fedhp.errors import FedhpError, ScenarioError
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
-from fedhp.state import ClientReport
 from fedhp.tracking import RunPlan, Trackers, run_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
+from .rollback import RollBack
 from .roster import Device, query_fleet
 from .setup import Setup, prepare
-
-_PATIENCE = 3
 
 _notes = logging.getLogger("fedhp.notes")
 
@@ -37,13 +34,14 @@ def main(grid: Grid, context: Context) -> None:
     config = context.run_config
     show = bool(config.get("show", True))
     with run_folder(scenario.name, str(config["out"]) if config.get("out") else None) as folder:
+        simulated = bool(config.get("resolved"))
         # Absolute under Flower, where nobody sees what it is relative to.
-        _record(grid, scenario, folder if config.get("resolved") else folder.absolute(), show)
+        _record(grid, scenario, folder if simulated else folder.absolute(), show, simulated)
 
 
-def _record(grid: Grid, scenario: Scenario, folder: Path, show: bool) -> None:
+def _record(grid: Grid, scenario: Scenario, folder: Path, show: bool, simulated: bool) -> None:
     with reporting(scenario, folder, show) as trackers:
-        setup = prepare(scenario)
+        setup = prepare(scenario, simulated)
         _run(grid, setup, trackers)
 
 
@@ -62,7 +60,7 @@ def _scenario(context: Context) -> Scenario:
 def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     scenario, strategy = setup.scenario, setup.strategy
     timeout = scenario.server.timeout_seconds
-    devices = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, timeout)
+    devices, left_out = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, timeout, setup.parts)
     strategy.enlist(devices)
     profiles = [device.profile for device in devices]
     if not strategy.budgeted:
@@ -70,15 +68,17 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     partition = _partition(scenario, devices)
     plan = plan_run(scenario, setup.recipe, setup.memory, profiles, partition, _owners(scenario, partition))
     trackers.on_start(plan)
-    for note in _what_stands_out(setup, plan, devices):
+    for note in (*left_out, *strategy.remarks, *_what_stands_out(setup, plan, devices)):
         trackers.on_note(note)
     watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
+    guessing = setup.test.label_counts().max() / len(setup.test)
+    safety = RollBack(strategy, watch, float(guessing))
 
     def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        votes = strategy.votes
-        accuracy, loss = watch.after_round(server_round, strategy.state, strategy.reports, votes)
-        _refuse_silence(setup)
-        return MetricRecord({"accuracy": accuracy, "loss": loss})
+        look = safety.look(server_round)
+        watch.after_round(server_round, strategy.state, strategy.reports, strategy.votes, look)
+        strategy.patience.check()
+        return MetricRecord({"accuracy": look.accuracy, "loss": look.loss})
 
     strategy.start(
         grid,
@@ -122,34 +122,6 @@ def _owners(scenario: Scenario, clients: Iterable[int]) -> dict[int, str]:
         return {}
     names = open_dataset(scenario.data).owner_names
     return {client: names[client] for client in clients}
-
-
-def _refuse_silence(setup: Setup) -> None:
-    """Ends the run when nobody has answered for some rounds, or in all that it has: nothing is learned.
-
-    Raises:
-        TrainingError: With the most frequent cause.
-    """
-    in_vain = setup.strategy.rounds_in_vain
-    if len(in_vain) < min(_PATIENCE, setup.scenario.rounds):
-        return
-    rows = [row for rows in in_vain for row in rows]
-    first, last = rows[0].round, rows[-1].round
-    span = f"round {last}" if first == last else f"rounds {first} to {last}"
-    alike = _most_alike(rows)
-    one = alike[0]
-    raise TrainingError(
-        f"all clients failed in {span}; the most frequent cause ({len(alike)} of {len(rows)}), of client "
-        f"{one.client} in round {one.round}: {one.failure}"
-    )
-
-
-def _most_alike(rows: Sequence[ClientReport]) -> list[ClientReport]:
-    """Returns those that failed of the most frequent cause: causes that differ in numbers are one."""
-    by_cause: dict[str, list[ClientReport]] = {}
-    for row in rows:
-        by_cause.setdefault(re.sub(r"\d+", "", row.failure), []).append(row)
-    return max(by_cause.values(), key=len)
 
 
 def _one_line(record: logging.LogRecord) -> bool:

@@ -4,7 +4,6 @@ from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
 from fedhp import wire
-from fedhp.assignment import fit_counts
 from fedhp.choices import check_choice
 from fedhp.config import Scenario
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
@@ -22,13 +21,14 @@ from .fleet import FleetStrategy
 
 @dataclass(frozen=True)
 class Setup:
-    """What the server holds before the first round."""
+    """What the server holds before the first round; ``parts`` are the sizes of the parts of its data."""
 
     scenario: Scenario
     recipe: Recipe
     memory: MemoryModel
     test: Shard
     strategy: FleetStrategy
+    parts: tuple[int, ...]
 
     @property
     def message_bytes(self) -> int:
@@ -37,19 +37,24 @@ class Setup:
         return FLOAT_BYTES * layout.num_parameters(layout.widths)
 
 
-def prepare(scenario: Scenario) -> Setup:
+def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     """Opens the data, lays out the model and checks that everything fits together.
+
+    Args:
+        scenario: What is to be run.
+        simulated: Whether the devices will be those of the scenario's classes. Real ones tell their budgets
+            when they are asked, and those that are too small are left out by name.
 
     Raises:
         ScenarioError: If the strategy is unknown, or the model cannot be pruned as asked.
-        BudgetError: If a device class cannot train even the smallest structure.
+        BudgetError: If a device class of a simulation cannot train what the strategy asks at least.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
     kind = checked_strategy(scenario)
     if not kind.cuts_inputs:
         scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
     dataset = open_dataset(scenario.data)
-    partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
+    parts = partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
     recipe = scenario.recipe(dataset.input_shape, dataset.num_classes)
     test = test_shard(scenario.data)
     memory = (recipe if kind.prunes else recipe.without_pruning()).memory_model(test.raw_itemsize)
@@ -59,11 +64,11 @@ def prepare(scenario: Scenario) -> Setup:
     if kind.prunes:
         recipe.check_pruning()
     kind.check(recipe)
-    if kind.budgeted and kind.needs_everyone:
-        _check_budgets(scenario, recipe if kind.prunes else recipe.without_pruning(), memory)
     state = initial_state(recipe.architecture, scenario.seed)
-    brief = _brief(scenario, dataset, kind)
-    return Setup(scenario, recipe, memory, test, kind(scenario, recipe, memory, state, brief))
+    strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind))
+    if simulated:
+        _check_budgets(strategy, recipe if kind.prunes else recipe.without_pruning())
+    return Setup(scenario, recipe, memory, test, strategy, tuple(map(len, parts)))
 
 
 def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> wire.Brief:
@@ -131,11 +136,11 @@ def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
         )
 
 
-def _check_budgets(scenario: Scenario, recipe: Recipe, memory: MemoryModel) -> None:
-    least = memory.layout.smallest_batch
-    for kind in scenario.fleet.classes:
+def _check_budgets(strategy: FleetStrategy, recipe: Recipe) -> None:
+    # The smallest budget first: what an error says of it helps all.
+    for kind in sorted(strategy.scenario.fleet.classes, key=lambda kind: kind.memory_bytes):
         try:
-            fit_counts(memory, recipe.shape, memory.layout.widths, kind.memory_bytes, least)
+            strategy.check_budget(kind.memory_bytes)
         except BudgetError as error:
             raise BudgetError(f"fleet class '{kind.name}' ({kind.memory}): {error}{_kept(recipe)}") from None
 

@@ -1,10 +1,9 @@
 """What the strategies share that send small devices a part of a dense model, and prune nothing."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
-from fedhp.errors import BudgetError
 from fedhp.structure import Structure
 from fedhp.submodels import first, level_counts
 
@@ -29,30 +28,29 @@ class SubModel(FleetStrategy):
         """The part for the device and the round."""
         return self.part(self.counts(device.profile.memory_bytes), device, server_round)
 
-    def enlist(self, devices: Sequence[Device]) -> None:
-        """Takes the devices, and finds how wide a part each can train.
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Checks that a device of this budget can train the narrowest level.
 
         Raises:
-            BudgetError: If one cannot train the narrowest level.
+            BudgetError: If it cannot.
         """
-        super().enlist(devices)
-        self._counts: dict[int | None, Mapping[str, int]] = {}
-        # The smallest budget first: what an error says of it helps all.
-        for device in sorted(self.devices, key=lambda device: device.profile.memory_bytes or math.inf):
-            budget = device.profile.memory_bytes
-            if budget not in self._counts:
-                self._counts[budget] = self._widest(device)
+        super().check_budget(budget_bytes)
+        self.counts(budget_bytes)
 
     def counts(self, budget: int | None) -> Mapping[str, int]:
-        """Returns the unit counts of the widest part that fits a budget in bytes that a device has."""
+        """Returns the unit counts of the widest part that fits a budget in bytes; found once for each.
+
+        Raises:
+            BudgetError: If none fits.
+        """
+        if budget not in self._counts:
+            levels, batch = self.scenario.strategy.levels, self.scenario.train.batch_size
+            self._counts[budget] = level_counts(self.memory, levels, budget, batch)
         return self._counts[budget]
 
-    def _widest(self, device: Device) -> Mapping[str, int]:
-        profile, levels = device.profile, self.scenario.strategy.levels
-        try:
-            return level_counts(self.memory, levels, profile.memory_bytes, self.scenario.train.batch_size)
-        except BudgetError as error:
-            raise BudgetError(f"class '{profile.device_class}': {error}") from None
+    @cached_property
+    def _counts(self) -> dict[int | None, Mapping[str, int]]:
+        return {}
 
 
 class Nested(SubModel):

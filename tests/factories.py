@@ -119,7 +119,8 @@ def trained(layout: Layout, message: Message, num_examples: int, num_cut: int = 
     _, state = wire.unpack_task(message.content, layout)
     stream = np.random.default_rng(node)
     moved = {
-        name: (w + stream.standard_normal(w.shape)).astype(np.float32) for name, w in state.weights.items()
+        name: (w + 0.1 * stream.standard_normal(w.shape)).astype(np.float32)
+        for name, w in state.weights.items()
     }
     kept = state.structure
     for group, floor in layout.floors.items():
@@ -127,6 +128,15 @@ def trained(layout: Layout, message: Message, num_examples: int, num_cut: int = 
         kept = kept.without(group, stream.permutation(kept.kept(group))[:spare])
     cut = ModelState(moved, state.structure).cut(layout, kept)
     return update(cut, state.structure, num_examples)
+
+
+def stamped(messages: Iterable[Message]) -> list[Message]:
+    """Messages with ids of their own, as a grid gives them when it sends."""
+    messages = list(messages)
+    for message in messages:
+        node, group = message.metadata.dst_node_id, message.metadata.group_id
+        message.metadata.__dict__["_message_id"] = f"{group}:{node}"  # as Flower's own grids write it
+    return messages
 
 
 class MemoryGrid(Grid):
@@ -147,7 +157,7 @@ class MemoryGrid(Grid):
         return self._nodes.pop(0) if len(self._nodes) > 1 else self._nodes[0]
 
     def send_and_receive(self, messages, *, timeout=None):
-        return [answer for message in messages if (answer := self._answer(message)) is not None]
+        return [answer for message in stamped(messages) if (answer := self._answer(message)) is not None]
 
     def set_run(self, run) -> None:
         raise NotImplementedError

@@ -34,7 +34,7 @@ ROWS = (
     {"tracing"},
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "sums", "coverage"},
-    {"assignment", "evaluation", "reconcile"},
+    {"assignment", "evaluation", "proportion", "reconcile"},
     {"recipe", "strategy", "submodels"},
     {"ordered"},
     {"trainer", "notes"},

@@ -12,18 +12,20 @@ from factories import (
     random_state,
     reply,
     same_bits,
+    stamped,
     structure,
     trained,
     update,
 )
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, RecordDict
+from flwr.app.message import make_message
 from small_models import ARCHITECTURES
 
 from fedhp import wire
 from fedhp.config import Scenario, load_scenario
 from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
-from fedhp.errors import BudgetError, DataError, ScenarioError, TrainingError, WireError
+from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
 from fedhp.reconcile import Reconciliation
@@ -88,7 +90,8 @@ def enlisted(kind: type[FleetStrategy] = MaskIntersection, budgets=(None,) * 5, 
 
 
 def asked(strategy: FleetStrategy, server_round: int = 1) -> list[Message]:
-    return strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), MemoryGrid(lambda m: None))
+    grid = MemoryGrid(lambda message: None)
+    return stamped(strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
 
 
 def answers(strategy: FleetStrategy, messages: list[Message], num_cut: int = 1) -> list[Message]:
@@ -216,24 +219,77 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
         got = list(in_order(strategy._sent, [stranger, second, second, first, first]))
     assert [answer for _, answer in got] == [first, second]
     assert caplog.messages == [
-        "dropped a reply from node 77, which was not asked",
+        "dropped a reply from node 77: the node was not asked",
         "dropped a second reply from client 1 (node 999)",
         "dropped a second reply from client 0 (node 1000)",
     ]
 
 
-def in_place_of_the_node(message: Message, message_id: str) -> Message:
-    """What the SuperLink, which is node 1, answers where a node is gone, once the message has an id."""
-    message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids write it
-    with acting_as(1):
-        return Message(Error(code=3, reason="no heartbeat"), reply_to=message)
+def altered(answer: Message, content: RecordDict | None = None, **metadata) -> Message:
+    """The same reply, but for what is said on its envelope."""
+    said = {key.lstrip("_"): value for key, value in vars(answer.metadata).items() if key != "_delivered_at"}
+    error = answer.error if answer.has_error() else None
+    content = None if error else content or answer.content
+    return make_message(Metadata(**{**said, **metadata}), content=content, error=error)
+
+
+def in_place_of_the_node(message: Message) -> Message:
+    """What the SuperLink answers where a node is gone: an error in the server's own name, without a group."""
+    server = message.metadata.src_node_id
+    answer = reply(message, "no heartbeat")
+    return altered(answer, src_node_id=server, dst_node_id=server, group_id="", message_type="system")
+
+
+@pytest.mark.parametrize(
+    ("flaw", "said"),
+    [
+        ({"reply_to_message_id": "0:999"}, "client 1 (node 999): it answers no question of this round"),
+        ({"reply_to_message_id": ""}, "client 1 (node 999): it answers no question of this round"),
+        ({"src_node_id": 1000}, "client 0 (node 1000): it answers what node 999 was asked"),
+        ({"src_node_id": 77}, "node 77: it answers what node 999 was asked"),
+        ({"src_node_id": 0}, "node 0: it answers what node 999 was asked"),
+        ({"group_id": "2"}, "client 1 (node 999): its group id is '2', expected '1'"),
+        ({"message_type": "query"}, "client 1 (node 999): its message type is 'query', expected 'train'"),
+        ({"run_id": 7}, "client 1 (node 999): it belongs to run 7, not to 1"),
+    ],
+)
+def test_a_reply_that_does_not_answer_what_its_sender_was_asked_is_dropped_and_named(caplog, flaw, said):
+    """Node 0 is the server, which answers for a node that is gone, but with an error only."""
+    strategy = enlisted(budgets=(None, None))
+    first, second = asked(strategy)
+    right, wrong = (reply(m, trained(strategy.layout, m, 20)) for m in (first, second))
+    strategy.aggregate_train(1, [altered(wrong, **flaw), right])
+    assert [row.status for row in strategy.reports] == ["ok", "failed"]
+    assert strategy.reports[1].failure.startswith("timeout: ")
+    assert caplog.messages == [f"dropped a reply from {said}"]
+
+
+def test_a_misattributed_reply_does_not_keep_the_right_one_out():
+    strategy, alone = enlisted(budgets=(None, None)), enlisted(budgets=(None, None))
+    messages = asked(strategy)
+    right = answers(strategy, messages)
+    forged = altered(reply(messages[1], trained(strategy.layout, messages[1], 50)), src_node_id=1000)
+    strategy.aggregate_train(1, [forged, *right])
+    asked(alone)
+    alone.aggregate_train(1, right)
+    assert same_bits(strategy.state, alone.state)
+
+
+def test_a_message_with_neither_content_nor_error_is_a_failure_like_another():
+    strategy = enlisted(budgets=(None, None))
+    messages = asked(strategy)
+    empty, right = answers(strategy, messages)
+    empty.__dict__["_content"] = None
+    strategy.aggregate_train(1, [empty, right])
+    assert [row.status for row in strategy.reports] == ["failed", "ok"]
+    assert strategy.reports[0].failure == "reply: holds neither content nor an error"
 
 
 def test_an_answer_in_place_of_a_node_is_taken_for_that_nodes(caplog):
     strategy = enlisted(budgets=(None, None))
     first, second = asked(strategy)
     answer = reply(second, trained(strategy.layout, second, 5))
-    strategy.aggregate_train(1, [in_place_of_the_node(first, "question"), answer])
+    strategy.aggregate_train(1, [in_place_of_the_node(first), answer])
     assert [(row.client, row.status, row.failure) for row in strategy.reports] == [
         (0, "failed", "no heartbeat"),
         (1, "ok", ""),
@@ -310,7 +366,7 @@ def test_a_round_in_which_all_fail_changes_nothing_and_is_counted():
     assert strategy.aggregate_train(1, replies) == (None, None)
     assert strategy.state is before
     assert [row.failure for row in strategy.reports] == [f"data: disk {1000 - n} is gone" for n in range(5)]
-    assert strategy.rounds_in_vain == (strategy.reports,)
+    assert strategy.patience.rounds_in_vain == (strategy.reports,)
 
 
 def test_rounds_in_vain_are_counted_in_a_row():
@@ -319,9 +375,9 @@ def test_rounds_in_vain_are_counted_in_a_row():
         asked(strategy)
         assert strategy.aggregate_train(1, []) == (None, None)
     assert {row.failure for row in strategy.reports} == {"timeout: no reply arrived in time"}
-    assert [len(rows) for rows in strategy.rounds_in_vain] == [5, 5]
+    assert [len(rows) for rows in strategy.patience.rounds_in_vain] == [5, 5]
     strategy.aggregate_train(2, answers(strategy, asked(strategy)))
-    assert strategy.rounds_in_vain == ()
+    assert strategy.patience.rounds_in_vain == ()
 
 
 def test_too_few_valid_replies_change_nothing(caplog):
@@ -490,9 +546,13 @@ def test_exclusive_without_any_device_is_refused():
         enlisted(Exclusive, budgets=(1, 2))
 
 
-def test_a_device_too_small_for_the_smallest_structure_is_refused_by_name():
-    with pytest.raises(BudgetError, match=r"client 1 \(phone\).*10 bytes"):
-        enlisted(budgets=(None, 10))
+def test_a_device_too_small_for_the_smallest_structure_is_left_out_by_name():
+    strategy = enlisted(budgets=(None, 10))
+    assert [device.client for device in strategy.devices] == [0]
+    (remark,) = strategy.remarks
+    assert re.search(r"^client 1 \(phone\) is left out: .*budget is 10 bytes", remark)
+    with pytest.raises(TrainingError, match=r"no device.*client 0 \(phone\) is left out: .*10 bytes"):
+        enlisted(budgets=(10, 10))
 
 
 def test_the_global_model_starts_no_larger_than_the_largest_device_can_train():
@@ -584,17 +644,20 @@ def test_levels_are_those_of_the_scenario():
 
 def test_of_levels_that_fit_nobody_the_smallest_budget_tells_what_would():
     """Whoever takes the level that is named is not refused again for another class."""
-    strategy = {"name": "heterofl", "levels": [1.0]}
-    with pytest.raises(BudgetError, match=r"budget is 900 bytes") as refusal:
-        whole_inputs(HeteroFL, (None, 1000, 900), strategy=strategy)
+    classes = [{"name": str(size), "memory": f"{size}B"} for size in (2**20, 80_000, 70_000)]
+    values = {"strategy.name": "heterofl", "strategy.levels": [1.0], "fleet.classes": classes}
+    with pytest.raises(BudgetError, match=r"budget is 70,000 bytes") as refusal:
+        prepare(load_scenario("quickstart", values=values))
     (level,) = re.findall(r"Add the level (0\.\d+)", str(refusal.value))
-    whole_inputs(HeteroFL, (None, 1000, 900), strategy={**strategy, "levels": [1.0, float(level)]})
+    prepare(load_scenario("quickstart", values={**values, "strategy.levels": [1.0, float(level)]}))
 
 
 @pytest.mark.parametrize("kind", [HeteroFL, FedRolex, FederatedDropout])
-def test_a_class_too_small_for_every_level_is_refused_by_name_before_the_first_round(kind):
-    with pytest.raises(BudgetError, match=r"class 'phone': the smallest of strategy\.levels, 1, takes"):
-        whole_inputs(kind, (None, 1000), strategy={"name": "heterofl", "levels": [1.0]})
+def test_a_device_too_small_for_every_level_is_left_out_by_name(kind):
+    strategy = whole_inputs(kind, (None, 1000), strategy={"name": "heterofl", "levels": [1.0]})
+    (remark,) = strategy.remarks
+    assert "client 1 (phone) is left out: the smallest of strategy.levels, 1, takes" in remark
+    assert len(asked(strategy)) == 1
 
 
 def test_a_setting_of_no_optimiser_is_refused():
@@ -757,6 +820,10 @@ def test_a_class_whose_budget_is_too_small_is_refused_before_the_run():
         prepare(load_scenario("quickstart", values=fleet))
     dense = prepare(load_scenario("quickstart", values={**fleet, "strategy.name": "dense"}))
     assert isinstance(dense.strategy, Dense)
+    # Real devices tell their budgets themselves, and none of them need be of such a class.
+    strategy = prepare(load_scenario("quickstart", values=fleet), simulated=False).strategy
+    strategy.enlist([device(0, 512), device(1, 2**20)])
+    assert [device.client for device in strategy.devices] == [1]
 
 
 def test_a_budget_that_the_regularisers_own_memory_breaks_is_refused_before_the_run():
@@ -831,7 +898,7 @@ def fleet_of(profiles: dict[int, tuple[int | None, int]]) -> MemoryGrid:
 
 
 def test_devices_come_by_partition_id_whatever_their_node_ids():
-    devices = query_fleet(fleet_of({30: (1, 5), 10: (2, 6), 20: (0, 7)}), BRIEF, 3, 1.0)
+    devices, _ = query_fleet(fleet_of({30: (1, 5), 10: (2, 6), 20: (0, 7)}), BRIEF, 3, 1.0)
     assert [(d.client, d.node_id, d.profile.num_examples) for d in devices] == [
         (0, 20, 7),
         (1, 30, 5),
@@ -848,14 +915,14 @@ def test_devices_without_a_partition_are_numbered_by_what_they_say_rather_than_b
         profile = DeviceProfile(*told[nodes.index(message.metadata.dst_node_id)])
         return reply(message, wire.pack_profile(profile, None))
 
-    devices = query_fleet(MemoryGrid(answer, [nodes]), BRIEF, 4, 1.0)
+    devices, _ = query_fleet(MemoryGrid(answer, [nodes]), BRIEF, 4, 1.0)
     assert [nodes.index(device.node_id) for device in devices] == [1, 2, 3, 0]
 
 
 def test_devices_that_are_alike_take_the_free_numbers_in_the_order_of_node_ids():
     """Claimed are 0 and 2: the free numbers are 1, 3, 4 for the nodes 11, 12, 13."""
     profiles = {13: (None, 1), 11: (None, 1), 20: (2, 1), 12: (None, 1), 21: (0, 1)}
-    devices = query_fleet(fleet_of(profiles), BRIEF, 5, 1.0)
+    devices, _ = query_fleet(fleet_of(profiles), BRIEF, 5, 1.0)
     assert [(d.client, d.node_id) for d in devices] == [(0, 21), (1, 11), (2, 20), (3, 12), (4, 13)]
 
 
@@ -874,7 +941,8 @@ def test_the_roster_waits_until_all_nodes_are_there(monkeypatch):
     monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
     grid = fleet_of({1: (0, 1), 2: (1, 1), 3: (2, 1)})
     grid._nodes = [[], [2], [2, 1], [2, 1, 3]]
-    assert [d.node_id for d in query_fleet(grid, BRIEF, 3, 60.0)] == [1, 2, 3]
+    devices, _ = query_fleet(grid, BRIEF, 3, 60.0)
+    assert [d.node_id for d in devices] == [1, 2, 3]
 
 
 def test_nodes_that_never_connect_are_counted(monkeypatch):
@@ -889,38 +957,66 @@ def test_more_nodes_than_the_fleet_has_are_refused_with_both_keys():
         query_fleet(fleet_of({1: (0, 1), 2: (1, 1), 3: (2, 1)}), BRIEF, 2, 1.0)
 
 
-def test_two_devices_of_one_partition_are_refused():
-    with pytest.raises(WireError, match=r"partition-id: \[1\]"):
-        query_fleet(fleet_of({1: (1, 5), 2: (1, 5), 3: (0, 5)}), BRIEF, 3, 1.0)
+def test_two_devices_of_one_partition_are_left_out_by_name():
+    devices, left_out = query_fleet(fleet_of({1: (1, 5), 2: (1, 5), 3: (0, 5)}), BRIEF, 3, 1.0)
+    assert [device.node_id for device in devices] == [3]
+    assert left_out == [
+        f"client 1 (node {node}) is left out: several devices claim this partition-id; give each its own"
+        for node in (1, 2)
+    ]
 
 
-@pytest.mark.parametrize(("client", "name"), [(1, r"^client 1 \(node 2\) has"), (None, "^node 2 has")])
-def test_a_device_without_data_is_refused_by_name(client, name):
-    with pytest.raises(DataError, match=name):
-        query_fleet(fleet_of({1: (0, 5), 2: (client, 0)}), BRIEF, 2, 1.0)
+def test_a_partition_beyond_the_fleet_is_left_out_by_name():
+    _, left_out = query_fleet(fleet_of({1: (0, 5), 2: (2, 5)}), BRIEF, 2, 1.0)
+    assert left_out == ["client 2 (node 2) is left out: the fleet has clients 0 to 1"]
 
 
-def test_a_device_that_errs_is_refused_with_its_reason():
-    grid = MemoryGrid(lambda message: reply(message, "data: no file mine.npz"), [[4]])
-    with pytest.raises(TrainingError, match=r"node 4.*no file mine\.npz"):
-        query_fleet(grid, BRIEF, 1, 1.0)
+def test_a_device_with_more_samples_than_its_part_of_the_data_is_left_out_by_name():
+    """Parts have 5 and 6 samples: what a device holds out of its part counts too."""
+    grid = fleet_of({1: (0, 5), 2: (1, 2**40 - 1)})
+    devices, left_out = query_fleet(grid, BRIEF, 2, 1.0, (5, 6))
+    assert [device.client for device in devices] == [0]
+    assert left_out == [
+        "client 1 (node 2) is left out: it says that it has 1,099,511,627,775 samples; this part of the "
+        "scenario's data has 6"
+    ]
 
 
-def test_a_device_that_is_gone_is_named_though_the_superlink_answers():
-    grid = MemoryGrid(lambda message: in_place_of_the_node(message, "question"), [[4]])
-    with pytest.raises(TrainingError, match=r"node 4 failed .* no heartbeat"):
-        query_fleet(grid, BRIEF, 1, 1.0)
+@pytest.mark.parametrize(("client", "name"), [(1, "client 1 (node 2)"), (None, "node 2")])
+def test_a_device_without_data_is_left_out_by_name(client, name):
+    _, left_out = query_fleet(fleet_of({1: (0, 5), 2: (client, 0)}), BRIEF, 2, 1.0)
+    assert left_out == [f"{name} is left out: it has no training samples; give it some"]
 
 
-def test_a_device_that_answers_nonsense_is_refused_by_name():
-    grid = MemoryGrid(lambda message: reply(message, RecordDict()), [[4]])
-    with pytest.raises(WireError, match=r"node 4.*profile"):
-        query_fleet(grid, BRIEF, 1, 1.0)
-
-
-def test_a_device_that_does_not_answer_is_counted():
+def failing(node: int, answer) -> MemoryGrid:
+    """Two devices, one of which answers as it is told."""
     grid = fleet_of({1: (0, 1), 2: (1, 1)})
     inner = grid._answer
-    grid._answer = lambda message: None if message.metadata.dst_node_id == 2 else inner(message)
-    with pytest.raises(TrainingError, match="1 of 2 devices did not answer"):
-        query_fleet(grid, BRIEF, 2, 1.0)
+    grid._answer = lambda message: (answer if message.metadata.dst_node_id == node else inner)(message)
+    return grid
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (lambda message: reply(message, "data: no file mine.npz"), "data: no file mine.npz"),
+        (in_place_of_the_node, "no heartbeat"),
+        (lambda message: reply(message, RecordDict()), "no config record 'profile', got []"),
+        (lambda message: None, "it did not answer the first query; check that its process runs"),
+        (lambda message: reply(message, "a\x1b[2J\nlie"), "a [2J lie"),
+    ],
+    ids=["errs", "is gone", "answers nonsense", "does not answer", "forges lines"],
+)
+def test_a_device_that_does_not_describe_itself_is_left_out_by_name(answer, said):
+    devices, left_out = query_fleet(failing(2, answer), BRIEF, 2, 1.0)
+    assert [device.node_id for device in devices] == [1]
+    assert left_out == [f"node 2 is left out: {said}"]
+    with pytest.raises(TrainingError, match=rf"none of 1 devices .* node 4 is left out: {re.escape(said)}"):
+        query_fleet(MemoryGrid(answer, [[4]]), BRIEF, 1, 1.0)
+
+
+def test_a_profile_in_another_devices_name_is_dropped(caplog):
+    forged = failing(2, lambda message: altered(reply(message, "lie"), src_node_id=1))
+    devices, _ = query_fleet(forged, BRIEF, 2, 1.0)
+    assert [device.node_id for device in devices] == [1]
+    assert caplog.messages == ["dropped a reply from node 1: it answers what node 2 was asked"]

@@ -82,6 +82,7 @@ CLIENT_COLUMNS = [
     "units_pruned",
     "bytes_down",
     "bytes_up",
+    "update_norm",
     "train_loss",
     "accuracy",
     "num_local_test",

@@ -79,7 +79,8 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         ) as grid,
     ):
         bare_pids = {worker.pid for worker in bare_workers.processes}
-        strategy.enlist(resolve(QUERY_FLEET)(grid, strategy.brief, scenario.fleet.num_clients, 600.0))
+        devices, _ = resolve(QUERY_FLEET)(grid, strategy.brief, scenario.fleet.num_clients, 600.0)
+        strategy.enlist(devices)
         strategy.start(grid, pack_state(strategy.state), num_rounds=3, timeout=600.0)  # warm-up
         bare_workers.run(3)
         for _ in range(repeats):

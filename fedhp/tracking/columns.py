@@ -19,6 +19,7 @@ CLIENTS: dict[str, type] = {
     "units_pruned": int,
     "bytes_down": int,
     "bytes_up": int,
+    "update_norm": float,
     "train_loss": float,
     "accuracy": float,
     "num_local_test": int,
@@ -50,6 +51,13 @@ ROUNDS: dict[str, type] = {
 PARTITION: dict[str, type] = {"client": int, "label": int, "count": int, "owner": str}
 
 # Columns that records of earlier versions lack, and that may be null anyway.
-LATER = {"owner", "votes", "num_local_test", "local_accuracy_global", "local_accuracy_personal"}
+LATER = {
+    "owner",
+    "votes",
+    "update_norm",
+    "num_local_test",
+    "local_accuracy_global",
+    "local_accuracy_personal",
+}
 # And keys of ``summary.json`` likewise.
 LATER_SUMMARY = ("local_accuracy_global", "local_accuracy_personal", "cause")

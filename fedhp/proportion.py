@@ -1,0 +1,132 @@
+"""Whether an update is in proportion to the others': one reply must not ruin the model of all."""
+
+import math
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.state import ModelState, Update
+from fedhp.structure import Layout
+
+# A median of fewer norms says nothing; until so many are known, replies wait for each other; and of so many
+# accepted updates the norms are kept from round to round, so that later rounds need not wait.
+_FEWEST = 3
+_HELD = 8
+_REMEMBERED = 32
+# Towards the end of a training, updates come to nothing: one that changes so little harms nobody, however
+# large beside the others'.
+_HARMLESS = 0.1
+
+_Item = TypeVar("_Item")
+
+
+@dataclass(frozen=True)
+class Change:
+    """Euclidean norms over the entries that a client sent back.
+
+    Attributes:
+        kind: Which entries: those of weights, or of running statistics.
+        norm: Of the difference to what they were.
+        before: Of what they were.
+    """
+
+    kind: str
+    norm: float
+    before: float
+
+
+def changes(layout: Layout, state: ModelState, update: Update) -> tuple[Change, ...]:
+    """Returns how far an update moves a global model: its weights, and its running statistics if any.
+
+    Statistics are of another scale than weights, so that beside them a change of weights could hide.
+    """
+    before = layout.slice(state.weights, state.structure, update.state.structure)
+    kinds = {"weights": layout.trained, "running statistics": sorted(layout.buffers)}
+    return tuple(
+        Change(
+            kind,
+            _norm(update.state.weights[name] - before[name] for name in names),
+            _norm(before[name] for name in names),
+        )
+        for kind, names in kinds.items()
+        if names
+    )
+
+
+def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
+    return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
+
+
+class Proportion:
+    """Holds each update of a round against the median of those seen so far, in this round and before.
+
+    An update is out of proportion when its norm is beyond ``factor`` times the median norm, and it changes
+    what it was made from by more than a tenth. Where too few are known for a median, it is out of proportion
+    when its norm is beyond ``factor`` times that of what it was made from. The median is the lower one, so
+    that one of two cannot raise it.
+
+    Args:
+        factor: How many times the median one may measure; 0 for any.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+        self._recent: deque[Mapping[str, float]] = deque(maxlen=_REMEMBERED)
+
+    def judged(
+        self, items: Iterable[_Item], changes: Callable[[_Item], Sequence[Change]]
+    ) -> Iterator[tuple[_Item, str]]:
+        """Yields each item of a round with what is out of proportion in it, empty where nothing is.
+
+        In their order, on which alone the judgement depends; a few are read ahead in the first round.
+
+        Args:
+            items: Updates, or anything in their place that did not bring one.
+            changes: Returns an item's changes; none where it is no update.
+        """
+        known: dict[str, list[float]] = {}
+        for norms in self._recent:
+            _add(known, norms)
+        waiting: deque[_Item] = deque()
+        for item in items:
+            waiting.append(item)
+            _add(known, {change.kind: change.norm for change in changes(item)})
+            if min(map(len, known.values()), default=0) >= _HELD:
+                yield from self._released(waiting, changes, known)
+        yield from self._released(waiting, changes, known)
+
+    def _released(
+        self,
+        waiting: deque[_Item],
+        changes: Callable[[_Item], Sequence[Change]],
+        known: Mapping[str, Sequence[float]],
+    ) -> Iterator[tuple[_Item, str]]:
+        while waiting:
+            item = waiting.popleft()
+            said = changes(item)
+            flaw = next(filter(None, (self._flaw(change, known[change.kind]) for change in said)), "")
+            if said and not flaw:
+                self._recent.append({change.kind: change.norm for change in said})
+            yield item, flaw
+
+    def _flaw(self, change: Change, known: Sequence[float]) -> str:
+        few = len(known) < _FEWEST
+        usual = change.before if few else known[(len(known) - 1) // 2]
+        limit = self._factor * usual if few else max(self._factor * usual, _HARMLESS * change.before)
+        if not (self._factor and limit) or change.norm <= limit:
+            return ""
+        of = f"the norm of the {change.kind} that it was sent" if few else "the median of the updates"
+        return (
+            f"the update of its {change.kind} has norm {change.norm:.3g}, beyond {self._factor:g} times "
+            f"{of}, {usual:.3g}"
+        )
+
+
+def _add(known: dict[str, list[float]], norms: Mapping[str, float]) -> None:
+    for kind, norm in norms.items():
+        insort(known.setdefault(kind, []), norm)

@@ -1,0 +1,277 @@
+"""Replies that are wrong, forged, huge or missing: what a fleet of strangers can do to a run, and cannot."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from factories import MemoryGrid, reply, same_bits, stamped, trained
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message
+from flwr.common.constant import ErrorCode
+
+from fedhp.config import ServerConfig, load_scenario
+from fedhp.devices import DeviceProfile
+from fedhp.errors import TrainingError
+from fedhp.simulation.identity import acting_as
+from fedhp.state import ModelState, Update
+from fedhp.watch import Look
+from strategies import FleetStrategy
+from strategies.patience import Patience
+from strategies.rollback import RollBack, has_lost_all
+from strategies.roster import Device
+from strategies.setup import prepare
+
+
+@pytest.fixture(autouse=True)
+def _as_the_server():
+    with acting_as(0):
+        yield
+
+
+def fleet(
+    num_clients: int = 20, name: str = "mask_intersection", own: dict[int, int] | None = None, **values
+) -> FleetStrategy:
+    """A strategy with devices of 50 samples each, or of as many as they say of data of their own."""
+    small = {"strategy.name": name, "model.widths": [8, 6], "fleet.num_clients": num_clients, **values}
+    strategy = prepare(load_scenario("quickstart", values=small), simulated=False).strategy
+    own = own or {}
+    strategy.enlist(
+        [
+            Device(1000 - client, client, DeviceProfile("phone", None, own.get(client, 50), client in own))
+            for client in range(num_clients)
+        ]
+    )
+    return strategy
+
+
+def asked(strategy: FleetStrategy, server_round: int = 1, grid: MemoryGrid | None = None) -> list[Message]:
+    grid = grid or MemoryGrid(lambda message: None)
+    return stamped(strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
+
+
+def honest(strategy: FleetStrategy, message: Message) -> Update:
+    """What an honest client sends: weights moved a little, and all units."""
+    return trained(strategy.layout, message, 50)
+
+
+def with_weights(update: Update, change) -> Update:
+    weights = {name: change(array).astype(np.float32) for name, array in update.state.weights.items()}
+    return replace(update, state=ModelState(weights, update.state.structure))
+
+
+def norm(state: ModelState) -> float:
+    return float(np.sqrt(sum(np.square(array, dtype=np.float64).sum() for array in state.weights.values())))
+
+
+def test_weights_ten_thousand_times_too_large_are_refused_and_the_rest_is_their_mean():
+    strategy, alone = fleet(), fleet()
+    messages = asked(strategy)
+    right = {m.metadata.dst_node_id: reply(m, honest(strategy, m)) for m in messages}
+    honest_one = replace(honest(strategy, messages[7]), state=strategy.state)
+    huge = reply(messages[7], with_weights(honest_one, lambda array: 1e4 * array))
+    strategy.aggregate_train(1, [{**right, 993: huge}[node] for node in right])
+    assert strategy.reports[7].status == "failed"
+    assert strategy.reports[7].failure.startswith("reply: the update of its weights has norm ")
+    assert strategy.reports[7].update_norm == pytest.approx(9999 * norm(alone.state), rel=1e-3)
+    asked(alone)
+    alone.aggregate_train(1, [answer for node, answer in right.items() if node != 993])
+    assert same_bits(strategy.state, alone.state)
+
+
+def test_the_norm_of_each_update_is_in_its_row():
+    """Over the entries that came back: moved by hand by 3 in one weight and by 4 in another."""
+    strategy = fleet(3)
+    messages = asked(strategy)
+    updates = [honest(strategy, message) for message in messages]
+    moved = {name: array.copy() for name, array in strategy.state.weights.items()}
+    moved["fc1.bias"][0] += 3
+    moved["fc2.bias"][1] -= 4
+    updates[1] = replace(updates[1], state=ModelState(moved, strategy.state.structure))
+    answers = [reply(message, update) for message, update in zip(messages, updates, strict=True)]
+    strategy.aggregate_train(1, answers)
+    assert strategy.reports[1].update_norm == pytest.approx(5, rel=1e-5)
+
+
+def test_a_device_that_says_it_has_a_million_million_samples_counts_as_ten_times_the_median():
+    """Zeros of 500 samples beside 19 devices of 50 that make everything 0.8 as large: 0.8 * 950 / 1450."""
+    strategy = fleet(own={3: 2**40 - 1})
+    assert strategy.remarks == [
+        "client 3 (phone) says that it has 1,099,511,627,775 samples; it counts as 500, "
+        "server.max_times_median times the fleet's median"
+    ]
+    before = strategy.state
+    messages = asked(strategy)
+    same = Update(0, before.structure, before, 50, honest(strategy, messages[0]).statistics)
+    updates = [with_weights(same, lambda array: 0.8 * array)] * 20
+    updates[3] = replace(with_weights(same, np.zeros_like), num_examples=2**40 - 1)
+    strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
+    assert strategy.reports[3].num_examples == 500
+    assert norm(strategy.state) == pytest.approx(norm(before) * 0.8 * 950 / 1450, rel=1e-5)
+
+
+def test_parts_of_the_scenarios_data_count_for_all_their_samples():
+    strategy = fleet(own={1: 500})
+    assert strategy.remarks == []
+
+
+def test_predicted_memory_is_the_servers_own():
+    """The batch is fixed, so that the server's model gives the peak: the assigned structure's step."""
+    strategy = fleet(3)
+    messages = asked(strategy)
+    expected = strategy.memory.training_bytes(strategy.state.structure.counts, 8)
+    answers = []
+    for message, claim in zip(messages, (1, expected, 2**40), strict=True):
+        update = honest(strategy, message)
+        said = replace(update.statistics, memory_predicted_bytes=claim, batch_size_last=8)
+        answers.append(reply(message, replace(update, statistics=said)))
+    strategy.aggregate_train(1, answers)
+    assert [row.memory_predicted_bytes for row in strategy.reports] == [expected] * 3
+
+
+def test_memory_claimed_beyond_the_budget_is_noted_by_name(caplog):
+    strategy = fleet(2)
+    strategy.devices[1] = replace(
+        strategy.devices[1], profile=replace(strategy.devices[1].profile, memory_bytes=2**20)
+    )
+    messages = asked(strategy)
+    answers = []
+    for message, claim in zip(messages, (1, 2**30), strict=True):
+        update = honest(strategy, message)
+        said = replace(update.statistics, memory_predicted_bytes=claim)
+        answers.append(reply(message, replace(update, statistics=said)))
+    strategy.aggregate_train(1, answers)
+    (note,) = caplog.messages
+    assert note.startswith(
+        "client 1 says that its training took 1.00 GiB by the memory model; by the server's"
+    )
+    assert not strategy.reports[1].violates_budget()
+
+
+def test_a_mean_that_no_device_would_take_is_not_taken(caplog, monkeypatch):
+    strategy = fleet(2)
+    before = strategy.state
+    wild = {name: np.full_like(array, np.nan) for name, array in before.weights.items()}
+    monkeypatch.setattr(type(strategy), "average", lambda self, _: ModelState(wild, before.structure))
+    result = strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in asked(strategy)])
+    assert result == (None, None)
+    assert strategy.state is before
+    assert strategy.votes == {}
+    assert "round 1: the new model is none (fc1.weight: holds NaN" in caplog.text
+
+
+# Rolling back
+
+
+class Looks:
+    """A watch that sees what it is told, one look after the other."""
+
+    def __init__(self, *looks: tuple[float, float]) -> None:
+        self._looks = [Look(accuracy, loss, 0.5) for accuracy, loss in looks]
+
+    def look(self, state: ModelState) -> Look:
+        return self._looks.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "lost"),
+    [
+        ((0.81, 0.6), (0.097, 2.3), True),  # of ten classes
+        ((0.81, 0.6), (0.17, 2.3), True),  # 7 of 71 points are left
+        ((0.81, 0.6), (0.18, 2.3), False),
+        ((0.81, 0.6), (0.40, 1.9), False),  # a hard cut
+        ((0.25, 2.2), (0.10, 2.3), False),  # it had little to lose
+        ((0.10, 2.3), (0.10, float("nan")), True),
+        ((0.10, float("inf")), (0.10, float("inf")), False),
+    ],
+)
+def test_everything_is_lost_when_a_tenth_of_the_lead_over_guessing_is_left(before, after, lost):
+    assert has_lost_all(Look(*before, 0.0), Look(*after, 0.0), guessing=0.1) is lost
+
+
+def test_a_round_that_loses_everything_is_undone_and_named(caplog):
+    strategy = fleet(3, **{"strategy.optimizer.name": "fedavgm"})
+    safety = RollBack(strategy, Looks((0.1, 2.3), (0.8, 0.7), (0.1, 9.0), (0.82, 0.6)), guessing=0.1)
+    safety.look(0)
+    states, seen = [], []
+    for server_round in (1, 2, 3):
+        messages = asked(strategy, server_round)
+        strategy.aggregate_train(server_round, [reply(m, honest(strategy, m)) for m in messages])
+        seen.append(safety.look(server_round))
+        states.append(strategy.state)
+    assert states[1] is states[0]
+    assert states[2] is not states[1]
+    assert [(look.accuracy, look.loss) for look in seen] == [(0.8, 0.7), (0.8, 0.7), (0.82, 0.6)]
+    (note,) = [record.getMessage() for record in caplog.records if record.name == "fedhp.notes"]
+    assert note.startswith("round 2: accuracy fell from 80.0% to 10.0%, the loss went from 0.7 to 9: ")
+    assert "The largest update was that of client " in note
+
+
+# Patience
+
+
+def gone(message: Message) -> Message:
+    """What the SuperLink answers at once for a node that missed its heartbeats."""
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, "Node Unavailable"), reply_to=message)
+
+
+def round_in_vain(strategy: FleetStrategy, number: int, answer, nodes=((),)) -> None:
+    grid = MemoryGrid(lambda message: None, nodes)
+    strategy.aggregate_train(number, [answer(message) for message in asked(strategy, number, grid)])
+    strategy.patience.check()
+
+
+def test_devices_that_fail_have_three_rounds():
+    strategy = fleet(2)
+    for number in (1, 2):
+        round_in_vain(strategy, number, lambda message: reply(message, "no disk"))
+    with pytest.raises(TrainingError, match=r"all clients failed in rounds 1 to 3; .* \(6 of 6\).*no disk"):
+        round_in_vain(strategy, 3, lambda message: reply(message, "no disk"))
+
+
+def test_devices_that_are_gone_are_waited_for_and_the_run_goes_on_when_one_is_back(monkeypatch, caplog):
+    """Rounds 1 to 4 fail at once; each next one begins only when node 1000 or 999 is connected again."""
+    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    strategy = fleet(2)
+    for number in range(1, 5):
+        round_in_vain(strategy, number, gone, nodes=[[7], [7], [7, 999]])
+    strategy.aggregate_train(5, [reply(m, honest(strategy, m)) for m in asked(strategy, 5, back())])
+    assert strategy.patience.rounds_in_vain == ()
+    assert caplog.text.count("waiting for devices to come back: 0 of 1 connected") == 3
+
+
+def back() -> MemoryGrid:
+    return MemoryGrid(lambda message: None, [[999, 1000]])
+
+
+def test_patience_has_an_end(monkeypatch):
+    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    strategy = fleet(2, **{"server.patience_seconds": 0})
+    round_in_vain(strategy, 1, gone)
+    with pytest.raises(TrainingError, match=r"in round 1; .*Node Unavailable; server\.patience_seconds = 0"):
+        round_in_vain(strategy, 2, gone)
+
+
+def test_time_alone_ends_no_run():
+    """Devices that are there and fail are not waited for, and those that answer again are forgiven."""
+    patience = Patience(ServerConfig(patience_seconds=0), num_rounds=9)
+    strategy = fleet(2)
+    strategy.patience = patience
+    round_in_vain(strategy, 1, lambda message: reply(message, "no disk"))
+    round_in_vain(strategy, 2, lambda message: reply(message, "no disk"))
+    strategy.aggregate_train(3, [reply(m, honest(strategy, m)) for m in asked(strategy, 3)])
+    patience.check()
+    assert patience.rounds_in_vain == ()
+
+
+def test_a_run_of_fewer_rounds_ends_with_them():
+    strategy = fleet(2, rounds=1)
+    with pytest.raises(TrainingError, match="all clients failed in round 1"):
+        round_in_vain(strategy, 1, gone)
+
+
+def test_notes_of_dropped_replies_name_who_sent_them(caplog):
+    strategy = fleet(2)
+    with caplog.at_level(logging.WARNING, "fedhp.notes"):
+        messages = asked(strategy)
+        strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in (*messages, messages[0])])
+    assert caplog.messages == ["dropped a second reply from client 0 (node 1000)"]
