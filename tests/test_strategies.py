@@ -551,7 +551,7 @@ def test_a_device_too_small_for_the_smallest_structure_is_left_out_by_name():
     assert [device.client for device in strategy.devices] == [0]
     (remark,) = strategy.remarks
     assert re.search(r"^client 1 \(phone\) is left out: .*budget is 10 bytes", remark)
-    with pytest.raises(TrainingError, match=r"no device.*client 0 \(phone\) is left out: .*10 bytes"):
+    with pytest.raises(BudgetError, match=r"no device.*client 0 \(phone\) is left out: .*10 bytes"):
         enlisted(budgets=(10, 10))
 
 
