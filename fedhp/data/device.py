@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.checks import checked_images
 from fedhp.data.dataset import stamps
-from fedhp.data.files import read_npz
 from fedhp.data.labels import checked_labels
 from fedhp.data.normalisation import Normalisation, spreads
+from fedhp.data.npz import read_npz
 from fedhp.data.shard import Shard
 from fedhp.errors import DataError
 

@@ -1,12 +1,9 @@
-"""Reads the file formats that data comes in: IDX (as MNIST is published), CIFAR-10's, NumPy's ``.npz``."""
+"""Reads the file formats that published data comes in: IDX, as MNIST's, and CIFAR-10's."""
 
 import gzip
 import math
-import zipfile
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,39 +61,7 @@ def read_cifar10(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return rows[:, 1:].reshape(-1, *_CIFAR_IMAGE), rows[:, 0]
 
 
-def read_npz(path: Path, required: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Reads all arrays of an ``.npz`` file; none is ever unpickled.
-
-    Raises:
-        DataError: If the file is missing or damaged, lacks a required array or holds Python
-            objects.
-    """
-    if not path.is_file():
-        raise DataError(f"no file {path}; it should be an .npz file with {', '.join(required)}")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is no .npz file (numpy.savez writes them) with {', '.join(required)}")
-    try:
-        # Opened here: NumPy leaves a damaged file open.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one bare array")
-            arrays = {name: archive[name] for name in archive.files}
-    except _UNREADABLE as error:
-        raise DataError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it with "
-            f"numpy.savez, without arrays of Python objects"
-        ) from None
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays)} and should hold "
-            f"{', '.join(required)}"
-        )
-    return arrays
-
-
-_UNREADABLE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (OSError, EOFError, zlib.error)
 _FETCH_AGAIN = "Fetch the file again."
 
 
@@ -106,5 +71,5 @@ def _uncompressed(path: Path) -> bytes:
             with gzip.open(path) as file:
                 return file.read()
         return path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path} is truncated or damaged ({error}). {_FETCH_AGAIN}") from None

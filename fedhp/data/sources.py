@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.checks import checked_images
-from fedhp.data.files import read_cifar10, read_idx, read_npz
+from fedhp.data.files import read_cifar10, read_idx
 from fedhp.data.hub import Hub, read_hub
 from fedhp.data.labels import checked_labels, checked_owners, names_in
+from fedhp.data.npz import read_npz
 from fedhp.errors import DataError, MissingExtraError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -184,7 +185,7 @@ def _locate_npz(root: str) -> Located:
 
 
 def _read_npz_set(file: Path, num_classes: int | None, layout: str) -> Arrays:
-    return _gathered(read_npz(file, NPZ_KEYS), str(file), num_classes, layout)
+    return _gathered(read_npz(file, NPZ_KEYS, ("client_train",)), str(file), num_classes, layout)
 
 
 def _places(root: str, folder: str) -> list[Path]:
