@@ -214,6 +214,56 @@ def test_a_clients_accuracy_is_its_mean_since_the_first_of_the_last_rounds(run):
     assert series.client_accuracies(run.clients, 2)["accuracy"].tolist() == pytest.approx([0.7, 0.4, 0.8])
 
 
+def held_out(one: ClientReport, number: int, received: float) -> ClientReport:
+    return dataclasses.replace(
+        one, num_local_test=number, local_accuracy_global=received, local_accuracy_personal=1.0
+    )
+
+
+def test_clients_are_judged_on_their_held_out_samples_where_any_has_some(tmp_path):
+    """Round 2 of 'small': (1 * 0.9 + 3 * 0.5) / 4 = 0.6; of 'big', which holds none out, nothing is known."""
+    big, one, other = ROWS[2]
+    rows = (big, held_out(one, 1, 0.9), held_out(other, 3, 0.5))
+    run = record(tmp_path / "run", [make_report(0), make_report(1), make_report(2, clients=rows)])
+    classes = series.class_rounds(run.clients)
+    assert classes["small"]["accuracy"].tolist() == pytest.approx([NAN, 0.6], nan_ok=True)
+    assert classes["big"]["accuracy"].isna().all()
+    assert series.client_accuracies(run.clients, 1)["accuracy"].to_dict() == {1: 0.9, 2: 0.5}
+    small, big = facts.class_rows(run)
+    assert (small.accuracy, big.accuracy) == ("70.0%", "-")
+    text = Page(write_report(run.folder)).text
+    assert text.count("on samples of its own that it holds out") == 3  # the table and two figures
+    assert "while it trains on them" not in text
+
+
+def test_where_nothing_is_held_out_the_page_says_that_accuracy_is_on_training_samples(run):
+    text = Page(write_report(run.folder)).text
+    assert text.count("while it trains on them, in percent; not on held-out ones") == 3
+
+
+@pytest.mark.parametrize(
+    ("shares", "limits"),
+    [
+        ([10, 20, *range(80, 96)], (83.8, 95.4)),  # from the 7th of 18, 84, to 95: 2% and 4% of 11 beyond
+        ([10] * 17 + [90], (59.4, 91.2)),  # no more than 30 below 90: 60 to 90
+        ([10, 90, 91], None),  # few rounds
+        ([50] * 20, None),
+        ([NAN] * 20, None),
+    ],
+)
+def test_the_first_climb_is_cut_off(shares, limits):
+    from matplotlib.figure import Figure
+
+    from fedhp.report.axes import Climb
+
+    axes, before = Figure().subplots(), (3.0, 7.0)
+    axes.set_ylim(before)
+    climb = Climb([pd.Series(shares, dtype=float)])
+    climb.cut(axes)
+    assert axes.get_ylim() == pytest.approx(limits or before, abs=0.05)
+    assert bool(climb.said) is (limits is not None)
+
+
 def test_units_stand_by_their_lifetimes_with_the_votes_of_each_round(run):
     """Units 1 and 3 lived on, 0 was cut in round 2, 2 in round 1; nobody judged unit 3 in round 1."""
     (group,) = survival(run)
@@ -335,6 +385,74 @@ def test_names_of_any_signs_and_length_are_drawn_as_they_are(tmp_path):
     assert [each["id"] for each in page.attributes("figure")] == NAMES
     assert all(name in page.text for name in names)
     assert "Classes beyond the first 8, only in the table: 1." in page.text
+
+
+def test_a_figure_of_very_many_clients_is_of_their_classes(tmp_path):
+    """3,000 clients of 'small', 'big', 'small', 'small', .. with 1 or 2 samples: no file grows with them."""
+    partition = {client: [1 + client % 2, 0] for client in range(3000)}
+    fleet = dataclasses.replace(make_plan().scenario.fleet, num_clients=3000)
+    scenario = dataclasses.replace(make_plan().scenario, fleet=fleet)
+    plan = make_plan(partition=partition, scenario=scenario)
+    run = record(tmp_path / "run", [make_report(0), make_report(1)], plan)
+    page = Page(write_report(run.folder))
+    assert len(page.source) < 1_000_000
+    assert "3,000 clients by the partition 'dirichlet'" in page.text
+    assert "hold how many samples, 1 to 2;" in page.text
+    assert "samples of 1 to 1 of 2 labels" in page.text
+    assert (run.folder / "figures" / "partition.svg").stat().st_size < 100_000
+
+
+def test_clients_that_were_never_asked_are_of_the_scenarios_class(run):
+    """The fleet of 3 is small, big, small by its shares; client 0 called itself big when it was asked."""
+    assert series.classes_of(run, [0, 1, 2, 3]) == ["big", "small", "small", "device"]
+    unasked = dataclasses.replace(run)
+    unasked.__dict__["clients"] = run.clients.head(0)
+    assert series.classes_of(unasked, [0, 1, 2]) == ["small", "big", "small"]
+
+
+def test_batches_that_never_change_are_one_line(tmp_path):
+    from fedhp.report import class_figures
+
+    rows = tuple(dataclasses.replace(one, batch_size_last=one.batch_size_first) for one in ROWS[1][:2])
+    run = record(tmp_path / "run", [make_report(0), make_report(1, clients=rows)])
+    plot = class_figures.batches(run)
+    assert (plot.draw, plot.caption) == (None, "They never change. small: 2 samples; big: 4 samples.")
+    mixed = (rows[0], ROWS[1][1], ROWS[2][2])  # 'small' from 2 to 4
+    run = record(tmp_path / "other", [make_report(0), make_report(1, clients=mixed)])
+    assert "Where they never change: big 4." in class_figures.batches(run).caption
+
+
+@pytest.mark.parametrize(
+    "reports",
+    [
+        [
+            make_report(n, loss=NAN, clients=tuple(dataclasses.replace(r, train_loss=NAN) for r in ROWS[n]))
+            for n in range(3)
+        ],
+        [make_report(0), make_report(1, clients=ROWS[1][:1])],
+        [make_report(n, accuracy=0.0) for n in range(3)],
+        [make_report(0), *(dataclasses.replace(make_report(1, accuracy=1.0), round=n) for n in range(1, 40))],
+        [make_report(0), make_report(1), make_report(2, clients=(failed(2, 1),), votes={})],
+        [make_report(0), make_report(1, clients=(), votes={})],
+    ],
+    ids=["no loss", "one client", "no accuracy", "constant", "nobody in the last round", "nobody asked"],
+)
+def test_extreme_records_are_reported_too(tmp_path, reports):
+    run = record(tmp_path / "run", reports)
+    text = Page(write_report(run.folder)).text
+    assert "nan" not in re.sub(r"[\w./-]*nan[\w./-]+", "", text.lower())
+
+
+def test_a_fleet_in_which_every_device_is_a_class_of_its_own(tmp_path):
+    rows = tuple(
+        dataclasses.replace(ROWS[1][0], client=number, device_class=f"{number} {'long' * 15}")
+        for number in range(2000)
+    )
+    run = record(tmp_path / "run", [make_report(0), make_report(1, clients=rows)])
+    page = Page(write_report(run.folder))
+    assert len(page.attributes("tr")) == 1 + facts.MOST_CLASSES
+    assert "Classes that are not shown: 1900 more" in page.text
+    assert "Classes beyond the first 8, only in the table: 1992." in page.text
 
 
 # --- what a record may lack ------------------------------------------------------------------

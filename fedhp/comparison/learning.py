@@ -10,11 +10,10 @@ from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.report import labels, series
-from fedhp.report.axes import over_rounds
+from fedhp.report.axes import Climb, over_rounds
 from fedhp.report.plot import Plot
 from fedhp.tracking import RunResult
 
-_FARTHEST = 30.0  # points below the best that are shown
 _MARKS = 7  # on a line, by which it is known without colours
 
 
@@ -56,7 +55,7 @@ def accuracy(result: Result) -> Plot:
             curves = _curves(result, facet, _accuracy)
             for label, curve in curves.items():
                 _line(axes, result, label, curve.index, curve)
-            _from(axes, curves)
+            _climb(curves).cut(axes)
             _name_at_end(figure, axes, result, curves, "accuracy, %")
 
     return Plot(
@@ -84,7 +83,7 @@ def traffic(result: Result) -> Plot:
             moved = {label: scale * one["mean"] for label, one in _curves(result, facet, _sent).items()}
             for label, curve in curves.items():
                 _line(axes, result, label, moved[label], curve)
-            _from(axes, curves)
+            _climb(curves).cut(axes)
             axes.set_ylabel("accuracy, %")
             axes.set_xlim(0, 1.3 * scale * most)
             ends[axes] = {
@@ -136,12 +135,8 @@ def _line(axes: Any, result: Result, label: str, xs: Any, curve: Any) -> None:
     axes.plot(xs, curve["mean"], markersize=4, markevery=(every - 1, every), **look)
 
 
-def _from(axes: Any, curves: dict[str, Any]) -> None:
-    """Cuts off the first climb, beside which the differences at the end could not be seen."""
-    late = [curve["low"].iloc[len(curve) // 3 :].min() for curve in curves.values()]
-    top = max(curve["high"].max() for curve in curves.values())
-    low = max(min(late), top - _FARTHEST, 0.0)
-    axes.set_ylim(low - 0.02 * (top - low), top + 0.04 * (top - low))
+def _climb(curves: dict[str, Any]) -> Climb:
+    return Climb([curve["low"] for curve in curves.values()], [curve["high"] for curve in curves.values()])
 
 
 def _name_at_end(figure: Any, axes: Any, result: Result, curves: dict[str, Any], ylabel: str) -> None:

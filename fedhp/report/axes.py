@@ -12,6 +12,7 @@ from fedhp.report.style import LIGHT
 Look = dict[str, Any]
 
 _FEW = 12
+_FARTHEST = 30.0  # points below the best that are shown
 _MOST_SIDE_BY_SIDE = 4
 _LONGEST_NAME = 16
 _LONGEST_BESIDE = 24
@@ -23,6 +24,38 @@ def over_rounds(axes: Any, ylabel: str) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+class Climb:
+    """Where an axis of percent begins and ends, so that differences at the end can be seen.
+
+    The first climb from guessing is cut off, unless there are few rounds: no more than 30 points below the
+    best are shown, and no more than from the second third of the rounds on.
+
+    Attributes:
+        said: What a caption has to say of it, with a blank before; empty where nothing is cut off.
+
+    Args:
+        lines: What is drawn, in percent by round.
+        tops: The upper edges of what is drawn, where bands reach above the lines.
+    """
+
+    def __init__(self, lines: Sequence[Any], tops: Sequence[Any] = ()) -> None:
+        self._limits: tuple[float, float] | None = None
+        self.said = ""
+        late = min(line.iloc[len(line) // 3 :].min() for line in lines)
+        top = max(line.max() for line in (*lines, *tops))
+        low = max(late, top - _FARTHEST, 0.0)
+        if not low < top or max(map(len, lines)) <= _FEW:  # written so that NaN leaves the axis to itself
+            return
+        self._limits = low - 0.02 * (top - low), top + 0.04 * (top - low)
+        if min(line.min() for line in lines) < self._limits[0]:
+            self.said = " What is far below the end is cut off."
+
+    def cut(self, axes: Any) -> None:
+        """Sets the limits of axes that everything is drawn on."""
+        if self._limits is not None:
+            axes.set_ylim(self._limits)
 
 
 def dots(points: Any) -> Look:
@@ -85,3 +118,10 @@ def lines_of(axes: Any, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), [short(name, _LONGEST_BESIDE) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
+
+
+def image(axes: Any, values: Any, colours: Any, place: tuple[float, ...], most: float) -> Any:
+    """Draws a matrix whose cells stay sharp however large they are shown."""
+    axes.grid(visible=False)
+    look = {"cmap": colours, "vmin": 0, "vmax": most, "aspect": "auto", "interpolation": "none"}
+    return axes.imshow(values, extent=place, **look)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.ticker import MaxNLocator
 
 from fedhp.devices import format_size
-from fedhp.report import series
+from fedhp.report import facts, series
 from fedhp.report.axes import (
+    Climb,
     byte_unit,
     dots,
     intervals,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 8  # whose panels or lines can be told apart
 _FAR_ABOVE = 3  # times the peak: drawn to that scale, memory would be a line at the bottom
 _NOBODY = "No client has succeeded so far, so that there is nothing to draw."
-_ON_OWN = "Accuracy on a client's own samples while it trains on them, in percent; not on held-out ones."
 _MEASURED = {"color": LIGHT["series1"]}
 _PREDICTED = {"color": LIGHT["series5"], "linewidth": 4.5, "alpha": 0.45}  # wide: the measured lies upon it
 _BUDGET = {"color": LIGHT["limit"], "linestyle": "--"}
@@ -84,30 +84,41 @@ def _peak(kind: str, own: series.Frame, budget: float | None) -> str:
 
 
 def batches(run: "RunResult") -> Plot:
-    """Batch sizes per class and round."""
+    """Batch sizes per class and round; of the classes only in which they ever change."""
     name, title, classes = "batches", "Batch sizes", _classes(run)
     if not classes:
         return Plot(name, title, _NOBODY)
+    ranges = "; ".join(f"{kind}: {_range(own)} samples" for kind, own in classes.items()) + "."
+    changing = {kind: own for kind, own in classes.items() if not _is_constant(own)}
+    if not changing:
+        return Plot(name, title, f"They never change. {ranges}{_rest(run)}")
 
     def draw(figure: Any) -> None:
-        drawn = panels(figure, list(map(short, classes)), "samples per step", sharey=True)
-        for axes, own in zip(drawn, classes.values(), strict=True):
+        drawn = panels(figure, list(map(short, changing)), "samples per step", sharey=True)
+        for axes, own in zip(drawn, changing.values(), strict=True):
             band = (own.index, own["batch_least"], own["batch_most"])
             axes.fill_between(*band, color=LIGHT["series1"], alpha=0.25, linewidth=0)
             axes.plot(own.index, own["batch"], color=LIGHT["series1"], **dots(own))
             axes.set_ylim(bottom=0)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
 
+    constant = [f"{kind} {_range(own)}" for kind, own in classes.items() if kind not in changing]
     return Plot(
         name,
         title,
         f"Samples per training step (memory.batch_policy={run.config.memory.batch_policy}): the line is the "
         "mean after a round's last cut, the band reaches from the smallest before its first cut to the "
-        f"largest after its last.{_rest(run)}",
-        "; ".join(f"{kind}: {_range(own)} samples" for kind, own in classes.items()) + ".",
+        "largest after its last."
+        + (f" Where they never change: {', '.join(constant)}." if constant else "")
+        + _rest(run),
+        ranges,
         draw,
-        _height(classes),
+        _height(changing),
     )
+
+
+def _is_constant(own: series.Frame) -> bool:
+    return bool(own["batch_least"].min() == own["batch_most"].max())
 
 
 def _range(own: series.Frame) -> str:
@@ -120,19 +131,21 @@ def accuracy(run: "RunResult") -> Plot:
     name, title, classes = "classes", "Accuracy per device class", _classes(run)
     if not classes:
         return Plot(name, title, _NOBODY)
+    climb = Climb([100 * own["accuracy"] for own in classes.values()])
 
     def draw(figure: Any) -> None:
         axes, lines = figure.subplots(), looks(list(classes))
         for kind, own in classes.items():
             axes.plot(own.index, 100 * own["accuracy"], **lines[kind], **dots(own))
         over_rounds(axes, "accuracy, %")
+        climb.cut(axes)
         legend_above(figure, {short(kind): look for kind, look in lines.items()})
 
     ends = [f"{kind} ends at {percent(own['accuracy'].iloc[-1])}" for kind, own in classes.items()]
     return Plot(
         name,
         title,
-        f"{_ON_OWN} The mean over a class's clients in each round.{_rest(run)}",
+        f"{facts.judged(run)} The mean over a class's clients in each round.{climb.said}{_rest(run)}",
         "; ".join(ends) + ".",
         draw,
     )
@@ -157,8 +170,9 @@ def fairness(run: "RunResult") -> Plot:
     return Plot(
         name,
         title,
-        f"{_ON_OWN} Each client's mean in the last rounds, per class: the range (thin), the quantiles 10% "
-        f"to 90% (thick; of all {low} to {high}) and the median (dot; of all {middle}).{_rest(run)}",
+        f"{facts.judged(run)} Each client's mean in the last rounds, per class: the range (thin), the "
+        f"quantiles 10% to 90% (thick; of all {low} to {high}) and the median (dot; of all {middle})."
+        f"{_rest(run)}",
         f"Medians: {', '.join(f'{kind} {percent(own.median())}' for kind, own in spreads.items())}.",
         draw,
         1.0 + 0.35 * len(spreads),
@@ -174,7 +188,7 @@ def _classes(run: "RunResult") -> dict[str, series.Frame]:
 
 
 def _rest(run: "RunResult") -> str:
-    left_out = len(series.class_rounds(run.clients)) - _MOST_CLASSES
+    left_out = series.succeeded(run.clients)["device_class"].nunique() - _MOST_CLASSES
     return (
         f" Classes beyond the first {_MOST_CLASSES}, only in the table: {left_out}." if left_out > 0 else ""
     )

@@ -10,6 +10,7 @@ from fedhp.tracking import wording
 if TYPE_CHECKING:
     from fedhp.tracking import RunResult
 
+MOST_CLASSES = 100
 MOST_FAILURES = 50
 
 
@@ -77,10 +78,10 @@ def facts(run: "RunResult") -> list[Fact]:
 
 
 def class_rows(run: "RunResult") -> list[ClassRow]:
-    """Returns a row per device class that was ever asked."""
+    """Returns a row per device class that was ever asked; only the first where there are very many."""
     late = series.client_accuracies(run.clients, series.first_of_last(run.rounds))
     rows = []
-    for name in series.class_names(run):
+    for name in series.class_names(run)[:MOST_CLASSES]:
         own: series.Frame = run.clients[run.clients["device_class"] == name]
         budget = _known(own["memory_budget_bytes"].max())
         batch = _known(own["batch_size_last"].mean())
@@ -96,6 +97,21 @@ def class_rows(run: "RunResult") -> list[ClassRow]:
             )
         )
     return rows
+
+
+def judged(run: "RunResult") -> str:
+    """Returns what the accuracy of clients is."""
+    if series.judged_by(run.clients) == series.HELD_OUT:
+        return (
+            "Accuracy of the model that a client received, in percent, on samples of its own that it holds "
+            "out (data.local_test)."
+        )
+    falling = run.config.train.lr_schedule != "constant"
+    return (
+        "Accuracy on a client's own samples while it trains on them, in percent; not on held-out ones, which "
+        "data.local_test would set aside."
+        + (" It may fall with the learning rate while the model gets better." if falling else "")
+    )
 
 
 def _peak(own: series.Frame, budget: float | None) -> str:

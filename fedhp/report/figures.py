@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from fedhp.report import class_figures, learning_figures, unit_figures
+from fedhp.report import class_figures, learning_figures, partition_figures, unit_figures
 from fedhp.report.plot import Plot
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _FIGURES = (
     class_figures.batches,
     class_figures.accuracy,
     class_figures.fairness,
-    unit_figures.partition,
+    partition_figures.partition,
     unit_figures.survivors,
 )
 

@@ -6,7 +6,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from fedhp.devices import format_size
 from fedhp.report import series
-from fedhp.report.axes import byte_unit, dots, over_rounds
+from fedhp.report.axes import Climb, byte_unit, dots, over_rounds
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT
 from fedhp.tracking.wording import percent
@@ -20,6 +20,7 @@ def accuracy(run: "RunResult") -> Plot:
     rounds: series.Frame = run.rounds
     best = rounds.loc[rounds["accuracy"].idxmax()]
     first, last = rounds.iloc[0], rounds.iloc[-1]
+    climb = Climb([100 * rounds["accuracy"]])
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -27,12 +28,14 @@ def accuracy(run: "RunResult") -> Plot:
         axes.plot(best["round"], 100 * best["accuracy"], "o", color=LIGHT["series2"], label="best")
         axes.legend(loc="lower right")
         over_rounds(axes, "accuracy, %")
+        climb.cut(axes)
 
     return Plot(
         "accuracy",
         "Accuracy over rounds",
         "The global model's accuracy on the held-out samples after each round, in percent; round 0 is the "
-        f"model before training. The best, {percent(best['accuracy'])}, came in round {best['round']:.0f}.",
+        f"model before training. The best, {percent(best['accuracy'])}, came in round {best['round']:.0f}."
+        f"{climb.said}",
         f"A line from {percent(first['accuracy'])} in round {first['round']:.0f} to "
         f"{percent(last['accuracy'])} in round {last['round']:.0f}.",
         draw,
@@ -46,6 +49,7 @@ def traffic(run: "RunResult") -> Plot:
     if not moved[-1]:
         alone = "Nothing was sent: the device trained alone, and its rounds are epochs."
         return Plot(name, title, alone if len(run.clients) else "Nothing has been sent yet.")
+    climb = Climb([100 * rounds["accuracy"]])
 
     def draw(figure: Any) -> None:
         axes, (unit, scale) = figure.subplots(), byte_unit(moved[-1])
@@ -53,13 +57,14 @@ def traffic(run: "RunResult") -> Plot:
         axes.plot(sent, 100 * rounds["accuracy"], color=LIGHT["series1"], **dots(rounds))
         axes.set_xlabel(f"sent since the start, down and up, {unit}")
         axes.set_ylabel("accuracy, %")
+        climb.cut(axes)
 
     total = format_size(moved[-1])
     return Plot(
         name,
         title,
         "The global model's accuracy on the held-out samples, in percent, over the payload bytes of all "
-        f"messages to and from the clients so far; {total} in all.",
+        f"messages to and from the clients so far; {total} in all.{climb.said}",
         f"A line that ends at {percent(rounds['accuracy'].iloc[-1])} after {total}.",
         draw,
     )

@@ -1,11 +1,17 @@
 """The numbers behind a report's figures, from the tables of a run record."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from fedhp.devices import assign_classes
 
 if TYPE_CHECKING:
     from fedhp.tracking import RunResult
 
 Frame = Any  # a pandas frame; what its own types say of a selection is too little to go by
+
+HELD_OUT = "local_accuracy_global"
+TRAINING = "accuracy"
 
 _FEWEST_LAST = 5
 _LAST_SHARE = 10  # one in so many
@@ -29,9 +35,21 @@ def class_names(run: "RunResult") -> list[str]:
     return [*named, *(name for name in seen if name not in named)]
 
 
+def classes_of(run: "RunResult", clients: Iterable[int]) -> list[str]:
+    """Returns the device class of each client: what it said when it was asked, otherwise the scenario's."""
+    planned = [kind.name for kind in assign_classes(run.config.fleet)]
+    said = dict(zip(run.clients["client"], run.clients["device_class"], strict=True))
+    return [said.get(client, planned[client] if client < len(planned) else "device") for client in clients]
+
+
 def succeeded(clients: Frame) -> Frame:
     """Returns the rows of clients that did not fail."""
     return clients[clients["status"] == "ok"]
+
+
+def judged_by(clients: Frame) -> str:
+    """Returns the column by which clients are judged: on their own held-out samples where any has some."""
+    return HELD_OUT if clients[HELD_OUT].notna().any() else TRAINING
 
 
 def class_rounds(clients: Frame) -> dict[str, Frame]:
@@ -39,21 +57,32 @@ def class_rounds(clients: Frame) -> dict[str, Frame]:
 
     The columns are ``predicted`` and ``measured``, the largest peaks in bytes; ``batch_least``, the smallest
     batch before the first cut, ``batch_most``, the largest after the last, and ``batch``, the mean after the
-    last; ``accuracy``, the mean over the clients.
+    last; ``accuracy``, the mean over the clients of what they are judged by, weighted by the number of their
+    held-out samples where that is it.
     """
-    rows = succeeded(clients).groupby(["device_class", "round"])
-    figures = rows.agg(
+    rows = succeeded(clients)
+    column = judged_by(clients)
+    weight = rows["num_local_test"].fillna(0).astype(float) if column == HELD_OUT else 1.0
+    known = rows[column].notna() * weight
+    rows = rows.assign(known=known, right=rows[column].fillna(0).astype(float) * known)
+    figures = rows.groupby(["device_class", "round"]).agg(
         predicted=("memory_predicted_bytes", "max"),
         measured=("memory_measured_bytes", "max"),
         batch_least=("batch_size_first", "min"),
         batch_most=("batch_size_last", "max"),
         batch=("batch_size_last", "mean"),
-        accuracy=("accuracy", "mean"),
+        right=("right", "sum"),
+        known=("known", "sum"),
     )
-    return {name: figures.loc[name] for name in figures.index.unique("device_class")}
+    figures["accuracy"] = figures.pop("right") / figures.pop("known")
+    return {name: own.droplevel("device_class") for name, own in figures.groupby(level="device_class")}
 
 
 def client_accuracies(clients: Frame, first: int) -> Frame:
-    """Returns, per client that succeeded since round ``first``, its mean accuracy, and its device class."""
-    late = succeeded(clients[clients["round"] >= first]).dropna(subset=["accuracy"])
-    return late.groupby("client").agg(device_class=("device_class", "last"), accuracy=("accuracy", "mean"))
+    """Returns the clients that succeeded since round ``first``.
+
+    The columns are ``device_class`` and ``accuracy``, the mean of what clients are judged by.
+    """
+    column = judged_by(clients)
+    late = succeeded(clients[clients["round"] >= first]).dropna(subset=[column])
+    return late.groupby("client").agg(device_class=("device_class", "last"), accuracy=(column, "mean"))
