@@ -16,12 +16,13 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
+from fedhp.bounds import one_line, shown
 from fedhp.choices import check_choice, did_you_mean
 from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import ScenarioError
-from fedhp.keys import is_known, keys_named, keys_of, misfit, section_amiss, unknown_key
+from fedhp.keys import is_known, keys_named, keys_of, misfit, section_amiss, unknown_key, value_amiss
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
@@ -142,8 +143,12 @@ class Scenario:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        if flaw := value_amiss("", self.to_dict(), _KEYS):
+            raise ScenarioError(flaw)
         if self.rounds < 1:
             raise ScenarioError(f"rounds must be at least 1, got {self.rounds}")
+        if self.seed < 0:
+            raise ScenarioError(f"seed must be 0 or more, got {self.seed}")
         if self.server.clients_per_round > self.fleet.num_clients:
             raise ScenarioError(
                 f"server.clients_per_round = {self.server.clients_per_round} exceeds "
@@ -248,8 +253,6 @@ def from_json(text: str) -> Scenario:
     Raises:
         ScenarioError: If a key or value does not fit the schema.
     """
-    if "${" in text:  # OmegaConf would look it up in this device's environment
-        raise ScenarioError("the scenario that arrived holds an interpolation, ${...}, which is refused")
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
@@ -257,6 +260,8 @@ def from_json(text: str) -> Scenario:
     if not isinstance(values, dict):
         raise ScenarioError(f"the scenario that arrived is no mapping but a {type(values).__name__}")
     place = "the scenario that arrived"
+    if flaw := value_amiss("", values, _KEYS):  # before OmegaConf looks up interpolations
+        raise ScenarioError(f"{place}: {flaw}")
     try:
         return _checked([OmegaConf.create(values)], place)
     except OmegaConfBaseException as error:
@@ -273,8 +278,8 @@ def _find(name_or_path: str | Path) -> Path:
     if path.suffix in (".yaml", ".yml"):
         raise ScenarioError(f"no scenario file {path}")
     raise ScenarioError(
-        f"no scenario '{name_or_path}': it is neither the path of a YAML file nor one of those that "
-        f"ship ({', '.join(shipped)}){did_you_mean(str(name_or_path), shipped)}"
+        f"no scenario {shown(str(name_or_path))}: it is neither the path of a YAML file nor one of those "
+        f"that ship ({', '.join(shipped)}){did_you_mean(str(name_or_path), shipped)}"
     )
 
 
@@ -316,7 +321,8 @@ def _dotlist(overrides: Sequence[str]) -> DictConfig:
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # any parser error means an ill-formed value
-        raise ScenarioError(f"overrides {' '.join(overrides)} cannot be read: {_fault(error)}") from None
+        given = one_line(" ".join(overrides), 200)
+        raise ScenarioError(f"overrides {given} cannot be read: {_fault(error)}") from None
 
 
 def _nested(values: Mapping[str, Any]) -> DictConfig:
@@ -339,6 +345,9 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
+    for layer in layers:
+        if flaw := value_amiss("", OmegaConf.to_container(layer), _KEYS):
+            raise ScenarioError(f"{place}: {flaw}")
     try:
         scenario = OmegaConf.to_object(_merged(layers, place))
     except ScenarioError:
@@ -401,4 +410,4 @@ def _fault(error: Exception) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return one_line(str(error).splitlines()[0]) if str(error) else type(error).__name__

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from fedhp.bounds import LARGEST_BYTES, shown
 from fedhp.errors import ScenarioError
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -15,17 +16,17 @@ def parse_size(text: str | int) -> int:
     """Reads a size such as ``4MiB``, ``512 KiB``, ``1.5MB`` or a plain number of bytes.
 
     Raises:
-        ScenarioError: If the text is no positive size.
+        ScenarioError: If the text is no positive size, or one beyond any machine's.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
     unit = _BY_CAPITALS.get((match[2] or "B").upper()) if match else None
-    size = int(float(match[1]) * unit) if match and unit else 0
-    if size <= 0:
+    size = float(match[1]) * unit if match and unit else 0.0
+    if not 1 <= size <= LARGEST_BYTES:
         raise ScenarioError(
-            f"'{text}' is not a memory size; write a positive number and a unit, such as 512KiB, "
-            f"4MiB or 1.5GB (units: {', '.join(_UNITS)})"
+            f"{shown(str(text))} is not a memory size; write a positive number and a unit, such as 512KiB, "
+            f"4MiB or 1.5GB (units: {', '.join(_UNITS)}), of {format_size(LARGEST_BYTES)} at most"
         )
-    return size
+    return int(size)
 
 
 def format_size(num_bytes: float) -> str:
@@ -73,6 +74,8 @@ class DeviceClassConfig:
     memory: str = "1GiB"
 
     def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ScenarioError("fleet.classes: a class must have a name that is not empty")
         parse_size(self.memory)
         if not 0 < self.share < math.inf:
             raise ScenarioError(

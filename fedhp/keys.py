@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from fedhp.bounds import UNWRITTEN, beyond, shown
 from fedhp.choices import TELLING, near
 
 # Per dotted key, what its value must be; the keys of a list's entries have ``[]`` where the number would be.
@@ -17,6 +18,7 @@ _WANTED = {
     bool: "true or false",
     float | None: "a number or null",
 }
+_NUMBERS = (_WANTED[int], _WANTED[float], _WANTED[float | None])
 
 
 def keys_of(schema: type, examples: Mapping[str, str]) -> Keys:
@@ -50,7 +52,7 @@ def unknown_key(key: str, known: Keys) -> str:
     beside = [one for one in known if one.rpartition(".")[0] == section]
     meant = _near(last, beside) or _near(last, known)
     hint = f"Did you mean {' or '.join(meant)}?" if meant else f"Keys are: {', '.join(beside)}"
-    return f"there is no key '{key}'. {hint}"
+    return f"there is no key {shown(key)}. {hint}"
 
 
 def keys_named(name: str, known: Keys) -> list[str]:
@@ -71,7 +73,7 @@ def _near(last: str, keys: Collection[str]) -> list[str]:
 
 def misfit(key: str, value: Any, known: Keys) -> str:
     """Says what a key's value must be, and what came."""
-    came = repr(value)  # by which a text is told from a number, whatever node it is wrapped in
+    came = shown(value)  # by which a text is told from a number, whatever node it is wrapped in
     return f"{key} must be {known[_indexed(key)]}, got {'nothing' if came == 'None' else came}"
 
 
@@ -90,6 +92,38 @@ def section_amiss(values: Mapping[str, Any], known: Keys, prefix: str = "") -> t
         if amiss:
             return amiss
     return None
+
+
+def value_amiss(key: str, value: Any, known: Keys) -> str | None:
+    """Says what the first value is, in a section, list or alone, that no scenario can hold whatever its key.
+
+    Args:
+        key: The value's own key; empty for a whole scenario.
+        value: As it was written, or as plain nested values.
+        known: The keys. Others are left to whoever merges.
+    """
+    if isinstance(value, dict) and not value and key.endswith("]"):
+        return f"{key} is empty; it must be {known[_indexed(key)]}"
+    if isinstance(value, dict):
+        below = [(f"{key}.{name}" if key else str(name), one) for name, one in value.items()]
+    elif isinstance(value, list):
+        below = [(f"{key}[{place}]", one) for place, one in enumerate(value)]
+    else:
+        below = []
+    flaw = _flaw(key, value, known) if is_known(key, known) else None
+    return flaw or next(filter(None, (value_amiss(*one, known) for one in below)), None)
+
+
+def _flaw(key: str, value: Any, known: Keys) -> str | None:
+    wanted = known[_indexed(key)]
+    if wanted in _NUMBERS and isinstance(value, str) and not value.isascii():
+        return misfit(key, value, known)  # Python's int takes the digits of all scripts
+    if wanted == _WANTED[bool] and isinstance(value, int) and value not in (0, 1):
+        return misfit(key, value, known)
+    if wanted == _WANTED[str] and isinstance(value, int | float):  # taken as written: 2000000 bytes
+        return f"{key} has more than 30 digits" if abs(value) >= UNWRITTEN else None
+    flaw = beyond(_indexed(key), value)
+    return f"{key} {flaw}" if flaw else None
 
 
 def _indexed(key: str) -> str:

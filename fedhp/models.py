@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.bounds import MOST_PARAMETERS
 from fedhp.choices import check_choice
 from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
@@ -139,12 +140,17 @@ def architecture(config: ModelConfig, input_shape: Sequence[int], num_classes: i
     """Returns the architecture for inputs of this shape and this many classes.
 
     Raises:
-        ScenarioError: If the model cannot take such inputs, or its wiring cannot be traced.
+        ScenarioError: If the model cannot take such inputs, its wiring cannot be traced, or it is too large.
     """
     shape = tuple(input_shape)
-    if config.target:
-        return _foreign(config, shape, num_classes)
-    return MODELS[config.name].make(config, shape, num_classes)
+    make = _foreign if config.target else MODELS[config.name].make
+    arch = make(config, shape, num_classes)
+    if (size := arch.layout.num_parameters(arch.layout.widths)) > MOST_PARAMETERS:
+        raise ScenarioError(
+            f"{config.said}: the network has {size:,} parameters, which are more than {MOST_PARAMETERS:,}, "
+            f"the most that fedhp takes; lower model.widths"
+        )
+    return arch
 
 
 def initial_state(arch: Architecture, seed: int) -> ModelState:

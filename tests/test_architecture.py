@@ -18,6 +18,7 @@ ROWS = (
         "seeds",
         "references",
         "choices",
+        "bounds",
         "terminal",
         "arrays",
         "measure",

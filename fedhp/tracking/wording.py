@@ -1,16 +1,10 @@
 """The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
 
+from fedhp.bounds import one_line as one_line
 from fedhp.devices import format_size
 from fedhp.state import ClientReport, RoundReport
 from fedhp.tracking.totals import Summary
 from fedhp.tracking.tracker import RunPlan
-
-
-def one_line(text: str, limit: int = 500) -> str:
-    """Returns the text on one line without control characters; a client may send anything."""
-    clean = "".join(char if char.isprintable() else " " for char in text[: 4 * limit])
-    joined = " ".join(clean.split())
-    return joined if len(joined) <= limit else joined[: limit - 1] + "…"
 
 
 def percent(share: float | None) -> str:
