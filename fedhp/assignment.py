@@ -53,6 +53,13 @@ def _too_small(memory: MemoryModel, budget_bytes: float) -> BudgetError:
     )
 
 
+def budget_for(memory: MemoryModel, shape: Shape, num_parameters: float, batch: int) -> int:
+    """Returns the bytes in which the largest part of the model trains that has at most so many parameters."""
+    layout = memory.layout
+    part = shape.largest(layout.widths, lambda counts: layout.num_parameters(counts) <= num_parameters)
+    return memory.training_bytes(part or layout.smallest(), batch)
+
+
 def halvings(batch: int, least: int) -> Iterator[int]:
     """Yields a batch size, its half, and so on down to the least that the model takes."""
     while batch > least:

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
+from fedhp.draft.command import init
 from fedhp.errors import TrainingError
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
@@ -64,6 +65,7 @@ app = typer.Typer(
 
 app.add_typer(bench_app, name="bench")
 app.add_typer(studies_app, name="reproduce")
+app.command()(init)
 app.command()(compare)
 
 

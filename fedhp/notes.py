@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.assignment import fit_counts
+from fedhp.assignment import budget_for, fit_counts
 from fedhp.data import Dataset, data_notes
 from fedhp.devices import at_least, format_size
 from fedhp.memory import MemoryModel
@@ -97,11 +97,8 @@ def _holds(recipe: Recipe, memory: MemoryModel, budget: int) -> int:
     return layout.num_parameters(largest)
 
 
-def _enough_for(recipe: Recipe, memory: MemoryModel, wanted: int) -> str:
-    """Returns a budget that can train the largest part of at most so many parameters."""
-    layout = memory.layout
-    smaller = recipe.shape.largest(layout.widths, lambda counts: layout.num_parameters(counts) <= wanted)
-    return at_least(memory.training_bytes(smaller or layout.smallest(), recipe.train.batch_size))
+def _enough_for(recipe: Recipe, memory: MemoryModel, num_parameters: int) -> str:
+    return at_least(budget_for(memory, recipe.shape, num_parameters, recipe.train.batch_size))
 
 
 def tiny_parts(parts: Mapping[str, int], whole: int) -> Iterator[str]:

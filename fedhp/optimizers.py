@@ -41,7 +41,7 @@ class TrainConfig:
     epochs: int = 10
     local_epochs: int = 1
     batch_size: int = 32
-    learning_rate: float = 0.05
+    learning_rate: float = 0.02
     optimizer: str = "sgd"
     momentum: float = 0.9
     weight_decay: float = 0.0

@@ -47,7 +47,7 @@ ROWS = (
     {"clients", "strategies"},
     {"simulation"},
     {"api"},
-    {"bench", "studies"},
+    {"bench", "draft", "studies"},
     {"comparison"},
     {"cli"},
     {"__main__"},

@@ -130,7 +130,7 @@ def test_the_head_is_the_last_linear_layer():
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 SHARD = random_shard((1, 6, 6), 5, 200)
-TRAIN = TrainConfig(local_epochs=3, batch_size=8, device="cpu")
+TRAIN = TrainConfig(local_epochs=3, batch_size=8, learning_rate=0.05, device="cpu")
 
 
 def noisy(**train: float):

@@ -26,7 +26,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.config import WANDB_MODES, Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
-from fedhp.data import SOURCES, partition_rows
+from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.devices import parse_size
@@ -303,6 +303,9 @@ def reader(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (1500, 8, 8), np.uint8)
     labels = np.arange(1500) % 10
     np.savez("mine.npz", x_train=images, y_train=labels, x_test=images[:50], y_test=labels[:50])
+    windows, people = np.random.default_rng(0).normal(size=(420, 9, 128)), np.arange(420) % 21
+    held_out = {"x_test": windows[:50], "y_test": labels[:50] % 6}
+    np.savez("har.npz", x_train=windows, y_train=labels[:420] % 6, client_train=people, **held_out)
     return tmp_path
 
 
@@ -314,7 +317,7 @@ def skip_without_data(arguments: list[str]) -> None:
 
 
 def test_the_pages_have_commands_of_every_verb():
-    verbs = {"run", "train", "reproduce", "compare", "report", "scenarios", "show", "strategies"}
+    verbs = {"init", "run", "train", "reproduce", "compare", "report", "scenarios", "show", "strategies"}
     assert {words[0] for _, words in COMMANDS} == verbs
     assert len(COMMANDS) >= 10
 
@@ -322,6 +325,8 @@ def test_the_pages_have_commands_of_every_verb():
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=[" ".join(words) for _, words in COMMANDS])
 def test_a_command_of_the_pages_works(reader, page, words):
     verb, *arguments = (word.replace("/path/to/", f"{reader}/") for word in words)
+    if verb == "run" and arguments[:1] == ["mine.yaml"]:
+        assert CliRunner().invoke(app, ["init", "mine.npz"]).exit_code == 0  # the command before it
     if verb == "run":
         skip_without_data([word for word in arguments if word != "--out" and not word.startswith("runs/")])
         arguments += [f"{key}={value}" for key, value in CHEAP.items()]
@@ -356,6 +361,30 @@ def test_the_commands_of_flower_in_the_pages_are_there():
     text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     named = set(re.findall(r"(?:^|`)(?:COLUMNS=200 )?flwr ([a-z]+)", text, re.MULTILINE))
     assert {"run", "list", "log", "stop"} <= named <= set(typer.main.get_command(flwr_cli).commands)
+
+
+def test_the_script_of_the_page_makes_a_file_of_the_unpacked_data_set(reader):
+    """Made-up texts in the places and form of the official ones: channel 3 is ``body_gyro_x``."""
+    (script,) = [block for block in blocks("docs/scenarios.md", "python") if "har_to_npz" in block]
+    kept = {}
+    for split, num_rows in (("train", 5), ("test", 3)):
+        signals = reader / "UCI HAR Dataset" / split / "Inertial Signals"
+        signals.mkdir(parents=True)
+        for name in ("body_acc", "body_gyro", "total_acc"):
+            for axis in "xyz":
+                values = np.random.default_rng(len(kept)).normal(size=(num_rows, 128)).round(6)
+                kept[split, f"{name}_{axis}"] = values
+                np.savetxt(signals / f"{name}_{axis}_{split}.txt", values, "%.8e")
+        for what in ("y", "subject"):
+            np.savetxt(signals.parent / f"{what}_{split}.txt", np.arange(num_rows) + 1, "%d")
+    exec(script, {})  # what a reader would run
+    data = open_dataset(DataConfig("npz", str(reader / "har.npz"), layout="channels_first"))
+    assert data.input_shape == (1, 9, 128)
+    raw = data.train_images * data.std + data.mean
+    np.testing.assert_allclose(raw[:, 0, 3], kept["train", "body_gyro_x"], atol=1e-5)
+    np.testing.assert_allclose(raw[:, 0, 8], kept["train", "total_acc_z"], atol=1e-5)
+    assert data.train_labels.tolist() == data.client_train.tolist() == [0, 1, 2, 3, 4]
+    assert data.test_labels.tolist() == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("reader")

@@ -128,7 +128,7 @@ def test_halos_penalties_stay_above_a_tenth():
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 SHARD = random_shard((1, 6, 6), 5, 120)
-TRAIN = TrainConfig(local_epochs=2, batch_size=8, device="cpu")
+TRAIN = TrainConfig(local_epochs=2, batch_size=8, learning_rate=0.05, device="cpu")
 PRUNE = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5)
 
 

@@ -1,0 +1,1 @@
+"""``fedhp init``: looks at data, and drafts a scenario that suits it."""

@@ -1,0 +1,131 @@
+"""From what data is to a scenario that trains on it out of the box. All sizes here are our choice."""
+
+import math
+from dataclasses import dataclass, replace
+
+from fedhp.assignment import budget_for
+from fedhp.config import Scenario, ServerConfig
+from fedhp.data import DataConfig, PartitionConfig, partition_rows
+from fedhp.devices import DeviceClassConfig, FleetConfig, at_least
+from fedhp.draft.looking import Kind, Look
+from fedhp.errors import DataError, ScenarioError
+from fedhp.models import MODELS, ModelConfig
+from fedhp.optimizers import TrainConfig
+from fedhp.schedule import PruneConfig
+
+# What each class of devices can train, as a share of the dense model's parameters. Not of its bytes: of a
+# convolutional network, whose activations rule, 15 % of them hold next to nothing.
+SHARES = {"gateway": 1.0, "phone": 0.5, "camera": 0.3, "sensor": 0.15}
+USUAL_MODELS = {Kind.FEATURES: "mlp", Kind.WINDOWS: "conv1d", Kind.IMAGES: "cnn"}
+
+_MOST_CLIENTS = 20
+_ROWS_EACH = 50  # training rows that a client should have, where they can be divided freely
+_MOST_PER_ROUND = 20
+_TARGETS = (5.0, 3.0, 2.0, 1.0)
+_SMALL_SHARD = 200  # rows, below which batches are small, so that an epoch takes some steps
+_PIXELS_LEFT = 7  # of an image's shorter side, above which another convolution is worth while
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A scenario, and what it was made of.
+
+    Attributes:
+        scenario: The scenario.
+        dense_bytes: What training its dense model takes.
+        num_parameters: Of the dense model.
+    """
+
+    scenario: Scenario
+    dense_bytes: int
+    num_parameters: int
+
+
+def draft(look: Look, name: str, model: str = "") -> Draft:
+    """Returns a scenario for data.
+
+    Args:
+        look: The data.
+        name: What to call the scenario.
+        model: A name in ``fedhp.models.MODELS``; empty for the one that suits the data.
+
+    Raises:
+        ScenarioError: If the model cannot take such samples.
+        DataError: If the rows cannot be divided among two clients or more.
+    """
+    model = model or USUAL_MODELS[look.kind]
+    data, num_clients = _divided(look)
+    scenario = Scenario(
+        name=name,
+        description=f"{num_clients} devices in {len(SHARES)} memory classes learn {name}",
+        rounds=40,
+        data=data,
+        model=ModelConfig(model, _widths(look, model), norm="group" if model == "conv1d" else "batch"),
+        fleet=FleetConfig(num_clients),
+        train=_training(look, model, look.num_rows // num_clients),
+        server=ServerConfig(min(num_clients, _MOST_PER_ROUND)),
+    )
+    return _sized(scenario, look)
+
+
+def _divided(look: Look) -> tuple[DataConfig, int]:
+    """Returns the data with a partition that can be made of it, and the number of clients."""
+    if len(look.owner_rows) > 1:
+        partition = PartitionConfig("natural", min_samples=min(PartitionConfig.min_samples, *look.owner_rows))
+        return replace(look.config, partition=partition), len(look.owner_rows)
+    num_clients = max(2, min(_MOST_CLIENTS, look.num_rows // _ROWS_EACH))
+    wanted = [PartitionConfig(alpha=alpha) for alpha in (0.5, 1.0, 2.0)]
+    least = max(1, min(PartitionConfig.min_samples, look.num_rows // num_clients))
+    for partition in (*wanted, PartitionConfig("iid", min_samples=least)):
+        data = replace(look.config, partition=partition)
+        try:
+            partition_rows(data, num_clients, seed=0)
+        except DataError:
+            continue
+        return data, num_clients
+    raise DataError(f"{look.num_rows} training rows are too few to divide among clients; bring 2 or more")
+
+
+def _widths(look: Look, model: str) -> list[int]:
+    channels, height, width = look.dataset.input_shape
+    if model == "mlp":
+        size = channels * height * width
+        return [300, 100] if size >= 512 else [128, 64]
+    if model == "cnn":
+        depth = max(1, math.ceil(math.log2(min(height, width) / _PIXELS_LEFT)))
+        return [*((32 if channels > 1 else 16) * 2**n for n in range(depth)), 128]
+    return list(MODELS[model].widths)
+
+
+def _training(look: Look, model: str, rows_each: int) -> TrainConfig:
+    return TrainConfig(
+        local_epochs=2,
+        batch_size=16 if rows_each < _SMALL_SHARD else 32,
+        learning_rate=0.05,
+        clip_norm=1.0,
+    )
+
+
+def _sized(scenario: Scenario, look: Look) -> Draft:
+    """Gives a scenario the target that its model can be pruned to, and budgets that hold shares of it."""
+    scenario = replace(scenario, prune=_reachable(scenario, look))
+    recipe = scenario.recipe(look.dataset.input_shape, look.dataset.num_classes)
+    layout, batch = recipe.architecture.layout, scenario.train.batch_size
+    memory = recipe.memory_model(look.dataset.train_images.itemsize)
+    full = layout.num_parameters(layout.widths)
+    sizes = {name: budget_for(memory, recipe.shape, share * full, batch) for name, share in SHARES.items()}
+    classes = [DeviceClassConfig(name, 1.0, at_least(size)) for name, size in sizes.items()]
+    scenario = replace(scenario, fleet=replace(scenario.fleet, classes=classes))
+    return Draft(scenario, memory.training_bytes(layout.widths, batch), full)
+
+
+def _reachable(scenario: Scenario, look: Look) -> PruneConfig:
+    for target in _TARGETS:
+        prune = PruneConfig("magnitude", target)
+        recipe = replace(scenario, prune=prune).recipe(look.dataset.input_shape, look.dataset.num_classes)
+        try:
+            recipe.check_pruning()
+        except ScenarioError:
+            continue
+        return prune
+    raise AssertionError("a target of 1 is always reached")
