@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from typer.testing import CliRunner
 
 from fedhp.cli import app
+from fedhp.data import DataConfig, open_dataset
 from fedhp.data.npz import read_npz
 from fedhp.errors import DataError
 
@@ -160,3 +161,10 @@ def test_the_command_line_says_it_in_a_line(tmp_path):
     assert result.stderr.startswith("error: ")
     assert "x_train cannot be read as a plain array" in " ".join(result.stderr.split())
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("root", ["x" * 5000, "~nobody-of-this-name/data", "a\0b"])
+@pytest.mark.parametrize("name", ["npz", "cifar10"])
+def test_a_root_that_can_be_no_path_is_no_file(root, name):
+    with pytest.raises(DataError, match="no file" if name == "npz" else "looked for in"):
+        open_dataset(DataConfig(name, root))

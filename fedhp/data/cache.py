@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,21 @@ from numpy.typing import NDArray
 
 from fedhp.errors import DataError
 
+try:
+    from fcntl import LOCK_EX, LOCK_NB, flock
+except ImportError:  # Windows, where folders cannot even be opened
+
+    def _lock(handle: int, wait: bool) -> None:
+        raise OSError("no locks")
+else:
+
+    def _lock(handle: int, wait: bool) -> None:
+        flock(handle, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+
+
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
-_FORMAT = 6
+_FORMAT = 7
+_CONTENTS = "contents.json"
 
 
 def key_of(identity: Mapping[str, Any]) -> str:
@@ -54,16 +69,12 @@ def cache_folder() -> Path:
 @lru_cache(maxsize=8)
 def _writable_folder(wanted: str | None) -> Path:
     user = getattr(os, "getuid", lambda: "user")()
-    places = (
-        [Path(wanted)]
-        if wanted
-        else [
-            Path("~/.cache/fedhp").expanduser(),
-            Path(tempfile.gettempdir()) / f"fedhp-cache-{user}",
-        ]
-    )
+    shared = Path(tempfile.gettempdir()) / f"fedhp-cache-{user}"
+    home = os.path.expanduser("~")  # which a user without an account, as in a container, may not have
+    own = [Path(home) / ".cache" / "fedhp"] if home != "~" else []
+    places = [Path(wanted)] if wanted else [*own, shared]
     for place in places:
-        if _is_writable(place):
+        if _is_writable(place) and (place != shared or _is_ours(place)):
             return place
     raise DataError(
         f"prepared data cannot be written to {' or '.join(map(str, places))}; set FEDHP_CACHE to a "
@@ -79,14 +90,34 @@ def _is_writable(place: Path) -> bool:
     return os.access(place, os.W_OK)
 
 
+def _is_ours(place: Path) -> bool:
+    """Says whether nobody else can have put anything there, where everybody may make folders.
+
+    Raises:
+        DataError: If somebody can: who waits with a folder of that name may want to be found.
+    """
+    found = place.lstat()
+    owner = getattr(os, "getuid", lambda: found.st_uid)()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o022:
+        raise DataError(
+            f"{place} is a link, another user's, or open to others: prepared data from there is not to be "
+            f"trusted; remove it, or set FEDHP_CACHE to a folder of your own"
+        )
+    return True
+
+
 def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    temporary = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-        temporary.rename(folder)
+        with _temporary(folder.parent) as temporary:
+            for name, array in arrays.items():
+                with (temporary / f"{name}.npy").open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+                    file.flush()
+                    os.fsync(file.fileno())  # before the name is there: a power failure must not leave zeros
+            sizes = {path.stem: path.stat().st_size for path in temporary.glob("*.npy")}
+            (temporary / _CONTENTS).write_text(json.dumps(sizes), encoding="utf-8")
+            temporary.rename(folder)
     except OSError as error:
         # A folder that is there by now is another process's, complete since renaming is atomic.
         if not folder.is_dir():
@@ -94,17 +125,51 @@ def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                 f"prepared data cannot be written to {folder} ({error}); free some space, or set "
                 f"FEDHP_CACHE to another folder"
             ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _temporary(parent: Path) -> Iterator[Path]:
+    """Makes a folder for as long as this process writes it, and removes those of processes that were killed.
+
+    It is locked, which a process that dies undoes; the folder above is so that nobody takes a folder just
+    made for one left behind.
+    """
+    with ExitStack() as held:
+        with _locked(parent):
+            for other in parent.glob(".*"):
+                with _locked(other, wait=False) as abandoned:
+                    if abandoned:
+                        shutil.rmtree(other, ignore_errors=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".", dir=parent))
+            held.callback(shutil.rmtree, temporary, ignore_errors=True)
+            held.enter_context(_locked(temporary))
+        yield temporary
+
+
+@contextmanager
+def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Locks a folder, and says whether it could; on systems and disks without such locks, it cannot."""
+    with ExitStack() as held:
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)
+            _lock(handle, wait)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def _open(folder: Path) -> dict[str, NDArray[Any]]:
     try:
+        sizes = json.loads((folder / _CONTENTS).read_text(encoding="utf-8"))
+        found = {path.stem: path.stat().st_size for path in folder.glob("*.npy")}
+        if found != sizes:
+            raise ValueError("it is not whole")
         return {
             # A plain view: np.memmap makes every slice several times slower.
-            path.stem: np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-            for path in folder.glob("*.npy")
+            name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            for name in found
         }
     except (ValueError, OSError, EOFError) as error:
         raise DataError(

@@ -1,6 +1,7 @@
 """A real device's own data, on the scale of the server's."""
 
 import math
+import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -48,7 +49,7 @@ def device_shard(
     Raises:
         DataError: If the file is missing, damaged, or does not fit the model or the server's scale.
     """
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
     stamp = stamps([Path(path)])[0]
     arrays = _arrays(*stamp, num_classes, label_names, normalisation, input_shape, layout, cache_folder())

@@ -1,5 +1,6 @@
 """The data sets that fedhp knows by name, and the user's own."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -136,7 +137,7 @@ def _locate_cifar10(root: str) -> Located:
     if files := _complete_set("cifar10", places, _CIFAR_FILES):
         return Located("cifar10", tuple(files), partial(_read_cifar10_set, files))
     for place in places:
-        if (file := place / _CIFAR_SUBSET).is_file():
+        if os.path.isfile(file := place / _CIFAR_SUBSET):
             return Located("cifar10", (file,), partial(_read_npz_set, file, 10))
     _refuse_pickled_cifar10(places)
     names = f"{_CIFAR_FOLDER} (with {', '.join(_CIFAR_FILES)}) or {_CIFAR_SUBSET}"
@@ -146,7 +147,7 @@ def _locate_cifar10(root: str) -> Located:
 def _refuse_pickled_cifar10(places: Sequence[Path]) -> None:
     for place in places:
         for file in (place / "cifar-10-batches-py" / "data_batch_1", place / "data_batch_1"):
-            if file.is_file():
+            if os.path.isfile(file):
                 raise DataError(
                     f"{file} is of CIFAR-10's python version, which is pickled: to read it is to run "
                     f"whatever code it holds, and so it is refused. Unpack the binary version, "
@@ -174,9 +175,9 @@ def _read_cifar10_set(files: Sequence[Path], layout: str) -> Arrays:
 
 
 def _locate_npz(root: str) -> Located:
-    path = Path(root).expanduser()
-    file = path / "data.npz" if path.is_dir() else path
-    if not root or not file.is_file():
+    path = Path(os.path.expanduser(root))
+    file = path / "data.npz" if os.path.isdir(path) else path
+    if not root or not os.path.isfile(file):
         raise DataError(
             f"data.name 'npz': no file {file if root else 'given'}; set data.root to an .npz file "
             f"with {', '.join(NPZ_KEYS)}, or to the folder that holds it as data.npz"
@@ -190,7 +191,8 @@ def _read_npz_set(file: Path, num_classes: int | None, layout: str) -> Arrays:
 
 def _places(root: str, folder: str) -> list[Path]:
     """Returns the folders to look in, the likeliest first."""
-    return [Path(root).expanduser() / folder, Path(root).expanduser()] if root else []
+    whole = Path(os.path.expanduser(root))
+    return [whole / folder, whole] if root else []
 
 
 def _complete_set(label: str, places: Iterable[Path], names: Sequence[str]) -> list[Path] | None:
@@ -214,7 +216,7 @@ def _complete_set(label: str, places: Iterable[Path], names: Sequence[str]) -> l
 
 
 def _first_file(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    return next((p for p in (folder / name, folder / f"{name}.gz") if os.path.isfile(p)), None)
 
 
 def _on_hub(hub: Hub, folder: str, names: str, root: str) -> Located:
