@@ -383,6 +383,7 @@ def test_the_script_of_the_page_makes_a_file_of_the_unpacked_data_set(reader):
     raw = data.train_images * data.std + data.mean
     np.testing.assert_allclose(raw[:, 0, 3], kept["train", "body_gyro_x"], atol=1e-5)
     np.testing.assert_allclose(raw[:, 0, 8], kept["train", "total_acc_z"], atol=1e-5)
+    assert data.client_train is not None
     assert data.train_labels.tolist() == data.client_train.tolist() == [0, 1, 2, 3, 4]
     assert data.test_labels.tolist() == [0, 1, 2]
 

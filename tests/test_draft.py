@@ -1,6 +1,7 @@
 """``fedhp init``: what it sees in data, and that the scenario that it writes is one that holds together."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_few_rows_are_divided_among_few_clients(tmp_path, num_rows):
     resolve(PREPARE)(made.scenario)
 
 
-@pytest.mark.parametrize("name", ["mine", "ü (1)", "it's", 'a "b"', "${oc.env:HOME}", "yes", "7", "a: b # c"])
+@pytest.mark.parametrize("name", ["mine", "ü (1)", "it's", 'a "b"', "yes", "7", "a: b # c"])
 def test_any_name_of_a_file_comes_back_from_what_is_written(tmp_path, name):
     seen = look(stored(tmp_path / f"{name}.npz", (4,), FLOAT))
     file = tmp_path / "scenario.yaml"

@@ -137,8 +137,7 @@ def _plain(value: Any) -> str:
 
 
 def _text(value: str) -> str:
-    """Writes any text as YAML, and keeps OmegaConf from reading an interpolation into it."""
-    return json.dumps(value.replace("${", "\\${"), ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False)  # which is YAML too
 
 
 def _listed(words: Any) -> str:
