@@ -70,10 +70,11 @@ def query_fleet(
     heard: list[_Answer] = []
     left_out: list[str] = []
     for node in nodes:
-        try:
-            heard.append(_read(answers.get(node), node))
-        except FedhpError as error:
-            left_out.append(f"node {node} is left out: {one_line(str(error))}")
+        answer = answers.get(node, _SILENT)
+        if isinstance(answer, _Answer):
+            heard.append(answer)
+        else:
+            left_out.append(f"node {node} is left out: {one_line(str(answer))}")
     claims = Counter(answer.client for answer in heard)
     flaws = [_flaw(answer, num_clients, parts, claims) for answer in heard]
     left_out += [f"{answer} is left out: {flaw}" for answer, flaw in zip(heard, flaws, strict=True) if flaw]
@@ -93,15 +94,24 @@ class _Answer(NamedTuple):
         return f"node {self.node}" if self.client is None else f"client {self.client} (node {self.node})"
 
 
-def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int, Message]:
-    """Returns the first answer of each node; what answers nothing that its sender was asked is dropped."""
+_SILENT = TrainingError("it did not answer the first query; check that its process runs")
+
+
+def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int, _Answer | FedhpError]:
+    """Returns the first answer of each node; what answers nothing that its sender was asked is dropped.
+
+    Each is read as it arrives: the messages of a large fleet take ten times as much memory as what they say.
+    """
     questions = Questions(asked)
-    answers: dict[int, Message] = {}
+    answers: dict[int, _Answer | FedhpError] = {}
     for reply in replies:
         try:
-            answers.setdefault(questions.node_of(reply), reply)
+            node = questions.node_of(reply)
         except WireError as error:
             _notes.warning("dropped a reply from node %d: %s", reply.metadata.src_node_id, error)
+            continue
+        if node not in answers:
+            answers[node] = _read(reply, node)
     return answers
 
 
@@ -141,15 +151,12 @@ def _wait_for_nodes(grid: Grid, num_clients: int, timeout_seconds: float) -> lis
     return sorted(nodes)
 
 
-def _read(reply: Message | None, node: int) -> _Answer:
-    """Returns what a device says of itself.
-
-    Raises:
-        FedhpError: If it says nothing, or no profile.
-    """
-    if reply is None:
-        raise TrainingError("it did not answer the first query; check that its process runs")
-    profile, client = wire.unpack_profile(content_of(reply))
+def _read(reply: Message, node: int) -> _Answer | FedhpError:
+    """Returns what a device says of itself, or why that is no profile."""
+    try:
+        profile, client = wire.unpack_profile(content_of(reply))
+    except FedhpError as error:
+        return error
     return _Answer(node, profile, client)
 
 

@@ -1,7 +1,7 @@
 """Clients in the server's own process: no Ray, no interruption, good for debugging."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
@@ -24,12 +24,12 @@ class LocalExecutor:
     ) -> Iterator[Answer]:
         """See `fedhp.simulation.grid.Executor`."""
         # Copies, as a worker would get: a client must not reach into the server's values. Arrays
-        # hold immutable bytes, which deepcopy shares.
+        # hold immutable bytes, which deepcopy shares; all that metadata holds is immutable.
         payloads: dict[int, RecordDict] = {}
         for message in messages:
             content = message.content
             if id(content) not in payloads:
                 payloads[id(content)] = deepcopy(content)
-            copy = make_message(deepcopy(message.metadata), payloads[id(content)])
+            asked = make_message(copy(message.metadata), payloads[id(content)])
             state = deepcopy(states.get(message.metadata.dst_node_id))
-            yield answer(self._app, copy, state, self._num_nodes, seconds)
+            yield answer(self._app, asked, state, self._num_nodes, seconds)

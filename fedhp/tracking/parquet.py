@@ -42,7 +42,8 @@ class PartedTable:
 
     def write(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes part number ``part`` at once, or not at all; replaces the part if it exists."""
-        _write(self._path / f"part-{part:06d}.parquet", self._schema, rows)
+        table = pa.Table.from_pylist(list(rows), schema=self._schema)
+        _write(self._path / f"part-{part:06d}.parquet", table)
 
     def merge(self) -> None:
         """Replaces the folder of parts by one file; afterwards nothing more can be written."""
@@ -66,9 +67,9 @@ class PartedTable:
         yield pa.Table.from_batches(batches, schema=self._schema)
 
 
-def write_table(path: Path, columns: Mapping[str, type], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes a table that is known as a whole, at once or not at all."""
-    _write(path, _schema(columns), rows)
+def write_table(path: Path, columns: Mapping[str, type], values: Mapping[str, Sequence[Any]]) -> None:
+    """Writes a table that is known as a whole, column by column, at once or not at all."""
+    _write(path, pa.table(dict(values), schema=_schema(columns)))
 
 
 def files(path: Path) -> tuple[list[Path], list[Path]]:
@@ -89,9 +90,9 @@ def _schema(columns: Mapping[str, type]) -> pa.Schema:
     return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
 
 
-def _write(final: Path, schema: pa.Schema, rows: Sequence[Mapping[str, Any]]) -> None:
+def _write(final: Path, table: pa.Table) -> None:
     with replacing(final) as unfinished:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), unfinished)
+        pq.write_table(table, unfinished)
 
 
 def _is_complete(part: Path) -> bool:
