@@ -34,9 +34,7 @@ STORED = {
 }
 
 
-def stored(
-    file: Path, shape: tuple[int, ...], kind: np.dtype, num_rows: int = 300, **more: np.ndarray
-) -> str:
+def stored(file: Path, shape: tuple[int, ...], kind: np.dtype, num_rows: int = 300, **more: Any) -> str:
     values = np.random.default_rng(0).integers(0, 256, (num_rows, *shape)).astype(kind)
     labels = np.arange(num_rows) % 3
     np.savez(file, x_train=values, y_train=labels, x_test=values[:30], y_test=labels[:30], **more)
