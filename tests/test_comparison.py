@@ -390,6 +390,7 @@ def test_a_comparison_is_whole_records_tables_and_a_picture_and_goes_on(tmp_path
     assert (records[1] / "summary.json").stat().st_mtime_ns == kept
     runs = pd.read_csv(tmp_path / "c" / "runs.csv")
     assert set(runs["status"]) == {"finished"}  # by whichever command
+    assert set(runs["held_out"]) == {True}
 
     other = compare("rounds=3", *words)
     assert other.exit_code == 2

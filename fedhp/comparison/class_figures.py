@@ -29,7 +29,7 @@ def accuracy(result: Result) -> Plot:
             for place, row in _places(result, facet, looks):
                 axes.plot(row["accuracy"], place, linestyle="", markersize=5, **looks[row["device_class"]])
             lines_of(axes, list(facet.done))
-        drawn[-1].set_xlabel(f"accuracy on the class's {own_samples(result)}, %")
+        drawn[-1].set_xlabel(f"accuracy on {own_samples(result)}, %")
         legend_above(figure, {kind: {**look, "linestyle": ""} for kind, look in looks.items()})
 
     return Plot(
@@ -66,7 +66,7 @@ def fairness(result: Result) -> Plot:
         for axes, facet in zip(drawn, shown, strict=True):
             spreads = {label: device_shares(result, arm) for label, arm in facet.done.items()}
             intervals(axes, spreads, scene.colours(result))
-        drawn[-1].set_xlabel(f"accuracy on a device's {own_samples(result)}, %")
+        drawn[-1].set_xlabel(f"accuracy on {own_samples(result)}, %")
 
     return Plot(
         "fairness",

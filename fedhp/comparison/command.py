@@ -12,7 +12,7 @@ DEFAULT = "mask_intersection,heterofl,fedrolex,exclusive,smallest,dense"
 
 
 def compare(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "quickstart",
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "unequal_fleet",
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
@@ -42,16 +42,16 @@ def compare(
 
     [bold]Examples[/bold]
 
-      fedhp compare quickstart
+      fedhp compare unequal_fleet
 
-      fedhp compare fashion_mnist_fleet --strategies mask_intersection,heterofl,dense --seeds 5
+      fedhp compare fashion_mnist_fleet --strategies mask_intersection,heterofl,dense --seeds 10
 
-      fedhp compare quickstart --strategies mask_intersection --over strategy.quorum=0.5,0.8,1
+      fedhp compare unequal_fleet --strategies mask_intersection,dense --over prune.target_compression=2,4,8
 
-      fedhp compare quickstart rounds=10 --over data.partition.alpha=0.1,1 --out runs/noniid
+      fedhp compare quickstart rounds=10 --over data.partition.alpha=0.1,1 --over train.local_epochs=1,4
 
-    Every run is a whole record; then come a table (terminal, table.md, CSV) and a report. More seeds,
-    strategies or values of the same key extend what is in the folder.
+    Every run is a whole record; then come tables (terminal, table.md, table.tex, CSV) and a report. More
+    seeds, strategies or values of the same keys extend what is in the folder.
     """
     with readable_errors(debug):
         _compare(scenario, overrides or [], strategies, range(seeds), over or [], out)

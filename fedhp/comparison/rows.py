@@ -64,6 +64,7 @@ def _figures(run: RunResult, devices: Any) -> Row:
     return {
         "last": 100 * summary["final_accuracy"],
         "best": 100 * summary["best_accuracy"],
+        "held_out": is_held_out(run),
         "worst_class": worst,
         "worst_class_accuracy": by_class[worst] if worst else None,
         "compression": summary["compression"],

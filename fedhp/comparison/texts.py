@@ -71,8 +71,8 @@ _CLASSES: tuple[Column, ...] = (
     ("budget", figure("budget_mib", ".2f")),
     ("memory, mean", figure("memory_mean_mib", ".2f")),
     ("memory, peak", figure("memory_peak_mib", ".2f")),
-    ("accuracy", figure("accuracy", ".1f")),
-    ("of what it receives", figure("accuracy_received", ".1f")),
+    ("accuracy, global model", figure("accuracy", ".1f")),
+    ("of the part received", figure("accuracy_received", ".1f")),
 )
 _PAIRS: tuple[Column, ...] = (
     ("seeds", lambda row: str(row["seeds"])),
