@@ -81,10 +81,11 @@ def cut_at_the_start(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, 
     if holds == full:
         return
     dense = at_least(memory.training_bytes(layout.widths, recipe.train.batch_size))
+    largest = ", the largest budget," if len(budgets) > 1 else ""
     half = f", or to {_enough_for(recipe, memory, middle)} for half of the cut to be judged"
     yield (
         f"the model starts at {full / holds:.2f}x compression, where prune.target_compression is {target:g}: "
-        f"{name}, the largest budget, holds {holds:,} of its {full:,} parameters, and what goes at the start "
+        f"{name}{largest} holds {holds:,} of its {full:,} parameters, and what goes at the start "
         f"goes unjudged. Raise it to {dense} to start from all{half if holds < middle < full else ''}; "
         f"'fedhp init' writes a scenario with budgets that suit the data"
     )
