@@ -1,19 +1,24 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import Context, RecordDict
+from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.config import ModelConfig, Scenario, given_keys, load_scenario
+from fedhp.data import Normalisation
 from fedhp.errors import RecordError
-from fedhp.models import architecture, to_whole_module
+from fedhp.inference import normalised, to_whole_module
+from fedhp.models import Architecture, architecture
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
+from fedhp.state import ModelState
 from fedhp.threads import torch_threads
 from fedhp.tracking import RunResult, load_run, load_state, run_folder
 
@@ -116,22 +121,55 @@ def _scenario(command: str, scenario: str | Path | Scenario, overrides: Mapping[
     return scenario
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(
+    folder: str | Path,
+    *,
+    normalise: bool = False,
+    target: Callable[..., nn.Module] | None = None,
+    trust_target: bool = False,
+) -> nn.Module:
     """Returns the final global model of a run as a plain, compact torch module in evaluation mode.
 
-    It takes whole float32 samples of shape ``(batch, channels, height, width)``, normalised as in training,
-    and returns logits of shape ``(batch, classes)``.
+    It returns logits of shape ``(batch, classes)``. Its attribute ``label_names`` holds the classes' names,
+    where the data has some.
+
+    Args:
+        folder: The run's record.
+        normalise: Whether the model takes raw samples, bytes or other numbers as they stand in the data, of
+            shape ``(batch, channels, height, width)``, or with axes of one entry left out. Otherwise it takes
+            float32 samples of that shape, normalised as in training.
+        target: What builds the network, for a record of a network of one's own (``model.target``).
+        trust_target: Whether the code that such a record names is imported and called instead. Only for
+            records from those whose code you would run.
 
     Raises:
-        RecordError: If the record holds no such model, or it does not match its structure.
+        RecordError: If the record holds no such model, it does not match its structure, names code that is
+            not trusted, or does not tell what ``normalise`` needs.
     """
     state, metadata = load_state(folder)
     try:
         # A record that does not name the key is older than it: until then, inputs were never cut.
         model = ModelConfig(**{"prune_inputs": False, **metadata["model"]})
-        arch = architecture(model, metadata["input_shape"], metadata["num_classes"])
+        trusted = trust_target or target is not None or not model.target
+        arch = (
+            architecture(model, metadata["input_shape"], metadata["num_classes"], target) if trusted else None
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise RecordError(f"{folder} holds no model that this version knows: {error}; {_LOAD}") from None
+    if arch is None:
+        raise RecordError(
+            f"{folder} names a network of its own, whose code would be imported and called. Give what builds "
+            "it (target=...), or say that you trust the record (trust_target=True)"
+        )
+    _check_fit(folder, model, arch, state)
+    module = to_whole_module(arch, state)
+    if normalise:
+        module = normalised(module, *_scale(folder, metadata), arch.input_shape)
+    module.label_names = tuple(metadata["label_names"])  # pyright: ignore[reportArgumentType]
+    return module.eval()
+
+
+def _check_fit(folder: str | Path, model: ModelConfig, arch: Architecture, state: ModelState) -> None:
     widths = {group: len(mask) for group, mask in state.structure.masks.items()}
     shapes = {name: array.shape for name, array in state.weights.items()}
     layout, counts = arch.layout, state.structure.counts
@@ -140,4 +178,18 @@ def load_model(folder: str | Path) -> nn.Module:
             f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
             f"{model.said}, of groups {dict(layout.widths)}; {_LOAD}"
         )
-    return to_whole_module(arch, state).eval()
+    if broken := [name for name, array in state.weights.items() if not np.isfinite(array).all()]:
+        raise RecordError(f"{folder}: tensor '{broken[0]}' of the model holds values that are not finite")
+
+
+def _scale(
+    folder: str | Path, metadata: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns what raw samples are brought to mean 0 and deviation 1 by."""
+    told = metadata["normalisation"]
+    if told is None:
+        raise RecordError(
+            f"{folder} does not tell how samples were normalised; {_LOAD}, or normalise them yourself"
+        )
+    normalisation = Normalisation(tuple(told["mean"]), tuple(told["std"]), told["axis"])
+    return normalisation.shaped(normalisation.mean), normalisation.shaped(normalisation.std)

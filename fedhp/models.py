@@ -3,10 +3,10 @@
 import copy
 import inspect
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -136,21 +136,38 @@ class Architecture:
         return None if kept is None or kept == self.layout.widths[INPUTS] else structure.kept(INPUTS)
 
 
-def architecture(config: ModelConfig, input_shape: Sequence[int], num_classes: int) -> Architecture:
+def architecture(
+    config: ModelConfig,
+    input_shape: Sequence[int],
+    num_classes: int,
+    builder: Callable[..., nn.Module] | None = None,
+) -> Architecture:
     """Returns the architecture for inputs of this shape and this many classes.
+
+    Args:
+        config: Which network.
+        input_shape: Of one sample, channels first.
+        num_classes: Width of the output.
+        builder: Builds the network that ``config.target`` names, which then is not imported.
 
     Raises:
         ScenarioError: If the model cannot take such inputs, its wiring cannot be traced, or it is too large.
     """
     shape = tuple(input_shape)
-    make = _foreign if config.target else MODELS[config.name].make
-    arch = make(config, shape, num_classes)
-    if (size := arch.layout.num_parameters(arch.layout.widths)) > MOST_PARAMETERS:
-        raise ScenarioError(
-            f"{config.said}: the network has {size:,} parameters, which are more than {MOST_PARAMETERS:,}, "
-            f"the most that fedhp takes; lower model.widths"
-        )
+    if config.target:
+        arch = _foreign(config, shape, num_classes, builder)
+    else:
+        arch = MODELS[config.name].make(config, shape, num_classes)
+    _check_size(config, arch.layout.num_parameters(arch.layout.widths))
     return arch
+
+
+def _check_size(config: ModelConfig, num_parameters: int) -> None:
+    if num_parameters > MOST_PARAMETERS:
+        raise ScenarioError(
+            f"{config.said}: the network has {num_parameters:,} parameters, which are more than "
+            f"{MOST_PARAMETERS:,}, the most that fedhp takes; lower model.widths"
+        )
 
 
 def initial_state(arch: Architecture, seed: int) -> ModelState:
@@ -163,11 +180,12 @@ def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelSta
 
     A layer's initial scale follows from its fan-in: slices of the full model's initial weights are too small
     for the compact one, and are scaled up by the root of what its fan-in has lost, its bias with them.
+    Weights that no seed changes were not drawn, but learnt before: they have the scale that they need.
     """
-    full = initial_state(arch, seed)
+    full, others = initial_state(arch, seed), arch.initial(derive(seed, "another draw"))
     weights = dict(full.cut(arch.layout, structure).weights)
     for name, whole in full.weights.items():
-        if whole.ndim < 2:
+        if whole.ndim < 2 or np.array_equal(whole, others[name]):
             continue
         lost = math.prod(whole.shape[1:]) / math.prod(weights[name].shape[1:])
         for scaled in {name, name.removesuffix("weight") + "bias"} & weights.keys():
@@ -178,31 +196,11 @@ def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelSta
 def to_module(arch: Architecture, state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
     """Builds the compact module that holds a copy of the state's weights.
 
-    It takes the inputs that the structure keeps (`Architecture.kept_inputs`); `to_whole_module` takes all.
+    It takes the inputs that the structure keeps (`Architecture.kept_inputs`); that of `fedhp.inference` all.
     """
     module = arch.build(state.structure.counts)
     put_weights(module, arch.layout, state.weights, device)
     return module
-
-
-def to_whole_module(arch: Architecture, state: ModelState) -> nn.Module:
-    """Builds the compact module behind a layer that picks its inputs out of whole samples."""
-    module, kept = to_module(arch, state), arch.kept_inputs(state.structure)
-    if kept is None:
-        return module
-    return nn.Sequential(OrderedDict(inputs=_Inputs(kept), **dict(module.named_children())))
-
-
-class _Inputs(nn.Module):
-    """Picks entries out of flattened samples."""
-
-    def __init__(self, kept: NDArray[np.intp]) -> None:
-        super().__init__()
-        self.kept: torch.Tensor
-        self.register_buffer("kept", torch.tensor(kept))
-
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
-        return samples.flatten(1)[:, self.kept]
 
 
 def _traced(
@@ -240,16 +238,28 @@ def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
 
 def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
     try:
-        return resolve(target)
+        found = resolve(target)
     except ScenarioError:
         raise
     except Exception as error:  # the user's own code, which may raise anything
         raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+        # Neither called nor shown: it may be anything, such as the environment with all its secrets.
+        raise ScenarioError(
+            f"{said} must be a function that builds a network, or a class of torch.nn.Module; it is of type "
+            f"{type(found).__name__}"
+        )
+    return found
 
 
-def _foreign(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
+def _foreign(
+    config: ModelConfig,
+    shape: tuple[int, ...],
+    num_classes: int,
+    builder: Callable[..., nn.Module] | None,
+) -> Architecture:
     said = f"model.target = {config.target}"
-    make = _users_own(config.target, said)
+    make = builder or _users_own(config.target, said)
     offered = {"input_shape": shape, "num_classes": num_classes}
     if config.widths:  # otherwise the network's own
         offered["widths"] = list(config.widths)
@@ -294,6 +304,8 @@ def _normalised(
                 f"model '{config.name}' takes samples of three axes and {len(usual)} widths, such as "
                 f"{list(usual)}; got samples of shape {shape} and widths {list(widths)}"
             )
+        # Of two layers in a row one has that many weights at least: a network is built to be traced.
+        _check_size(config, max(one * other for one, other in pairwise([*shape[:1], *widths])))
         said, norm = f"model '{config.name}'", norms[config.norm]
         return _traced(
             lambda: builder(widths, norm, shape, num_classes), config.floor, shape, num_classes, said

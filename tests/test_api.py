@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 import fedhp
 from fedhp.config import load_scenario
-from fedhp.data import partition_rows
+from fedhp.data import open_dataset, partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.structure import Structure
@@ -318,31 +319,129 @@ def test_a_run_whose_last_rounds_alone_are_in_vain_is_finished(tmp_path, monkeyp
     assert list(run.rounds["num_replies"]) == [0, 8, 0, 0]
 
 
+def told(folder):
+    """The metadata of a model file, which are one text."""
+    with safe_open(folder / "model.safetensors", "np") as file:
+        (text,) = file.metadata().values()
+    return json.loads(text)
+
+
+def small_net(num_classes):
+    layers = [nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(32, num_classes))
+
+
+OWN = {"model.widths": [], "prune.target_compression": 1.5}
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "own"])
+def test_a_loaded_model_is_made_of_torchs_own_layers(model, tmp_path):
+    """Quantisers match exact types, exporters read memory in its usual order; both err without a word."""
+    own = {**OWN, "model.target": f"{__name__}:small_net"}
+    named = {"mlp": {}, "cnn": {"model.name": "cnn", "model.widths": [8, 6]}, "own": own}[model]
+    simulate(tmp_path / "run", rounds=1, **named)
+    loaded = fedhp.load_model(tmp_path / "run", trust_target=True)
+    assert {type(layer) for layer in loaded.modules() if list(layer.parameters(recurse=False))} <= {
+        nn.Linear,
+        nn.Conv2d,
+        nn.BatchNorm2d,
+    }
+    assert all(parameter.is_contiguous() for parameter in loaded.parameters())
+    assert all(p.stride() == torch.empty(p.shape).stride() for p in loaded.parameters())
+
+
+def test_the_file_holds_what_inference_needs(tmp_path):
+    """Features of unlike scale, with text labels: raw rows get the answers that normalised ones get."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 400)
+    rows = (rng.normal(size=(400, 5)) + labels[:, None]) * [1e-3, 1, 10, 1e3, 1e6] + [0, 5, 0, 3e7, 0]
+    texts = np.array(["ant", "bee", "cat"])[labels]
+    split = {"x_train": rows[:300], "y_train": texts[:300], "x_test": rows[300:], "y_test": texts[300:]}
+    np.savez(tmp_path / "own.npz", **split)
+    data = {"data.name": "npz", "data.root": str(tmp_path / "own.npz")}
+    run = simulate(tmp_path / "run", rounds=2, **data)
+    raw = fedhp.load_model(run.folder, normalise=True)
+    assert raw.label_names == ("ant", "bee", "cat")
+    plain = fedhp.load_model(run.folder)
+    mean, std = rows[:300].mean(0), rows[:300].std(0)
+    by_hand = torch.tensor((rows[300:] - mean) / std, dtype=torch.float32).reshape(100, 1, 1, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(raw(torch.tensor(rows[300:])), plain(by_hand), atol=1e-5, rtol=1e-5)
+        right = np.array(raw.label_names)[raw(torch.tensor(rows[300:])).argmax(1)] == texts[300:]
+    assert right.mean() == pytest.approx(run.summary["final_accuracy"], abs=1e-9)
+
+
+def test_bytes_are_scaled_before_they_are_normalised(run):
+    test = open_dataset(run.config.data)
+    images = torch.from_numpy(np.array(test.test_images))
+    assert images.dtype == torch.uint8
+    raw, plain = fedhp.load_model(run.folder, normalise=True), fedhp.load_model(run.folder)
+    with torch.no_grad():
+        wanted = plain(((images / 255 - test.mean.item()) / test.std.item()).float())
+        torch.testing.assert_close(raw(images), wanted, atol=1e-4, rtol=1e-4)
+        assert torch.equal(raw(images.flatten(1)), raw(images))
+
+
+def test_two_saves_of_one_model_are_one_file(run, tmp_path):
+    """safetensors writes several texts in an order that it draws anew each time."""
+    files = [simulate(tmp_path / name, rounds=1).folder / "model.safetensors" for name in "ab"]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
+def test_code_that_a_record_names_is_run_only_where_it_is_trusted(tmp_path, monkeypatch):
+    """The module that it names writes down that it was imported."""
+    marks = tmp_path / "marks"
+    code = f"import pathlib; from test_api import small_net as build; pathlib.Path({str(marks)!r}).touch()"
+    (tmp_path / "strange_net.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    simulate(tmp_path / "run", rounds=1, **OWN, **{"model.target": "strange_net:build"})
+    del sys.modules["strange_net"]
+    marks.unlink()
+    with pytest.raises(RecordError, match=r"names a network of its own, .* trust the record") as refusal:
+        fedhp.load_model(tmp_path / "run")
+    assert "strange_net" not in str(refusal.value)
+    mine = fedhp.load_model(tmp_path / "run", target=small_net)
+    assert not marks.exists()
+    theirs = fedhp.load_model(tmp_path / "run", trust_target=True)
+    assert marks.exists()
+    assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_file_with_values_that_are_not_finite_is_refused(run, tmp_path, value):
+    tensors = load_file(run.folder / "model.safetensors")
+    tensors["fc1.bias"][1] = value
+    save_file(tensors, tmp_path / "model.safetensors", {"fedhp": json.dumps(told(run.folder))})
+    with pytest.raises(RecordError, match=r": tensor 'fc1.bias' of the model holds values .* not finite$"):
+        fedhp.load_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("name", "cnn"), ("name", "unheard"), ("widths", [3, 2]), ("colour", "red")],
 )
 def test_a_model_file_that_does_not_match_is_refused(run, tmp_path, key, value):
-    with safe_open(run.folder / "model.safetensors", "np") as file:
-        metadata = dict(file.metadata())
-    model = {**json.loads(metadata["model"]), key: value}
+    metadata = told(run.folder)
+    model = {**metadata["model"], key: value}
     tensors = load_file(run.folder / "model.safetensors")
-    save_file(tensors, tmp_path / "model.safetensors", {**metadata, "model": json.dumps(model)})
+    save_file(tensors, tmp_path / "model.safetensors", {"fedhp": json.dumps({**metadata, "model": model})})
     with pytest.raises(RecordError, match="load it with the version of fedhp that wrote it"):
         fedhp.load_model(tmp_path)
 
 
 def test_a_model_of_before_inputs_could_be_cut_is_read(tmp_path):
-    """Its record does not name the key `prune_inputs`."""
+    """Its record does not name the key `prune_inputs`, and each key of the metadata has a text of its own."""
     run = simulate(tmp_path / "run", rounds=1, **{"model.prune_inputs": False})
     file = run.folder / "model.safetensors"
-    with safe_open(file, "np") as opened:
-        metadata = dict(opened.metadata())
-    model = json.loads(metadata["model"])
-    del model["prune_inputs"]
-    save_file(load_file(file), file, {**metadata, "model": json.dumps(model)})
+    metadata = told(run.folder)
+    del metadata["model"]["prune_inputs"], metadata["normalisation"], metadata["label_names"]
+    save_file(load_file(file), file, {key: json.dumps(value) for key, value in metadata.items()})
     loaded = fedhp.load_model(run.folder)
     assert sum(p.numel() for p in loaded.parameters()) == run.summary["params_final"]
+    with pytest.raises(
+        RecordError, match="does not tell how samples were normalised; load it with the version"
+    ):
+        fedhp.load_model(run.folder, normalise=True)
 
 
 def test_labels_that_count_from_one_are_noted(tmp_path):

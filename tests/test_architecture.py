@@ -35,7 +35,7 @@ ROWS = (
     {"tracing"},
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "sums", "coverage"},
-    {"assignment", "evaluation", "proportion", "reconcile"},
+    {"assignment", "evaluation", "inference", "proportion", "reconcile"},
     {"recipe", "strategy", "submodels"},
     {"ordered"},
     {"trainer", "notes"},

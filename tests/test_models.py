@@ -11,7 +11,8 @@ from small_models import ARCHITECTURES, CHAINS, FEW, structures
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.models import MODELS, ModelConfig, architecture, initial_state, to_module, to_whole_module
+from fedhp.inference import to_whole_module
+from fedhp.models import MODELS, ModelConfig, architecture, fresh_state, initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.structure import Structure
 
@@ -190,3 +191,34 @@ def test_convolutions_that_are_given_only_what_they_look_at_compute_the_same():
     plain(samples).square().sum().backward()
     for one, other in zip(thin.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+LEARNT = {
+    "hidden.weight": torch.linspace(-1, 1, 8 * 6).reshape(6, 8),
+    "hidden.bias": torch.arange(6.0),
+}
+
+
+class Pretrained(nn.Module):
+    """A hidden layer that comes learnt, and a head that is drawn anew."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.stem, self.hidden, self.head = nn.Linear(4, 8), nn.Linear(8, 6), nn.Linear(6, num_classes)
+        self.load_state_dict({**self.state_dict(), **LEARNT})
+
+    def forward(self, x):
+        return self.head(self.hidden(self.stem(x.flatten(1)).relu()).relu())
+
+
+def test_what_was_learnt_before_keeps_its_scale_when_a_budget_cuts_it():
+    """Of 8 and 6 units 2 and 3 stay. The head, drawn for 6 inputs, is scaled to its 3: by the root of 2."""
+    arch = architecture(ModelConfig(target=f"{__name__}:Pretrained", floor=1), (1, 2, 2), 3)
+    structure = arch.layout.full().without("stem", range(2, 8)).without("hidden", [0, 2, 4])
+    drawn, fresh = initial_state(arch, 5).weights, fresh_state(arch, structure, 5).weights
+    hidden = LEARNT["hidden.weight"][[1, 3, 5]][:, :2]
+    torch.testing.assert_close(torch.tensor(fresh["hidden.weight"]), hidden, atol=0, rtol=0)
+    assert fresh["hidden.bias"].tolist() == [1, 3, 5]
+    assert fresh["head.weight"] == pytest.approx(drawn["head.weight"][:, [1, 3, 5]] * 2**0.5)
+    assert fresh["head.bias"] == pytest.approx(drawn["head.bias"] * 2**0.5)
+    assert (fresh["stem.weight"] == drawn["stem.weight"][:2]).all()

@@ -606,6 +606,23 @@ def test_maps_may_be_given_by_keyword(target):
     assert dict(arch.layout.widths) == {"conv": 6}
 
 
+class NotANetwork:
+    """What a reference to the environment would show: secrets."""
+
+    def __repr__(self):
+        return "secret"
+
+
+secrets = NotANetwork()
+
+
+@pytest.mark.parametrize(("target", "kind"), [("secrets", "NotANetwork"), ("NotANetwork", "type")])
+def test_what_builds_no_network_is_neither_called_nor_shown(target, kind):
+    with pytest.raises(ScenarioError, match=f"must be a function that builds .* of type {kind}") as refusal:
+        architecture(ModelConfig(target=f"{__name__}:{target}"), (2, 4, 4), 3)
+    assert "secret" not in str(refusal.value).replace("test_tracing:secrets", "")
+
+
 @pytest.mark.parametrize("text", ["import nowhere_at_all", "def build(:", "1 / 0"])
 def test_a_module_that_cannot_be_imported_is_refused(text, tmp_path, monkeypatch):
     (tmp_path / "faulty_net.py").write_text(text, encoding="utf-8")

@@ -80,7 +80,7 @@ def cnn(
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for number, layer in enumerate(conv_layers, 1):
             rows, columns = layer.sizes(counts)
-            modules[layer.name] = _Conv2d(columns, rows, kernel_size=3, padding=1)
+            modules[layer.name] = _plain(_Conv2d(columns, rows, kernel_size=3, padding=1), nn.Conv2d)
             modules[f"relu_{layer.name}"] = nn.ReLU(inplace=True)
             modules[f"pool{number}"] = nn.MaxPool2d(2)
         modules["flatten"] = nn.Flatten()
@@ -130,6 +130,12 @@ class _Conv2d(nn.Conv2d):
         pass
 
 
+def _plain(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Makes a layer one of torch's own: quantisers and exporters pass over subclasses without a word."""
+    layer.__class__ = kind
+    return layer
+
+
 @dataclass(frozen=True)
 class _Layer:
     """A layer with weights: its incoming and outgoing groups (None where the axis is fixed) and sizes."""
@@ -173,7 +179,7 @@ def _add_dense(
 ) -> None:
     for layer in layers:
         rows, columns = layer.sizes(counts)
-        modules[layer.name] = _Linear(columns, rows)
+        modules[layer.name] = _plain(_Linear(columns, rows), nn.Linear)
         if layer.outgoing is not None:
             modules[f"relu_{layer.name}"] = nn.ReLU(inplace=True)
 

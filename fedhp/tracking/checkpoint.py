@@ -1,12 +1,15 @@
 """The global model on disk: one safetensors file that says by itself which sub-model it holds.
 
 Tensors bear their parameters' names; ``structure.<group>`` holds a group's kept units as packed
-bits. The metadata, JSON texts, say which model it is and which group indexes which axis, so that a
-reader can check every shape before it builds anything.
+bits. The metadata say which model it is and which group indexes which axis, so that a reader can check
+every shape before it builds anything; and what samples are normalised by and the classes' names, so that the
+file alone can be put to use. They are one JSON text: several would stand in an order that safetensors draws
+anew for every file.
 """
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,9 @@ from fedhp.tracking.replacing import replacing
 from fedhp.tracking.tracker import RunPlan
 
 _PREFIX = "structure."
+_METADATA = "fedhp"
 _KEYS = ("model", "input_shape", "num_classes", "widths", "shapes", "axes")
+_LATER_KEYS = {"normalisation": None, "label_names": []}  # which older files lack
 
 
 def describe(plan: RunPlan) -> dict[str, str]:
@@ -39,8 +44,10 @@ def describe(plan: RunPlan) -> dict[str, str]:
         "widths": dict(layout.widths),
         "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
         "axes": axes,
+        "normalisation": None if plan.normalisation is None else asdict(plan.normalisation),
+        "label_names": list(plan.label_names),
     }
-    return {key: json.dumps(value) for key, value in values.items()}
+    return {_METADATA: json.dumps(values)}
 
 
 def save(path: Path, state: ModelState, metadata: Mapping[str, str]) -> None:
@@ -70,12 +77,18 @@ def load(path: Path) -> tuple[ModelState, dict[str, Any]]:
     except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is no safetensors file that can be read: {error}") from None
     try:
-        metadata = {key: json.loads(raw[key]) for key in _KEYS}
+        metadata = _metadata(raw)
         return _state(tensors, metadata), metadata
     except KeyError as error:
         raise RecordError(f"{path} is no model of a run: {error} is missing in it") from None
     except (ValueError, TypeError, AttributeError) as error:
         raise RecordError(f"{path} is damaged: {error}") from None
+
+
+def _metadata(raw: Mapping[str, str]) -> dict[str, Any]:
+    """Returns a file's metadata; in older files each had a text of its own."""
+    told = json.loads(raw[_METADATA]) if _METADATA in raw else {key: json.loads(raw[key]) for key in _KEYS}
+    return {key: told[key] for key in _KEYS} | {key: told.get(key, none) for key, none in _LATER_KEYS.items()}
 
 
 def _state(tensors: dict[str, NDArray[Any]], metadata: Mapping[str, Any]) -> ModelState:

@@ -93,7 +93,9 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
 
     Returns:
         The state, and its metadata: ``model`` (the scenario's model section), ``input_shape``,
-        ``num_classes``, and the full model's ``widths``, ``shapes`` and ``axes``.
+        ``num_classes``, the full model's ``widths``, ``shapes`` and ``axes``, and what puts it to use:
+        ``normalisation`` (the fields of a `fedhp.data.Normalisation`; None in older records) and
+        ``label_names``.
 
     Raises:
         RecordError: If the model is missing, is no safetensors file, lacks a tensor, or holds

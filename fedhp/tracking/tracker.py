@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from fedhp.data import Normalisation
 from fedhp.errors import RecordError
 from fedhp.state import ModelState, RoundReport
 from fedhp.structure import Layout
@@ -32,6 +33,8 @@ class RunPlan:
         num_classes: The number of classes to tell apart.
         partition: Per client that plays a part of the scenario's data set, its training samples per label.
         owners: The name in the data of each client that plays an owner of samples.
+        normalisation: What brings the data's raw samples to those that the model takes.
+        label_names: The classes' names, in order; none where they have numbers only.
     """
 
     scenario: "Scenario"
@@ -44,6 +47,8 @@ class RunPlan:
     num_classes: int
     partition: Mapping[int, Sequence[int]] = field(default_factory=dict)
     owners: Mapping[int, str] = field(default_factory=dict)
+    normalisation: Normalisation | None = None
+    label_names: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):
