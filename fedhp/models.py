@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -238,12 +239,13 @@ def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
 
 def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
     try:
-        found = resolve(target)
+        found: Any = resolve(target)
     except ScenarioError:
         raise
     except Exception as error:  # the user's own code, which may raise anything
         raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
-    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+    other_class = inspect.isclass(found) and nn.Module not in inspect.getmro(found)
+    if other_class or not callable(found):
         # Neither called nor shown: it may be anything, such as the environment with all its secrets.
         raise ScenarioError(
             f"{said} must be a function that builds a network, or a class of torch.nn.Module; it is of type "
@@ -304,8 +306,8 @@ def _normalised(
                 f"model '{config.name}' takes samples of three axes and {len(usual)} widths, such as "
                 f"{list(usual)}; got samples of shape {shape} and widths {list(widths)}"
             )
-        # Of two layers in a row one has that many weights at least: a network is built to be traced.
-        _check_size(config, max(one * other for one, other in pairwise([*shape[:1], *widths])))
+        # Known to be too large before it is built, to be traced: no kernel has fewer than five places.
+        _check_size(config, 5 * sum(one * other for one, other in pairwise([*shape[:1], *widths])))
         said, norm = f"model '{config.name}'", norms[config.norm]
         return _traced(
             lambda: builder(widths, norm, shape, num_classes), config.floor, shape, num_classes, said

@@ -161,6 +161,14 @@ def test_images_that_the_cnn_cannot_take_are_refused(widths, shape, said):
         architecture(ModelConfig("cnn", widths), shape, 10)
 
 
+@pytest.mark.parametrize("name", ["vgg11", "conv1d"])
+def test_a_network_that_is_too_large_is_refused_before_it_is_built(name):
+    """A hundred thousand channels after as many: ten billion weights for each place of a kernel."""
+    widths = [100_000] * (8 if name == "vgg11" else 3)
+    with pytest.raises(ScenarioError, match="the most that fedhp takes; lower "):
+        architecture(ModelConfig(name, widths), (1, 8, 8), 3)
+
+
 def perceptron(input_shape, num_classes, widths=(7, 5)):
     sizes = [input_shape[1], *widths, num_classes]
     layers = [nn.Linear(one, other) for one, other in pairwise(sizes)]
