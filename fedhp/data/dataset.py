@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedhp.data.cache import cache_folder, key_of, prepared
 from fedhp.data.config import DataConfig
-from fedhp.data.normalisation import Normalisation, measure
+from fedhp.data.normalisation import Normalisation, measure, middle_spread, widest_step
 from fedhp.data.sources import SOURCES, Arrays, Source
 from fedhp.seeds import generator
 
@@ -30,6 +30,10 @@ class Dataset:
         label_names: The classes' names, in order; none where they have numbers only.
         normalisation: Mean and deviation of the whole training set, per feature or per channel.
         layout: How samples were read, one of `LAYOUTS`.
+        step: The widest step between numbers as they are stored, in deviations: beyond a few percent, samples
+            were rounded until little tells them apart.
+        test_spread: The deviation of the held-out values over that of the training values, in the middle
+            feature or channel.
         client_train: Each training row's owner, 0 .. owners - 1; None where rows have none.
         owner_names: The owners' names or numbers in the data, in order; none where rows have none.
         key: Changes with the files that it was prepared from and with the rows taken.
@@ -43,6 +47,8 @@ class Dataset:
     label_names: tuple[str, ...]
     normalisation: Normalisation
     layout: str
+    step: float
+    test_spread: float
     client_train: NDArray[np.int64] | None
     owner_names: tuple[str, ...]
     key: str
@@ -65,23 +71,44 @@ class Dataset:
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Opens a data set; the first time it is read, checked and written to the cache folder.
+    """Opens a data set; the first time, and when its files change, it is read, checked and cached on disk.
 
     Raises:
         DataError: If files are missing, damaged or hold what cannot be trained on.
         MissingExtraError: If the source needs a package that is not installed.
     """
+    dataset, files = _opened(*_asked(config))
+    if stamps([Path(name) for name, *_ in files if os.path.isfile(name)]) != files:
+        _opened.cache_clear()
+        dataset, _ = _opened(*_asked(config))
+    return dataset
+
+
+def held_dataset(config: DataConfig) -> Dataset:
+    """Opens a data set within a run: a file that changes meanwhile is for the next `open_dataset`.
+
+    Raises:
+        DataError: If files are missing, damaged or hold what cannot be trained on.
+        MissingExtraError: If the source needs a package that is not installed.
+    """
+    return _opened(*_asked(config))[0]
+
+
+def _asked(config: DataConfig) -> tuple[str, str, str, int, Path]:
     root = config.root or os.environ.get("FEDHP_DATA", "")
-    return _opened(config.name, root, config.layout, config.max_train, cache_folder())
+    return config.name, root, config.layout, config.max_train, cache_folder()
 
 
 @lru_cache(maxsize=8)
-def _opened(name: str, root: str, layout: str, max_train: int, cache: Path) -> Dataset:
+def _opened(
+    name: str, root: str, layout: str, max_train: int, cache: Path
+) -> tuple[Dataset, list[tuple[str, int, int]]]:
     source = SOURCES[name]
     located = source.locate(root)
+    files = stamps(located.files)
     identity: dict[str, Any] = {
         "source": located.identity,
-        "files": stamps(located.files),
+        "files": files,
         "layout": layout,
     }
     arrays = prepared("datasets", key_of(identity), lambda: _normalised(located.read(layout), source))
@@ -89,7 +116,7 @@ def _opened(name: str, root: str, layout: str, max_train: int, cache: Path) -> D
         # Taken from what is prepared: another number of rows must not read, or fetch, everything again.
         identity["max_train"] = max_train
         arrays = arrays | prepared("datasets", key_of(identity), partial(_limited, arrays, max_train))
-    return Dataset(
+    dataset = Dataset(
         train_images=arrays["train_images"],
         train_labels=arrays["train_labels"],
         test_images=arrays["test_images"],
@@ -100,10 +127,13 @@ def _opened(name: str, root: str, layout: str, max_train: int, cache: Path) -> D
             tuple(arrays["mean"].tolist()), tuple(arrays["std"].tolist()), int(arrays["axis"][0])
         ),
         layout=layout,
+        step=float(arrays["step"][0]),
+        test_spread=float(arrays["test_spread"][0]),
         client_train=arrays.get("client_train"),
         owner_names=tuple(arrays["owner_names"].tolist()) if "owner_names" in arrays else (),
         key=key_of(identity),
     )
+    return dataset, files
 
 
 def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
@@ -126,6 +156,8 @@ def _normalised(arrays: Arrays, source: Source) -> Arrays:
         "mean": np.array(normalisation.mean),
         "std": np.array(normalisation.std),
         "axis": np.array([normalisation.axis]),
+        "step": np.array([widest_step(images, normalisation)]),
+        "test_spread": np.array([middle_spread(arrays["test_images"], normalisation)]),
     }
     return {**arrays, **kept, **scale}
 

@@ -51,7 +51,8 @@ def checked_labels(
     if lowest < 0 or (num_classes is not None and highest >= num_classes):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise DataError(
-            f"{place} must hold labels of {allowed}, got {lowest} to {highest}; correct the labels"
+            f"{place} must hold labels of {allowed}, got {lowest} to {highest}; correct the labels, or "
+            f"number the classes 0, 1, 2, ... in y_train and y_test"
         )
     if num_classes is None:
         _check_dense(array, place)

@@ -77,6 +77,24 @@ def spreads(images: NDArray[Any], normalisation: Normalisation) -> NDArray[np.fl
     return np.where(divisors == 1, np.maximum(own, 1), own / divisors)
 
 
+def middle_spread(images: NDArray[Any], normalisation: Normalisation) -> float:
+    """Returns the middle one of `spreads`; 1 where they say nothing."""
+    ratios = spreads(images, normalisation)
+    known = np.sort(ratios[~np.isnan(ratios)])
+    return float(known[len(known) // 2]) if known.size else 1.0
+
+
+def widest_step(images: NDArray[Any], normalisation: Normalisation) -> float:
+    """Returns the widest step between neighbouring numbers of the images' type, in deviations.
+
+    Whole numbers are as they are; those of 64 bits are rounded where they exceed double precision.
+    """
+    kind = images.dtype.newbyteorder("=") if images.dtype.kind == "f" else np.dtype(np.float64)
+    std = np.array(normalisation.std)
+    steps = np.spacing(np.abs(normalisation.mean).astype(kind)).astype(np.float64) / std
+    return float(np.max(steps, where=std != 1, initial=0.0))
+
+
 def _moments(images: NDArray[Any], axis: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns mean and deviation of values as they are; equal ones deviate by 0, without rounding."""
     others = tuple(number for number in range(4) if axis is None or number != axis + 1)

@@ -8,6 +8,8 @@ from fedhp.data.dataset import Dataset
 from fedhp.data.layout import looks_channels_last
 
 _SHOWN = 10
+_COARSE = 0.05  # of a deviation: a step from which on stored values tell noticeably less
+_ODD = 8.0  # times that held-out values may spread as widely, or as narrowly, as the training values
 _ROWS = 64
 
 
@@ -29,6 +31,16 @@ def data_notes(dataset: Dataset) -> Iterator[str]:
             f"accuracy says nothing; train on samples of two classes or more"
         )
     yield from _odd_layout(dataset)
+    if dataset.step > _COARSE:
+        yield (
+            f"training samples were rounded to steps of {dataset.step:.2g} of their deviation when they were "
+            f"stored, which tells few apart: take their offset off, or store them in double precision, before"
+        )
+    if not 1 / _ODD < dataset.test_spread < _ODD:
+        yield (
+            f"held-out samples spread {dataset.test_spread:.2g} times as widely as the training samples: if "
+            f"they are on another scale, their accuracy says nothing; bring x_test to the scale of x_train"
+        )
     if _all_equal(dataset):
         yield (
             "all training samples are equal: nothing in them tells classes apart; check how they were stored"

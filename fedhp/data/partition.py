@@ -43,7 +43,14 @@ def partition_rows(config: DataConfig, num_clients: int, seed: int) -> Sequence[
         DataError: If it cannot be opened.
         MissingExtraError: If flwr-datasets is needed and not installed.
     """
-    return _divided(open_dataset(config), config.partition, num_clients, seed)[0]
+    return rows_of(open_dataset(config), config.partition, num_clients, seed)
+
+
+def rows_of(
+    dataset: Dataset, config: PartitionConfig, num_clients: int, seed: int
+) -> Sequence[NDArray[np.intp]]:
+    """Returns `partition_rows` of a data set that is open already."""
+    return _divided(dataset, config, num_clients, seed)[0]
 
 
 def partition_notes(config: DataConfig, num_clients: int, seed: int) -> Iterator[str]:
@@ -82,7 +89,7 @@ def label_counts(config: DataConfig, num_clients: int, seed: int) -> list[NDArra
         MissingExtraError: If flwr-datasets is needed and not installed.
     """
     dataset = open_dataset(config)
-    parts = partition_rows(config, num_clients, seed)
+    parts = rows_of(dataset, config.partition, num_clients, seed)
     return [np.bincount(dataset.train_labels[rows], minlength=dataset.num_classes) for rows in parts]
 
 

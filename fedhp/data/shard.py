@@ -9,8 +9,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from fedhp.data.config import DataConfig
-from fedhp.data.dataset import Dataset, open_dataset
-from fedhp.data.partition import partition_rows
+from fedhp.data.dataset import Dataset, held_dataset, open_dataset
+from fedhp.data.partition import rows_of
 from fedhp.errors import DataError
 from fedhp.seeds import generator
 
@@ -162,7 +162,8 @@ def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -
             f"there is no client {client} among {num_clients}: partition ids go from 0 to "
             f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
         )
-    return _training_rows(config, partition_rows(config, num_clients, seed)[client])
+    dataset = held_dataset(config)
+    return _training_rows(dataset, rows_of(dataset, config.partition, num_clients, seed)[client])
 
 
 def local_parts(config: DataConfig, shard: Shard, seed: int, stream: int) -> tuple[Shard, Shard | None]:
@@ -185,11 +186,11 @@ def train_shard(config: DataConfig) -> Shard:
     Raises:
         DataError: If the data cannot be opened.
     """
-    return _training_rows(config, np.arange(len(open_dataset(config).train_labels)))
-
-
-def _training_rows(config: DataConfig, rows: NDArray[np.intp]) -> Shard:
     dataset = open_dataset(config)
+    return _training_rows(dataset, np.arange(len(dataset.train_labels)))
+
+
+def _training_rows(dataset: Dataset, rows: NDArray[np.intp]) -> Shard:
     return _shard(dataset, dataset.train_images, dataset.train_labels, rows)
 
 
