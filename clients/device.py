@@ -17,7 +17,14 @@ from typing import Any
 
 from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard, local_parts
-from fedhp.devices import DeviceClassConfig, DeviceProfile, assign_classes, format_size, parse_size
+from fedhp.devices import (
+    DeviceClassConfig,
+    DeviceProfile,
+    assign_classes,
+    format_size,
+    name_flaw,
+    parse_size,
+)
 from fedhp.errors import ScenarioError
 from fedhp.seeds import derive
 from fedhp.threads import MOST_THREADS
@@ -61,6 +68,8 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     # Records show one budget per device class: a budget of its own makes a class of its own.
     own = f"{kind.name} {format_size(budget)}" if budget != kind.memory_bytes else kind.name
     name = str(node.get("name", own))
+    if flaw := name_flaw(name):
+        raise ScenarioError(f"node configuration: name: {flaw}")
     whole = _open_shard(brief, node, client)
     stream = derive(whole.fingerprint(), name) if client is None else client
     shard, held_out = local_parts(scenario.data, whole, scenario.seed, stream)

@@ -9,6 +9,7 @@ from fedhp.bounds import LARGEST_BYTES, shown
 from fedhp.errors import ScenarioError
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_LONGEST_NAME = 64
 _BY_CAPITALS = {unit.upper(): size for unit, size in _UNITS.items()}
 
 
@@ -42,6 +43,18 @@ def at_least(num_bytes: int) -> str:
     """Writes the next size, such as ``212KiB``, that a scenario takes and that is no smaller."""
     unit = "KiB" if num_bytes <= _UNITS["MiB"] * 10 else "MiB"
     return f"{-(-num_bytes // _UNITS[unit])}{unit}"
+
+
+def name_flaw(name: str) -> str:
+    """Says what a name in records and logs cannot be; empty where it is one.
+
+    Line ends and escape sequences would forge lines of the log and of the terminal.
+    """
+    if not name.strip() or len(name) > _LONGEST_NAME:
+        return f"expected a name of 1 to {_LONGEST_NAME} characters, got {len(name)}"
+    if not name.isprintable():
+        return f"expected a name without line ends and control characters, got {name!r}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fedhp.arrays import read_array, write_array
 from fedhp.data import Normalisation
-from fedhp.devices import DeviceProfile
+from fedhp.devices import DeviceProfile, name_flaw
 from fedhp.errors import WireError
 from fedhp.modules import impossible_squares
 from fedhp.state import ModelState, Statistics, Update
@@ -23,7 +23,7 @@ from fedhp.structure import Layout, Structure
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
-_NO_BUDGET = -1
+_NO_BUDGET = _NO_PARTITION = -1
 _HUGE = 1e6
 _LOCAL = ("local_accuracy_global", "local_accuracy_personal")
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
@@ -130,7 +130,7 @@ def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict
             "num-examples": profile.num_examples,
             "num-local-test": profile.num_local_test,
             "own-data": profile.own_data,
-            "partition-id": -1 if partition_id is None else partition_id,
+            "partition-id": _NO_PARTITION if partition_id is None else partition_id,
             "spread": profile.spread,
         }
     )
@@ -145,21 +145,25 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
     """
     answer = _config(content, _PROFILE)
     name = _field(answer, "device-class", str)
+    if flaw := name_flaw(name):
+        raise WireError(f"profile: device-class: {flaw}")
     budget = _field(answer, "memory-bytes", int)
     numbers = {key: _field(answer, key, int) for key in ("num-examples", "num-local-test")}
     client = _field(answer, "partition-id", int)
     for key, number in numbers.items():
         if not 0 <= number < 2**40:
             raise WireError(f"profile: {key} is {number}, expected 0 or more")
-    if budget != _NO_BUDGET and budget <= 0:
-        raise WireError(f"profile: memory-bytes is {budget}, expected above 0")
+    if budget != _NO_BUDGET and not 0 < budget <= _LARGEST:
+        raise WireError(f"profile: memory-bytes is {budget}, expected above 0, and at most {_LARGEST:g}")
+    if client < _NO_PARTITION:
+        raise WireError(f"profile: partition-id is {client}, expected 0 or more")
     own_data = _field(answer, "own-data", bool)
     spread = _field(answer, "spread", float)
     if not 0 <= spread <= _LARGEST:
         raise WireError(f"profile: spread is {spread!r:.40}, expected a number from 0 to {_LARGEST:g}")
     known = None if budget == _NO_BUDGET else budget
     profile = DeviceProfile(name, known, numbers["num-examples"], own_data, numbers["num-local-test"], spread)
-    return profile, client if client >= 0 else None
+    return profile, None if client == _NO_PARTITION else client
 
 
 def pack_task(state: ArrayRecord, brief: Brief, server_round: int) -> RecordDict:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app.message import make_message
 from flwr.serverapp import Grid
 
 from fedhp import wire
@@ -108,6 +109,15 @@ def reply(message: Message, content: Update | RecordDict | str) -> Message:
             return Message(Error(code=1, reason=content), reply_to=message)
         records = wire.pack_update(content) if isinstance(content, Update) else content
         return Message(records, reply_to=message)
+
+
+def altered(answer: Message, content: RecordDict | None = None, **metadata) -> Message:
+    """The same reply, but for what it holds or what is said on its envelope."""
+    said = {key.lstrip("_"): value for key, value in vars(answer.metadata).items() if key != "_delivered_at"}
+    error = answer.error if answer.has_error() else None
+    if content is None and error is None:
+        content = answer.content
+    return make_message(Metadata(**{**said, **metadata}), content=content, error=error)
 
 
 def trained(layout: Layout, message: Message, num_examples: int, num_cut: int = 0) -> Update:

@@ -147,6 +147,12 @@ def test_neither_partition_nor_data_is_refused():
         open_device(brief(), {"memory-budget": "1MiB"})
 
 
+@pytest.mark.parametrize("name", ["", "n" * 65, "camera\nround 9", "\x1b[2Jcamera"])
+def test_a_name_that_would_forge_lines_of_the_log_is_refused(name):
+    with pytest.raises(ScenarioError, match="node configuration: name: expected a name"):
+        open_device(brief(), {"partition-id": 0, "name": name})
+
+
 @pytest.mark.parametrize("budget", ["lots", "0", "-4MiB", "4 parsecs"])
 def test_a_budget_that_is_no_size_is_refused(budget):
     with pytest.raises(ScenarioError, match="memory size"):

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import MemoryGrid, reply, same_bits, stamped, trained
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message
+from factories import MemoryGrid, altered, reply, same_bits, stamped, trained
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
 from fedhp.config import ServerConfig, load_scenario
@@ -15,7 +15,7 @@ from fedhp.errors import TrainingError
 from fedhp.simulation.identity import acting_as
 from fedhp.state import ModelState, Update
 from fedhp.watch import Look
-from strategies import FleetStrategy
+from strategies import STRATEGIES, FleetStrategy
 from strategies.patience import Patience
 from strategies.rollback import RollBack, has_lost_all
 from strategies.roster import Device
@@ -275,3 +275,100 @@ def test_notes_of_dropped_replies_name_who_sent_them(caplog):
         messages = asked(strategy)
         strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in (*messages, messages[0])])
     assert caplog.messages == ["dropped a second reply from client 0 (node 1000)"]
+
+
+# Whatever comes
+
+ENVELOPES = (
+    {"reply_to_message_id": ""},
+    {"reply_to_message_id": "0:1000"},
+    {"src_node_id": 77},
+    {"src_node_id": 0},
+    {"group_id": "0"},
+    {"message_type": "query"},
+    {"run_id": 2},
+)
+
+
+def forged_envelope(rng: np.random.Generator, answer: Message) -> Message:
+    """A right answer that does not answer what its sender was asked."""
+    return altered(answer, **ENVELOPES[rng.integers(len(ENVELOPES))])
+
+
+def spoiled_array(rng: np.random.Generator, answer: Message) -> Message:
+    """One array is missing, unknown, cut off, of another type or kind, or out of all bounds."""
+    record = dict(answer.content.array_records["model"])
+    name = str(rng.choice(sorted(record)))
+    array = record.pop(name)
+    nan = array.data[:128] + b"\xff" * (len(array.data) - 128)  # what the header announces, each NaN
+    spoiled = {
+        "missing": None,
+        "unknown": array,
+        "cut off": Array(array.dtype, array.shape, array.stype, array.data[: -int(rng.integers(1, 9))]),
+        "longer": Array(array.dtype, array.shape, array.stype, array.data + b"0"),
+        "pickled": Array(array.dtype, array.shape, "pickle", array.data),
+        "double": Array(array.numpy().astype(np.float64)),
+        "noise": Array(array.dtype, array.shape, array.stype, rng.bytes(len(array.data))),
+        "nan": Array(array.dtype, array.shape, array.stype, nan),
+    }
+    if name.startswith("structure"):
+        del spoiled["nan"]  # every unit is kept already
+    kind = str(rng.choice(list(spoiled)))
+    if spoiled[kind] is not None:
+        record["surprise" if kind == "unknown" else name] = spoiled[kind]
+    return altered(answer, RecordDict({**answer.content, "model": ArrayRecord(record)}))
+
+
+def spoiled_metric(rng: np.random.Generator, answer: Message) -> Message:
+    """One number is missing, of another type, or beyond what can be."""
+    metrics = dict(answer.content.metric_records["metrics"])
+    name = str(rng.choice(sorted(metrics)))
+    number = [None, -1, float("nan"), float("inf"), 2**62, [1, 2], -0.5][rng.integers(7)]
+    metrics.pop(name)
+    if number is not None:
+        metrics[name] = number
+    return altered(answer, RecordDict({**answer.content, "metrics": MetricRecord(metrics)}))
+
+
+def out_of_proportion(rng: np.random.Generator, answer: Message) -> Message:
+    """Every weight many times too large, with either sign."""
+    factor = np.float32(rng.choice([-1e3, 1e3, 1e6, 1e30]))
+    record = {
+        name: array if name.startswith(("structure.", "score.")) else Array(array.numpy() * factor)
+        for name, array in answer.content.array_records["model"].items()
+    }
+    return altered(answer, RecordDict({**answer.content, "model": ArrayRecord(record)}))
+
+
+def no_answer(rng: np.random.Generator, answer: Message) -> Message:
+    """Nothing at all, nothing that belongs here, or an error with a forged line."""
+    if rng.integers(3) == 0:
+        empty = altered(answer)
+        empty.__dict__["_content"] = None
+        return empty
+    content = (RecordDict(), RecordDict({"model": ConfigRecord({"a": 1})}), RecordDict({"x": ArrayRecord()}))
+    return altered(answer, content[rng.integers(3)])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_of_whatever_comes_only_right_answers_count_and_no_round_stops(name):
+    """Twelve devices, of whom four send something wrong beside or instead of their answer, in any order.
+
+    The model is to the bit what the others' answers make of it. Two rounds: what was remembered counts too.
+    """
+    rng = np.random.default_rng(sum(map(ord, name)))
+    spoilers = (forged_envelope, spoiled_array, spoiled_metric, out_of_proportion, no_answer)
+    strategy, alone = (fleet(12, name, **{"server.min_replies": 1}) for _ in range(2))
+    for server_round in (1, 2):
+        messages = asked(strategy, server_round)
+        asked(alone, server_round)
+        right = [reply(m, honest(strategy, m)) for m in messages]
+        chosen = set(rng.permutation(12)[:4].tolist())
+        wrong = [spoilers[rng.integers(5)](rng, right[index]) for index in chosen]
+        others = [answer for index, answer in enumerate(right) if index not in chosen]
+        arriving = [*wrong, *others]
+        strategy.aggregate_train(server_round, [arriving[i] for i in rng.permutation(len(arriving))])
+        alone.aggregate_train(server_round, others)
+        bad = [row.client for row in strategy.reports if row.status != "ok"]
+        assert bad == sorted(chosen)
+        assert same_bits(strategy.state, alone.state)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from factories import (
     MemoryGrid,
+    altered,
     dense_layout,
     num_parameters,
     random_state,
@@ -17,8 +18,7 @@ from factories import (
     trained,
     update,
 )
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, Metadata, RecordDict
-from flwr.app.message import make_message
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from small_models import ARCHITECTURES
 
 from fedhp import wire
@@ -223,14 +223,6 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
         "dropped a second reply from client 1 (node 999)",
         "dropped a second reply from client 0 (node 1000)",
     ]
-
-
-def altered(answer: Message, content: RecordDict | None = None, **metadata) -> Message:
-    """The same reply, but for what is said on its envelope."""
-    said = {key.lstrip("_"): value for key, value in vars(answer.metadata).items() if key != "_delivered_at"}
-    error = answer.error if answer.has_error() else None
-    content = None if error else content or answer.content
-    return make_message(Metadata(**{**said, **metadata}), content=content, error=error)
 
 
 def in_place_of_the_node(message: Message) -> Message:
