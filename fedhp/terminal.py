@@ -77,7 +77,10 @@ class _Stop:
     def _come_again(self) -> None:
         def come() -> None:
             time.sleep(_AGAIN_SECONDS)
-            signal.pthread_kill(threading.main_thread().ident or 0, self.signal)
+            if hasattr(signal, "pthread_kill"):
+                signal.pthread_kill(threading.main_thread().ident or 0, self.signal)
+            else:  # on Windows, where nothing interrupts what the main thread waits for
+                _thread.interrupt_main(self.signal)
 
         # No thread of `threading`: this may run while the main thread holds one of that module's locks.
         _thread.start_new_thread(come, ())
