@@ -4,6 +4,7 @@ The paper's own score is not available to us; the default is our choice.
 """
 
 import functools
+import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -156,8 +157,8 @@ def correlation(seen: Evidence) -> torch.Tensor:
 
 def random(seen: Evidence) -> torch.Tensor:
     """Uniform random scores: the control that any other criterion has to beat."""
-    weights = seen.own[0].weights
-    return torch.rand(len(weights), generator=seen.generator).to(weights.device)
+    first = seen.own[0]
+    return torch.rand(first.place.num_units, generator=seen.generator).to(first.parameter.device)
 
 
 def check_criterion(name: str, layout: Layout) -> None:
@@ -189,11 +190,11 @@ def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _l1(parameters: Iterable[Rows]) -> torch.Tensor:
-    return _sum(torch.linalg.vector_norm(rows.weights, ord=1, dim=1) for rows in parameters)
+    return _sum(rows.norms(1) for rows in parameters)
 
 
 def _l2(parameters: Iterable[Rows]) -> torch.Tensor:
-    return _sum(torch.linalg.vector_norm(rows.weights, dim=1).square() for rows in parameters).sqrt()
+    return _sum(rows.norms().square() for rows in parameters).sqrt()
 
 
 def _spread(activations: torch.Tensor) -> torch.Tensor:
@@ -215,14 +216,15 @@ def _row_dots(rows: Rows) -> torch.Tensor:
     """Returns the dot product of each row of weights with its gradients, without a temporary of their size.
 
     Torch's own ways allocate one on the CPU, which would be the step's peak: the largest weight again, on
-    top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whether the
-    units are the tensor's rows or its columns, and allocates nothing. Its views are cheaper too.
+    top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whichever
+    axis the units are on, and allocates nothing. Its views are cheaper too.
     """
     parameter, gradient = rows.parameter, rows.parameter.grad
     assert gradient is not None
     if parameter.device.type == "cpu":
-        weights, gradients = (rows.place.rows(t.numpy()) for t in (parameter.detach(), gradient))
-        return torch.from_numpy(np.einsum("ij,ij->i", weights, gradients))
+        weights, gradients = (rows.place.unfold(t.numpy()) for t in (parameter.detach(), gradient))
+        axes = string.ascii_lowercase[: weights.ndim]
+        return torch.from_numpy(np.einsum(f"{axes},{axes}->{axes[rows.place.axis]}", weights, gradients))
     return torch.bmm(rows.weights.unsqueeze(1), rows.gradients.unsqueeze(2)).flatten()
 
 

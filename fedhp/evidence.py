@@ -37,6 +37,12 @@ class Rows:
         assert gradient is not None
         return self.place.rows(gradient)
 
+    def norms(self, order: float = 2) -> torch.Tensor:
+        """Returns the norm of each unit's weights, of shape ``(units,)``; without a copy of them."""
+        weights = self.place.unfold(self.parameter.detach())
+        others = [axis for axis in range(weights.dim()) if axis != self.place.axis]
+        return torch.linalg.vector_norm(weights, ord=order, dim=others)
+
     def pull(self, factors: torch.Tensor) -> None:
         """Adds to the gradient each unit's weights times its factor, of shape ``(units,)``, in place."""
         gradient = self.parameter.grad

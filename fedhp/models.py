@@ -5,7 +5,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ from fedhp.networks import chain, resnet, sensors, vgg
 from fedhp.networks.chain import INPUTS, Build
 from fedhp.networks.layers import NORMS_1D, NORMS_2D, Norm
 from fedhp.references import resolve
-from fedhp.rehearsal import Rehearsal, rehearse
+from fedhp.rehearsal import PLAIN, Rehearsal, Step, rehearse
 from fedhp.seeds import derive
 from fedhp.state import ModelState
 from fedhp.structure import Layout, Structure
@@ -93,19 +93,16 @@ class Architecture:
     build: Build
     initial: Callable[[int], Mapping[str, NDArray[np.float32]]]
 
-    @cached_property
+    @property
     def rehearsal(self) -> Rehearsal:
         """What a step of any structure and batch takes."""
-        return self._rehearse(masked=False)
+        return self.rehearsed(PLAIN)
 
-    @cached_property
-    def masked_rehearsal(self) -> Rehearsal:
-        """What such a step takes where the logits are masked."""
-        return self._rehearse(masked=True)
-
-    def _rehearse(self, masked: bool) -> Rehearsal:
+    @lru_cache(maxsize=16)  # noqa: B019 - a process holds a handful of architectures
+    def rehearsed(self, step: Step) -> Rehearsal:
+        """Returns what such a step takes of any structure and batch."""
         try:
-            return rehearse(self.build, self.layout, self.taken_shape, masked)
+            return rehearse(self.build, self.layout, self.taken_shape, step)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
@@ -123,7 +120,7 @@ class Architecture:
         """
         size = math.prod(self.input_shape)
         inputs = INPUTS if INPUTS in self.layout.widths else None
-        told, num_masked = (self.masked_rehearsal, self.num_classes) if masked else (self.rehearsal, 0)
+        told, num_masked = self.rehearsed(Step(masked=masked)), self.num_classes if masked else 0
         return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, clips)
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:

@@ -47,7 +47,7 @@ def group_lasso(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, st
     ``size_u`` their number; at zero, of all sub-gradients zero is taken.
     """
     for seen in groups:
-        norms = torch.stack([torch.linalg.vector_norm(r.weights, dim=1) for r in seen.own]).norm(dim=0)
+        norms = torch.stack([rows.norms() for rows in seen.own]).norm(dim=0)
         size = sum(rows.weights.shape[1] for rows in seen.own)
         factors = torch.where(norms > 0, strength * math.sqrt(size) / norms, 0)
         for rows in seen.own:

@@ -2,29 +2,61 @@
 
 After every operation, the bytes alive are those of gradients, which follow from the layout, and those of all
 else (activations, what operations keep for their backward pass, gradients that flow between them), which grow
-linearly with the batch and with every group's units. So a few rehearsals with three or four units per group
-and two or three samples tell the bytes of every structure and batch, and take next to no memory themselves.
+linearly with the batch and with every group's units. So a few rehearsals with few units per group and two or
+three samples tell the bytes of every structure and batch (`fedhp.forms`), and take next to no memory
+themselves.
 This holds for any network whose activations are linear in its widths, which are all that `fedhp.tracing`
 takes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.batches import NoiseScale, head_of
 from fedhp.draws import drawing
+from fedhp.evidence import Taps
+from fedhp.forms import Counts, forms_by_size, telling_counts
 from fedhp.measure import StorageWatch
 from fedhp.modules import fill, lay_out, thin_before_convolutions
 from fedhp.step import gradients
 from fedhp.structure import Layout
 
-Build = Callable[[Mapping[str, int]], nn.Module]
+Build = Callable[[Counts], nn.Module]
+InputShape = Callable[[Counts], tuple[int, ...]]
 # Neither one sample nor one unit, which are special cases of some operations.
 _BATCH, _UNITS = 2, 3
+
+
+@dataclass(frozen=True)
+class Step:
+    """What there is to a step beside the network's own.
+
+    Attributes:
+        masked: Whether the logits are masked.
+        noisy: Whether the gradient-noise scale is looked at.
+        tapped: Whether activations are looked at where layers take them in.
+    """
+
+    masked: bool = False
+    noisy: bool = False
+    tapped: bool = False
+
+
+PLAIN = Step()
+
+
+class Tap(NamedTuple):
+    """A group's activations as a layer takes them in, so many entries per unit and sample; copied or not."""
+
+    group: str
+    entries: int
+    copied: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,57 +71,81 @@ class Rehearsal:
         gradients: Which parameters' gradients live, of shape ``(moments, trained parameters)``.
         fixed: Bytes whatever the batch, of shape ``(moments, 1 + groups)``.
         per_sample: Bytes per sample, of shape ``(moments, 1 + groups)``.
+        taps: Where activations are looked at, and the rows of the two arrays below.
+        fixed_at_taps: As ``fixed``, when a tap looks; no gradient lives yet.
+        per_sample_at_taps: As ``per_sample``, likewise.
     """
 
     gradients: NDArray[np.int64]
     fixed: NDArray[np.int64]
     per_sample: NDArray[np.int64]
+    taps: tuple[Tap, ...]
+    fixed_at_taps: NDArray[np.int64]
+    per_sample_at_taps: NDArray[np.int64]
 
 
-def rehearse(
-    build: Build,
-    layout: Layout,
-    input_shape: Callable[[Mapping[str, int]], tuple[int, ...]],
-    masked: bool = False,
-) -> Rehearsal:
+def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step = PLAIN) -> Rehearsal:
     """Rehearses a model's step.
 
     Args:
         build: Makes the module whose groups have the given unit counts.
         layout: Its wiring.
         input_shape: The shape of one sample that this module takes.
-        masked: Whether the logits are masked.
+        step: What else there is to the step.
     """
 
-    def play(counts: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Returns which gradients live, and all else in bytes: whatever the batch, and per sample."""
-        present, few = _play(build(counts), layout, (_BATCH, *input_shape(counts)), masked)
-        _, more = _play(build(counts), layout, (_BATCH + 1, *input_shape(counts)), masked)
-        return present, few - _BATCH * (more - few), more - few
+    def play(counts: Counts, batch: int = _BATCH) -> _Play:
+        return _play(build(counts), layout, counts, (batch, *input_shape(counts)), step)
 
+    telling = telling_counts(layout)
+    first, *others = [play(counts) for counts in telling]
+    grows = play(telling[0], _BATCH + 1).sizes > first.sizes  # what grows with the batch does so from nothing
+    forms = forms_by_size(layout, telling, np.column_stack([first.sizes, *(other.sizes for other in others)]))
+    if forms is None:
+        forms = _forms_by_group(layout, play)
+    fixed = first.alive(np.where(grows[:, None], 0, forms))
+    per_sample = first.alive(np.where(grows[:, None], forms // _BATCH, 0))
+    present = first.alive(first.owned)
+    different = np.unique(np.hstack([present, fixed, per_sample]), axis=0)
+    ends = np.cumsum([present.shape[1], fixed.shape[1]])
+    at_taps = np.array([moment for moment, _ in first.taps], np.intp)
+    taps = tuple(tap for _, tap in first.taps)
+    return Rehearsal(*np.split(different, ends, axis=1), taps, fixed[at_taps], per_sample[at_taps])
+
+
+def _forms_by_group(layout: Layout, play: Callable[[Counts], "_Play"]) -> NDArray[np.int64]:
+    """Returns every storage's bytes as coefficients of ``(1, units)``, from one step more per group."""
     few = dict.fromkeys(layout.widths, _UNITS)
-    present, fixed, per_sample = play(few)
-    slopes = [play({**few, group: _UNITS + 1})[1:] for group in few]
-    by_fixed = [more - fixed for more, _ in slopes]
-    by_sample = [more - per_sample for _, more in slopes]
-    sizes = np.array(list(few.values()), np.int64)
-    parts = [present, _coefficients(fixed, by_fixed, sizes), _coefficients(per_sample, by_sample, sizes)]
-    different = np.unique(np.hstack(parts), axis=0)
-    ends = np.cumsum([part.shape[1] for part in parts[:-1]])
-    return Rehearsal(*np.split(different, ends, axis=1))
+    sizes = play(few).sizes
+    slopes = np.stack([play({**few, group: _UNITS + 1}).sizes - sizes for group in few], axis=1)
+    return np.column_stack([sizes - slopes.sum(axis=1) * _UNITS, slopes])
 
 
-def _coefficients(
-    value: NDArray[np.int64], slopes: list[NDArray[np.int64]], sizes: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    slope = np.stack(slopes, axis=1)
-    return np.column_stack([value - slope @ sizes, slope])
+@dataclass(frozen=True, eq=False)
+class _Play:
+    """What one run of a step in miniature has made, storage by storage, in the order of their making.
+
+    Attributes:
+        sizes: The bytes of each; 0 where it is a parameter's gradient.
+        ends: How many had been made when it was freed.
+        owned: Whether it is the gradient of each trained parameter, of shape ``(storages, parameters)``.
+        taps: Each look at activations, with the last storage made before it.
+    """
+
+    sizes: NDArray[np.int64]
+    ends: NDArray[np.intp]
+    owned: NDArray[np.int64]
+    taps: Sequence[tuple[int, Tap]]
+
+    def alive(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Sums the storages' values, one row each, over those alive whenever one had been made."""
+        changes = np.zeros((len(values) + 1, values.shape[1]), np.int64)
+        changes[:-1] += values
+        np.subtract.at(changes, self.ends, values)
+        return changes.cumsum(axis=0)[:-1]
 
 
-def _play(
-    module: nn.Module, layout: Layout, shape: tuple[int, ...], masked: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Runs a step; returns, whenever a storage was added, which gradients live, and the bytes of all else."""
+def _play(module: nn.Module, layout: Layout, counts: Counts, shape: tuple[int, ...], step: Step) -> _Play:
     module = module.train()
     fill(module)
     lay_out(module, layout)
@@ -97,48 +153,47 @@ def _play(
     images, labels = torch.zeros(shape), torch.zeros(shape[0], dtype=torch.int64)
     mask = torch.zeros(1)  # which does for any number of classes
     ledger = _Ledger([*module.parameters(), *module.buffers(), images, labels, mask])
-    parameters = dict(module.named_parameters())
+    if step.noisy:
+        NoiseScale(module.get_submodule(head_of(layout)))
+    if step.tapped:
+        Taps(module, layout, counts, ledger.look)
     with drawing(0, "cpu"), ledger:
-        gradients(module, images, labels, mask if masked else None)
-    owners = {
-        ledger.entry(gradient): index
-        for index, name in enumerate(layout.trained)
-        if (gradient := parameters[name].grad) is not None
-    }
-    return ledger.account(owners, len(layout.trained))
+        gradients(module, images, labels, mask if step.masked else None)
+    parameters = dict(module.named_parameters())
+    return ledger.play([parameters[name].grad for name in layout.trained])
 
 
 class _Ledger(StorageWatch):
-    """Writes down which storages live, whenever one was added."""
+    """Writes down which storages are made and freed, and when."""
 
-    def __init__(self, existing: list[torch.Tensor]) -> None:
+    def __init__(self, existing: Sequence[torch.Tensor]) -> None:
         super().__init__()
         self._sizes: list[int] = []
-        self._alive: set[int] = set()
-        self._moments: list[frozenset[int]] = []
+        self._ends: dict[int, int] = {}
+        self._taps: list[tuple[int, Tap]] = []
         for tensor in existing:
             self._see(tensor)
         self._num_existing = len(self._sizes)
 
-    def account(
-        self, owners: Mapping[int, int], num_owners: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Returns per moment the number of living storages of each owner, and the bytes of all others."""
-        moments = self._moments[self._num_existing :]
-        owned = np.zeros((len(moments), num_owners), np.int64)
-        other = np.zeros(len(moments), np.int64)
-        for row, moment in enumerate(moments):
-            for entry in moment:
-                if entry in owners:
-                    owned[row, owners[entry]] += 1
-                elif entry >= self._num_existing:
-                    other[row] += self._sizes[entry]
-        return owned, other
+    def look(self, group: str, units: torch.Tensor) -> None:
+        """Notes a look at activations, of shape ``(batch, units, entries)``."""
+        copied = self.entry(units) == len(self._sizes) - 1
+        self._taps.append((len(self._sizes) - 1 - self._num_existing, Tap(group, units.shape[2], copied)))
+
+    def play(self, of_parameters: Sequence[torch.Tensor | None]) -> _Play:
+        """Returns what was made since the beginning, given the trained parameters' gradients."""
+        first, number = self._num_existing, len(self._sizes)
+        sizes = np.array(self._sizes[first:], np.int64)
+        ends = np.array([self._ends.get(entry, number) - first for entry in range(first, number)], np.intp)
+        owned = np.zeros((len(sizes), len(of_parameters)), np.int64)
+        for place, gradient in enumerate(of_parameters):
+            if gradient is not None:
+                owned[self.entry(gradient) - first, place] = 1
+        sizes[owned.any(axis=1)] = 0
+        return _Play(sizes, ends, owned, self._taps)
 
     def _entered(self, entry: int, num_bytes: int) -> None:
         self._sizes.append(num_bytes)
-        self._alive.add(entry)
-        self._moments.append(frozenset(self._alive))
 
     def _left(self, entry: int, num_bytes: int) -> None:
-        self._alive.discard(entry)
+        self._ends[entry] = len(self._sizes)

@@ -162,11 +162,18 @@ class Place(NamedTuple):
 
         Without a copy where the axis is the first, or the parameter a matrix.
         """
+        return self._own(array).swapaxes(0, self.axis).reshape(self.num_units, -1)
+
+    def unfold(self, array: _Array) -> _Array:
+        """Views an array or tensor with its axis as two, ``(num_units, span)``; always without a copy."""
+        before, after = array.shape[: self.axis], array.shape[self.axis + 1 :]
+        return self._own(array).reshape(*before, self.num_units, self.span, *after)
+
+    def _own(self, array: _Array) -> _Array:
         size = self.num_units * self.span
-        if array.shape[self.axis] != size:
-            before = (slice(None),) * self.axis
-            array = array[(*before, slice(self.start, self.start + size))]
-        return array.swapaxes(0, self.axis).reshape(self.num_units, -1)
+        if array.shape[self.axis] == size:
+            return array
+        return array[(*(slice(None),) * self.axis, slice(self.start, self.start + size))]
 
 
 @dataclass(frozen=True, eq=False)

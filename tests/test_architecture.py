@@ -27,7 +27,7 @@ ROWS = (
         "threads",
     },
     {"step"},
-    {"devices", "keys", "evidence", "batches", "channels", "calls", "modules", "networks"},
+    {"devices", "keys", "evidence", "forms", "batches", "channels", "calls", "modules", "networks"},
     {"state", "identities", "rehearsal"},
     {"wiring"},
     {"rules"},

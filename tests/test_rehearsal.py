@@ -1,0 +1,75 @@
+"""Rehearsals: what sizes tell of a storage's channels against one more step for every group."""
+
+from dataclasses import astuple
+
+import numpy as np
+import pytest
+import torch
+from small_models import ARCHITECTURES
+from torch import nn
+
+from fedhp import rehearsal
+from fedhp.forms import forms_by_size, telling_counts
+from fedhp.models import Architecture, ModelConfig, architecture
+from fedhp.rehearsal import PLAIN, Step, rehearse
+from fedhp.structure import AxisRef, Layout
+
+
+class Joined(nn.Module):
+    """Maps that are concatenated again and again, as in a DenseNet, with a constant one among them."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 6, 3, padding=1)
+        self.grow = nn.ModuleList(nn.Conv2d(8 + 4 * n, 4, 3, padding=1) for n in range(3))
+        self.norm = nn.GroupNorm(2, 4)
+        self.head = nn.Linear(20 * 4, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([x, self.stem(x).relu()], 1)
+        for layer in self.grow:
+            x = torch.cat([x, self.norm(layer(x)).relu()], 1)
+        return self.head(nn.functional.max_pool2d(x, 3).flatten(1))
+
+
+JOINED = architecture(ModelConfig(target=f"{__name__}:Joined", floor=1), (2, 6, 6), 3)
+CASES = ("mlp-1-hidden", "cnn-2-convs", "resnet20-group", "conv1d")
+NETWORKS = {**{case: ARCHITECTURES[case] for case in CASES}, "joined": JOINED}
+STEPS = {"plain": PLAIN, "masked": Step(masked=True), "watched": Step(noisy=True, tapped=True)}
+
+
+def rehearsed(arch: Architecture, step: Step) -> list:
+    return list(astuple(rehearse(arch.build, arch.layout, arch.taken_shape, step)))
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("case", NETWORKS)
+def test_four_steps_tell_what_one_more_for_every_group_tells(case, step, monkeypatch):
+    few = rehearsed(NETWORKS[case], STEPS[step])
+    monkeypatch.setattr(rehearsal, "forms_by_size", lambda *_: None)
+    many = rehearsed(NETWORKS[case], STEPS[step])
+    assert few[3] == many[3]
+    for one, other in zip(few[:3] + few[4:], many[:3] + many[4:], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("case", ["mlp-1-hidden", "resnet20-group"])
+def test_the_number_of_steps_does_not_grow_with_the_groups(case, monkeypatch):
+    played = []
+    play = rehearsal._play
+    monkeypatch.setattr(rehearsal, "_play", lambda *given: played.append(0) or play(*given))
+    rehearsed(NETWORKS[case], PLAIN)
+    assert len(played) == 4
+
+
+def test_sizes_tell_channels_by_hand():
+    """Groups a and b, joined behind three channels that stay; 5 places of 4 bytes for two samples are 40."""
+    a, b, three = AxisRef("a"), AxisRef("b", 2), AxisRef(None, 3)
+    layout = Layout({"a": 4, "b": 6}, {"w": (9, 19)}, {"w": (None, (three, a, b))}, {"a": 1, "b": 1})
+    counts = telling_counts(layout)
+    columns = [[9, 40 * c["a"], 40 * (3 + c["a"]), 40 * (c["a"] + 2 * c["b"])] for c in counts]
+    forms = forms_by_size(layout, counts, np.array(columns).T)
+    assert forms is not None
+    assert forms.tolist() == [[9, 0, 0], [0, 40, 0], [120, 40, 0], [0, 40, 80]]
+    product = np.array([[c["a"] * c["b"] for c in counts]])
+    assert forms_by_size(layout, counts, product) is None
