@@ -71,6 +71,11 @@ class NoiseScale:
             return 0.0
         return self._variance / self._square if self._square > 0 else math.inf
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that is kept between steps."""
+        return [self._single]
+
     def observe(self) -> None:
         """Takes in the step just done; call after the backward pass, before gradients go."""
         if self._num_steps % _STRIDE == 0 and self._num_samples > 1:

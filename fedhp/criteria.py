@@ -19,10 +19,14 @@ from fedhp.structure import Layout
 _MAGNITUDE_WEIGHT = 0.5
 # Units whose correlations with all others are computed at once: what bounds the scratch memory.
 _CHUNK = 16
+# What a score made of gradients takes at most for each unit, while they live: flexrel's parts.
+SCORE_BYTES = 32
 # Relative spread below which a unit counts as constant, above the rounding of its mean.
 _CONSTANT = 1e-6
 
 Score = Callable[[Evidence], torch.Tensor]
+# Bytes whatever the batch, and per sample, by the number of units and of entries of each.
+Scratch = Callable[[int, int], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,14 @@ class Criterion:
             backward pass; otherwise it is taken only when a cut is due.
         activations: Whether it looks at activations: then it is taken in the forward pass.
         scales: Whether it looks at the scales of normalisation layers, which every group must have.
+        scratch: Of those that look at activations, the bytes that a look takes at most while it lasts.
     """
 
     score: Score
     tracked: bool
     activations: bool = False
     scales: bool = False
+    scratch: Scratch | None = None
 
 
 def taylor(seen: Evidence) -> torch.Tensor:
@@ -155,6 +161,26 @@ def correlation(seen: Evidence) -> torch.Tensor:
     return scores.clamp_(0, 1).masked_fill_(constant, 0)
 
 
+def _few_scores(units: int, entries: int) -> tuple[int, int]:
+    """The norm of each unit, the same divided, and the sum with what others have shown."""
+    return 12 * units, 0
+
+
+def _comparison(units: int, entries: int) -> tuple[int, int]:
+    """A byte for every activation, a count of eight for every unit, and the share."""
+    return 16 * units, units * entries
+
+
+def _correlations(units: int, entries: int) -> tuple[int, int]:
+    """Activations by unit, and some units' correlations with all.
+
+    The former are a view where each is one number. Of some units there are the activations less their mean,
+    two times the correlations, and which of those count; of all, spread, mean, ranks and scores.
+    """
+    some = min(_CHUNK, units)
+    return 64 * units + 12 * some * units, 4 * entries * (some + (units if entries > 1 else 0))
+
+
 def random(seen: Evidence) -> torch.Tensor:
     """Uniform random scores: the control that any other criterion has to beat."""
     first = seen.own[0]
@@ -237,8 +263,8 @@ CRITERIA: dict[str, Criterion] = {
     "outgoing": Criterion(outgoing, tracked=False),
     "outgoing_l1": Criterion(outgoing_l1, tracked=False),
     "bn_scale": Criterion(bn_scale, tracked=False, scales=True),
-    "activation": Criterion(activation, tracked=True, activations=True),
-    "apoz": Criterion(apoz, tracked=True, activations=True),
-    "correlation": Criterion(correlation, tracked=True, activations=True),
+    "activation": Criterion(activation, tracked=True, activations=True, scratch=_few_scores),
+    "apoz": Criterion(apoz, tracked=True, activations=True, scratch=_comparison),
+    "correlation": Criterion(correlation, tracked=True, activations=True, scratch=_correlations),
     "random": Criterion(random, tracked=False),
 }

@@ -7,8 +7,9 @@ and its inverse, the largest batch under a budget, is a minimum of integer divis
 
 What is counted: parameters, gradients, optimiser state, the activations kept for the backward pass, the
 gradients that flow between operations, the input batch with its labels and its raw (unconverted) form, the
-contribution scores, and what penalties and the mask of absent classes keep. What is not: the data at rest,
-code, the interpreter, and scratch space inside a kernel, which the tensor library does not report.
+contribution scores and what they are made of, the optimiser's counts of steps, the norms of clipped
+gradients, what a cut takes, and what penalties and the mask of absent classes keep. What is not: the data at
+rest, code, the interpreter, and scratch space inside a kernel, which the tensor library does not report.
 """
 
 import math
@@ -33,6 +34,9 @@ FLOAT_BYTES = 4
 INDEX_BYTES = 8
 
 _SMALLEST_SHARE = 0.25
+
+# Of the noise scale: what it keeps, what takes its place, and norms of gradients.
+_NOISE_SCALARS = 4
 
 LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
@@ -81,6 +85,29 @@ def samples(number: int) -> str:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What a training holds beside the step of a network and what is kept per parameter.
+
+    Attributes:
+        counts: Whether the optimiser counts each parameter's steps.
+        clips: Whether the norm of the gradients is limited.
+        noisy: Whether the gradient-noise scale is looked at.
+        scratch: What a look at activations takes, as `fedhp.criteria.Criterion.scratch`; None without any.
+        unit_bytes: Per group, the bytes per unit that scores and penalties take at most while they are made
+            of gradients; empty where nothing is ever cut.
+    """
+
+    counts: bool = False
+    clips: bool = False
+    noisy: bool = False
+    scratch: Callable[[int, int], tuple[int, int]] | None = None
+    unit_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+
+NO_EXTRAS = Extras()
+
+
+@dataclass(frozen=True)
 class MemoryModel:
     """Training memory of a model as a function of its unit counts and the batch.
 
@@ -93,7 +120,7 @@ class MemoryModel:
         inputs: The group whose units are the scalars of a sample that the model takes; None where it
             takes all.
         num_masked: The number of classes, where their logits are masked; otherwise 0.
-        clips: Whether the norm of the gradients is limited.
+        extras: What else a training holds.
     """
 
     layout: Layout
@@ -103,7 +130,7 @@ class MemoryModel:
     state_slots: int
     inputs: str | None = None
     num_masked: int = 0
-    clips: bool = False
+    extras: Extras = NO_EXTRAS
     _moments: Callable[[tuple[int, ...]], Moments] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -150,18 +177,42 @@ class MemoryModel:
         buffers = sum(self._bytes(name, counts) for name in self.layout.buffers)
         # Contributions: an average and the newest score per unit.
         resting = sizes.sum() * (1 + self.state_slots) + buffers + 2 * FLOAT_BYTES * sum(key)
-        resting += FLOAT_BYTES * self.num_masked
+        resting += FLOAT_BYTES * self.num_masked + self.rehearsal.counters
+        resting += FLOAT_BYTES * (len(sizes) * self.extras.counts + _NOISE_SCALARS * self.extras.noisy)
         num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
         entry = num_inputs * FLOAT_BYTES + INDEX_BYTES
         raw = num_inputs * (self.raw_itemsize if self.raw_itemsize < FLOAT_BYTES else 0)
         told = self.rehearsal
         inside = told.gradients @ sizes + told.fixed @ units
-        # Each gradient's norm, the same once more as one vector, and what is made of them.
-        norms = FLOAT_BYTES * (2 * len(sizes) + 4) if self.clips else 0
-        # While the batch is loaded, while the optimiser takes its step, and between the two.
-        fixed = resting + np.concatenate([[0, sizes.sum() + norms], inside])
-        per_sample = entry + np.concatenate([[raw, 0], told.per_sample @ units])
+        looks, per_look = self._looks(counts)
+        # While the batch is loaded, with all gradients, while a tensor is cut, and between the first two.
+        rare = [0, sizes.sum() + self._on_gradients(counts), self._largest_cut(counts)]
+        fixed = resting + np.concatenate([rare, inside, told.fixed_at_taps @ units + looks])
+        at_taps = told.per_sample_at_taps @ units + per_look
+        per_sample = entry + np.concatenate([[raw, 0, 0], told.per_sample @ units, at_taps])
         return fixed, per_sample
+
+    def _on_gradients(self, counts: Mapping[str, int]) -> int:
+        """Returns the bytes of what is made of all gradients: scores and penalties, and then their norms."""
+        # Each gradient's norm, the same once more as one vector, and what is made of them.
+        norms = FLOAT_BYTES * (2 * len(self.layout.trained) + 4) if self.extras.clips else 0
+        made = max((number * counts[group] for group, number in self.extras.unit_bytes.items()), default=0)
+        counted_already = FLOAT_BYTES * sum(counts.values())  # the newest scores
+        return FLOAT_BYTES + INDEX_BYTES + max(norms, made - counted_already)
+
+    def _largest_cut(self, counts: Mapping[str, int]) -> int:
+        """Returns what a cut takes at most: what is left of a tensor, and positions along its axes."""
+        if not self.extras.unit_bytes:
+            return 0
+        shapes = [self.layout.shape(name, counts) for name in self.layout.trained]
+        return max(FLOAT_BYTES * math.prod(shape) + 2 * INDEX_BYTES * sum(shape) for shape in shapes)
+
+    def _looks(self, counts: Mapping[str, int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Returns what looks at activations take, whatever the batch and per sample."""
+        scratch, taps = self.extras.scratch, self.rehearsal.taps
+        taken = [scratch(counts[tap.group], tap.entries) for tap in taps] if scratch else []
+        looks = np.array(taken, np.int64).reshape(len(taps), 2)
+        return looks[:, 0], looks[:, 1]
 
     def _bytes(self, name: str, counts: Mapping[str, int]) -> int:
         return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))

@@ -18,7 +18,7 @@ from fedhp.bounds import MOST_PARAMETERS
 from fedhp.choices import check_choice
 from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
-from fedhp.memory import MemoryModel
+from fedhp.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.modules import hollow, put_weights, resize, settle, take_weights
 from fedhp.networks import chain, resnet, sensors, vgg
 from fedhp.networks.chain import INPUTS, Build
@@ -108,7 +108,7 @@ class Architecture:
             raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
 
     def memory_model(
-        self, state_slots: int, raw_itemsize: int, masked: bool = False, clips: bool = False
+        self, state_slots: int, raw_itemsize: int, masked: bool = False, extras: Extras = NO_EXTRAS
     ) -> MemoryModel:
         """Returns the model's memory model.
 
@@ -116,12 +116,13 @@ class Architecture:
             state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
             raw_itemsize: Bytes per scalar of the stored data.
             masked: Whether the logits are masked.
-            clips: Whether the norm of the gradients is limited.
+            extras: What else a training holds.
         """
         size = math.prod(self.input_shape)
         inputs = INPUTS if INPUTS in self.layout.widths else None
-        told, num_masked = self.rehearsed(Step(masked=masked)), self.num_classes if masked else 0
-        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, clips)
+        told = self.rehearsed(Step(masked, extras.noisy, extras.scratch is not None))
+        num_masked = self.num_classes if masked else 0
+        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one sample as the compact module takes it."""

@@ -39,6 +39,12 @@ def statistics_names(module: nn.Module) -> list[str]:
     return [_join(name, statistic) for name, _ in batch_norms(module) for statistic in (_MEAN, _SQUARE)]
 
 
+def counter_bytes(module: nn.Module) -> int:
+    """Returns the bytes of buffers that are no running statistics, such as the number of batches seen."""
+    statistics = {id(s) for _, layer in batch_norms(module) for s in (layer.running_mean, layer.running_var)}
+    return sum(buffer.nbytes for buffer in module.buffers() if id(buffer) not in statistics)
+
+
 def impossible_squares(weights: Mapping[str, NDArray[np.float32]]) -> list[str]:
     """Returns the names of mean squares below the square of the mean, as no samples have them."""
     squares = [name for name in weights if name.rpartition(".")[2] == _SQUARE]

@@ -79,10 +79,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerKind:
-    """How to make an optimiser, and which tensors of a parameter's shape it keeps."""
+    """How to make an optimiser, which tensors of a parameter's shape it keeps, and if it counts steps."""
 
     make: Callable[[Iterable[nn.Parameter], TrainConfig], torch.optim.Optimizer]
     state_names: Callable[[TrainConfig], tuple[str, ...]]
+    counts: bool = False
 
 
 class _SGD(torch.optim.SGD):
@@ -136,8 +137,8 @@ def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.opt
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
     "sgd": OptimizerKind(_sgd, lambda config: ("momentum_buffer",) if config.momentum else ()),
-    "adam": OptimizerKind(_adam, lambda config: ("exp_avg", "exp_avg_sq")),
-    "adamw": OptimizerKind(_adamw, lambda config: ("exp_avg", "exp_avg_sq")),
+    "adam": OptimizerKind(_adam, lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
+    "adamw": OptimizerKind(_adamw, lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
 }
 
 
@@ -153,7 +154,7 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
             state = optimizer.state[parameter]
             for name in names:
                 state[name] = torch.zeros_like(parameter)
-            if config.optimizer != "sgd":
+            if OPTIMIZERS[config.optimizer].counts:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             if config.proximal_mu:
                 state[_RECEIVED] = parameter.detach().clone()

@@ -4,6 +4,7 @@
 state with it, and the memory is released at once. Nothing is masked and nothing grows back.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -59,12 +60,18 @@ class Contributions:
         self._layout = layout
         self._parameters = dict(module.named_parameters())
         self._average: dict[str, torch.Tensor] = {}
-        self._shown: dict[str, list[torch.Tensor]] = {}
+        self._shown: dict[str, torch.Tensor] = {}
+        self._num_shown: Counter[str] = Counter()
         self._num_steps = 0
         self._look()
         self._taps = (
             Taps(module, layout, self._counts, self._take_activations) if criterion.activations else None
         )
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that is kept between steps."""
+        return list(self._average.values())
 
     @property
     def _counts(self) -> dict[str, int]:
@@ -117,7 +124,10 @@ class Contributions:
     def _take_activations(self, group: str, activations: torch.Tensor) -> None:
         if self._is_due:
             seen = replace(self.evidence[group], activations=activations)
-            self._shown.setdefault(group, []).append(self._criterion.score(seen))
+            score = self._criterion.score(seen)
+            self._num_shown[group] += 1
+            # Added up rather than kept: many layers may take one group in.
+            self._shown[group] = self._shown[group].add_(score) if group in self._shown else score
 
     def _average_in(self) -> None:
         weight = max(_NEWEST, 1 / (self._num_steps // STRIDE + 1))
@@ -128,11 +138,12 @@ class Contributions:
             else:
                 self._average[group] = score
         self._shown.clear()
+        self._num_shown.clear()
 
     def _score(self, group: str) -> torch.Tensor:
         """Returns a group's score now; of activations, the mean over the layers that take them in."""
         if self._criterion.activations:
-            return torch.stack(self._shown[group]).mean(0)
+            return self._shown[group].div_(self._num_shown[group])
         return self._criterion.score(self.evidence[group])
 
 

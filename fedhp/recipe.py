@@ -7,12 +7,12 @@ from functools import cached_property, lru_cache
 import torch
 
 from fedhp.batches import BATCH_POLICIES, head_of
-from fedhp.criteria import check_criterion
+from fedhp.criteria import CRITERIA, SCORE_BYTES, check_criterion
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.memory import MemoryConfig, MemoryModel, samples
+from fedhp.memory import Extras, MemoryConfig, MemoryModel, samples
 from fedhp.models import Architecture
-from fedhp.optimizers import TrainConfig
-from fedhp.regularizers import REGULARIZERS, check_regularizer
+from fedhp.optimizers import OPTIMIZERS, TrainConfig
+from fedhp.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
 from fedhp.schedule import PruneConfig, Schedule, Shape
 from fedhp.structure import Structure
 
@@ -43,9 +43,25 @@ class Recipe:
 
         What the regulariser keeps counts as state of the optimiser.
         """
-        slots = self.train.state_slots + REGULARIZERS[self.prune.regularizer].slots
-        train = self.train
-        return self.architecture.memory_model(slots, raw_itemsize, train.masked_loss, train.clip_norm > 0)
+        pushed = REGULARIZERS[self.prune.regularizer].slots if self._prunes else 0
+        slots = self.train.state_slots + pushed
+        masked = self.train.masked_loss
+        return self.architecture.memory_model(slots, raw_itemsize, masked, self._extras())
+
+    @property
+    def _prunes(self) -> bool:
+        return self.prune.target_compression > 1
+
+    def _extras(self) -> Extras:
+        prunes, criterion = self._prunes, CRITERIA[self.prune.criterion]
+        pushed = bytes_per_unit(self.prune.regularizer, self.architecture.layout)
+        return Extras(
+            counts=OPTIMIZERS[self.train.optimizer].counts,
+            clips=self.train.clip_norm > 0,
+            noisy=self.memory.batch_policy == "noise",
+            scratch=criterion.scratch if prunes else None,
+            unit_bytes={g: max(SCORE_BYTES, own) for g, own in pushed.items()} if prunes else {},
+        )
 
     @cached_property
     def shape(self) -> Shape:

@@ -27,12 +27,14 @@ class Regularizer:
     Attributes:
         push: Adds the penalty's gradient, at a strength, to those of the groups' parameters.
         state: What it keeps in the optimiser's state, each of a weight's shape, and its value at first.
+        by_norms: Whether it makes the norms of all of a group's parameters at once.
         scales: Whether it presses on the scales of normalisation layers alone.
     """
 
     push: Push
     state: Mapping[str, float] = field(default_factory=dict)
     scales: bool = False
+    by_norms: bool = False
 
     @property
     def slots(self) -> int:
@@ -106,6 +108,22 @@ def allocate(name: str, optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter][key] = torch.full_like(parameter.detach(), value)
 
 
+def bytes_per_unit(name: str, layout: Layout) -> dict[str, int]:
+    """Returns, per group, the bytes that a push makes at most for each unit, while gradients live.
+
+    Of norms, one for every parameter, the same as one tensor, factors, and these for every entry that a unit
+    has on an axis; else the signs of scales.
+    """
+    if not REGULARIZERS[name].by_norms:
+        return dict.fromkeys(layout.widths, 4)
+    places = [place for weights in layout.trained for place in layout.places(weights, layout.widths)]
+    return {
+        group: 4 * sum(2 for place in places if place.group == group)
+        + 4 * max(4 + place.span for place in places if place.group == group)
+        for group in layout.widths
+    }
+
+
 def check_regularizer(name: str, layout: Layout) -> None:
     """Checks that the model has what the regulariser presses on.
 
@@ -124,7 +142,7 @@ _HALO_STATE = {"halo_lambda": 1.0, "halo_velocity": 0.0, "halo_gradient": 0.0}
 
 REGULARIZERS: dict[str, Regularizer] = {
     "none": Regularizer(lambda groups, optimizer, strength: None),
-    "group_lasso": Regularizer(group_lasso),
+    "group_lasso": Regularizer(group_lasso, by_norms=True),
     "slimming": Regularizer(slimming, scales=True),
     "halo": Regularizer(halo, _HALO_STATE),
 }

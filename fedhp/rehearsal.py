@@ -23,7 +23,7 @@ from fedhp.draws import drawing
 from fedhp.evidence import Taps
 from fedhp.forms import Counts, forms_by_size, telling_counts
 from fedhp.measure import StorageWatch
-from fedhp.modules import fill, lay_out, thin_before_convolutions
+from fedhp.modules import counter_bytes, fill, lay_out, thin_before_convolutions
 from fedhp.step import gradients
 from fedhp.structure import Layout
 
@@ -52,11 +52,10 @@ PLAIN = Step()
 
 
 class Tap(NamedTuple):
-    """A group's activations as a layer takes them in, so many entries per unit and sample; copied or not."""
+    """A group's activations as a layer takes them in, of so many entries per unit and sample."""
 
     group: str
     entries: int
-    copied: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +70,7 @@ class Rehearsal:
         gradients: Which parameters' gradients live, of shape ``(moments, trained parameters)``.
         fixed: Bytes whatever the batch, of shape ``(moments, 1 + groups)``.
         per_sample: Bytes per sample, of shape ``(moments, 1 + groups)``.
+        counters: Bytes of what layers keep beside parameters and running statistics.
         taps: Where activations are looked at, and the rows of the two arrays below.
         fixed_at_taps: As ``fixed``, when a tap looks; no gradient lives yet.
         per_sample_at_taps: As ``per_sample``, likewise.
@@ -79,6 +79,7 @@ class Rehearsal:
     gradients: NDArray[np.int64]
     fixed: NDArray[np.int64]
     per_sample: NDArray[np.int64]
+    counters: int
     taps: tuple[Tap, ...]
     fixed_at_taps: NDArray[np.int64]
     per_sample_at_taps: NDArray[np.int64]
@@ -110,7 +111,9 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     ends = np.cumsum([present.shape[1], fixed.shape[1]])
     at_taps = np.array([moment for moment, _ in first.taps], np.intp)
     taps = tuple(tap for _, tap in first.taps)
-    return Rehearsal(*np.split(different, ends, axis=1), taps, fixed[at_taps], per_sample[at_taps])
+    living, always, by_sample = np.split(different, ends, axis=1)
+    at = [fixed[at_taps], per_sample[at_taps]]
+    return Rehearsal(living, always, by_sample, first.counters, taps, *at)
 
 
 def _forms_by_group(layout: Layout, play: Callable[[Counts], "_Play"]) -> NDArray[np.int64]:
@@ -129,12 +132,14 @@ class _Play:
         sizes: The bytes of each; 0 where it is a parameter's gradient.
         ends: How many had been made when it was freed.
         owned: Whether it is the gradient of each trained parameter, of shape ``(storages, parameters)``.
+        counters: As in `Rehearsal`.
         taps: Each look at activations, with the last storage made before it.
     """
 
     sizes: NDArray[np.int64]
     ends: NDArray[np.intp]
     owned: NDArray[np.int64]
+    counters: int
     taps: Sequence[tuple[int, Tap]]
 
     def alive(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -160,7 +165,7 @@ def _play(module: nn.Module, layout: Layout, counts: Counts, shape: tuple[int, .
     with drawing(0, "cpu"), ledger:
         gradients(module, images, labels, mask if step.masked else None)
     parameters = dict(module.named_parameters())
-    return ledger.play([parameters[name].grad for name in layout.trained])
+    return ledger.play([parameters[name].grad for name in layout.trained], counter_bytes(module))
 
 
 class _Ledger(StorageWatch):
@@ -177,10 +182,9 @@ class _Ledger(StorageWatch):
 
     def look(self, group: str, units: torch.Tensor) -> None:
         """Notes a look at activations, of shape ``(batch, units, entries)``."""
-        copied = self.entry(units) == len(self._sizes) - 1
-        self._taps.append((len(self._sizes) - 1 - self._num_existing, Tap(group, units.shape[2], copied)))
+        self._taps.append((len(self._sizes) - 1 - self._num_existing, Tap(group, units.shape[2])))
 
-    def play(self, of_parameters: Sequence[torch.Tensor | None]) -> _Play:
+    def play(self, of_parameters: Sequence[torch.Tensor | None], counters: int) -> _Play:
         """Returns what was made since the beginning, given the trained parameters' gradients."""
         first, number = self._num_existing, len(self._sizes)
         sizes = np.array(self._sizes[first:], np.int64)
@@ -190,7 +194,7 @@ class _Ledger(StorageWatch):
             if gradient is not None:
                 owned[self.entry(gradient) - first, place] = 1
         sizes[owned.any(axis=1)] = 0
-        return _Play(sizes, ends, owned, self._taps)
+        return _Play(sizes, ends, owned, counters, self._taps)
 
     def _entered(self, entry: int, num_bytes: int) -> None:
         self._sizes.append(num_bytes)

@@ -280,7 +280,9 @@ class _Session:
     def _held(self) -> list[torch.Tensor]:
         """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
         mask = [] if self.mask is None else [self.mask]
-        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *mask]
+        watches = [watch for watch in (self.contributions, self.noise) if watch is not None]
+        kept = [*state_tensors(self.optimizer), *mask, *(t for watch in watches for t in watch.tensors)]
+        return [*self.module.parameters(), *self.module.buffers(), *kept]
 
     def _step_key(self, batch: int) -> tuple[object, ...]:
         """Returns everything that a step's peak depends on."""
@@ -294,7 +296,7 @@ class _Session:
             self.shard.raw_itemsize,
             self.recipe.train.optimizer,
             self.memory.state_slots,
-            self.memory.clips,
+            self.memory.extras,
             self.mask is None,
             (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
             self.device.type,
