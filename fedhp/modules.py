@@ -181,7 +181,7 @@ def settle(module: nn.Module, samples: torch.Tensor) -> None:
 
 def hollow(module: nn.Module) -> nn.Module:
     """Returns a copy of a module without its weights: parameters are on the ``meta`` device."""
-    weights = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in module.parameters()}
+    weights = {id(p): nn.Parameter(torch.empty(p.shape, device="meta")) for p in module.parameters()}
     return copy.deepcopy(module, dict(weights))
 
 
@@ -189,7 +189,7 @@ def fill(module: nn.Module) -> None:
     """Gives parameters without weights some on the CPU, of whatever values."""
     for name, parameter in list(module.named_parameters()):
         if parameter.is_meta:
-            set_parameter(module, name, torch.empty_like(parameter, device="cpu"))
+            set_parameter(module, name, torch.empty(parameter.shape))
 
 
 def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
