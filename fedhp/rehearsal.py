@@ -9,9 +9,12 @@ This holds for any network whose activations are linear in its widths, which are
 takes.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +22,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.batches import NoiseScale, head_of
+from fedhp.cache import prepared
 from fedhp.draws import drawing
+from fedhp.errors import DataError
 from fedhp.evidence import Taps
 from fedhp.forms import Counts, forms_by_size, telling_counts
 from fedhp.measure import StorageWatch
@@ -31,6 +36,10 @@ Build = Callable[[Counts], nn.Module]
 InputShape = Callable[[Counts], tuple[int, ...]]
 # Neither one sample nor one unit, which are special cases of some operations.
 _BATCH, _UNITS = 2, 3
+# Steps that take less are not worth a file, and those that take more worth a line.
+_SHORT_SECONDS, _LONG_SECONDS = 0.2, 1.0
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,24 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     def play(counts: Counts, batch: int = _BATCH) -> _Play:
         return _play(build(counts), layout, counts, (batch, *input_shape(counts)), step)
 
-    telling = telling_counts(layout)
-    first, *others = [play(counts) for counts in telling]
-    grows = play(telling[0], _BATCH + 1).sizes > first.sizes  # what grows with the batch does so from nothing
-    forms = forms_by_size(layout, telling, np.column_stack([first.sizes, *(other.sizes for other in others)]))
-    if forms is None:
-        forms = _forms_by_group(layout, play)
+    telling, began = telling_counts(layout), time.perf_counter()
+    first = play(telling[0])
+    seconds = time.perf_counter() - began
+
+    def tell() -> dict[str, NDArray[np.int64]]:
+        if seconds > _LONG_SECONDS:
+            _logger.info("rehearsing the network's step, which takes %.0f s, once", 3 * seconds)
+        grows = play(telling[0], _BATCH + 1).sizes > first.sizes  # what does, does so from nothing
+        sizes = np.column_stack([first.sizes, *(play(counts).sizes for counts in telling[1:])])
+        forms = forms_by_size(layout, telling, sizes)
+        forms = _forms_by_group(layout, play) if forms is None else forms
+        return {"grows": grows.astype(np.int64), "forms": forms}
+
+    told = tell() if seconds < _SHORT_SECONDS else _remembered(first.digest(layout, step), tell)
+    units = np.array([1, *telling[0].values()])
+    if not np.array_equal(told["forms"] @ units, first.sizes):  # of a file that is another's, or damaged
+        told = tell()
+    grows, forms = told["grows"] > 0, told["forms"]
     fixed = first.alive(np.where(grows[:, None], 0, forms))
     per_sample = first.alive(np.where(grows[:, None], forms // _BATCH, 0))
     present = first.alive(first.owned)
@@ -114,6 +135,16 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     living, always, by_sample = np.split(different, ends, axis=1)
     at = [fixed[at_taps], per_sample[at_taps]]
     return Rehearsal(living, always, by_sample, first.counters, taps, *at)
+
+
+def _remembered(
+    digest: str, tell: Callable[[], dict[str, NDArray[np.int64]]]
+) -> Mapping[str, NDArray[np.int64]]:
+    """Returns what other processes have told already of a network whose first step was the same."""
+    try:
+        return prepared("rehearsals", digest, tell)
+    except DataError:  # no place to write, or nothing to rely on there: then it is told once more
+        return tell()
 
 
 def _forms_by_group(layout: Layout, play: Callable[[Counts], "_Play"]) -> NDArray[np.int64]:
@@ -133,6 +164,7 @@ class _Play:
         ends: How many had been made when it was freed.
         owned: Whether it is the gradient of each trained parameter, of shape ``(storages, parameters)``.
         counters: As in `Rehearsal`.
+        operations: The operations that ran, by name.
         taps: Each look at activations, with the last storage made before it.
     """
 
@@ -140,7 +172,15 @@ class _Play:
     ends: NDArray[np.intp]
     owned: NDArray[np.int64]
     counters: int
+    operations: Sequence[str]
     taps: Sequence[tuple[int, Tap]]
+
+    def digest(self, layout: Layout, step: Step) -> str:
+        """Returns a fingerprint of the network: its wiring, and all that it did in this step, in order."""
+        text = hashlib.blake2b(repr((torch.__version__, layout.widths, layout.axes, step)).encode())
+        for told in (self.operations, self.taps, self.sizes.tolist(), self.ends.tolist()):
+            text.update(repr(told).encode())
+        return text.hexdigest()[:32]
 
     def alive(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Sums the storages' values, one row each, over those alive whenever one had been made."""
@@ -175,10 +215,18 @@ class _Ledger(StorageWatch):
         super().__init__()
         self._sizes: list[int] = []
         self._ends: dict[int, int] = {}
+        self._operations: list[str] = []
         self._taps: list[tuple[int, Tap]] = []
         for tensor in existing:
             self._see(tensor)
         self._num_existing = len(self._sizes)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Notes the operation, and does as any watch does."""
+        self._operations.append(str(func))
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
     def look(self, group: str, units: torch.Tensor) -> None:
         """Notes a look at activations, of shape ``(batch, units, entries)``."""
@@ -194,7 +242,7 @@ class _Ledger(StorageWatch):
             if gradient is not None:
                 owned[self.entry(gradient) - first, place] = 1
         sizes[owned.any(axis=1)] = 0
-        return _Play(sizes, ends, owned, counters, self._taps)
+        return _Play(sizes, ends, owned, counters, self._operations, self._taps)
 
     def _entered(self, entry: int, num_bytes: int) -> None:
         self._sizes.append(num_bytes)

@@ -21,6 +21,7 @@ ROWS = (
         "bounds",
         "terminal",
         "arrays",
+        "cache",
         "measure",
         "chains",
         "draws",

@@ -16,6 +16,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from fedhp.cache import cache_folder, prepared
 from fedhp.data import (
     DataConfig,
     Normalisation,
@@ -28,7 +29,6 @@ from fedhp.data import (
     partition_rows,
     test_shard,
 )
-from fedhp.data.cache import cache_folder, prepared
 from fedhp.data.normalisation import measure
 from fedhp.errors import DataError, MissingExtraError, ScenarioError
 from fedhp.seeds import generator

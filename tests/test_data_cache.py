@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhp.data.cache import _temporary, _writable_folder, cache_folder, prepared
+from fedhp.cache import _temporary, _writable_folder, cache_folder, prepared
 from fedhp.errors import DataError
 
 
@@ -71,7 +71,7 @@ def test_a_user_without_a_home_has_the_temporary_folder(shared, monkeypatch):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from fedhp.data import cache
+from fedhp import cache
 save = np.save
 def killed(*args, **named):
     save(*args, **named)

@@ -11,6 +11,7 @@ from torch import nn
 from fedhp.errors import ScenarioError
 from fedhp.memory import MemoryConfig
 from fedhp.models import initial_state, to_module
+from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.ordered import OrderedDropout, check_ordered
 from fedhp.submodels import at_level, first
@@ -44,6 +45,7 @@ def test_a_narrow_step_is_that_of_the_narrow_network_and_touches_nothing_else(ar
     before = copy.deepcopy(module.state_dict())
     part = first(arch.layout.widths, counts)
     alone = to_module(arch, whole.cut(arch.layout, part))
+    thin_before_convolutions(alone, arch.layout)
     sgd = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=momentum, weight_decay=weight_decay)
     ordered = OrderedDropout(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
     narrow = ordered._parts[0]

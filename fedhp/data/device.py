@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.data.cache import cache_folder, key_of, prepared
+from fedhp.cache import cache_folder, key_of, prepared
 from fedhp.data.checks import checked_images
 from fedhp.data.dataset import stamps
 from fedhp.data.labels import checked_labels

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.data.cache import key_of, prepared
+from fedhp.cache import key_of, prepared
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.errors import DivisionError, MissingExtraError
