@@ -19,8 +19,6 @@ from fedhp.structure import Layout
 _MAGNITUDE_WEIGHT = 0.5
 # Units whose correlations with all others are computed at once: what bounds the scratch memory.
 _CHUNK = 16
-# What a score made of gradients takes at most for each unit, while they live: flexrel's parts.
-SCORE_BYTES = 32
 # Relative spread below which a unit counts as constant, above the rounding of its mean.
 _CONSTANT = 1e-6
 
@@ -39,6 +37,7 @@ class Criterion:
             backward pass; otherwise it is taken only when a cut is due.
         activations: Whether it looks at activations: then it is taken in the forward pass.
         scales: Whether it looks at the scales of normalisation layers, which every group must have.
+        unit_bytes: The bytes that the score takes at most for each unit while it is made of gradients.
         scratch: Of those that look at activations, the bytes that a look takes at most while it lasts.
     """
 
@@ -46,6 +45,7 @@ class Criterion:
     tracked: bool
     activations: bool = False
     scales: bool = False
+    unit_bytes: int = 0
     scratch: Scratch | None = None
 
 
@@ -255,9 +255,9 @@ def _row_dots(rows: Rows) -> torch.Tensor:
 
 
 CRITERIA: dict[str, Criterion] = {
-    "taylor": Criterion(taylor, tracked=True),
-    "fisher": Criterion(fisher, tracked=True),
-    "flexrel": Criterion(flexrel, tracked=True),
+    "taylor": Criterion(taylor, tracked=True, unit_bytes=12),
+    "fisher": Criterion(fisher, tracked=True, unit_bytes=12),
+    "flexrel": Criterion(flexrel, tracked=True, unit_bytes=24),
     "magnitude": Criterion(magnitude, tracked=False),
     "magnitude_l1": Criterion(magnitude_l1, tracked=False),
     "outgoing": Criterion(outgoing, tracked=False),

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 import torch
 
 from fedhp.batches import BATCH_POLICIES, head_of
-from fedhp.criteria import CRITERIA, SCORE_BYTES, check_criterion
+from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.memory import Extras, MemoryConfig, MemoryModel, samples
 from fedhp.models import Architecture
@@ -60,7 +60,7 @@ class Recipe:
             clips=self.train.clip_norm > 0,
             noisy=self.memory.batch_policy == "noise",
             scratch=criterion.scratch if prunes else None,
-            unit_bytes={g: max(SCORE_BYTES, own) for g, own in pushed.items()} if prunes else {},
+            unit_bytes={g: max(criterion.unit_bytes, own) for g, own in pushed.items()} if prunes else {},
         )
 
     @cached_property

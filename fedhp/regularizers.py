@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fedhp.errors import ScenarioError
-from fedhp.evidence import Evidence, groups_without_scales
+from fedhp.evidence import Evidence, evidence, groups_without_scales
 from fedhp.structure import Layout
 
 # Below this the penalty of a weight, 1 / HALO's lambda squared, would grow without bound. Our choice.
@@ -116,11 +116,11 @@ def bytes_per_unit(name: str, layout: Layout) -> dict[str, int]:
     """
     if not REGULARIZERS[name].by_norms:
         return dict.fromkeys(layout.widths, 4)
-    places = [place for weights in layout.trained for place in layout.places(weights, layout.widths)]
+    parameters = {name: torch.empty(0) for name in layout.trained}
+    seen = evidence(layout, parameters, layout.widths, torch.Generator())
     return {
-        group: 4 * sum(2 for place in places if place.group == group)
-        + 4 * max(4 + place.span for place in places if place.group == group)
-        for group in layout.widths
+        group: 4 * (2 * len(one.own) + 4 + max(rows.place.span for rows in one.own))
+        for group, one in seen.items()
     }
 
 

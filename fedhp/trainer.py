@@ -93,6 +93,7 @@ class _Session:
         self.memory = recipe.memory_model(shard.raw_itemsize)
         self.size = 1.0  # the schedule's share at the last cut
         self.noise: NoiseScale | None = None
+        self.contributions: Contributions | None = None
         self._begin_phase()  # before anything is allocated: a model that does not fit is refused here
         self._begin_epoch()
         self.module = to_module(recipe.architecture, task.state, self.device)
