@@ -44,6 +44,8 @@ ZERO_MEANS_SOMETHING = {
     "strategy.optimizer.momentum",
     "strategy.optimizer.beta_2",
     "server.clients_per_round",
+    "server.patience_seconds",
+    "server.max_times_median",
     "simulation.num_workers",
     "simulation.gpus_per_worker",
 }

@@ -17,6 +17,7 @@ from fedhp.simulation.grid import Executor, SimulatedGrid
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
 from fedhp.simulation.loading import limit_threads, load_app
 from fedhp.simulation.local import LocalExecutor
+from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
@@ -36,7 +37,7 @@ def open_grid(
     """Opens a grid of simulated nodes that run a client app.
 
     Inside the block this process writes messages as the server; after it, a Ray that was started
-    for the grid is gone.
+    for the grid is gone. Another thread that opens one waits until then.
 
     Args:
         config: Where the clients run.
@@ -54,7 +55,7 @@ def open_grid(
     opener = _local(config, client_app, num_nodes)
     if config.num_workers != 0:
         opener = _pool(config, client_app, num_nodes, message_bytes, on_note or _silent)
-    with opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
+    with TURN, opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
         yield SimulatedGrid(executor, num_nodes, timeout_seconds)
 
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
+from ray._private import utils as ray_utils
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.batch import LARGEST_CHUNK
@@ -24,6 +26,7 @@ from fedhp.simulation.worker import SLICE_BYTES, Worker
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
 
+_LOCAL = "local"  # Ray's own word for one that is started for this process
 _ANSWER_SECONDS = 5.0
 _SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 
@@ -57,7 +60,28 @@ def open_pool(
             pool.close()
     finally:
         if ours:
-            ray.shutdown()
+            leave_ray()
+
+
+def leave_ray() -> None:
+    """Ends what `join_ray` began; a signal waits until it is done."""
+    with _keeping_handlers(hold=True):
+        ray.shutdown()
+
+
+@contextmanager
+def _on_the_loopback() -> Iterator[None]:
+    """Lets a Ray that starts in the block listen on this machine's loopback alone.
+
+    It does where the node's address is 127.0.0.1, which it replaces by the machine's outer one wherever it
+    takes clusters for possible: everywhere but on Windows and macOS.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager
@@ -65,8 +89,10 @@ def _keeping_handlers(hold: bool) -> Iterator[None]:
     """Gives handlers of signals back when the block ends: Ray takes SIGTERM's, to trace it and exit.
 
     Args:
-        hold: Whether signals wait until then. A Ray that is interrupted while it starts leaves processes
-            behind; one that is joined does not, and may keep this process waiting for minutes.
+        hold: Whether signals wait until then, and Ray takes none: its own handler raises wherever Ray is, in
+            a destructor, where that is lost, or within C++, where it ends the process. A Ray that is
+            interrupted while it starts or ends leaves processes behind; one that is joined does not, and may
+            keep this process waiting for minutes.
     """
     arrived: list[int] = []
     handlers: dict[int, Callable[..., object]] = {}
@@ -76,12 +102,16 @@ def _keeping_handlers(hold: bool) -> Iterator[None]:
                 handlers[number] = handler
                 if hold:
                     signal.signal(number, lambda number, _: arrived.append(number))
+    take = ray_utils.set_sigterm_handler
+    if hold:
+        ray_utils.set_sigterm_handler = lambda _: None
     try:
         yield
     except SystemExit:  # Ray's answer to SIGTERM
         arrived.extend({signal.SIGTERM} & handlers.keys())
         raise
     finally:
+        ray_utils.set_sigterm_handler = take
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if arrived:
@@ -97,14 +127,15 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     verbose = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
     logs = {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
-    if config.address:
+    if config.address not in ("", _LOCAL):
         _join(config.address, logs)
         return
     num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
-    with _keeping_handlers(hold=True):
+    with _keeping_handlers(hold=True), _on_the_loopback():
         ray.init(
-            # "local", or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
-            address="local",
+            # Named, or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
+            address=_LOCAL,
+            _node_ip_address="127.0.0.1",
             num_cpus=num_workers,
             include_dashboard=False,
             object_store_memory=_store_bytes(num_workers, message_bytes),
@@ -115,7 +146,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
 def _join(address: str, logs: Mapping[str, Any]) -> None:
     try:
         _check_answer(address)
-        with _keeping_handlers(hold=address == "local"):  # which starts a Ray
+        with _keeping_handlers(hold=False):
             ray.init(address=address, **logs)
     except (OSError, ValueError, RuntimeError) as error:
         raise FedhpError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from fedhp.simulation.cluster import join_ray, worker_environment
+from fedhp.simulation.cluster import join_ray, leave_ray, worker_environment
 from fedhp.simulation.tasks import LostTaskError
 
 if TYPE_CHECKING:
@@ -56,4 +56,4 @@ def open_ray_tasks(config: "SimulationConfig", num_tasks: int) -> Iterator[RayTa
         yield RayTasks(options)
     finally:
         if ours:
-            ray.shutdown()
+            leave_ray()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedhp.errors import MissingExtraError
+from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
     from fedhp.config import SimulationConfig
@@ -66,5 +67,5 @@ def open_tasks(config: "SimulationConfig", num_tasks: int) -> Iterator[Tasks]:
         ) from None
     from fedhp.simulation.ray_tasks import open_ray_tasks
 
-    with open_ray_tasks(config, num_tasks) as tasks:
+    with TURN, open_ray_tasks(config, num_tasks) as tasks:
         yield tasks
