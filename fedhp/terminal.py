@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -169,12 +169,22 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
         _stop.retire()
         raise typer.Exit(128 + _stop.signal) from None
     except FedhpError as error:
-        if debug:
-            Console(stderr=True).print_exception()
-        Console(stderr=True, soft_wrap=True).print(
-            f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, emoji=False
-        )
-        raise typer.Exit(_INPUT_REFUSED) from None
+        _refuse(str(error), debug)
+    except OSError as error:  # a full disk, a folder that is gone: of the machine, and none of our bugs
+        _refuse(f"{type(error).__name__}: {error}", debug)
+    except MemoryError:
+        _refuse("this machine has not enough memory for that", debug)
+
+
+def _refuse(cause: str, debug: bool) -> NoReturn:
+    if debug:
+        Console(stderr=True).print_exception()
+    # A cause may quote what others wrote, a folder's name or a device's: none of it is to reach the terminal.
+    visible = "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in cause)
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold red]error:[/bold red] {escape(visible)}", highlight=False, emoji=False
+    )
+    raise typer.Exit(_INPUT_REFUSED) from None
 
 
 def _set_up_logging(debug: bool) -> None:

@@ -21,6 +21,7 @@ from fedhp.simulation import load_app, open_grid
 from fedhp.simulation.answering import Answer
 from fedhp.simulation.batch import Batch, Span
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
+from fedhp.simulation.signals import keeping_handlers
 
 HERE = Path(__file__).parent
 APP = "simulated_app:app"
@@ -506,13 +507,10 @@ with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:
 
 
 def test_a_signal_waits_until_ray_has_started_and_keeps_its_handler() -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
-    from fedhp.simulation.cluster import _keeping_handlers
-
     order = []
     before = signal.signal(signal.SIGTERM, lambda number, _: order.append(number))
     try:
-        with _keeping_handlers(hold=True):
+        with keeping_handlers(hold=True):
             signal.raise_signal(signal.SIGTERM)
             signal.signal(signal.SIGTERM, lambda *_: None)  # as Ray does
             order.append("started")

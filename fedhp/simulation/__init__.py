@@ -17,6 +17,7 @@ from fedhp.simulation.grid import Executor, SimulatedGrid
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
 from fedhp.simulation.loading import limit_threads, load_app
 from fedhp.simulation.local import LocalExecutor
+from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _pool(
     on_note: Callable[[str], None],
 ) -> Iterator[Executor]:
     try:
-        import ray  # noqa: F401
+        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
+            import ray  # noqa: F401
     except ImportError:
         raise MissingExtraError(
             "simulation with workers (or set simulation.num_workers=0)", "ray", "sim"

@@ -3,12 +3,10 @@
 import logging
 import math
 import os
-import signal
 import site
 import socket
 import sys
 import sysconfig
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ from ray._private import utils as ray_utils
 from fedhp.errors import FedhpError
 from fedhp.simulation.batch import LARGEST_CHUNK
 from fedhp.simulation.pool import RayPool
+from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.worker import SLICE_BYTES, Worker
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def open_pool(
 
 def leave_ray() -> None:
     """Ends what `join_ray` began; a signal waits until it is done."""
-    with _keeping_handlers(hold=True):
+    with _undisturbed():
         ray.shutdown()
 
 
@@ -85,37 +84,19 @@ def _on_the_loopback() -> Iterator[None]:
 
 
 @contextmanager
-def _keeping_handlers(hold: bool) -> Iterator[None]:
-    """Gives handlers of signals back when the block ends: Ray takes SIGTERM's, to trace it and exit.
+def _undisturbed() -> Iterator[None]:
+    """Lets Ray start or end undisturbed: signals wait, and Ray, which would take SIGTERM, takes none.
 
-    Args:
-        hold: Whether signals wait until then, and Ray takes none: its own handler raises wherever Ray is, in
-            a destructor, where that is lost, or within C++, where it ends the process. A Ray that is
-            interrupted while it starts or ends leaves processes behind; one that is joined does not, and may
-            keep this process waiting for minutes.
+    Its own handler raises wherever Ray is: in a destructor, where that is lost, or within C++, where it ends
+    the process. And a Ray that is interrupted while it starts or ends leaves processes behind.
     """
-    arrived: list[int] = []
-    handlers: dict[int, Callable[..., object]] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in signal.valid_signals():
-            if callable(handler := signal.getsignal(number)):
-                handlers[number] = handler
-                if hold:
-                    signal.signal(number, lambda number, _: arrived.append(number))
     take = ray_utils.set_sigterm_handler
-    if hold:
-        ray_utils.set_sigterm_handler = lambda _: None
+    ray_utils.set_sigterm_handler = lambda _: None
     try:
-        yield
-    except SystemExit:  # Ray's answer to SIGTERM
-        arrived.extend({signal.SIGTERM} & handlers.keys())
-        raise
+        with keeping_handlers(hold=True):
+            yield
     finally:
         ray_utils.set_sigterm_handler = take
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        if arrived:
-            signal.raise_signal(arrived[0])
 
 
 def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
@@ -131,7 +112,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
         _join(config.address, logs)
         return
     num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
-    with _keeping_handlers(hold=True), _on_the_loopback():
+    with _undisturbed(), _on_the_loopback():
         ray.init(
             # Named, or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
             address=_LOCAL,
@@ -146,7 +127,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
 def _join(address: str, logs: Mapping[str, Any]) -> None:
     try:
         _check_answer(address)
-        with _keeping_handlers(hold=False):
+        with keeping_handlers(hold=False):
             ray.init(address=address, **logs)
     except (OSError, ValueError, RuntimeError) as error:
         raise FedhpError(

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fedhp.errors import MissingExtraError
+from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def open_tasks(config: "SimulationConfig", num_tasks: int) -> Iterator[Tasks]:
         yield LocalTasks()
         return
     try:
-        import ray  # noqa: F401
+        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
+            import ray  # noqa: F401
     except ImportError:
         raise MissingExtraError(
             "working in parallel (or set simulation.num_workers=0)", "ray", "sim"
