@@ -546,11 +546,16 @@ def test_a_signal_need_not_wait_until_a_ray_elsewhere_has_answered(monkeypatch: 
         signal.raise_signal(signal.SIGINT)
         pytest.fail("the signal waited")
 
+    def ours(*_: object) -> None: ...
+
     monkeypatch.setattr(ray, "init", connect)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt):
-        join_ray(config(1, "auto"), 1, 0)
-    assert signal.getsignal(signal.SIGTERM) == before
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            join_ray(config(1, "auto"), 1, 0)
+        assert signal.getsignal(signal.SIGTERM) == ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import site
 import socket
 import sys
@@ -91,12 +92,15 @@ def _undisturbed() -> Iterator[None]:
     the process. And a Ray that is interrupted while it starts or ends leaves processes behind.
     """
     take = ray_utils.set_sigterm_handler
-    ray_utils.set_sigterm_handler = lambda _: None
+    wanted: list[Callable[..., object]] = []
+    ray_utils.set_sigterm_handler = wanted.append
     try:
         with keeping_handlers(hold=True):
             yield
     finally:
         ray_utils.set_sigterm_handler = take
+    if wanted and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        take(wanted[0])  # a script without a handler of its own ends cleanly by Ray's
 
 
 def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> None:
