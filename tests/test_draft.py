@@ -76,11 +76,21 @@ def test_rows_with_owners_are_divided_by_them_and_others_by_chance(tmp_path):
     assert free.fleet.num_clients == 300 // 50
 
 
-@pytest.mark.parametrize("num_rows", [30, 31, 60, 150])
-def test_few_rows_are_divided_among_few_clients(tmp_path, num_rows):
+@pytest.mark.parametrize(("num_rows", "num_clients"), [(30, 3), (41, 4), (150, 4), (260, 5), (2000, 20)])
+def test_few_rows_are_divided_among_few_clients(tmp_path, num_rows, num_clients):
+    """50 rows each; where there are fewer, one client for each of the four classes, of 10 rows at least."""
     made = draft(look(stored(tmp_path / "few.npz", (8,), FLOAT, num_rows)), "few")
-    assert made.scenario.fleet.num_clients == max(2, num_rows // 50)
+    assert made.scenario.fleet.num_clients == num_clients
     resolve(PREPARE)(made.scenario)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "epochs", "rounds"), [(9_000, 2, 40), (20_000, 1, 40), (50_000, 1, 20), (90_000, 1, 15)]
+)
+def test_a_run_trains_on_about_a_million_samples(tmp_path, num_rows, epochs, rounds):
+    """20 clients: two epochs below 500 rows each; then 1,000,000 over the rows, between 15 and 40 rounds."""
+    scenario = draft(look(stored(tmp_path / "many.npz", (2,), UINT8, num_rows)), "many").scenario
+    assert (scenario.train.local_epochs, scenario.rounds) == (epochs, rounds)
 
 
 @pytest.mark.parametrize("name", ["mine", "ü (1)", "it's", 'a "b"', "yes", "7", "a: b # c"])

@@ -18,11 +18,15 @@ from fedhp.schedule import PruneConfig
 SHARES = {"gateway": 1.0, "phone": 0.5, "camera": 0.3, "sensor": 0.15}
 USUAL_MODELS = {Kind.FEATURES: "mlp", Kind.WINDOWS: "conv1d", Kind.IMAGES: "cnn"}
 
-_MOST_CLIENTS = 20
+_MOST_CLIENTS, _LEAST_CLIENTS = 20, len(SHARES)
 _ROWS_EACH = 50  # training rows that a client should have, where they can be divided freely
+_FEW_ROWS_EACH = 10  # and must have, before there are fewer clients than classes of them
 _MOST_PER_ROUND = 20
 _TARGETS = (5.0, 3.0, 2.0, 1.0)
 _SMALL_SHARD = 200  # rows, below which batches are small, so that an epoch takes some steps
+_LARGE_SHARD = 500  # rows, from which on an epoch a round is enough
+_MOST_ROUNDS, _LEAST_ROUNDS = 40, 15
+_MOST_SAMPLES = 1_000_000  # trained on in all, so that a run takes minutes
 _PIXELS_LEFT = 7  # of an image's shorter side, above which another convolution is worth while
 
 
@@ -55,15 +59,18 @@ def draft(look: Look, name: str, model: str = "") -> Draft:
     """
     model = model or USUAL_MODELS[look.kind]
     data, num_clients = _divided(look)
+    train = _training(look.num_rows // num_clients)
+    asked = min(num_clients, _MOST_PER_ROUND)
+    samples = look.num_rows * asked // num_clients * train.local_epochs
     scenario = Scenario(
         name=name,
-        description=f"{num_clients} devices in {len(SHARES)} memory classes learn {name}",
-        rounds=40,
+        description=f"{num_clients} devices of unequal memory learn {name}",
+        rounds=max(_LEAST_ROUNDS, min(_MOST_ROUNDS, _MOST_SAMPLES // samples)),
         data=data,
         model=ModelConfig(model, _widths(look, model), norm="group" if model == "conv1d" else "batch"),
         fleet=FleetConfig(num_clients),
-        train=_training(look, model, look.num_rows // num_clients),
-        server=ServerConfig(min(num_clients, _MOST_PER_ROUND)),
+        train=train,
+        server=ServerConfig(asked),
     )
     return _sized(scenario, look)
 
@@ -73,10 +80,11 @@ def _divided(look: Look) -> tuple[DataConfig, int]:
     if len(look.owner_rows) > 1:
         partition = PartitionConfig("natural", min_samples=min(PartitionConfig.min_samples, *look.owner_rows))
         return replace(look.config, partition=partition), len(look.owner_rows)
-    num_clients = max(2, min(_MOST_CLIENTS, look.num_rows // _ROWS_EACH))
+    least = max(2, min(_LEAST_CLIENTS, look.num_rows // _FEW_ROWS_EACH))
+    num_clients = max(least, min(_MOST_CLIENTS, look.num_rows // _ROWS_EACH))
     wanted = [PartitionConfig(alpha=alpha) for alpha in (0.5, 1.0, 2.0)]
-    least = max(1, min(PartitionConfig.min_samples, look.num_rows // num_clients))
-    for partition in (*wanted, PartitionConfig("iid", min_samples=least)):
+    each = max(1, min(PartitionConfig.min_samples, look.num_rows // num_clients))
+    for partition in (*wanted, PartitionConfig("iid", min_samples=each)):
         data = replace(look.config, partition=partition)
         try:
             partition_rows(data, num_clients, seed=0)
@@ -93,13 +101,13 @@ def _widths(look: Look, model: str) -> list[int]:
         return [300, 100] if size >= 512 else [128, 64]
     if model == "cnn":
         depth = max(1, math.ceil(math.log2(min(height, width) / _PIXELS_LEFT)))
-        return [*((32 if channels > 1 else 16) * 2**n for n in range(depth)), 128]
+        return [*(16 * 2**n for n in range(depth)), 128]
     return list(MODELS[model].widths)
 
 
-def _training(look: Look, model: str, rows_each: int) -> TrainConfig:
+def _training(rows_each: int) -> TrainConfig:
     return TrainConfig(
-        local_epochs=2,
+        local_epochs=2 if rows_each < _LARGE_SHARD else 1,
         batch_size=16 if rows_each < _SMALL_SHARD else 32,
         learning_rate=0.05,
         clip_norm=1.0,

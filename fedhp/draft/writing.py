@@ -71,7 +71,7 @@ def found(look: Look) -> str:
     channels, height, width = dataset.input_shape
     size = {
         Kind.FEATURES: f"{width} numbers each",
-        Kind.WINDOWS: f"{look.num_sensors} channels over {width} steps",
+        Kind.WINDOWS: f"{look.num_sensors} channels over {width} steps{_stored(look)}",
         Kind.IMAGES: f"{channels} x {height} x {width}",
     }[look.kind]
     owners = f", of {len(look.owner_rows)} owners" if look.owner_rows else ""
@@ -79,6 +79,10 @@ def found(look: Look) -> str:
         f"{look.num_rows:,} {look.kind.value} ({size}){owners}, and {len(dataset.test_labels):,} held out; "
         f"{dataset.num_classes} classes"
     )
+
+
+def _stored(look: Look) -> str:
+    return ", stored time first" if look.config.layout == "channels_last" else ""
 
 
 def told(draft: Draft) -> Iterator[str]:
@@ -106,7 +110,7 @@ def _divided(look: Look) -> str:
     if look.owner_rows:
         few, many = min(look.owner_rows), max(look.owner_rows)
         return f"One client per owner (client_train), of {few:,} to {many:,} rows."
-    return "The file names no owners (client_train): rows are divided by chance."
+    return "Rows have no owners (client_train), and are divided by chance."
 
 
 def _partition(data: DataConfig) -> str:
