@@ -608,6 +608,19 @@ def test_the_budget_holds_while_statistics_are_taken_anew():
     assert 0.3 * need < peak <= left < need
 
 
+class Unremembered(nn.Module):
+    """A batch normalisation without running statistics, and one whose statistics are plain means."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(36, 8), nn.Linear(8, num_classes)
+        self.norm = nn.BatchNorm1d(8, track_running_stats=False)
+        self.other = nn.BatchNorm1d(8, momentum=None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.other(self.norm(self.body(x.flatten(1))).relu()))
+
+
 class Forgetful(nn.Module):
     """Nothing but a batch normalisation that keeps no running statistics."""
 
@@ -620,9 +633,10 @@ class Forgetful(nn.Module):
         return self.head(self.norm(self.body(x.flatten(1))).relu())
 
 
-def test_a_lone_sample_is_never_normalised_by_itself():
+@pytest.mark.parametrize("network", ["Unremembered", "Forgetful"])
+def test_a_lone_sample_is_never_normalised_by_itself(network):
     """17 samples by 16 are one step; and are judged by 15 and 2, as 16 and 1 could not be."""
-    arch = architecture(ModelConfig(target=f"{__name__}:Forgetful"), (1, 6, 6), 4)
+    arch = architecture(ModelConfig(target=f"{__name__}:{network}"), (1, 6, 6), 4)
     assert arch.layout.smallest_batch == 2
     recipe = small_recipe(arch, replace(STILL, learning_rate=0.05), PRUNE)
     shard = random_shard((1, 6, 6), 4, 17)
