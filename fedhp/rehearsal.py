@@ -31,6 +31,7 @@ from fedhp.measure import StorageWatch
 from fedhp.modules import counter_bytes, fill, lay_out, thin_before_convolutions
 from fedhp.step import gradients
 from fedhp.structure import Layout
+from fedhp.threads import torch_threads
 
 Build = Callable[[Counts], nn.Module]
 InputShape = Callable[[Counts], tuple[int, ...]]
@@ -202,7 +203,7 @@ def _play(module: nn.Module, layout: Layout, counts: Counts, shape: tuple[int, .
         NoiseScale(module.get_submodule(head_of(layout)))
     if step.tapped:
         Taps(module, layout, counts, ledger.look)
-    with drawing(0, "cpu"), ledger:
+    with torch_threads(1), drawing(0, "cpu"), ledger:
         gradients(module, images, labels, mask if step.masked else None)
     parameters = dict(module.named_parameters())
     return ledger.play([parameters[name].grad for name in layout.trained], counter_bytes(module))

@@ -1,5 +1,6 @@
 """Rehearsals: what sizes tell of a storage's channels against one more step for every group."""
 
+import math
 from dataclasses import astuple
 
 import numpy as np
@@ -36,6 +37,11 @@ JOINED = architecture(ModelConfig(target=f"{__name__}:Joined", floor=1), (2, 6, 
 CASES = ("mlp-1-hidden", "cnn-2-convs", "resnet20-group", "conv1d")
 NETWORKS = {**{case: ARCHITECTURES[case] for case in CASES}, "joined": JOINED}
 STEPS = {"plain": PLAIN, "masked": Step(masked=True), "watched": Step(noisy=True, tapped=True)}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered(monkeypatch):
+    monkeypatch.setattr(rehearsal, "_SHORT_SECONDS", math.inf)
 
 
 def rehearsed(arch: Architecture, step: Step) -> list:
