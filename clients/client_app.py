@@ -16,6 +16,7 @@ from fedhp.trainer import train_locally
 from .computing import keep_to_threads
 from .device import open_device
 from .failures import tell_failures
+from .telling import tell
 
 app = ClientApp(mods=[tell_failures, keep_to_threads])
 
@@ -39,6 +40,7 @@ def train(message: Message, context: Context) -> Message:
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
     task = RoundTask(server_round, device.stream, profile, state)
     update = train_locally(recipe, task, device.shard, held_out=device.held_out)
+    tell(context.node_config, server_round, profile, update, recipe.architecture.layout)
     return Message(wire.pack_update(update), reply_to=message)
 
 

@@ -57,7 +57,8 @@ def content_of(reply: Message) -> RecordDict:
         WireError: If it holds neither content nor an error.
     """
     if reply.has_error():
-        raise TrainingError(reply.error.reason or "client: no reason given")
+        # Flower's own begin so, which names no stage that anything failed in.
+        raise TrainingError(reply.error.reason.removeprefix("Error: ") or "client: no reason given")
     if not reply.has_content():
         raise WireError("holds neither content nor an error")
     return reply.content

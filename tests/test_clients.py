@@ -1,5 +1,7 @@
 """The device's side: who it says it is, and that what it trains is acceptable and within its budget."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +189,20 @@ def train(node_config: dict, chosen: Scenario | None = None, node: int = NODE, *
     reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config, node)
     profile = open_device(said, node_config).profile
     return wire.unpack_update(reply.content, arch.layout, 0, state.structure, profile), state
+
+
+def test_a_real_device_logs_one_line_a_round_and_a_simulated_one_none(caplog):
+    """The full model of 16 and 8 units and 64 inputs; a simulator's devices know how many parts there are."""
+    with caplog.at_level(logging.INFO, "flwr"):
+        update, _ = train({"partition-id": 0, "memory-budget": "200KiB", "name": "mote"})
+        train({"partition-id": 0, "num-partitions": 20})
+    (said,) = [text for text in caplog.messages if text.startswith("fedhp round")]
+    counts, statistics = update.state.structure.counts, update.statistics
+    assert said.startswith("fedhp round 2: mote, budget 200.0 KiB; units inputs 64 to ")
+    assert f"fc1 16 to {counts['fc1']}, fc2 8 to {counts['fc2']}, " in said
+    assert f"{update.state.num_parameters()} parameters; memory " in said
+    assert f"batch {statistics.batch_size_first} to {statistics.batch_size_last}; " in said
+    assert said.endswith(f"accuracy {100 * statistics.accuracy:.1f}% of {update.num_examples} samples")
 
 
 def test_training_answers_an_update_that_the_server_accepts():

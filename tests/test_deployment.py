@@ -167,6 +167,13 @@ def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path
     # The second device's samples are its own: nobody but itself knows their labels.
     assert set(run.partition["client"]) == {0}
     assert run.partition["count"].sum() == clients["num_examples"][0]
+    for own_port, name in zip(ports, ("phone", "device 40.0 KiB"), strict=True):
+        lines = (tmp_path / f"node-{own_port}.log").read_text().splitlines()
+        told = [text for text in lines if "fedhp round " in text]
+        assert [f"fedhp round {number}: {name}, budget " in text for number, text in enumerate(told, 1)] == [
+            True,
+            True,
+        ]
     large, small = clients["params_received"][:2]
     assert small < large  # each got a structure of its own
 
