@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -517,6 +518,16 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_record_of_before_a_column_was_there_reads_back_with_nothing_in_it(killed, tmp_path):
+    old = shutil.copytree(killed, tmp_path / "old")
+    for part in sorted((old / "clients.parquet").glob("*.parquet")):
+        pd.read_parquet(part).drop(columns="update_norm").to_parquet(part)
+    clients = load_run(old).clients
+    assert list(clients.columns) == CLIENT_COLUMNS
+    assert clients["update_norm"].isna().all()
+    assert (load_run(killed).clients["update_norm"] > 0).all()
+
+
 def test_a_killed_run_reads_back_as_far_as_it_came(killed: Path) -> None:
     """4 clients in each of 2 rounds; 65 * 16 + 17 * 8 + 9 * 10 are 1266 parameters."""
     assert not (killed / "summary.json").exists()
@@ -527,6 +538,9 @@ def test_a_killed_run_reads_back_as_far_as_it_came(killed: Path) -> None:
     assert list(run.rounds["round"]) == [0, 1, 2]
     assert run.clients.groupby("round").size().to_dict() == {1: 4, 2: 4}
     assert "unfinished, rounds=2" in repr(run)
+    last = max(path.stat().st_mtime for path in killed.rglob("*"))
+    told = f"last alive at {datetime.fromtimestamp(last):%Y-%m-%d %H:%M:%S}"
+    assert run.summary["cause"] == f"no end is on record; it was {told}"
     num_parameters = sum(array.size for array in load_state(killed)[0].weights.values())
     assert num_parameters == run.summary["params_final"]
 

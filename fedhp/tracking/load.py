@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from dataclasses import dataclass, fields
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ class RunResult:
         folder: The run record, as an absolute path.
         summary: What ``summary.json`` holds; see `Summary` for its keys. A run that was killed, or still goes
             on, has none: then the summary is added up from the rounds so far, ``status`` is "unfinished",
-            what they do not tell is None, and ``versions`` is empty.
+            ``cause`` tells when it was last alive, what they do not tell is None, and ``versions`` is empty.
         config: The resolved scenario.
     """
 
@@ -75,7 +76,8 @@ def load_run(folder: str | Path) -> RunResult:
     if file.exists():
         return RunResult(folder, _summary(file), config)
     rounds = _table(folder / "rounds.parquet", list(columns.ROUNDS))
-    return RunResult(folder, _added_up(config, rounds.to_dict("records")), config)
+    cause = f"no end is on record; it was last alive at {_last_alive(folder):%Y-%m-%d %H:%M:%S}"
+    return RunResult(folder, {**_added_up(config, rounds.to_dict("records")), "cause": cause}, config)
 
 
 def has_finished(folder: str | Path) -> bool:
@@ -106,6 +108,11 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("reading a model", error.name or "safetensors", "server") from None
     return checkpoint.load(_existing(folder) / "model.safetensors")
+
+
+def _last_alive(folder: Path) -> datetime:
+    """Returns when something was last written to a record, in local time."""
+    return datetime.fromtimestamp(max(path.stat().st_mtime for path in folder.rglob("*") if path.is_file()))
 
 
 def _existing(folder: str | Path) -> Path:
@@ -203,6 +210,6 @@ def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
         raise RecordError(f"{path} cannot be read: {error}") from None
     for name in columns.LATER.intersection(expected).difference(table.columns):
         table[name] = None
-    if list(table.columns) != expected:
+    if set(table.columns) != set(expected):
         raise RecordError(f"{path}: expected the columns {expected}, got {list(table.columns)}")
-    return table
+    return table[expected]
