@@ -1,6 +1,7 @@
 """``fedhp init``: what it sees in data, and that the scenario that it writes is one that holds together."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
