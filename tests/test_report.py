@@ -34,7 +34,8 @@ pytest.importorskip("jinja2", reason="reports need the extra 'plots'")
 
 LAYOUT = dense_layout(4)  # 4 units of 2 weights and a bias each: 12 parameters
 EVIL = "<script>alert(1)</script> & more"
-NAMES = ["accuracy", "traffic", "size", "memory", "batches", "classes", "fairness", "partition", "survivors"]
+NAMES = ["accuracy", "traffic", "size", "norms", "memory", "batches", "classes", "fairness", "partition"]
+NAMES += ["survivors"]
 NAN = float("nan")
 
 # Per round: the units that are left after it, and how clients voted on each.
@@ -63,6 +64,7 @@ def row(
         batch_size_last=batches[1],
         params_sent=9,
         units_pruned=1,
+        update_norm=float(1 + round + client),
         train_loss=0.5,
         accuracy=accuracy,
         seconds=0.1,
@@ -262,6 +264,15 @@ def test_the_first_climb_is_cut_off(shares, limits):
     climb.cut(axes)
     assert axes.get_ylim() == pytest.approx(limits or before, abs=0.05)
     assert bool(climb.said) is (limits is not None)
+
+
+def test_the_norms_of_updates_by_hand(run):
+    """Norms of 2 and 3 in round 1; of 3, 4 and 5 in round 2."""
+    from fedhp.report import learning_figures
+
+    plot = learning_figures.norms(run)
+    assert plot.alt == "Medians from 2.5 in round 1 to 4 in round 2."
+    assert plot.caption.endswith("The largest, 5, was that of client 2 in round 2.")
 
 
 def test_units_stand_by_their_lifetimes_with_the_votes_of_each_round(run):
@@ -475,14 +486,14 @@ def test_a_killed_run_is_reported_as_far_as_it_came(tmp_path):
 
 def test_before_the_first_round_there_is_little_to_draw(tmp_path):
     page = write_report(record(tmp_path / "run", [make_report(0)], finish=False).folder)
-    assert set(left_out(page)) == {"traffic", "memory", "batches", "classes", "fairness", "survivors"}
+    assert set(left_out(page)) == set(NAMES) - {"accuracy", "size", "partition"}
     assert "No device has been asked yet." in Page(page).text
 
 
 def test_where_every_client_failed_the_page_says_so(tmp_path):
     rows = (failed(1, 1), failed(1, 2))
     run = record(tmp_path / "run", [make_report(0), make_report(1, clients=rows, votes={})])
-    assert set(left_out(write_report(run.folder))) == {"memory", "batches", "classes", "fairness"}
+    assert set(left_out(write_report(run.folder))) == {"norms", "memory", "batches", "classes", "fairness"}
     assert facts.class_rows(run) == [("small", "2", "1.0 KiB", "-", "-", "-", "2")]
 
 
@@ -490,8 +501,10 @@ def test_a_record_of_an_earlier_version_lacks_votes_and_partition(run):
     rounds = pd.read_parquet(run.folder / "rounds.parquet")
     rounds.drop(columns="votes").to_parquet(run.folder / "rounds.parquet")
     (run.folder / "partition.parquet").unlink()
+    clients = pd.read_parquet(run.folder / "clients.parquet")
+    clients.drop(columns="update_norm").to_parquet(run.folder / "clients.parquet")
     page = write_report(run.folder)
-    assert list(left_out(page)) == ["partition"]
+    assert list(left_out(page)) == ["norms", "partition"]
     assert "earlier versions did not record it" in left_out(page)["partition"]
     assert "The record holds no votes." in Page(page).text
 

@@ -128,7 +128,9 @@ def _range(own: series.Frame) -> str:
 
 def accuracy(run: "RunResult") -> Plot:
     """Accuracy per class over rounds."""
-    name, title, classes = "classes", "Accuracy per device class", _classes(run)
+    name, title = "classes", "Accuracy per device class"
+    classes = {kind: own.dropna(subset=["accuracy"]) for kind, own in _classes(run).items()}
+    classes = {kind: own for kind, own in classes.items() if len(own)}  # some may hold nothing out
     if not classes:
         return Plot(name, title, _NOBODY)
     climb = Climb([100 * own["accuracy"] for own in classes.values()])

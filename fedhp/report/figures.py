@@ -13,6 +13,7 @@ _FIGURES = (
     learning_figures.accuracy,
     learning_figures.traffic,
     learning_figures.size,
+    learning_figures.norms,
     class_figures.memory,
     class_figures.batches,
     class_figures.accuracy,

@@ -1,4 +1,4 @@
-"""Figures of the global model: accuracy over rounds and over bytes, and its size."""
+"""Figures of the global model: accuracy over rounds and over bytes, its size, and how far clients move it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ from fedhp.tracking.wording import percent
 
 if TYPE_CHECKING:
     from fedhp.tracking import RunResult
+
+_FAR_ABOVE = 10  # times the median: on a linear axis, that would be a line at the bottom
 
 
 def accuracy(run: "RunResult") -> Plot:
@@ -94,5 +96,39 @@ def size(run: "RunResult") -> Plot:
         "Parameters of the global model after each round, with those of the full model and of the scenario's "
         f"target: {last['params']:,.0f} are left of {full:,.0f}, {last['compression']:.2f}x fewer.",
         f"Steps from {rounds['params'].iloc[0]:,} down to {last['params']:,.0f} parameters.",
+        draw,
+    )
+
+
+def norms(run: "RunResult") -> Plot:
+    """How far the clients' updates lie from the models that they were sent."""
+    name, title = "norms", "Size of the updates"
+    known: series.Frame = run.clients.dropna(subset=["update_norm"])
+    if known.empty:
+        return Plot(name, title, "The record holds no norms of updates.")
+    spread = known.groupby("round")["update_norm"].quantile([0.1, 0.5, 0.9, 1.0]).unstack()
+    largest = known.loc[known["update_norm"].idxmax()]
+
+    def draw(figure: Any) -> None:
+        axes, colour = figure.subplots(), LIGHT["series1"]
+        band = {"color": colour, "alpha": 0.25, "linewidth": 0, "label": "10% to 90%"}
+        axes.fill_between(spread.index, spread[0.1], spread[0.9], **band)
+        axes.plot(spread.index, spread[0.5], color=colour, label="median", **dots(spread))
+        axes.plot(spread.index, spread[1.0], color=LIGHT["series2"], linewidth=1, label="largest")
+        if spread[1.0].max() > _FAR_ABOVE * spread[0.5].max() and spread[0.1].min() > 0:
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(bottom=0)
+        axes.legend(loc="best")
+        over_rounds(axes, "norm of the update")
+
+    return Plot(
+        name,
+        title,
+        "The Euclidean norm of what a client changed of the weights that it sent back, over a round's "
+        f"clients. The largest, {largest['update_norm']:.3g}, was that of client "
+        f"{largest['client']:.0f} in round {largest['round']:.0f}.",
+        f"Medians from {spread[0.5].iloc[0]:.3g} in round {spread.index[0]} to {spread[0.5].iloc[-1]:.3g} in "
+        f"round {spread.index[-1]}.",
         draw,
     )
