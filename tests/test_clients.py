@@ -93,6 +93,28 @@ def test_own_data_is_normalised_as_the_server_says(own_data):
     np.testing.assert_allclose(x[:, 0], (images / 255 - 0.3) / 0.4, atol=1e-6)
 
 
+def test_a_devices_own_windows_are_read_scaled_and_labelled_as_the_servers_are(tmp_path):
+    """Stored (rows, time, channels); each channel has a mean and a deviation, each class a name."""
+    file = tmp_path / "windows.npz"
+    x = np.random.default_rng(0).normal(size=(20, 16, 3)) * [1, 50, 0.1] + [0, 200, 9]
+    np.savez(file, x_train=x, y_train=np.array(["walk", "sit"] * 10))
+    means, stds = (0.5, 190.0, 9.0), (2.0, 40.0, 0.2)
+    asked = wire.Brief(
+        scenario(**{"data.name": "npz", "data.layout": "channels_last"}).to_json(),
+        (1, 3, 16),
+        3,
+        Normalisation(means, stds, axis=1),
+        prunes=True,
+        budgeted=True,
+        label_names=("run", "sit", "walk"),
+    )
+    device = open_device(asked, {"data-path": str(file)})
+    images, labels = device.shard.batch(np.arange(20))
+    expected = ((x - means) / stds).transpose(0, 2, 1)
+    np.testing.assert_allclose(images[:, 0], expected, atol=1e-5)
+    assert labels.tolist() == [2, 1] * 10
+
+
 def test_a_device_may_name_both_its_own_data_and_its_number(own_data):
     profile, client = profile_of({"data-path": own_data, "partition-id": 3})
     assert (profile.num_examples, client) == (30, 3)
