@@ -16,20 +16,23 @@ from fedhp.structure import Layout
 
 Counts = Mapping[str, int]
 
-_FEWEST, _NUM_COUNTS, _TRIALS = 3, 3, 20
+_FEWEST = 3
+_NUM_COUNTS, _TRIALS = (3, 4, 5, 6), 8  # more where groups are many, or so narrow that they are alike
 
 _Key = tuple[int, ...]
 
 
 def telling_counts(layout: Layout) -> list[dict[str, int]]:
     """Returns unlike unit counts of all groups, which tell those parts of axes apart that can be."""
-    parts = list(_parts(layout))
-    most_units = _FEWEST + 5 + 2 * math.isqrt(len(layout.widths))
+    parts, num_groups = list(_parts(layout)), len(layout.widths)
+    most_units = _FEWEST + 5 + 2 * math.isqrt(num_groups)
+    # Not above a group's width, where it can be: a network may take the first so many of some channels.
+    highest = [max(_FEWEST + 1, min(width, most_units)) for width in layout.widths.values()]
     best: list[dict[str, int]] = []
     most = -1
-    for trial in range(_TRIALS):
+    for trial, number_of_counts in enumerate(np.repeat(_NUM_COUNTS, _TRIALS)):
         stream = generator(trial, "telling counts")
-        drawn = stream.integers(_FEWEST, most_units, (_NUM_COUNTS, len(layout.widths)), endpoint=True)
+        drawn = stream.integers(_FEWEST, highest, (number_of_counts, num_groups), endpoint=True)
         counts = [dict(zip(layout.widths, row.tolist(), strict=True)) for row in drawn]
         number = len({_key(sizes) for sizes in _sizes(parts, counts)})
         if number > most:
@@ -59,8 +62,7 @@ def forms_by_size(
     forms = np.zeros((len(sizes), 1 + len(layout.widths)), np.int64)
     units = np.array([1, *counts[0].values()], np.int64)
     for row, own in enumerate(sizes.tolist()):
-        if len(set(own)) == 1:
-            forms[row, 0] = own[0]
+        if not any(own):
             continue
         part = known.get(_key(own))
         if part is None:
@@ -70,10 +72,15 @@ def forms_by_size(
 
 
 def _parts(layout: Layout) -> Iterator[_Key]:
-    """Yields the coefficients of ``(1, units)`` of all stretches of axes, in lowest terms, each once."""
+    """Yields the coefficients of ``(1, units)`` of what never grows and of all stretches of axes, each once.
+
+    They are in lowest terms.
+    """
     places = {group: place for place, group in enumerate(layout.widths, 1)}
     axes = dict.fromkeys(runs for name in layout.shapes for runs in layout.runs(name) if runs)
-    seen: set[_Key] = set()
+    constant = (1, *[0] * len(places))
+    seen = {constant}
+    yield constant
     for runs in axes:
         for start in range(len(runs)):
             part = [0] * (1 + len(places))
@@ -81,7 +88,7 @@ def _parts(layout: Layout) -> Iterator[_Key]:
                 part[0 if run.group is None else places[run.group]] += run.span
                 factor = math.gcd(*part)
                 key = tuple(number // factor for number in part)
-                if any(key[1:]) and key not in seen:
+                if key not in seen:
                     seen.add(key)
                     yield key
 

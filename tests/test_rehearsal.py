@@ -50,7 +50,7 @@ def rehearsed(arch: Architecture, step: Step) -> list:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", NETWORKS)
-def test_four_steps_tell_what_one_more_for_every_group_tells(case, step, monkeypatch):
+def test_few_steps_tell_what_one_more_for_every_group_tells(case, step, monkeypatch):
     few = rehearsed(NETWORKS[case], STEPS[step])
     monkeypatch.setattr(rehearsal, "forms_by_size", lambda *_: None)
     many = rehearsed(NETWORKS[case], STEPS[step])
@@ -60,12 +60,15 @@ def test_four_steps_tell_what_one_more_for_every_group_tells(case, step, monkeyp
 
 
 @pytest.mark.parametrize("case", ["mlp-1-hidden", "resnet20-group"])
-def test_the_number_of_steps_does_not_grow_with_the_groups(case, monkeypatch):
+def test_few_steps_do_however_many_groups_there_are(case, monkeypatch):
+    """Seven at most; four where groups are wide enough to be told apart by three."""
     played = []
     play = rehearsal._play
     monkeypatch.setattr(rehearsal, "_play", lambda *given: played.append(0) or play(*given))
     rehearsed(NETWORKS[case], PLAIN)
-    assert len(played) == 4
+    assert (
+        len(played) == 4 if case == "mlp-1-hidden" else len(played) <= 7 < len(NETWORKS[case].layout.widths)
+    )
 
 
 @pytest.mark.parametrize("flaw", ["other numbers", "another shape", "no whole file", None])
@@ -84,12 +87,33 @@ def test_what_one_process_was_told_others_need_not_ask(flaw, monkeypatch, tmp_pa
     elif flaw:
         np.save(kept, forms + 4 if flaw == "other numbers" else forms[:, :-1])
     again = rehearsed(JOINED, PLAIN)
-    assert len(played) == 4 + (4 if flaw else 1)
+    num_steps = len(telling_counts(JOINED.layout)) + 1
+    assert len(played) == num_steps + (num_steps if flaw else 1)
     assert first[3:5] == again[3:5]
     for one, other in zip(first[:3] + first[5:], again[:3] + again[5:], strict=True):
         np.testing.assert_array_equal(one, other)
     rehearsed(JOINED, Step(masked=True))
     assert len(list(tmp_path.glob("rehearsals/*"))) == 2
+
+
+@pytest.mark.parametrize("num_groups", [1, 2, 6, 30, 120])
+def test_counts_tell_every_stretch_of_an_axis_from_every_other_and_from_what_never_grows(num_groups):
+    """Of a layer that takes all groups joined, behind three channels that stay: any of them in a row."""
+    names = [f"g{n}" for n in range(num_groups)]
+    widths = dict.fromkeys(names, 16)
+    axis = (AxisRef(None, 3), *map(AxisRef, names))
+    layout = Layout(widths, {"w": (5, 3 + 16 * num_groups)}, {"w": (None, axis)}, dict.fromkeys(names, 1))
+    stretches = [(i, j) for i in range(num_groups + 1) for j in range(i + 1, num_groups + 2)][::num_groups]
+    wanted = np.zeros((len(stretches) + 1, 1 + num_groups), np.int64)
+    wanted[-1, 0] = 56
+    for row, (start, stop) in enumerate(stretches):
+        wanted[row, start:stop] = 8
+        wanted[row, 0] *= 3
+    counts = telling_counts(layout)
+    assert all(3 <= count <= 16 or num_groups > 16 for one in counts for count in one.values())
+    forms = forms_by_size(layout, counts, np.stack([wanted @ [1, *one.values()] for one in counts], axis=1))
+    assert forms is not None
+    np.testing.assert_array_equal(forms, wanted)
 
 
 def test_sizes_tell_channels_by_hand():
