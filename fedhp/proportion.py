@@ -80,10 +80,11 @@ class Proportion:
 
     def judged(
         self, items: Iterable[_Item], changes: Callable[[_Item], Sequence[Change]]
-    ) -> Iterator[tuple[_Item, str]]:
-        """Yields each item of a round with what is out of proportion in it, empty where nothing is.
+    ) -> Iterator[tuple[_Item, str, float]]:
+        """Yields each item of a round, what is out of proportion in it, and how many times the median it is.
 
-        In their order, on which alone the judgement depends; a few are read ahead in the first round.
+        What is out of proportion is empty where nothing is. In their order, on which alone the judgement
+        depends; a few are read ahead in the first round.
 
         Args:
             items: Updates, or anything in their place that did not bring one.
@@ -105,18 +106,17 @@ class Proportion:
         waiting: deque[_Item],
         changes: Callable[[_Item], Sequence[Change]],
         known: Mapping[str, Sequence[float]],
-    ) -> Iterator[tuple[_Item, str]]:
+    ) -> Iterator[tuple[_Item, str, float]]:
         while waiting:
             item = waiting.popleft()
             said = changes(item)
             flaw = next(filter(None, (self._flaw(change, known[change.kind]) for change in said)), "")
             if said and not flaw:
                 self._recent.append({change.kind: change.norm for change in said})
-            yield item, flaw
+            yield item, flaw, max((_usual_times(change, known[change.kind]) for change in said), default=1.0)
 
     def _flaw(self, change: Change, known: Sequence[float]) -> str:
-        few = len(known) < _FEWEST
-        usual = change.before if few else known[(len(known) - 1) // 2]
+        few, usual = len(known) < _FEWEST, _usual(change, known)
         limit = self._factor * usual if few else max(self._factor * usual, _HARMLESS * change.before)
         if not (self._factor and limit) or change.norm <= limit:
             return ""
@@ -125,6 +125,15 @@ class Proportion:
             f"the update of its {change.kind} has norm {change.norm:.3g}, beyond {self._factor:g} times "
             f"{of}, {usual:.3g}"
         )
+
+
+def _usual(change: Change, known: Sequence[float]) -> float:
+    return change.before if len(known) < _FEWEST else known[(len(known) - 1) // 2]
+
+
+def _usual_times(change: Change, known: Sequence[float]) -> float:
+    usual = _usual(change, known)
+    return change.norm / usual if usual else 1.0
 
 
 def _add(known: dict[str, list[float]], norms: Mapping[str, float]) -> None:

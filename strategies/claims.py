@@ -15,33 +15,43 @@ from .roster import Device
 _notes = logging.getLogger("fedhp.notes")
 
 
-def most_examples(devices: Sequence[Device], times_median: float) -> int | None:
-    """Returns for how many samples a device with data of its own counts at most; None for any number.
+class Counts:
+    """For how many samples devices with data of their own count.
 
     Parts of the scenario's data are known, and a device that claims more is left out; what others say cannot
-    be checked, and one that says enough would be the only one to count.
+    be checked, and one that says enough would be the only one to count. So it counts for ``factor`` times the
+    median of the fleet at most, and, the further its update goes beyond the others', for less, down to the
+    median: the product of both is what moves the model.
+
+    Args:
+        devices: The fleet.
+        factor: How many times the median; 0 for any number.
     """
-    if not times_median:
-        return None
-    return int(times_median * median_low([device.profile.num_examples for device in devices]))
 
+    def __init__(self, devices: Sequence[Device], factor: float) -> None:
+        self._factor = factor
+        self._median = median_low([device.profile.num_examples for device in devices])
 
-def what_counts_less(devices: Sequence[Device], most: int | None) -> list[str]:
-    """Says of each device with data of its own that counts for less than it says that it does."""
-    return [
-        f"client {device.client} ({device.profile.device_class}) says that it has "
-        f"{device.profile.num_examples:,} samples; it counts as {most:,}, server.max_times_median times the "
-        f"fleet's median"
-        for device in devices
-        if most is not None and device.profile.own_data and device.profile.num_examples > most
-    ]
+    def remarks(self, devices: Sequence[Device]) -> list[str]:
+        """Says of each device that counts for less than it says that it does."""
+        most = self._most(1.0)
+        return [
+            f"client {device.client} ({device.profile.device_class}) says that it has "
+            f"{device.profile.num_examples:,} samples; it counts as {most:,} at most, "
+            f"server.max_times_median times the fleet's median"
+            for device in devices
+            if self._factor and device.profile.own_data and device.profile.num_examples > most
+        ]
 
+    def held(self, device: Device, update: Update, times: float) -> Update:
+        """Returns an update as it counts, given how many times the others' its norm is."""
+        most = self._most(times)
+        if not self._factor or not device.profile.own_data or update.num_examples <= most:
+            return update
+        return replace(update, num_examples=most)
 
-def held_to(most: int | None, device: Device, update: Update) -> Update:
-    """Returns an update that counts for no more samples than its device may."""
-    if most is None or not device.profile.own_data or update.num_examples <= most:
-        return update
-    return replace(update, num_examples=most)
+    def _most(self, times: float) -> int:
+        return max(self._median, int(self._factor * self._median / max(1.0, times)))
 
 
 def with_servers_memory(recipe: Recipe, memory: MemoryModel, budget: int | None, update: Update) -> Update:

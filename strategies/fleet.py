@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.common.constant import ErrorCode
@@ -21,7 +22,7 @@ from fedhp.seeds import generator
 from fedhp.state import ClientReport, ModelState
 from fedhp.structure import Structure
 
-from .claims import held_to, most_examples, what_counts_less, with_servers_memory
+from .claims import Counts, with_servers_memory
 from .patience import Patience
 from .questions import content_of
 from .replies import Arrived, Sent, in_order
@@ -82,7 +83,6 @@ class FleetStrategy(Strategy):
         self._sent: dict[int, Sent] = {}
         self._before = state
         self._proportion = Proportion(scenario.server.max_times_median)
-        self._most_examples: int | None = None
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
 
     @classmethod
@@ -134,8 +134,8 @@ class FleetStrategy(Strategy):
                 f"the model does not fit any budget. Raise a budget or choose a smaller model{causes}"
             )
         self._check_attainable("server.min_replies", self.scenario.server.min_replies)
-        self._most_examples = most_examples(self.devices, self.scenario.server.max_times_median)
-        self.remarks += what_counts_less(self.devices, self._most_examples)
+        self._counts_for = Counts(self.devices, self.scenario.server.max_times_median)
+        self.remarks += self._counts_for.remarks(self.devices)
 
     def _fits_in(self, device: Device) -> bool:
         try:
@@ -215,9 +215,11 @@ class FleetStrategy(Strategy):
         reconciliation = Reconciliation(self.layout, self.state)
         arrived = (self._open(sent, reply) for sent, reply in in_order(self._sent, replies))
         some_absent, rows = False, []
-        for one, flaw in self._proportion.judged(arrived, lambda one: one.changes):
+        for one, flaw, times in self._proportion.judged(arrived, lambda one: one.changes):
             if one.update is not None and not flaw:
-                reconciliation.add(one.update)
+                update = self._counts_for.held(one.sent.device, one.update, times)
+                one = replace(one, update=update)
+                reconciliation.add(update)
             some_absent |= one.absent
             rows.append(one.refused(flaw).row(server_round, self.layout, self.budgeted))
         self.reports = tuple(rows)
@@ -302,6 +304,5 @@ class FleetStrategy(Strategy):
             return Arrived(sent, failure=str(error), absent=absent)
         budget = device.profile.memory_bytes if self.budgeted else None
         update = with_servers_memory(self.recipe, self.memory, budget, update)
-        update = held_to(self._most_examples, device, update)
         moved = changes(self.layout, self.state, update)
         return Arrived(sent, update, moved, wire.update_bytes(content))

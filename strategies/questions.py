@@ -58,7 +58,8 @@ def content_of(reply: Message) -> RecordDict:
     """
     if reply.has_error():
         # Flower's own begin so, which names no stage that anything failed in.
-        raise TrainingError(reply.error.reason.removeprefix("Error: ") or "client: no reason given")
+        reason = (reply.error.reason or "").removeprefix("Error: ")
+        raise TrainingError(reason or "client: no reason given")
     if not reply.has_content():
         raise WireError("holds neither content nor an error")
     return reply.content

@@ -13,7 +13,7 @@ def judged(norms, factor: float = 10.0, before: float = 0.0, judge: Proportion |
     """Whether each update of these norms is taken; None stands for a client that sent none."""
     judge = judge or Proportion(factor)
     items = [() if norm is None else (Change("weights", norm, before),) for norm in norms]
-    return [not flaw for _, flaw in judge.judged(items, lambda item: item)]
+    return [not flaw for _, flaw, _ in judge.judged(items, lambda item: item)]
 
 
 def test_a_change_is_measured_over_the_entries_that_came_back():
@@ -78,7 +78,7 @@ def test_running_statistics_are_judged_by_themselves():
     usual = (Change("weights", 1.0, 1.0), Change("running statistics", 1000.0, 1.0))
     hidden = (Change("weights", 1000.0, 1.0), Change("running statistics", 1000.0, 1.0))
     beyond = (Change("weights", 1.0, 1.0), Change("running statistics", 10001.0, 1.0))
-    flaws = [flaw for _, flaw in Proportion(10.0).judged([usual] * 9 + [hidden, beyond], lambda one: one)]
+    flaws = [flaw for _, flaw, _ in Proportion(10.0).judged([usual] * 9 + [hidden, beyond], lambda one: one)]
     assert flaws[:9] == [""] * 9
     assert flaws[9].startswith("the update of its weights has norm 1e+03, beyond 10 times the median")
     assert flaws[10].startswith("the update of its running statistics has norm 1e+04, beyond")
@@ -95,7 +95,7 @@ def test_all_come_out_in_their_order_and_none_waits_for_more_than_eight_norms(no
             yield number, () if norm is None else (Change("weights", norm, 1.0),)
 
     out = []
-    for (number, _), _ in Proportion(10.0).judged(items(), lambda item: item[1]):
+    for (number, _), _, _ in Proportion(10.0).judged(items(), lambda item: item[1]):
         out.append(number)
         told = sum(norms[ahead] is not None for ahead in read)
         assert told <= max(8, sum(norms[done] is not None for done in range(number + 1)))

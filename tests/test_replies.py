@@ -92,21 +92,36 @@ def test_the_norm_of_each_update_is_in_its_row():
     assert strategy.reports[1].update_norm == pytest.approx(5, rel=1e-5)
 
 
-def test_a_device_that_says_it_has_a_million_million_samples_counts_as_ten_times_the_median():
-    """Zeros of 500 samples beside 19 devices of 50 that make everything 0.8 as large: 0.8 * 950 / 1450."""
+def test_a_device_that_says_it_has_a_million_million_samples_counts_for_a_few():
+    """Zeros beside 19 devices of 50 samples that make everything 0.801 as large: 1 / 0.199 as far as theirs.
+
+    So they count for 10 * 50 * 0.199 = 99.5 samples, rounded down.
+    """
     strategy = fleet(own={3: 2**40 - 1})
     assert strategy.remarks == [
-        "client 3 (phone) says that it has 1,099,511,627,775 samples; it counts as 500, "
+        "client 3 (phone) says that it has 1,099,511,627,775 samples; it counts as 500 at most, "
         "server.max_times_median times the fleet's median"
     ]
     before = strategy.state
     messages = asked(strategy)
     same = Update(0, before.structure, before, 50, honest(strategy, messages[0]).statistics)
-    updates = [with_weights(same, lambda array: 0.8 * array)] * 20
+    updates = [with_weights(same, lambda array: 0.801 * array)] * 20
     updates[3] = replace(with_weights(same, np.zeros_like), num_examples=2**40 - 1)
     strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
-    assert strategy.reports[3].num_examples == 500
-    assert norm(strategy.state) == pytest.approx(norm(before) * 0.8 * 950 / 1450, rel=1e-5)
+    assert strategy.reports[3].num_examples == 99
+    assert norm(strategy.state) == pytest.approx(norm(before) * 0.801 * 950 / (950 + 99), rel=1e-5)
+
+
+def test_a_device_of_many_samples_that_goes_as_far_as_the_others_counts_for_ten_times_the_median():
+    strategy = fleet(own={3: 10_000})
+    messages = asked(strategy)
+    updates = [honest(strategy, message) for message in messages]
+    updates[3] = replace(updates[2], num_examples=10_000)
+    updates[4] = replace(updates[4], num_examples=20)
+    strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
+    assert strategy.reports[3].num_examples == pytest.approx(500, rel=0.05)
+    assert [row.num_examples for row in strategy.reports[:3]] == [50] * 3
+    assert strategy.reports[4].num_examples == 20
 
 
 def test_parts_of_the_scenarios_data_count_for_all_their_samples():
