@@ -170,6 +170,20 @@ def test_features_of_unlike_scale_are_learned(tmp_path):
     assert run.summary["final_accuracy"] > 0.9
 
 
+def test_a_value_beyond_what_can_be_said_of_it_is_refused(tmp_path):
+    """3e38 itself is a number of single precision, but not 3e38 over a deviation of about a third."""
+    x = np.random.default_rng(0).random((20, 6, 6))
+    far = x.copy()
+    far[3, 0, 0] = 3e38
+    with pytest.raises(DataError, match=r"data\.npz: x_test holds a value that is 1e\+39 deviations from"):
+        open_dataset(own(tmp_path, x, x_test=far))
+    file = write_npz(tmp_path / "device.npz", far)
+    with pytest.raises(
+        DataError, match=r"device\.npz: x_train holds a value that is 1\.2e\+39 deviations from"
+    ):
+        device_shard(str(file), normalisation=Normalisation((0.0,), (0.25,)))
+
+
 def scale_of(num: int) -> Normalisation:
     return Normalisation((0.0,) * num, (2.0,) * num, 2)
 

@@ -111,7 +111,9 @@ def _opened(
         "files": files,
         "layout": layout,
     }
-    arrays = prepared("datasets", key_of(identity), lambda: _normalised(located.read(layout), source))
+    arrays = prepared(
+        "datasets", key_of(identity), lambda: _normalised(located.read(layout), source, located.said)
+    )
     if 0 < max_train < len(arrays["train_labels"]):
         # Taken from what is prepared: another number of rows must not read, or fetch, everything again.
         identity["max_train"] = max_train
@@ -141,7 +143,7 @@ def stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
     return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
-def _normalised(arrays: Arrays, source: Source) -> Arrays:
+def _normalised(arrays: Arrays, source: Source, place: str) -> Arrays:
     """Returns what is kept of a data set: its normalisation too, and normalised all that is not bytes."""
     known, images = source.normalisation, arrays["train_images"]
     if known is not None:
@@ -149,9 +151,10 @@ def _normalised(arrays: Arrays, source: Source) -> Arrays:
         normalisation = Normalisation((mean,), (std,))
     else:
         normalisation = measure(images, int(arrays["axis"][0]))
-    kept = {name: arrays[name] for name in ("train_images", "test_images")}
+    kept = {f"{split}_images": arrays[f"{split}_images"] for split in ("train", "test")}
     if normalisation.is_stored(images):
-        kept = {name: normalisation.applied(images) for name, images in kept.items()}
+        places = {name: f"{place}: x_{name.removesuffix('_images')}" for name in kept}
+        kept = {name: normalisation.applied(kept[name], said) for name, said in places.items()}
     scale = {
         "mean": np.array(normalisation.mean),
         "std": np.array(normalisation.std),

@@ -84,7 +84,9 @@ def _arrays(
         _check_shape(path, images.shape[1:], input_shape)
         place = f"{path}: y_train"
         labels = checked_labels(raw["y_train"], len(images), num_classes, place, label_names)
-        kept = normalisation.applied(images) if normalisation.is_stored(images) else images
+        kept = (
+            normalisation.applied(images, f"{path}: x_train") if normalisation.is_stored(images) else images
+        )
         return {"images": kept, "labels": labels, "spreads": spreads(images, normalisation)}
 
     fits = [num_classes, label_names, asdict(normalisation), input_shape, layout]

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.errors import DataError
+
 # Values that are converted to double precision at once: as a whole, uint8 would take eight times the memory.
 _SLICE = 2**20
+_LARGEST = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,30 @@ class Normalisation:
         """Says whether images are stored normalised: all but bytes, which take a quarter of the room."""
         return images.dtype != np.uint8 or (len(self.mean) > 1 and self.axis > 0)
 
-    def applied(self, images: NDArray[Any]) -> NDArray[np.float32]:
+    def applied(self, images: NDArray[Any], place: str) -> NDArray[np.float32]:
         """Returns normalised images, shape (N, C, H, W).
 
         In double precision up to the last step: what tells values apart that lie around a large one is gone
         once they are rounded to single precision.
+
+        Args:
+            images: Any numbers, all finite.
+            place: Names them in errors.
+
+        Raises:
+            DataError: If a value is so many deviations from the mean that single precision cannot say it.
         """
         scale = _scale(images)
         mean, std = self.shaped(self.mean) * scale, self.shaped(self.std) * scale
         normalised = np.empty(images.shape, np.float32)
         for rows in row_slices(images):
-            normalised[rows] = (images[rows].astype(np.float64) - mean) / std
+            values = (images[rows].astype(np.float64) - mean) / std
+            if (off := np.abs(values).max()) > _LARGEST:
+                raise DataError(
+                    f"{place} holds a value that is {off:.2g} deviations from the training samples' mean; "
+                    f"correct it"
+                )
+            normalised[rows] = values
         return normalised
 
 

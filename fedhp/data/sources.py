@@ -39,6 +39,11 @@ class Located:
     files: tuple[Path, ...]
     read: Callable[[str], Arrays]
 
+    @property
+    def said(self) -> str:
+        """Names it in errors."""
+        return str(self.files[0]) if len(self.files) == 1 else self.identity
+
 
 @dataclass(frozen=True)
 class Source:
