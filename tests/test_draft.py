@@ -12,6 +12,7 @@ from fedhp.api import PREPARE
 from fedhp.assignment import fit_counts
 from fedhp.cli import app
 from fedhp.config import load_scenario
+from fedhp.draft import planning
 from fedhp.draft.looking import Kind, look
 from fedhp.draft.planning import draft
 from fedhp.draft.writing import page
@@ -85,13 +86,20 @@ def test_few_rows_are_divided_among_few_clients(tmp_path, num_rows, num_clients)
     resolve(PREPARE)(made.scenario)
 
 
-@pytest.mark.parametrize(
-    ("num_rows", "epochs", "rounds"), [(9_000, 2, 40), (20_000, 1, 40), (50_000, 1, 20), (90_000, 1, 15)]
-)
-def test_a_run_trains_on_about_a_million_samples(tmp_path, num_rows, epochs, rounds):
-    """20 clients: two epochs below 500 rows each; then 1,000,000 over the rows, between 15 and 40 rounds."""
-    scenario = draft(look(stored(tmp_path / "many.npz", (2,), UINT8, num_rows)), "many").scenario
-    assert (scenario.train.local_epochs, scenario.rounds) == (epochs, rounds)
+@pytest.mark.parametrize(("most", "rounds"), [(10**6, 40), (50_000, 25), (1000, 15)])
+def test_rounds_are_as_many_as_a_run_may_train_on_samples(tmp_path, monkeypatch, most, rounds):
+    """20 clients of 50 rows each, all asked, two epochs: 2,000 samples a round; 15 to 40 rounds."""
+    monkeypatch.setattr(planning, "_MOST_SAMPLES", most)
+    scenario = draft(look(stored(tmp_path / "many.npz", (2,), FLOAT, 1000)), "many").scenario
+    assert (scenario.train.local_epochs, scenario.rounds) == (2, rounds)
+
+
+@pytest.mark.parametrize(("num_rows", "epochs", "batch"), [(398, 2, 16), (400, 2, 32), (1000, 1, 32)])
+def test_small_shards_have_small_batches_and_large_ones_a_single_epoch(tmp_path, num_rows, epochs, batch):
+    """Half of the rows are of either owner."""
+    data = stored(tmp_path / "two.npz", (2,), FLOAT, num_rows, client_train=np.arange(num_rows) % 2)
+    train = draft(look(data), "two").scenario.train
+    assert (train.local_epochs, train.batch_size) == (epochs, batch)
 
 
 @pytest.mark.parametrize("name", ["mine", "ü (1)", "it's", 'a "b"', "yes", "7", "a: b # c"])
@@ -144,6 +152,8 @@ def test_what_the_data_shows_is_noted():
             "--model must be one of mlp, cnn, vgg11, resnet20, conv1d, got 'cmn'",
         ),
         (["mine.npz", "--model", "cnn"], "cnn"),
+        (["mine.npz", "--out", "no/such.yaml"], "no/such.yaml cannot be written: No such file or directory"),
+        (["there.yaml"], "there.yaml"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line_and_nothing_is_written(arguments, said):

@@ -1,11 +1,13 @@
 """``fedhp init``."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from fedhp.errors import ScenarioError
 from fedhp.terminal import readable_errors
 
 
@@ -44,7 +46,6 @@ def _init(data: str, model: str, out: Path | None) -> None:
     from fedhp.draft.looking import look
     from fedhp.draft.planning import draft
     from fedhp.draft.writing import found, page, told
-    from fedhp.errors import ScenarioError
     from fedhp.models import MODELS
 
     if model:
@@ -57,8 +58,16 @@ def _init(data: str, model: str, out: Path | None) -> None:
     typer.echo(f"data: {found(seen)}")
     for line in (*told(made), *(f"note: {note}" for note in data_notes(seen.dataset))):
         typer.echo(line)
-    file.write_text(page(seen, made), encoding="utf-8")
-    typer.echo(f"wrote {file}; next: fedhp run {file}")
+    _write(file, page(seen, made))
+    typer.echo(f"wrote {file}; next: fedhp run {shlex.quote(str(file))}")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as new:  # whatever has come to be there meanwhile
+            new.write(text)
+    except OSError as error:
+        raise ScenarioError(f"{file} cannot be written: {error.strerror}; name another by --out") from None
 
 
 def _file(data: str, source: str) -> Path:
