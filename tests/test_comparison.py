@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import Comparison, comparison_cells, parse_grid, parse_over
+from fedhp.comparison.devices import devices
 from fedhp.comparison.facets import Facet, facets
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.pairs import holm, identical, pair_rows
@@ -700,3 +701,10 @@ def test_what_no_second_try_helps_is_refused(tmp_path, over, reason):
     _, outcome = run_cell(cell, tmp_path)
     assert outcome.status == "refused"
     assert reason in outcome.reason
+
+
+def test_a_device_class_is_called_as_it_is(tmp_path):
+    """NA and nan are names like others, not figures that are missing."""
+    (tmp_path / "devices.csv").write_text("client,device_class,samples,right\n0,NA,4,1\n1,nan,2,2\n")
+    run: Any = SimpleNamespace(folder=tmp_path)
+    assert devices(run)["device_class"].tolist() == ["NA", "nan"]

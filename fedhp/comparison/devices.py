@@ -38,7 +38,7 @@ def devices(run: RunResult) -> Frame:
     if not path.is_file():
         return _judged(run)
     try:
-        return pd.read_csv(path, dtype=_COLUMNS)[list(_COLUMNS)]
+        return pd.read_csv(path, dtype=_COLUMNS, keep_default_na=False)[list(_COLUMNS)]
     except (OSError, ValueError, KeyError) as error:
         raise RecordError(
             f"{path} is damaged: {one_line(str(error))}; remove it, and it is made anew"
