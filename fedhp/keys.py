@@ -102,7 +102,7 @@ def value_amiss(key: str, value: Any, known: Keys) -> str | None:
         value: As it was written, or as plain nested values.
         known: The keys. Others are left to whoever merges.
     """
-    if isinstance(value, dict) and not value and key.endswith("]"):
+    if isinstance(value, dict) and not value and key.endswith("]") and is_known(key, known):
         return f"{key} is empty; it must be {known[_indexed(key)]}"
     if isinstance(value, dict):
         below = [(f"{key}.{name}" if key else str(name), one) for name, one in value.items()]

@@ -143,6 +143,7 @@ def test_digits_of_other_scripts_are_no_numbers(key, digit):
         ("memory.budget=70000GiB", "'70000GiB' is not a memory size"),
         ("fleet.classes=[{memory: 99999999999GB}]", "is not a memory size"),
         ("fleet.classes=[{}]", "fleet.classes[0] is empty; it must be a section of the keys name, share"),
+        ("fleet.classes=[[{}]]", "fleet.classes"),
         ("fleet.classes=[{name: a}, {name: ' '}]", "a class must have a name that is not empty"),
         ("model.prune_inputs=7", "model.prune_inputs must be true or false, got 7"),
         ("x" * 5000 + "=1", "there is no key 'xxxxx"),

@@ -7,6 +7,7 @@ from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report import write_report
 from fedhp.report.writing import COMPARISON, write_page
 from fedhp.studies.folder import MARKER
+from fedhp.tracking import undamaged
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
@@ -31,7 +32,8 @@ def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
             from fedhp.comparison.result import load_result
         except ModuleNotFoundError as error:
             raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
-        return write_comparison_report(load_result(folder), out)
+        with undamaged(folder):
+            return write_comparison_report(load_result(folder), out)
     if (folder / MARKER).is_file():
         raise RecordError(
             f"{folder} is a study, which has no report: look at its table.md and figure.png, or give the "

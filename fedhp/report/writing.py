@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.tracking import load_run, replace_text
+from fedhp.tracking import load_run, replace_text, undamaged
 
 if TYPE_CHECKING:
     from fedhp.report.plot import Picture, Plot
@@ -45,8 +45,10 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
             f"{run.folder} holds no round yet, and so nothing to report; its first is there once the run has "
             "evaluated the model before training"
         )
-    pictures = [(one, plot.render(one)) for one in figures.plots(run)]
-    return write_page(Path(out) if out is not None else run.folder, page.render(run, pictures), pictures)
+    with undamaged(run.folder):
+        pictures = [(one, plot.render(one)) for one in figures.plots(run)]
+        text = page.render(run, pictures)
+    return write_page(Path(out) if out is not None else run.folder, text, pictures)
 
 
 def drawn(folder: Path) -> dict[str, bytes]:

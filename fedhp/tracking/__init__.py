@@ -9,6 +9,7 @@ from fedhp.tracking.load import RunResult as RunResult
 from fedhp.tracking.load import has_finished as has_finished
 from fedhp.tracking.load import load_run as load_run
 from fedhp.tracking.load import load_state as load_state
+from fedhp.tracking.load import undamaged as undamaged
 from fedhp.tracking.record import RunRecord as RunRecord
 from fedhp.tracking.record import is_taken as is_taken
 from fedhp.tracking.record import not_writable as not_writable

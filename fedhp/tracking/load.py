@@ -3,13 +3,17 @@
 import json
 import logging
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-from fedhp.errors import MissingExtraError, RecordError, ScenarioError
+from fedhp.bounds import one_line, shown
+from fedhp.errors import FedhpError, MissingExtraError, RecordError, ScenarioError
 from fedhp.state import ModelState
 from fedhp.tracking import columns
 from fedhp.tracking.totals import Summary
@@ -49,18 +53,18 @@ class RunResult:
     @cached_property
     def rounds(self) -> "pd.DataFrame":
         """One row per round, round 0 first."""
-        return _table(self.folder / "rounds.parquet", list(columns.ROUNDS))
+        return _table(self.folder / "rounds.parquet", columns.ROUNDS)
 
     @cached_property
     def clients(self) -> "pd.DataFrame":
         """One row per round and sampled client."""
-        return _table(self.folder / "clients.parquet", list(columns.CLIENTS))
+        return _table(self.folder / "clients.parquet", columns.CLIENTS)
 
     @cached_property
     def partition(self) -> "pd.DataFrame | None":
         """One row per client and label: its number of samples; None where devices have their own data."""
         path = self.folder / "partition.parquet"
-        return _table(path, list(columns.PARTITION)) if path.exists() else None
+        return _table(path, columns.PARTITION) if path.exists() else None
 
 
 def load_run(folder: str | Path) -> RunResult:
@@ -75,9 +79,28 @@ def load_run(folder: str | Path) -> RunResult:
     config, file = _config(folder / "config.yaml"), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
-    rounds = _table(folder / "rounds.parquet", list(columns.ROUNDS))
+    rounds = _table(folder / "rounds.parquet", columns.ROUNDS)
     cause = f"no end is on record; it was last alive at {_last_alive(folder):%Y-%m-%d %H:%M:%S}"
-    return RunResult(folder, {**_added_up(config, rounds.to_dict("records")), "cause": cause}, config)
+    with undamaged(folder):
+        return RunResult(folder, {**_added_up(config, rounds.to_dict("records")), "cause": cause}, config)
+
+
+@contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """Says of a record that what it holds is nothing that a run writes, where the block stumbles over it.
+
+    Raises:
+        RecordError: With what it stumbled over.
+    """
+    try:
+        yield
+    except FedhpError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"{folder} is damaged: it holds what no run writes ({type(error).__name__}: "
+            f"{one_line(str(error), 200)})"
+        ) from error
 
 
 def has_finished(folder: str | Path) -> bool:
@@ -127,7 +150,7 @@ def _existing(folder: str | Path) -> Path:
 def _summary(path: Path) -> dict[str, Any]:
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
     if isinstance(summary, dict):
         summary = {**dict.fromkeys(columns.LATER_SUMMARY), **summary}
@@ -135,7 +158,19 @@ def _summary(path: Path) -> dict[str, Any]:
     if not isinstance(summary, dict) or not expected <= set(summary):
         missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)
         raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}; {_WITHOUT}")
+    for key, kind in get_type_hints(Summary).items():
+        if not _is(summary[key], kind):
+            raise RecordError(f"{path} is damaged: {key} is {shown(summary[key])}; {_WITHOUT}")
     return summary
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Says whether a value that was read from JSON is of an annotated type."""
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is UnionType:
+        return any(_is(value, one) for one in get_args(kind))
+    return isinstance(value, int | float if kind is float else get_origin(kind) or kind)
 
 
 def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any]:
@@ -189,7 +224,7 @@ def _config(path: Path) -> "Scenario":
         raise RecordError(f"{path} holds no scenario of this version: {error}") from None
 
 
-def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
+def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
     try:
         import pandas as pd
 
@@ -211,5 +246,7 @@ def _table(path: Path, expected: list[str]) -> "pd.DataFrame":
     for name in columns.LATER.intersection(expected).difference(table.columns):
         table[name] = None
     if set(table.columns) != set(expected):
-        raise RecordError(f"{path}: expected the columns {expected}, got {list(table.columns)}")
-    return table[expected]
+        raise RecordError(f"{path}: expected the columns {list(expected)}, got {list(table.columns)}")
+    if flaw := parquet.mistyped(complete, expected):
+        raise RecordError(f"{path} is damaged: {flaw}")
+    return table[list(expected)]

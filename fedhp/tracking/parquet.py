@@ -23,6 +23,12 @@ import pyarrow.parquet as pq
 from fedhp.tracking.replacing import replacing
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
+# What a column may be once another program has written the table anew.
+_KINDS = {
+    int: (pa.types.is_integer, pa.types.is_floating, pa.types.is_null),  # pandas' own where some are missing
+    float: (pa.types.is_integer, pa.types.is_floating, pa.types.is_null),
+    str: (pa.types.is_string, pa.types.is_large_string, pa.types.is_null),
+}
 _ROW_GROUP = 65_536
 
 
@@ -70,6 +76,16 @@ class PartedTable:
 def write_table(path: Path, columns: Mapping[str, type], values: Mapping[str, Sequence[Any]]) -> None:
     """Writes a table that is known as a whole, column by column, at once or not at all."""
     _write(path, pa.table(dict(values), schema=_schema(columns)))
+
+
+def mistyped(paths: Sequence[Path], columns: Mapping[str, type]) -> str | None:
+    """Says which column of a table's files holds something else than it should; None where none does."""
+    for path in paths:
+        for field in pq.read_schema(path):
+            kind = columns.get(field.name)
+            if kind is not None and not any(is_kind(field.type) for is_kind in _KINDS[kind]):
+                return f"column '{field.name}' of {path.name} holds {field.type}, not {_TYPES[kind]}"
+    return None
 
 
 def files(path: Path) -> tuple[list[Path], list[Path]]:
