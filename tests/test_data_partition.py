@@ -11,7 +11,8 @@ from own_data import own
 
 import fedhp
 from fedhp.data import PartitionConfig, partition_notes, partition_rows
-from fedhp.data.partition import _in_shards, _overheard
+from fedhp.data.overhearing import overheard
+from fedhp.data.partition import _in_shards
 from fedhp.seeds import derive
 
 
@@ -90,7 +91,7 @@ def test_a_run_says_which_rows_are_with_no_client(tmp_path):
 
 def test_what_a_library_warns_of_is_heard_once_whichever_way_it_takes(capfd):
     """Of tries that differ in their numbers, the last; what is for programmers, not at all."""
-    with _overheard() as heard:
+    with overheard() as heard:
         for number in (1, 2):
             warnings.warn(f"try {number} of [0.5, 0.5]\nwas in vain", stacklevel=1)
         warnings.warn("another name is wanted", FutureWarning, stacklevel=1)

@@ -51,8 +51,9 @@ def device_shard(
     """
     if not os.path.isfile(path):
         raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
-    stamp = stamps([Path(path)])[0]
-    arrays = _arrays(*stamp, num_classes, label_names, normalisation, input_shape, layout, cache_folder())
+    arrays = _arrays(
+        *stamps([Path(path)])[0], num_classes, label_names, normalisation, input_shape, layout, cache_folder()
+    )
     images, labels = arrays["images"], arrays["labels"]
     in_bytes = images.dtype == np.uint8
     return Shard(

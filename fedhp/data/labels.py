@@ -47,16 +47,20 @@ def checked_labels(
             f"{place} must hold integers (class numbers from 0 on) or the classes' names, got {array.dtype}; "
             f"map the classes to 0, 1, 2, ... first, whole ones with .astype(int)"
         )
-    lowest, highest = int(array.min()), int(array.max())
+    _check_range(array, num_classes, place)
+    if num_classes is None:
+        _check_dense(array, place)
+    return array.astype(np.int64)
+
+
+def _check_range(labels: NDArray[Any], num_classes: int | None, place: str) -> None:
+    lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or (num_classes is not None and highest >= num_classes):
         allowed = "0 or more" if num_classes is None else f"0 to {num_classes - 1}"
         raise DataError(
             f"{place} must hold labels of {allowed}, got {lowest} to {highest}; correct the labels, or "
             f"number the classes 0, 1, 2, ... in y_train and y_test"
         )
-    if num_classes is None:
-        _check_dense(array, place)
-    return array.astype(np.int64)
 
 
 def names_in(array: NDArray[Any], place: str) -> tuple[str, ...]:

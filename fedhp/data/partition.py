@@ -4,11 +4,6 @@ Its partitioner makes a data set of every part, 2 ms each. Where the parts are k
 by owner, they are cut here: a fleet of 100,000 would wait for minutes.
 """
 
-import contextlib
-import io
-import logging
-import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -20,15 +15,13 @@ from numpy.typing import NDArray
 from fedhp.cache import key_of, prepared
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.overhearing import overheard
 from fedhp.errors import DivisionError, MissingExtraError
 from fedhp.seeds import derive, generator
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
 
-_LIBRARIES = ("datasets", "flwr_datasets")
-_FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
-_LONGEST = 300
 _SHOWN = 10
 
 
@@ -137,7 +130,7 @@ def _partitioned(
         raise MissingExtraError(purpose, "flwr-datasets", "server") from None
     columns = {"row": order, "label": dataset.train_labels[order]}
     try:
-        with _overheard() as heard:
+        with overheard() as heard:
             partitioner.dataset = datasets.Dataset.from_dict(columns).with_format("numpy")
             parts = [
                 np.asarray(partitioner.load_partition(client)["row"][:], np.intp)
@@ -197,51 +190,6 @@ _ADVICE = {
     "shards": " or fewer data.partition.shards_per_client",
     "pathological": " or other data.partition.classes_per_client",
 }
-
-
-class _Heard(logging.Handler):
-    """Keeps what libraries warn of, as one line each; of lines that differ in numbers only, the last."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._lines: dict[str, str] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.add(record.getMessage())
-
-    def add(self, text: str) -> None:
-        line = " ".join(text.split())
-        self._lines[re.sub(r"[\d., ]+", " ", line)] = line[:_LONGEST] + "..." * (len(line) > _LONGEST)
-
-    @property
-    def lines(self) -> list[str]:
-        return list(self._lines.values())
-
-
-@contextlib.contextmanager
-def _overheard() -> Iterator[_Heard]:
-    """Keeps a partitioner's progress bar off the terminal, and what it warns of for the user."""
-    heard = _Heard()
-    with contextlib.ExitStack() as ways:
-        for name in _LIBRARIES:
-            ways.enter_context(_listened_to(logging.getLogger(name), heard))
-        ways.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        caught = ways.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("always")
-        yield heard
-    for warning in caught:
-        if not issubclass(warning.category, _FOR_PROGRAMMERS):
-            heard.add(str(warning.message))
-
-
-@contextlib.contextmanager
-def _listened_to(logger: logging.Logger, heard: logging.Handler) -> Iterator[None]:
-    handlers, logger.handlers = logger.handlers, [heard]
-    propagates, logger.propagate = logger.propagate, False
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagates
 
 
 def _evenly(
