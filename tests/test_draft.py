@@ -94,8 +94,8 @@ def test_rounds_are_as_many_as_a_run_may_train_on_samples(tmp_path, monkeypatch,
     assert (scenario.train.local_epochs, scenario.rounds) == (2, rounds)
 
 
-@pytest.mark.parametrize(("num_rows", "epochs", "batch"), [(398, 2, 16), (400, 2, 32), (1000, 1, 32)])
-def test_small_shards_have_small_batches_and_large_ones_a_single_epoch(tmp_path, num_rows, epochs, batch):
+@pytest.mark.parametrize(("num_rows", "epochs", "batch"), [(1998, 2, 16), (2000, 1, 32)])
+def test_small_shards_take_more_and_smaller_steps(tmp_path, num_rows, epochs, batch):
     """Half of the rows are of either owner."""
     data = stored(tmp_path / "two.npz", (2,), FLOAT, num_rows, client_train=np.arange(num_rows) % 2)
     train = draft(look(data), "two").scenario.train

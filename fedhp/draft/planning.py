@@ -23,8 +23,7 @@ _ROWS_EACH = 50  # training rows that a client should have, where they can be di
 _FEW_ROWS_EACH = 10  # and must have, before there are fewer clients than classes of them
 _MOST_PER_ROUND = 20
 _TARGETS = (5.0, 3.0, 2.0, 1.0)
-_SMALL_SHARD = 200  # rows, below which batches are small, so that an epoch takes some steps
-_LARGE_SHARD = 500  # rows, from which on an epoch a round is enough
+_LARGE_SHARD = 1000  # rows, below which a round takes more and smaller batches, so that it takes enough steps
 _MOST_ROUNDS, _LEAST_ROUNDS = 40, 15
 _MOST_SAMPLES = 1_000_000  # trained on in all, so that a run takes minutes
 _PIXELS_LEFT = 7  # of an image's shorter side, above which another convolution is worth while
@@ -106,12 +105,8 @@ def _widths(look: Look, model: str) -> list[int]:
 
 
 def _training(rows_each: int) -> TrainConfig:
-    return TrainConfig(
-        local_epochs=2 if rows_each < _LARGE_SHARD else 1,
-        batch_size=16 if rows_each < _SMALL_SHARD else 32,
-        learning_rate=0.05,
-        clip_norm=1.0,
-    )
+    epochs, batch = (2, 16) if rows_each < _LARGE_SHARD else (1, 32)
+    return TrainConfig(local_epochs=epochs, batch_size=batch, learning_rate=0.05, clip_norm=1.0)
 
 
 def _sized(scenario: Scenario, look: Look) -> Draft:
