@@ -235,6 +235,10 @@ def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
     return module
 
 
+def _may_build(found: Any) -> bool:
+    return issubclass(found, nn.Module) if isinstance(found, type) else callable(found)
+
+
 def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
     try:
         found: Any = resolve(target)
@@ -242,8 +246,7 @@ def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
         raise
     except Exception as error:  # the user's own code, which may raise anything
         raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
-    other_class = inspect.isclass(found) and nn.Module not in inspect.getmro(found)
-    if other_class or not callable(found):
+    if not _may_build(found):
         # Neither called nor shown: it may be anything, such as the environment with all its secrets.
         raise ScenarioError(
             f"{said} must be a function that builds a network, or a class of torch.nn.Module; it is of type "
