@@ -92,11 +92,17 @@ class CutValue:
         along = [np.array(mask.any(axis=tuple(a for a in axes if a != axis))) for axis in axes]
         whole = mask[np.ix_(*along)].all()
         sizes = tuple(int(chosen.sum()) if chosen.size > 1 else None for chosen in along)
-        return cls(torch.from_numpy(value.channels[np.ix_(*along)]) if whole else None, sizes)
+        return cls(torch.as_tensor(value.channels[np.ix_(*along)]) if whole else None, sizes)
 
-    def fits(self, shape: Sequence[int], before: Sequence[int], batched: bool) -> bool:
-        """Says whether a tensor of this shape is what is left of one of another."""
-        free = 1 if batched else 0  # another batch may be as large as it likes
+    def fits(self, shape: Sequence[int], before: Sequence[int], batch: int) -> bool:
+        """Says whether a tensor of this shape is what is left of one of another.
+
+        Args:
+            shape: Its shape.
+            before: The whole one's.
+            batch: The number of samples of the whole one's, which may be another now.
+        """
+        free = 1 if before and before[0] == batch else 0
         sizes = [was if size is None else size for size, was in zip(self.sizes, before, strict=True)]
         return len(shape) == len(sizes) and list(shape)[free:] == sizes[free:]
 

@@ -22,10 +22,9 @@ from fedhp.errors import ScenarioError
 from fedhp.modules import hollow, statistics_names
 from fedhp.rules import RULES
 from fedhp.structure import Axis, Layout
-from fedhp.trying import blamed
+from fedhp.trying import SAMPLES, blamed
 from fedhp.wiring import Wiring
 
-_SAMPLES = 2  # a batch of one is a special case of some layers
 # Layers that are known to mix what they take, whatever it is.
 _MIXERS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, _ConvTransposeNd, nn.Conv3d)
 # What cross-entropy does by itself, and trains badly after.
@@ -58,7 +57,7 @@ class _Tracer:
     ) -> None:
         self._module, self._input_shape, self._said = module, input_shape, said
         self._num_classes, self._floor = num_classes, floor
-        self._wiring = Wiring(module, RULES, self._refusal, _SAMPLES)
+        self._wiring = Wiring(module, RULES, self._refusal, SAMPLES)
 
     def layout(self) -> Layout:
         """Runs the network, and returns the layout that it has shown."""
@@ -78,14 +77,15 @@ class _Tracer:
             )
             if culprit is None:
                 return layout
-            self._wiring.fix(culprit.who, *culprit.takes, *culprit.gives)
+            if not self._wiring.fix(culprit.who, *culprit.takes, *culprit.gives):
+                raise self._wiring.unknown(culprit.who)
 
     def _run(self) -> None:
-        samples = torch.zeros(_SAMPLES, *self._input_shape)
+        samples = torch.zeros(SAMPLES, *self._input_shape)
         self._wiring.begin(samples)
         result = forward(self._module, samples, self._wiring.watch, self._said)
         value = self._wiring.value(result) if isinstance(result, torch.Tensor) else None
-        if value is None or value.shape != (_SAMPLES, self._num_classes):
+        if value is None or value.shape != (SAMPLES, self._num_classes):
             raise ScenarioError(
                 f"{self._said} must return one logit per class, {self._num_classes}, for each sample, and "
                 f"returns {tuple(result.shape)[1:] if isinstance(result, torch.Tensor) else 'no tensor'}"

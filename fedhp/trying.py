@@ -17,7 +17,8 @@ from fedhp.rules import REARRANGES, rearrange
 from fedhp.structure import Layout, Mask
 from fedhp.wiring import Step
 
-_SAMPLES = 3  # unlike the batch that was traced: a network may not take other steps for it
+SAMPLES = 2  # of the batch that is traced: one is a special case of some layers
+_OTHERS = 3  # of those that are tried: a network may not take other steps for them
 _NUM_RANDOM = 3
 # Functions that are told how many channels there are: of the user, who can leave it to torch.
 _TOLD_SIZES = {"view", "reshape", "unflatten", "expand"}
@@ -52,7 +53,7 @@ def blamed(
         resize(compact, {name: layout.shape(name, counts) for name in layout.shapes})
         fill(compact)
         try:
-            forward(compact, torch.zeros(_SAMPLES, *input_shape), trial.watch, said)
+            forward(compact, torch.zeros(_OTHERS, *input_shape), trial.watch, said)
         except _FoundError as found:
             return _judged(found.step, said, trial)
         except ScenarioError as error:
@@ -110,13 +111,15 @@ class _Trial:
         """Compares the next step."""
         step = self._steps[self.at] if self.at < len(self._steps) else None
         made = tensors(result)
-        if step is None or step.name != call.name or len(step.gives) != len(made):
+        if step is None or step.name != call.name:
             self.strays = True
             raise ScenarioError(f"{call.who} comes where it did not")
+        if len(step.gives) != len(made):
+            raise _FoundError(step)
         for tensor, value in zip(made, step.gives, strict=True):
             if value is not None and not value.neutral:
                 left = self.left(value)
-                if left.ids is None or not left.fits(tensor.shape, value.shape, value.batched):
+                if left.ids is None or not left.fits(tensor.shape, value.shape, SAMPLES):
                     raise _FoundError(step)
         if call.name in REARRANGES and any(value is not None for value in step.gives):
             self._compare(call, step, made)

@@ -107,22 +107,28 @@ class Wiring:
                 self._values[tensor] = value
         self.steps.append(Step(call.name, call.who, [self._values.get(t) for t in given], gives))
 
-    def fix(self, who: str, *values: Value | None) -> None:
-        """Makes all channels of these values ones that are never cut, for somebody mixes them."""
+    def fix(self, who: str, *values: Value | None) -> bool:
+        """Makes all channels of these values ones that are never cut, for somebody mixes them.
+
+        Returns:
+            Whether any could be cut before.
+        """
         found = [value.channels.ravel() for value in values if value is not None]
         roots = self.channels.roots(np.concatenate(found)) if found else fixed(0)
         if roots.any():
             self.channels.fix(roots)
             self.held[f"{who} mixes them"] = None
+        return bool(roots.any())
 
     def _through(
         self, call: Call, result: Any, given: list[torch.Tensor], made: list[torch.Tensor]
     ) -> Sequence[Value | None]:
-        of_samples = any(value is not None and value.batched for value in map(self.value, given))
-        if reads_numbers(call) and of_samples:
+        values = [self._values[tensor] for tensor in given if tensor in self._values]
+        of_samples = any(value.batched for value in values)
+        if reads_numbers(call) and any(value.batched or value.neutral for value in values):
             raise self.refuse(
-                f"{call.who} reads a number off the samples, as control flow does: a forward pass must take "
-                "the same steps whatever they are"
+                f"{call.who} reads a number off the samples or off chance, as control flow does: a forward "
+                "pass must take the same steps whatever they are"
             )
         if not made and result is not None:
             return []  # a question, such as for the shape

@@ -197,6 +197,73 @@ class DeepSets(nn.Module):
         return self.rho(x.max(dim=1).values)
 
 
+class Res2Net(nn.Module):
+    """Gao et al. 2021: a slice of the channels after the other, each with what the one before made."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.first, self.last = nn.Conv1d(input_shape[1], 8, 1), nn.Conv1d(8, 7, 1)
+        self.convs = nn.ModuleList(nn.Conv1d(2, 2, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(7, num_classes)
+
+    def forward(self, x):
+        slices = torch.split(self.first(x[:, 0]), 2, 1)
+        outs, y = [slices[0]], 0
+        for conv, one in zip(self.convs, slices[1:], strict=True):
+            y = F.relu(conv(one + y))
+            outs.append(y)
+        return self.head(self.last(torch.cat(outs, 1)).mean(-1))
+
+
+class ECANet(nn.Module):
+    """Wang et al. 2020: a gate by a convolution over the channels, which needs them all."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.one, self.two = nn.Conv1d(input_shape[1], 6, 3), nn.Conv1d(6, 7, 3)
+        self.gate = nn.Conv1d(1, 1, 3, padding=1, bias=False)
+        self.head = nn.Linear(7, num_classes)
+
+    def forward(self, x):
+        x = self.one(x[:, 0])
+        y = self.gate(x.mean(-1, keepdim=True).transpose(-1, -2)).transpose(-1, -2)
+        return self.head(self.two(x * y.sigmoid().expand_as(x)).amax(-1))
+
+
+class Highway(nn.Module):
+    """Srivastava et al. 2015, with two learnt shares, a learnt shift, and a window that is a constant."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.inner, self.plain, self.gate = nn.Linear(128, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.shares, self.shift = nn.Parameter(torch.ones(2)), nn.Parameter(torch.zeros(8))
+        self.register_buffer("window", torch.linspace(0, 1, 128))
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x):
+        x = self.inner(x.flatten(1) * self.window)
+        gate, shares = torch.sigmoid(self.gate(x)), F.softmax(self.shares, 0)
+        x = shares[0] * torch.relu(self.plain(x)) * gate + shares[1] * x * (1 - gate)
+        return self.head(x + self.shift)
+
+
+class Tokens(nn.Module):
+    """A token for the class and learnt places, as in vision transformers (Dosovitskiy et al. 2021)."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__()
+        self.embed, self.head = nn.Linear(input_shape[1], 8), nn.Linear(8, num_classes)
+        self.token = nn.Parameter(torch.zeros(1, 1, 8))
+        self.places = nn.Parameter(torch.zeros(1, input_shape[2] + 1, 8))
+        self.up, self.down = nn.Linear(8, 9), nn.Linear(9, 8)
+
+    def forward(self, x):
+        x = self.embed(x.squeeze(1).transpose(1, 2))
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        return self.head((x + self.down(F.gelu(self.up(x)))).mean(1))
+
+
 SIGNALS = (
+    Res2Net, ECANet, Highway, Tokens,
     DsCnn, AnomalyMlp, TCN, WaveNet, InceptionTime, M5, EEGNet, HarCnn, WideAndDeep, DeepSets,
 )  # fmt: skip

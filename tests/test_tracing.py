@@ -395,6 +395,31 @@ class Assigned(Shuffled):
         return self.head(out)
 
 
+class Skipping(Shuffled):
+    """A layer that is left out at times: what a step takes would hang on chance."""
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.head((F.relu(x) if torch.rand(1) < 0.5 else x).mean((2, 3)))
+
+
+class Maxout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(32, 12), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.hidden(x.flatten(1)).view(x.size(0), 6, 2).max(-1).values)
+
+
+class Merged(Shuffled):
+    """Places become samples."""
+
+    def forward(self, x):
+        x = self.conv(x).permute(0, 2, 3, 1).reshape(-1, 6)
+        return self.head(x).view(2, 16, 3).mean(1)
+
+
 class Needing(Shuffled):
     def forward(self, x, mask):
         return self.head(self.conv(x).mean((2, 3)) * mask)
@@ -422,9 +447,12 @@ def number():
         ("Recurrent", r"layer 'lstm' \(LSTM\) is not known"),  # rather than that it takes no maps
         ("Shuffled", "no units that could be cut apart .*'head.weight' takes them in another order"),
         ("Split", "no units that could be cut apart .*'head.weight' takes them in another order"),
-        ("Asking", "'__bool__' reads a number off the samples, as control flow does"),
+        ("Asking", "'__bool__' reads a number off the samples or off chance, as control flow"),
         ("Nested", "'__bool__' in 'body.1' reads a number off the samples"),
         ("Raising", r"the forward pass of 'body' \(Loud\) cannot be traced: KeyError: .*take the same steps"),
+        ("Skipping", "'__bool__' reads a number off the samples or off chance"),
+        ("Maxout", "no units that could be cut apart .*'max' mixes them"),
+        ("Merged", "'reshape' mixes the samples of a batch"),
         ("Counting", "takes other steps for another batch .*It must take the same steps"),
         ("Sorted", "'sort' in 'body' is not known to keep channels apart. Known are"),
         ("Unused", "'conv.weight' belongs to no layer that its forward pass uses"),
