@@ -249,4 +249,4 @@ def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
         raise RecordError(f"{path}: expected the columns {list(expected)}, got {list(table.columns)}")
     if flaw := parquet.mistyped(complete, expected):
         raise RecordError(f"{path} is damaged: {flaw}")
-    return table[list(expected)]
+    return pd.DataFrame(table[list(expected)])
