@@ -39,6 +39,8 @@ InputShape = Callable[[Counts], tuple[int, ...]]
 _BATCH, _UNITS = 2, 3
 # Steps that take less are not worth a file, and those that take more worth a line.
 _SHORT_SECONDS, _LONG_SECONDS = 0.2, 1.0
+# To be raised when the meaning of what is kept changes.
+_FORMAT = 1
 
 _logger = logging.getLogger(__name__)
 
@@ -178,7 +180,7 @@ class _Play:
 
     def digest(self, layout: Layout, step: Step) -> str:
         """Returns a fingerprint of the network: its wiring, and all that it did in this step, in order."""
-        text = hashlib.blake2b(repr((torch.__version__, layout.widths, layout.axes, step)).encode())
+        text = hashlib.blake2b(repr((_FORMAT, torch.__version__, layout.widths, layout.axes, step)).encode())
         for told in (self.operations, self.taps, self.sizes.tolist(), self.ends.tolist()):
             text.update(repr(told).encode())
         return text.hexdigest()[:32]
