@@ -18,7 +18,7 @@ def resolve(reference: str) -> Any:
         ImportError: If the module exists and fails to import something of its own.
     """
     module_name, _, attribute = reference.partition(":")
-    if not module_name or not attribute:
+    if not module_name or not attribute or module_name.startswith("."):
         raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
     module = _find(f"fedhp.{module_name}") or _find(module_name)
     if module is None:

@@ -13,6 +13,7 @@ from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig, parse_size
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.models import ModelConfig, architecture
+from fedhp.references import resolve
 
 
 def leaves(schema: type, prefix: str = "") -> dict[str, Any]:
@@ -214,3 +215,9 @@ def test_values_are_shown_on_one_short_line():
     assert len(shown("x" * 10_000)) == 60
     assert shown(10**5000) == "one of more than 30 digits"
     assert one_line("a\n\x1b[31m  b") == "a [31m b"
+
+
+@pytest.mark.parametrize("reference", [":", "a:", ":b", ".a:b", "..:b", "a..b:c"])
+def test_what_is_no_reference_is_refused_as_one(reference):
+    """One that begins with a dot is relative, and there is nothing that it could be relative to."""
+    refusal(resolve, reference)
