@@ -6,12 +6,15 @@ from typing import Any
 
 from fedhp.errors import ScenarioError
 
+_APPS = ("clients", "strategies")
+
 
 def resolve(reference: str) -> Any:
     """Returns what ``"module:attribute"`` names.
 
     The apps that ship lie inside fedhp once installed, and beside it in a checkout. They are looked for
-    inside first: top-level names as common as ``strategies`` may be another distribution's.
+    inside first: top-level names as common as ``strategies`` may be another distribution's. All else is
+    looked for outside first: a user's ``models`` is not fedhp's.
 
     Raises:
         ScenarioError: If there is no such module or attribute.
@@ -20,7 +23,10 @@ def resolve(reference: str) -> Any:
     module_name, _, attribute = reference.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
-    module = _find(f"fedhp.{module_name}") or _find(module_name)
+    names = [module_name, f"fedhp.{module_name}"]
+    if module_name.partition(".")[0] in _APPS:
+        names.reverse()
+    module = _find(names[0]) or _find(names[1])
     if module is None:
         raise ScenarioError(
             f"'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "

@@ -634,6 +634,14 @@ def test_maps_may_be_given_by_keyword(target):
     assert dict(arch.layout.widths) == {"conv": 6}
 
 
+def test_a_users_module_may_bear_the_name_of_one_of_fedhps(tmp_path, monkeypatch):
+    """As common a name as `models` means the user's own, not `fedhp.models`."""
+    (tmp_path / "models.py").write_text(f"from {__name__} import moved as build", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    arch = architecture(ModelConfig(target="models:build"), (2, 4, 4), 3)
+    assert dict(arch.layout.widths) == {"hidden": 6}
+
+
 class NotANetwork:
     """What a reference to the environment would show: secrets."""
 
