@@ -246,10 +246,11 @@ def test_where_nothing_is_held_out_the_page_says_that_accuracy_is_on_training_sa
 @pytest.mark.parametrize(
     ("shares", "limits"),
     [
+        ([10, 20, 30, *[94, 95] * 10], (84.8, 95.4)),  # of a line alone, 10 points at least: 85 to 95
         ([10, 20, *range(80, 96)], (83.8, 95.4)),  # from the 7th of 18, 84, to 95: 2% and 4% of 11 beyond
         ([10] * 17 + [90], (59.4, 91.2)),  # no more than 30 below 90: 60 to 90
         ([10, 90, 91], None),  # few rounds
-        ([50] * 20, None),
+        ([0] * 20, None),
         ([NAN] * 20, None),
     ],
 )

@@ -136,7 +136,8 @@ def _line(axes: Any, result: Result, label: str, xs: Any, curve: Any) -> None:
 
 
 def _climb(curves: dict[str, Any]) -> Climb:
-    return Climb([curve["low"] for curve in curves.values()], [curve["high"] for curve in curves.values()])
+    lows, highs = ([curve[edge] for curve in curves.values()] for edge in ("low", "high"))
+    return Climb(lows, highs, points=0.0)
 
 
 def _name_at_end(figure: Any, axes: Any, result: Result, curves: dict[str, Any], ylabel: str) -> None:

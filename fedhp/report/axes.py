@@ -13,6 +13,7 @@ Look = dict[str, Any]
 
 _FEW = 12
 _FARTHEST = 30.0  # points below the best that are shown
+_FEWEST = 10.0
 _MOST_SIDE_BY_SIDE = 4
 _LONGEST_NAME = 16
 _LONGEST_BESIDE = 24
@@ -38,14 +39,16 @@ class Climb:
     Args:
         lines: What is drawn, in percent by round.
         tops: The upper edges of what is drawn, where bands reach above the lines.
+        points: How many are shown at least: none where lines are to be told apart; of one alone,
+            enough that its noise does not look large.
     """
 
-    def __init__(self, lines: Sequence[Any], tops: Sequence[Any] = ()) -> None:
+    def __init__(self, lines: Sequence[Any], tops: Sequence[Any] = (), points: float = _FEWEST) -> None:
         self._limits: tuple[float, float] | None = None
         self.said = ""
         late = min(line.iloc[len(line) // 3 :].min() for line in lines)
         top = max(line.max() for line in (*lines, *tops))
-        low = max(late, top - _FARTHEST, 0.0)
+        low = max(min(late, top - points), top - _FARTHEST, 0.0)
         if not low < top or max(map(len, lines)) <= _FEW:  # written so that NaN leaves the axis to itself
             return
         self._limits = low - 0.02 * (top - low), top + 0.04 * (top - low)
