@@ -17,6 +17,7 @@ import ray
 from ray._private import ray_constants
 from ray._private import utils as ray_utils
 
+from fedhp.bounds import one_line
 from fedhp.errors import FedhpError
 from fedhp.simulation.batch import LARGEST_CHUNK
 from fedhp.simulation.pool import RayPool
@@ -135,8 +136,8 @@ def _join(address: str, logs: Mapping[str, Any]) -> None:
             ray.init(address=address, **logs)
     except (OSError, ValueError, RuntimeError) as error:
         raise FedhpError(
-            f"no Ray cluster answers at simulation.address = '{address}': {error}; start one by "
-            f"'ray start --head', or leave the key out"
+            f"no Ray cluster answers at simulation.address = '{address}': {one_line(str(error))}; start one "
+            f"by 'ray start --head', or leave the key out"
         ) from None
 
 
