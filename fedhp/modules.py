@@ -92,7 +92,7 @@ def lie_innermost(weights: torch.Tensor, layout: Layout) -> bool:
 
 
 def thin_before_convolutions(module: nn.Module, layout: Layout) -> None:
-    """Makes convolutions of single places with a stride, such as shortcuts, be given only what they look at.
+    """Gives layers that skip places, such as shortcuts, only the places that they look at.
 
     What they compute stays the same; torch 2.13's CPU kernel for their backward pass is not safe otherwise.
     """

@@ -27,7 +27,7 @@ from fedhp.errors import ScenarioError
 from fedhp.evidence import groups_without_scales
 from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
-from fedhp.modules import batch_norms, thin_before_convolutions
+from fedhp.modules import batch_norms
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
@@ -143,8 +143,7 @@ def test_a_group_is_cut_from_every_tensor_it_indexes(case):
     module = to_module(arch, initial_state(arch, 0).cut(arch.layout, _first(arch, counts)))
     assert sum(p.numel() for p in module.parameters()) == arch.layout.num_parameters(counts)
     assert all(count == 1 for count in counts.values())
-    thin_before_convolutions(module.train(), arch.layout)
-    module(torch.zeros(2, *arch.input_shape)).sum().backward()
+    module.train()(torch.zeros(2, *arch.input_shape))
 
 
 def _first(arch, counts):
