@@ -30,5 +30,5 @@ def keeping_handlers(hold: bool = True) -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        if arrived:
-            signal.raise_signal(arrived[0])
+        for number in dict.fromkeys(arrived):  # a handler that raises ends it
+            signal.raise_signal(number)
