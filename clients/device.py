@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from fedhp.bounds import MOST_THREADS, shown
 from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard, local_parts
 from fedhp.devices import (
@@ -27,7 +28,6 @@ from fedhp.devices import (
 )
 from fedhp.errors import ScenarioError
 from fedhp.seeds import derive
-from fedhp.threads import MOST_THREADS
 from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
@@ -87,7 +87,8 @@ def num_threads(node: NodeConfig) -> int:
     number = node.get("threads", 1)
     if type(number) is not int or not 1 <= number <= MOST_THREADS:
         raise ScenarioError(
-            f"node configuration: threads must be a whole number from 1 to {MOST_THREADS}, got {number!r:.40}"
+            f"node configuration: threads must be a whole number from 1 to {MOST_THREADS}, "
+            f"got {shown(number)}"
         )
     return number
 

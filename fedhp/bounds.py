@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 LARGEST_BYTES = 2**46  # 64 TiB: no machine has more
 MOST_PARAMETERS = 2**30
+MOST_THREADS = 256  # where a process may have no more, torch ends it
 
 _LARGEST_NUMBER = 10**9
 _LARGEST: Mapping[str, int] = {
@@ -26,7 +27,7 @@ _LARGEST: Mapping[str, int] = {
     "server.timeout_seconds": 10**7,
     "simulation.num_workers": 4096,
     "simulation.gpus_per_worker": 64,
-    "simulation.threads_per_worker": 256,  # where a process may have no more, torch ends it
+    "simulation.threads_per_worker": MOST_THREADS,
 }
 
 _LONGEST_TEXT = 200

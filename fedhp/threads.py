@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 import torch
 
-MOST_THREADS = 256  # where a process may have no more, torch ends it
-
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
