@@ -1,5 +1,7 @@
 """Classes and owners by their names, and labels in other forms than numbers from 0 on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from own_data import own, values, write_npz
@@ -136,3 +138,14 @@ def test_owners_with_other_numbers_are_told_too(tmp_path, owners, names):
     )
     assert open_dataset(config).owner_names == names
     assert len(list(partition_notes(config, 2, 0))) == (names != ("0", "1"))
+
+
+def test_of_rows_that_are_taken_each_keeps_its_own_owner(tmp_path):
+    """Thirty owners of one row each, whose label tells which: of four rows, four owners are left."""
+    names = np.array([f"owner {number:02d}" for number in range(30)])
+    config = own(tmp_path, features(30), np.arange(30), client_train=names)
+    dataset = open_dataset(replace(config, max_train=4))
+    assert dataset.client_train is not None
+    told = [dataset.owner_names[owner] for owner in dataset.client_train]
+    assert told == [names[label] for label in dataset.train_labels]
+    assert len(dataset.owner_names) == 4

@@ -167,5 +167,8 @@ def _normalised(arrays: Arrays, source: Source, place: str) -> Arrays:
 
 def _limited(arrays: Arrays, max_train: int) -> Arrays:
     rows = np.sort(generator(0, "max_train").permutation(len(arrays["train_labels"]))[:max_train])
-    names = ("train_images", "train_labels", "client_train")
-    return {name: arrays[name][rows] for name in names if name in arrays}
+    limited = {name: arrays[name][rows] for name in ("train_images", "train_labels")}
+    if "client_train" in arrays:
+        owners, limited["client_train"] = np.unique(arrays["client_train"][rows], return_inverse=True)
+        limited["owner_names"] = arrays["owner_names"][owners]  # of those who have a row left
+    return limited

@@ -12,6 +12,7 @@ from typing import IO, Any
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fedhp.bounds import one_line
 from fedhp.errors import DataError
 
 # By how much what NumPy writes can grow at most when it is read, https://zlib.net/zlib_tech.html.
@@ -55,9 +56,9 @@ def _read_members(
     members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     missing = [name for name in required if name not in members]
     if missing:
+        held = one_line(", ".join(members)) or "nothing"
         raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(members) or 'nothing'} and should hold "
-            f"{', '.join(required)}"
+            f"{path} lacks {', '.join(missing)}; it holds {held} and should hold {', '.join(required)}"
         )
     names = [*required, *(name for name in optional if name in members)]
     return {name: _read_member(archive, members[name], f"{path}: {name}") for name in names}
@@ -77,7 +78,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: str) 
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(str(error), 200) or type(error).__name__
 
 
 def _check_header(stream: IO[bytes], held: int) -> None:

@@ -7,6 +7,8 @@ import re
 import warnings
 from collections.abc import Iterator
 
+from fedhp.bounds import one_line
+
 _LIBRARIES = ("datasets", "flwr_datasets")
 _FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 _LONGEST = 300
@@ -25,8 +27,8 @@ class Heard(logging.Handler):
 
     def add(self, text: str) -> None:
         """Keeps a text."""
-        line = " ".join(text.split())
-        self._lines[re.sub(r"[\d., ]+", " ", line)] = line[:_LONGEST] + "..." * (len(line) > _LONGEST)
+        line = one_line(text, _LONGEST)
+        self._lines[re.sub(r"[\d., ]+", " ", line)] = line
 
     @property
     def lines(self) -> list[str]:
