@@ -20,7 +20,7 @@ from fedhp.data import Shard
 from fedhp.draws import drawing
 from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
-from fedhp.measure import LiveTensors
+from fedhp.meter import Key, Meter, step_key
 from fedhp.models import to_module
 from fedhp.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
 from fedhp.optimizers import (
@@ -88,7 +88,7 @@ class _Session:
         self.recipe, self.task, self.shard, self.held_out = recipe, task, shard, held_out
         self.layout = recipe.architecture.layout
         self.device = recipe.device()
-        self.predicted = 0
+        self.meter = Meter()
         self.structure = task.state.structure
         self.memory = recipe.memory_model(shard.raw_itemsize)
         self.size = 1.0  # the schedule's share at the last cut
@@ -145,16 +145,16 @@ class _Session:
         """Begins to count anew what an epoch measures."""
         self.started = time.perf_counter()
         self.first_batch, self.batch_measured = self.batch, 0
-        self.predicted, self.measured, self.byte_samples = self.step_bytes, 0, 0
+        self.meter.begin(self.step_bytes)
 
     def _statistics(self) -> Statistics:
         """Returns what the epoch just done measured."""
         return Statistics(
             train_loss=self.loss,
             accuracy=self.accuracy,
-            memory_predicted_bytes=self.predicted,
-            memory_measured_bytes=self.measured,
-            memory_mean_bytes=round(self.byte_samples / self.num_trained),
+            memory_predicted_bytes=self.meter.predicted,
+            memory_measured_bytes=self.meter.measured,
+            memory_mean_bytes=self.meter.mean(self.num_trained),
             batch_size_first=self.first_batch,
             batch_size_last=self.batch,
             seconds=time.perf_counter() - self.started,
@@ -174,7 +174,7 @@ class _Session:
             self._set_learning_rate(self._progress(epoch, done))
             self._draw_part()
             loss, right = self._measured_step(rows)
-            self.byte_samples += self.step_bytes * len(rows)
+            self.meter.count(self.step_bytes, len(rows))
             loss_sum.add_(loss, alpha=len(rows))
             num_right += right
             done += len(rows)
@@ -212,7 +212,7 @@ class _Session:
         own_accuracy = self._local_accuracy()
         return replace(
             statistics,
-            memory_measured_bytes=max(statistics.memory_measured_bytes, self.measured),
+            memory_measured_bytes=max(statistics.memory_measured_bytes, self.meter.measured),
             num_local_test=len(self.held_out),
             local_accuracy_global=self.received_accuracy,
             local_accuracy_personal=own_accuracy,
@@ -267,16 +267,9 @@ class _Session:
         self.batch_measured = len(rows)
         return self._metered(self._step_key(len(rows)), lambda: self._step(rows))
 
-    def _metered(self, key: tuple[object, ...], work: Callable[[], _T]) -> _T:
-        """Runs some work, and counts its peak of live tensors, measured now or by an equal piece of work."""
-        if key in _MEASURED:
-            result = work()
-        else:
-            with LiveTensors(self._held()) as meter:
-                result = work()
-            _MEASURED[key] = meter.peak
-        self.measured = max(self.measured, _MEASURED[key])
-        return result
+    def _metered(self, key: Key, work: Callable[[], _T]) -> _T:
+        """Runs some work, and counts its peak."""
+        return self.meter.run(key, self._held, work)
 
     def _held(self) -> list[torch.Tensor]:
         """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
@@ -285,23 +278,10 @@ class _Session:
         kept = [*state_tensors(self.optimizer), *mask, *(t for watch in watches for t in watch.tensors)]
         return [*self.module.parameters(), *self.module.buffers(), *kept]
 
-    def _step_key(self, batch: int) -> tuple[object, ...]:
-        """Returns everything that a step's peak depends on."""
-        return (
-            self.recipe.architecture,
-            tuple(tuple(p.shape) for p in self.module.parameters()),
-            tuple(tuple(p.shape) for p in self.part[0].parameters()),
-            batch,
-            self.recipe.memory.batch_policy,
-            self.shard.input_shape,
-            self.shard.raw_itemsize,
-            self.recipe.train.optimizer,
-            self.memory.state_slots,
-            self.memory.extras,
-            self.mask is None,
-            (self.recipe.prune.criterion, self.recipe.prune.regularizer) if self.shrinking else None,
-            self.device.type,
-        )
+    def _step_key(self, batch: int) -> Key:
+        modules = (self.module, self.part[0])
+        masked = self.mask is not None
+        return step_key(self.recipe, self.memory, self.shard, modules, batch, masked, self.shrinking)
 
     def _progress(self, epoch: int, done: int) -> float:
         """Returns the share of the whole training that is done, 0 to 1."""
@@ -327,7 +307,7 @@ class _Session:
         self.lr_factor = self.recipe.memory.lr_factor(chosen, self.recipe.train.batch_size)
         self.batch = min(chosen, len(self.shard))
         self.step_bytes = self.memory.training_bytes(self.structure.counts, self.batch)
-        self.predicted = max(self.predicted, self.step_bytes)
+        self.meter.expect(self.step_bytes)
 
     def _mask(self) -> torch.Tensor | None:
         """Returns what keeps absent classes out of the loss; None where they are in it, or none is absent."""
@@ -418,7 +398,3 @@ def training_step(
     optimizer.step()
     drop_gradients(optimizer)
     return loss, right
-
-
-# Peaks already measured in this process, by the shape of the step; a cache, never state.
-_MEASURED: dict[tuple[object, ...], int] = {}

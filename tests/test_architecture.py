@@ -39,6 +39,7 @@ ROWS = (
     {"assignment", "evaluation", "inference", "proportion", "reconcile"},
     {"recipe", "strategy", "submodels"},
     {"ordered"},
+    {"meter"},
     {"trainer", "notes"},
     {"config"},
     {"wire", "tracking"},

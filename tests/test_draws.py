@@ -75,7 +75,7 @@ def same(one: ModelState, other: ModelState) -> bool:
 @pytest.mark.parametrize("network", ["drop_out", "drop_channels", "Stream", "Always"])
 def test_a_seed_gives_one_result_whatever_was_drawn_before(network, monkeypatch):
     """The first training rehearses and measures its steps, the second one does neither."""
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     first = trained(network)
     torch.rand(7)
     assert same(trained(network), first)

@@ -138,7 +138,7 @@ def test_whatever_training_holds_is_counted(number, monkeypatch):
     """Never more than was said; and the largest step within 5 %, but for 8 bytes of scores per unit."""
     for trial in range(2):
         recipe = random_recipe(number, trial)
-        monkeypatch.setattr(trainer, "_MEASURED", {})
+        monkeypatch.setattr("fedhp.meter._MEASURED", {})
         with monkeypatch.context() as patch:
             meter = Meter(patch)
             shard = random_shard((2, 6, 6), 2, 5 * recipe.train.batch_size)
@@ -172,7 +172,7 @@ class Stream(nn.Module):
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer, clip_norm, monkeypatch):
     """Adam counts the steps of all 64 tensors; that makes 256 bytes more than without."""
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     arch = architecture(ModelConfig(target=f"{__name__}:Stream"), (1, 8, 8), 10)
     train = TrainConfig(
         optimizer=optimizer, batch_size=16, learning_rate=1e-9, clip_norm=clip_norm, device="cpu"

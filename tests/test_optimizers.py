@@ -237,7 +237,7 @@ def test_the_budget_counts_the_received_weights(name, monkeypatch):
     recipe, without = proximal(name, prune=PRUNE), proximal(name, mu=0.0, prune=PRUNE)
     said, plain = (r.memory_model(1).training_bytes(ARCH.layout.widths, 8) for r in (recipe, without))
     assert said - plain == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     for one, budget in ((recipe, said), (without, plain)):
         session = trainer._Session(one, small_task(one, SHARD, budget), SHARD)
         update = session.run()
@@ -306,7 +306,7 @@ def test_a_rate_that_diverges_learns_with_clipped_gradients():
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
     """Eleven layers of one unit, so that the norms of their gradients weigh; to the byte."""
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     arch = architecture(ModelConfig("mlp", [2] * 11, 1, prune_inputs=False), (1, 1, 1), 2)
     train = replace(config_of(name), clip_norm=0.5, local_epochs=2, batch_size=2, device="cpu")
     recipe, shard = small_recipe(arch, train), random_shard((1, 1, 1), 2, 8)

@@ -206,7 +206,7 @@ def test_the_budget_counts_what_a_regulariser_keeps(name, monkeypatch):
         return result
 
     monkeypatch.setattr(trainer._Session, "_step", measured)
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     update = train_locally(recipe, small_task(recipe, SHARD, said), SHARD)
     assert 0.95 * said <= max(peaks) <= said
     assert 0.95 * said <= update.statistics.memory_measured_bytes <= said

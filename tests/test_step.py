@@ -9,7 +9,6 @@ import torch
 from small_models import random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp import trainer
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
 from fedhp.models import ModelConfig, architecture, to_module
@@ -66,7 +65,13 @@ def test_a_last_layer_that_needs_its_output_for_the_backward_pass_can_be_masked(
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 PLAIN_SGD = TrainConfig(
-    local_epochs=2, batch_size=8, momentum=0.0, lr_schedule="constant", masked_loss=True, device="cpu"
+    local_epochs=2,
+    batch_size=8,
+    learning_rate=0.05,
+    momentum=0.0,
+    lr_schedule="constant",
+    masked_loss=True,
+    device="cpu",
 )
 PRESENT, ABSENT = [1, 4], [0, 2, 3]
 
@@ -134,7 +139,7 @@ def test_a_client_of_one_class_learns_nothing():
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_the_budget_holds_with_a_mask(regularizer, mu, monkeypatch):
     """To the byte: 4 bytes per class more than without. And a device just too small for them is refused."""
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
     prune = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5, regularizer=regularizer)
     train = replace(PLAIN_SGD, proximal_mu=mu)
     recipe, without = (masked(replace(train, masked_loss=on), prune) for on in (True, False))

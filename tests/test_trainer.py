@@ -9,6 +9,7 @@ import torch
 from small_models import random_shard, random_structure, small_recipe, small_task
 from torch import nn
 
+import fedhp.meter
 from fedhp import trainer
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
@@ -38,7 +39,7 @@ DENSE_NEED = ARCH.memory_model(1, 1).training_bytes(ARCH.layout.widths, 8)
 
 @pytest.fixture(autouse=True)
 def _nothing_measured_yet(monkeypatch):
-    monkeypatch.setattr(trainer, "_MEASURED", {})
+    monkeypatch.setattr("fedhp.meter._MEASURED", {})
 
 
 def pruned(memory: MemoryConfig, **changes) -> Recipe:
@@ -153,10 +154,10 @@ def test_measuring_does_not_change_results():
     recipe = pruned(FILL)
     task = small_task(recipe, SHARD, DENSE_NEED)
     measured = train_locally(recipe, task, SHARD)
-    known = dict(trainer._MEASURED)
+    known = dict(fedhp.meter._MEASURED)
     assert len(known) > 2
     unmeasured = train_locally(recipe, task, SHARD)
-    assert known == trainer._MEASURED
+    assert known == fedhp.meter._MEASURED
     assert same(measured.state, unmeasured.state)
     assert replace(measured.statistics, seconds=0) == replace(unmeasured.statistics, seconds=0)
 
@@ -312,7 +313,7 @@ def test_a_phase_that_starts_with_a_short_step_is_measured(monkeypatch):
     assert spy.structures[0] != spy.structures[1] == small
     assert spy.batches[:4] == [8, 1, 8, 1]
     shapes = tuple(ARCH.layout.shape(name, small.counts) for name in ARCH.layout.shapes)
-    measured = [peak for key, peak in trainer._MEASURED.items() if shapes in key]
+    measured = [peak for key, peak in fedhp.meter._MEASURED.items() if shapes in key]
     assert max(measured) >= max(spy.peaks[1:]) - 64
 
 
@@ -477,7 +478,7 @@ def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, 
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, batch)
     session = trainer._Session(recipe, small_task(recipe, shard, need), shard, held_out)
     assert session.batch == batch
-    peaks = [peak for key, peak in trainer._MEASURED.items() if key[0] == "evaluation"]
+    peaks = [peak for key, peak in fedhp.meter._MEASURED.items() if key[0] == "evaluation"]
     with LiveTensors(session._held()) as meter:
         session._local_accuracy()
     assert peaks == [meter.peak]
@@ -603,7 +604,7 @@ def test_the_budget_holds_while_statistics_are_taken_anew():
     recipe = small_recipe(TWO_NORMS, STILL, prune)
     need = recipe.memory_model(1).training_bytes(TWO_NORMS.layout.widths, 16)
     update = train_locally(recipe, small_task(recipe, shard, need), shard)
-    ((_, peak),) = [entry for entry in trainer._MEASURED.items() if entry[0][0] == "statistics"]
+    ((_, peak),) = [entry for entry in fedhp.meter._MEASURED.items() if entry[0][0] == "statistics"]
     left = recipe.memory_model(1).training_bytes(update.state.structure.counts, 16)
     assert 0.3 * need < peak <= left < need
 

@@ -1,0 +1,100 @@
+"""What a training takes of memory: as the memory model predicts it, and as its live tensors show it."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from fedhp.data import Shard
+from fedhp.measure import LiveTensors
+from fedhp.memory import MemoryModel
+from fedhp.recipe import Recipe
+
+_T = TypeVar("_T")
+Key = tuple[object, ...]
+
+
+class Meter:
+    """Keeps the peaks of an epoch, and the mean over its samples, in bytes.
+
+    Attributes:
+        predicted: The largest step so far, by the memory model.
+        measured: The largest peak so far of live tensors.
+    """
+
+    def __init__(self) -> None:
+        self.begin(0)
+
+    def begin(self, step_bytes: int) -> None:
+        """Begins to count anew, with steps that the memory model predicts to take these bytes."""
+        self.predicted, self.measured, self._byte_samples = step_bytes, 0, 0
+
+    def expect(self, step_bytes: int) -> None:
+        """Takes in that steps take these bytes from now on, by the memory model."""
+        self.predicted = max(self.predicted, step_bytes)
+
+    def count(self, step_bytes: int, num_samples: int) -> None:
+        """Takes in a step of so many samples."""
+        self._byte_samples += step_bytes * num_samples
+
+    def mean(self, num_samples: int) -> int:
+        """Returns the mean over the samples that were counted, so many in all."""
+        return round(self._byte_samples / num_samples)
+
+    def run(self, key: Key, held: Callable[[], Sequence[torch.Tensor]], work: Callable[[], _T]) -> _T:
+        """Runs some work, and counts its peak of live tensors, measured now or by an equal piece of work.
+
+        Args:
+            key: Everything that the peak depends on.
+            held: Returns what lives before the work; whoever keeps it keeps what the work would free.
+            work: The work.
+        """
+        if key in _MEASURED:
+            result = work()
+        else:
+            with LiveTensors(held()) as live:
+                result = work()
+            _MEASURED[key] = live.peak
+        self.measured = max(self.measured, _MEASURED[key])
+        return result
+
+
+def step_key(
+    recipe: Recipe,
+    memory: MemoryModel,
+    shard: Shard,
+    modules: Sequence[nn.Module],
+    batch: int,
+    masked: bool,
+    shrinking: bool,
+) -> Key:
+    """Returns everything that a step's peak depends on.
+
+    Args:
+        recipe: How to train.
+        memory: Its memory model.
+        shard: What is trained on.
+        modules: The model, and the part of it that the step trains.
+        batch: The samples of the step.
+        masked: Whether the logits are masked.
+        shrinking: Whether there is something left to cut.
+    """
+    return (
+        recipe.architecture,
+        *(tuple(tuple(p.shape) for p in module.parameters()) for module in modules),
+        batch,
+        recipe.memory.batch_policy,
+        shard.input_shape,
+        shard.raw_itemsize,
+        recipe.train.optimizer,
+        memory.state_slots,
+        memory.extras,
+        masked,
+        (recipe.prune.criterion, recipe.prune.regularizer) if shrinking else None,
+        recipe.device().type,
+    )
+
+
+# Peaks already measured in this process; a cache, never state.
+_MEASURED: dict[Key, int] = {}
