@@ -27,6 +27,7 @@ from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows
 from fedhp.comparison.texts import arm_texts, measured, said_identical
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import escaped, write
+from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.errors import DataError, RecordError, ScenarioError
 from fedhp.seeds import generator
@@ -708,3 +709,11 @@ def test_a_device_class_is_called_as_it_is(tmp_path):
     (tmp_path / "devices.csv").write_text("client,device_class,samples,right\n0,NA,4,1\n1,nan,2,2\n")
     run: Any = SimpleNamespace(folder=tmp_path)
     assert devices(run)["device_class"].tolist() == ["NA", "nan"]
+
+
+def test_a_report_runs_no_code_that_a_record_names(tmp_path):
+    """A comparison's folder may be anybody's; without what was judged, its network would be built anew."""
+    values = {"model.target": "fedhp_no_such_module:build", "model.name": "mlp"}
+    run: Any = SimpleNamespace(folder=tmp_path, config=load_scenario("quickstart", values=values))
+    with pytest.raises(RecordError, match=r"devices\.csv is missing, and .* whose code is not run"):
+        devices(run)

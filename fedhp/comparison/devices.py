@@ -32,10 +32,16 @@ def devices(run: RunResult) -> Frame:
 
     Raises:
         DataError: If the run's data is not there any more.
-        RecordError: If what is beside the record is damaged.
+        RecordError: If what is beside the record is damaged; or is missing, and the record names a network of
+            its own, whose code would have to be imported.
     """
     path = run.folder / _FILE
     if not path.is_file():
+        if run.config.model.target:
+            raise RecordError(
+                f"{path} is missing, and the record names a network of its own, whose code is not run to make "
+                f"it anew; remove the record, and repeat the 'fedhp compare' that wrote it"
+            )
         return _judged(run)
     try:
         return pd.read_csv(path, dtype=_COLUMNS, keep_default_na=False)[list(_COLUMNS)]
