@@ -151,6 +151,19 @@ def test_a_figure_that_no_table_holds_ends_the_run_too(tmp_path):
     record.close()
 
 
+def test_a_record_that_cannot_begin_for_whatever_cause_ends_the_run(tmp_path, monkeypatch):
+    """Arrow has errors of its own. A run that goes on without a record would have been for nothing."""
+
+    def fails(*_):
+        raise RuntimeError("no such codec")
+
+    monkeypatch.setattr("fedhp.tracking.parquet.PartedTable.write", fails)
+    trackers = Trackers([RunRecord(tmp_path / "run")])
+    with pytest.raises(RecordError, match="cannot be written: no such codec"):
+        trackers.on_start(make_plan())
+    trackers.close()
+
+
 def test_a_note_that_cannot_be_written_ends_no_run_by_itself(tmp_path):
     """Notes come from anywhere, also from where an error would be taken for a client's: the round says it."""
     record = RunRecord(tmp_path)

@@ -122,10 +122,10 @@ class RunRecord:
                 self._parquet.write_table(path, columns.PARTITION, partition_columns(plan))
         except FileExistsError:
             raise _taken(self.folder) from None
-        except OSError as error:
+        except Exception as error:  # whatever it is: nobody can look at a run without a record
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
-            ) from None
+            ) from error
         self._metadata = self._checkpoint.describe(plan)
         self._totals = RunTotals(plan)
         self._event(wording.start(plan))
