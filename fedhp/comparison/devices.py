@@ -39,8 +39,8 @@ def devices(run: RunResult) -> Frame:
     if not path.is_file():
         if run.config.model.target:
             raise RecordError(
-                f"{path} is missing, and the record names a network of its own, whose code is not run to make "
-                f"it anew; remove the record, and repeat the 'fedhp compare' that wrote it"
+                f"{path} is missing, and the record names a network of its own, whose code is not run to "
+                f"make it anew; remove the record, and repeat the 'fedhp compare' that wrote it"
             )
         return _judged(run)
     try:
