@@ -18,6 +18,7 @@ from fedhp.inference import normalised, to_whole_module
 from fedhp.models import Architecture, architecture
 from fedhp.references import resolve
 from fedhp.simulation import open_grid
+from fedhp.simulation.turn import TURN
 from fedhp.state import ModelState
 from fedhp.threads import torch_threads
 from fedhp.tracking import RunResult, load_run, load_state, run_folder
@@ -95,7 +96,7 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
         FedhpError: If the scenario, data, budget or folder are not as they must be.
     """
     scenario = _scenario("train", scenario, overrides)
-    with run_folder(scenario.name, out) as folder:
+    with TURN, run_folder(scenario.name, out) as folder:
         train_central(scenario, folder)
         return load_run(folder)
 
@@ -147,6 +148,22 @@ def load_model(
             not trusted, or does not tell what ``normalise`` needs.
     """
     state, metadata = load_state(folder)
+    arch = _recorded(folder, metadata, state, target, trust_target)
+    module = to_whole_module(arch, state)
+    if normalise:
+        module = normalised(module, *_scale(folder, metadata), arch.input_shape)
+    module.label_names = tuple(metadata["label_names"])  # pyright: ignore[reportArgumentType]
+    return module.eval()
+
+
+def _recorded(
+    folder: str | Path,
+    metadata: Mapping[str, Any],
+    state: ModelState,
+    target: Callable[..., nn.Module] | None,
+    trust_target: bool,
+) -> Architecture:
+    """Returns the architecture that a record names, which its weights fit."""
     try:
         # A record that does not name the key is older than it: until then, inputs were never cut.
         model = ModelConfig(**{"prune_inputs": False, **metadata["model"]})
@@ -162,11 +179,7 @@ def load_model(
             "it (target=...), or say that you trust the record (trust_target=True)"
         )
     _check_fit(folder, model, arch, state)
-    module = to_whole_module(arch, state)
-    if normalise:
-        module = normalised(module, *_scale(folder, metadata), arch.input_shape)
-    module.label_names = tuple(metadata["label_names"])  # pyright: ignore[reportArgumentType]
-    return module.eval()
+    return arch
 
 
 def _check_fit(folder: str | Path, model: ModelConfig, arch: Architecture, state: ModelState) -> None:

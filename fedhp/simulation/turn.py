@@ -1,6 +1,6 @@
-"""One simulation at a time: Ray, torch's threads and Flower's identity are those of the whole process."""
+"""One run at a time: Ray, Flower's identity, torch's threads and its generators are the process's."""
 
 import threading
 
-# Whoever simulates in another thread waits for its end; the same thread may open what it likes.
+# Whoever runs something in another thread waits for its end; the same thread may open what it likes.
 TURN = threading.RLock()
