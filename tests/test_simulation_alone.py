@@ -99,7 +99,11 @@ def test_ray_takes_no_signal_while_it_starts_or_ends(monkeypatch):
 
 @pytest.mark.integration
 def test_a_sigterm_at_any_moment_of_a_start_ends_the_command(tmp_path):
-    """A moment by chance within a start, which takes seconds; where it fails, its seed is told."""
+    """A moment by chance within a start, which takes seconds; where it fails, its seed is told.
+
+    The signal goes to the whole process group, as `timeout` and service managers send it; Ray's processes are
+    to be ended by the command.
+    """
     pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
     seed = time.time_ns()
@@ -110,13 +114,14 @@ def test_a_sigterm_at_any_moment_of_a_start_ends_the_command(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     assert process.stdout is not None
     while process.poll() is None and "starting the workers" not in process.stdout.readline():
         pass
     time.sleep(random.Random(seed).uniform(0.0, 4.0))
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, errors = process.communicate(timeout=90)
     assert (process.returncode, errors) == (143, "interrupted by SIGTERM\n"), seed
     assert psutil.wait_procs(family, timeout=20)[1] == [], seed

@@ -10,11 +10,13 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import ray
 from ray._private import ray_constants
+from ray._private import services as ray_services
 from ray._private import utils as ray_utils
 
 from fedhp.bounds import one_line
@@ -86,6 +88,22 @@ def _on_the_loopback() -> Iterator[None]:
 
 
 @contextmanager
+def _in_a_group_of_its_own() -> Iterator[None]:
+    """Lets a Ray that starts in the block form a process group of its own.
+
+    Otherwise a signal to ours, as `timeout` and service managers send it, ends Ray's processes before this
+    one: a Ray that just starts then waits for them for a minute, and Ray's own code ends this process.
+    """
+    popen = ray_services.ConsolePopen
+    if sys.platform != "win32":
+        ray_services.ConsolePopen = partial(popen, process_group=0)
+    try:
+        yield
+    finally:
+        ray_services.ConsolePopen = popen
+
+
+@contextmanager
 def _undisturbed() -> Iterator[None]:
     """Lets Ray start or end undisturbed: signals wait, and Ray, which would take SIGTERM, takes none.
 
@@ -117,7 +135,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
         _join(config.address, logs)
         return
     num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
-    with _undisturbed(), _on_the_loopback():
+    with _undisturbed(), _on_the_loopback(), _in_a_group_of_its_own():
         ray.init(
             # Named, or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
             address=_LOCAL,
