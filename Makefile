@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 
 export FLWR_TELEMETRY_ENABLED ?= 0
 export RAY_USAGE_STATS_ENABLED ?= 0
+export FLWR_DISABLE_UPDATE_CHECK ?= 1
 
 .PHONY: demo test lint types format clean
 

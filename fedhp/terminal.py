@@ -172,8 +172,16 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
         _refuse(str(error), debug)
     except OSError as error:  # a full disk, a folder that is gone: of the machine, and none of our bugs
         _refuse(f"{type(error).__name__}: {error}", debug)
-    except MemoryError:
-        _refuse("this machine has not enough memory for that", debug)
+    except (MemoryError, RuntimeError) as error:
+        if not _lacks_memory(error):
+            raise
+        _refuse("this machine has not enough memory for that; choose a smaller model, batch or data", debug)
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Says whether memory could not be had, which torch says in its own way: on the CPU by text alone."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return "MemoryError" in kinds or "OutOfMemoryError" in kinds or "can't allocate memory" in str(error)
 
 
 def _refuse(cause: str, debug: bool) -> NoReturn:

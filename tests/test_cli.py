@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 import yaml
 from typer.testing import CliRunner
@@ -309,6 +310,19 @@ def test_an_error_is_printed_as_it_is(error, capsys):
         raise error
     assert caught.value.exit_code == 2
     assert str(error) in capsys.readouterr().err
+
+
+def test_memory_that_cannot_be_had_is_one_line_whoever_asks_for_it(capsys):
+    """A tensor of 1 EB, which no machine has: torch's error of that is no MemoryError."""
+    with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):
+        torch.empty(2**58)
+    assert caught.value.exit_code == 2
+    assert "not enough memory" in capsys.readouterr().err
+
+
+def test_an_error_of_torch_that_is_not_of_memory_is_a_bug_and_shown_whole():
+    with pytest.raises(RuntimeError, match="shape"), readable_errors(debug=False):
+        torch.zeros(2).view(3)
 
 
 def test_interrupting_exits_as_the_shell_expects():
