@@ -117,7 +117,8 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     def tell() -> dict[str, NDArray[np.int64]]:
         if seconds > _LONG_SECONDS:
             _logger.info("rehearsing the network's step, which takes %.0f s, once", 3 * seconds)
-        grows = play(telling[0], _BATCH + 1).sizes > first.sizes  # what does, does so from nothing
+        # What does, does so from nothing; gradients, which count as nothing, never do.
+        grows = (play(telling[0], _BATCH + 1).sizes != first.sizes) & (first.sizes > 0)
         sizes = np.column_stack([first.sizes, *(play(counts).sizes for counts in telling[1:])])
         forms = forms_by_size(layout, telling, sizes)
         forms = _forms_by_group(layout, play) if forms is None else forms
@@ -165,7 +166,8 @@ class _Play:
     Attributes:
         sizes: The bytes of each; 0 where it is a parameter's gradient.
         ends: How many had been made when it was freed.
-        owned: Whether it is the gradient of each trained parameter, of shape ``(storages, parameters)``.
+        owned: Whether it is the gradient of each trained parameter, or a part of it from one of several uses,
+            of shape ``(storages, parameters)``.
         counters: As in `Rehearsal`.
         operations: The operations that ran, by name.
         taps: Each look at activations, with the last storage made before it.
@@ -208,7 +210,13 @@ def _play(module: nn.Module, layout: Layout, counts: Counts, shape: tuple[int, .
     with torch_threads(1), drawing(0, "cpu"), ledger:
         gradients(module, images, labels, mask if step.masked else None)
     parameters = dict(module.named_parameters())
-    return ledger.play([parameters[name].grad for name in layout.trained], counter_bytes(module))
+    own = [parameters[name].grad for name in layout.trained]
+    return ledger.play(own, [_is_matrix(layout, name) for name in layout.trained], counter_bytes(module))
+
+
+def _is_matrix(layout: Layout, name: str) -> bool:
+    """Says whether a parameter grows with two groups at once, or twice with one."""
+    return sum(any(run.group is not None for run in runs) for runs in layout.runs(name)) > 1
 
 
 class _Ledger(StorageWatch):
@@ -220,6 +228,7 @@ class _Ledger(StorageWatch):
         self._ends: dict[int, int] = {}
         self._operations: list[str] = []
         self._taps: list[tuple[int, Tap]] = []
+        self._shapes: list[tuple[int, ...]] = []
         for tensor in existing:
             self._see(tensor)
         self._num_existing = len(self._sizes)
@@ -231,11 +240,18 @@ class _Ledger(StorageWatch):
         self._operations.append(str(func))
         return super().__torch_dispatch__(func, types, args, kwargs)
 
+    def _see(self, tensor: torch.Tensor) -> None:
+        super()._see(tensor)
+        if len(self._shapes) < len(self._sizes):
+            self._shapes.append(tuple(tensor.shape))
+
     def look(self, group: str, units: torch.Tensor) -> None:
         """Notes a look at activations, of shape ``(batch, units, entries)``."""
         self._taps.append((len(self._sizes) - 1 - self._num_existing, Tap(group, units.shape[2])))
 
-    def play(self, of_parameters: Sequence[torch.Tensor | None], counters: int) -> _Play:
+    def play(
+        self, of_parameters: Sequence[torch.Tensor | None], matrices: Sequence[bool], counters: int
+    ) -> _Play:
         """Returns what was made since the beginning, given the trained parameters' gradients."""
         first, number = self._num_existing, len(self._sizes)
         sizes = np.array(self._sizes[first:], np.int64)
@@ -244,8 +260,20 @@ class _Ledger(StorageWatch):
         for place, gradient in enumerate(of_parameters):
             if gradient is not None:
                 owned[self.entry(gradient) - first, place] = 1
+        for place, gradient in enumerate(of_parameters):
+            if gradient is not None and matrices[place]:
+                self._own_parts(owned, place, tuple(gradient.shape))
         sizes[owned.any(axis=1)] = 0
         return _Play(sizes, ends, owned, counters, self._operations, self._taps)
+
+    def _own_parts(self, owned: NDArray[np.int64], place: int, shape: tuple[int, ...]) -> None:
+        """Adds what is summed to a gradient where a layer is used several times: all that has its shape.
+
+        Samples are fewer here than units, so that no activation has it.
+        """
+        for entry, own in enumerate(self._shapes[self._num_existing :]):
+            if own == shape and not owned[entry].any():
+                owned[entry, place] = 1
 
     def _entered(self, entry: int, num_bytes: int) -> None:
         self._sizes.append(num_bytes)

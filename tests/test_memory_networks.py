@@ -197,3 +197,32 @@ def test_scores_of_a_stream_that_many_layers_take_in_are_counted(criterion, monk
         meter = Meter(patch)
         trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).run()
     assert all(peak <= said for _, peak, said in meter.seen)
+
+
+class Recurrent(nn.Module):
+    """One square layer that is used three times, so that parts of its gradient live beside their sum."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(int(np.prod(input_shape)), 32), nn.Linear(32, num_classes)
+        self.again = nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x.flatten(1)).relu()
+        for _ in range(3):
+            x = self.again(x).relu()
+        return self.head(x)
+
+
+@pytest.mark.parametrize("compression", [1.0, 1.5])
+def test_parts_of_the_gradient_of_a_layer_that_is_used_several_times_are_counted(compression, monkeypatch):
+    """They grow with the square of its units: at 32 of them, 4,096 bytes each."""
+    arch = architecture(ModelConfig(target=f"{__name__}:Recurrent"), (1, 8, 8), 10)
+    prune = PruneConfig(criterion="magnitude", target_compression=compression, start=0.5, end=1.0, cuts=1)
+    recipe = small_recipe(arch, TrainConfig(batch_size=16, learning_rate=1e-9, device="cpu"), prune)
+    shard = random_shard((1, 8, 8), 10, 64)
+    with monkeypatch.context() as patch:
+        meter = Meter(patch)
+        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).run()
+    assert all(peak <= said <= 1.02 * peak for what, peak, said in meter.seen if what == "step")
+    assert all(peak <= said for _, peak, said in meter.seen)
