@@ -79,7 +79,7 @@ def _parts(layout: Layout) -> Iterator[_Key]:
     places = {group: place for place, group in enumerate(layout.widths, 1)}
     axes = dict.fromkeys(runs for name in layout.shapes for runs in layout.runs(name) if runs)
     constant = (1, *[0] * len(places))
-    seen = {constant}
+    seen: set[_Key] = {constant}
     yield constant
     for runs in axes:
         for start in range(len(runs)):

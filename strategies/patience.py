@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from flwr.serverapp import Grid
 
-from fedhp.config import ServerConfig
 from fedhp.errors import TrainingError
+from fedhp.schema import ServerConfig
 from fedhp.state import ClientReport
 
 from .roster import wait_for

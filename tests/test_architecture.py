@@ -37,7 +37,7 @@ ROWS = (
     {"memory", "criteria", "regularizers", "schedule", "optimizers"},
     {"models", "data", "pruning", "sums", "coverage"},
     {"assignment", "evaluation", "inference", "proportion", "reconcile"},
-    {"recipe", "strategy", "submodels"},
+    {"recipe", "schema", "strategy", "submodels"},
     {"ordered"},
     {"meter"},
     {"trainer", "notes"},

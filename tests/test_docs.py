@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.config import WANDB_MODES, Scenario, load_scenario, shipped_scenarios
+from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
 from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
@@ -35,6 +35,7 @@ from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
 from fedhp.models import MODELS, NORMS, ModelConfig, architecture
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.regularizers import REGULARIZERS
+from fedhp.schema import WANDB_MODES
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
 from strategies import STRATEGIES
 

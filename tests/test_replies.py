@@ -9,9 +9,10 @@ from factories import MemoryGrid, altered, reply, same_bits, stamped, trained
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedhp.config import ServerConfig, load_scenario
+from fedhp.config import load_scenario
 from fedhp.devices import DeviceProfile
 from fedhp.errors import TrainingError
+from fedhp.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
 from fedhp.state import ModelState, Update
 from fedhp.watch import Look

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedhp.config import SimulationConfig
+from fedhp.schema import SimulationConfig
 from fedhp.simulation import open_grid
 from fedhp.simulation.tasks import open_tasks
 
@@ -22,7 +22,7 @@ APP = "simulated_app:app"
 
 LISTENING = f"""
 import psutil
-from fedhp.config import SimulationConfig
+from fedhp.schema import SimulationConfig
 from fedhp.simulation import open_grid
 
 def places():

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.config import SimulationConfig
 from fedhp.criteria import CRITERIA, Criterion
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
 from fedhp.models import fresh_state, initial_state
+from fedhp.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study
 from fedhp.studies.figure import draw

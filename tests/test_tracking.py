@@ -22,11 +22,12 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.config import Scenario, WandbConfig
+from fedhp.config import Scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.models import ModelConfig
 from fedhp.report import write_report
+from fedhp.schema import WandbConfig
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.structure import AxisRef, Layout, Structure
 from fedhp.tracking import (

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 
 from fedhp.assignment import budget_for
-from fedhp.config import Scenario, ServerConfig
+from fedhp.config import Scenario
 from fedhp.data import DataConfig, PartitionConfig, partition_rows
 from fedhp.devices import DeviceClassConfig, FleetConfig, at_least
 from fedhp.draft.looking import Kind, Look
@@ -12,6 +12,7 @@ from fedhp.errors import DataError, ScenarioError
 from fedhp.models import MODELS, ModelConfig
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
+from fedhp.schema import ServerConfig
 
 # What each class of devices can train, as a share of the dense model's parameters. Not of its bytes: of a
 # convolutional network, whose activations rule, 15 % of them hold next to nothing.

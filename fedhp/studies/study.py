@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fedhp.config import SimulationConfig
 from fedhp.errors import MissingExtraError
+from fedhp.schema import SimulationConfig
 from fedhp.studies.cell import Outcome, Study
 from fedhp.studies.figure import draw
 from fedhp.studies.folder import claim, held

@@ -13,7 +13,8 @@ from fedhp.tracking.totals import Summary
 from fedhp.tracking.tracker import RunPlan
 
 if TYPE_CHECKING:
-    from fedhp.config import Scenario, WandbConfig
+    from fedhp.config import Scenario
+    from fedhp.schema import WandbConfig
 
 
 class WandbTracker:

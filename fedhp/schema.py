@@ -1,0 +1,98 @@
+"""The parts of a scenario that stand beside no other part: how a round is held, simulation, tracking."""
+
+import math
+from dataclasses import dataclass, field
+
+from fedhp.choices import check_choice
+from fedhp.errors import ScenarioError
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How a round is held.
+
+    Attributes:
+        clients_per_round: Clients sampled per round; 0 takes all.
+        min_replies: Valid replies below which a round changes nothing.
+        timeout_seconds: How long one client may take.
+        patience_seconds: How long to wait for devices to come back when a round failed because they were not
+            there. Rounds that fail for other reasons end the run after three in a row.
+        max_times_median: How many times the median of the others one client may count: an update is refused
+            whose norm is beyond it, and a device with data of its own counts for no more samples. 0 sets no
+            limit.
+    """
+
+    clients_per_round: int = 0
+    min_replies: int = 1
+    timeout_seconds: float = 600.0
+    patience_seconds: float = 300.0
+    max_times_median: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.clients_per_round < 0:
+            raise ScenarioError(
+                f"server.clients_per_round must be 0 (all) or more, got {self.clients_per_round}"
+            )
+        if self.min_replies < 1:
+            raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
+        if not 0 < self.timeout_seconds < math.inf:
+            raise ScenarioError(f"server.timeout_seconds must be above 0, got {self.timeout_seconds}")
+        if not 0 <= self.patience_seconds < math.inf:
+            raise ScenarioError(f"server.patience_seconds must be 0 or more, got {self.patience_seconds}")
+        if not (self.max_times_median == 0 or 1 <= self.max_times_median < math.inf):
+            raise ScenarioError(
+                f"server.max_times_median must be 0 (no limit) or at least 1, got {self.max_times_median}"
+            )
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Where simulated clients run.
+
+    Attributes:
+        num_workers: Ray actors; -1 takes one per core, 0 runs the clients in the server's process, no Ray.
+        address: Address of an existing Ray cluster; empty starts a local one for the run.
+        gpus_per_worker: GPUs (or a fraction of one) that each worker reserves.
+        threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
+    """
+
+    num_workers: int = -1
+    address: str = ""
+    gpus_per_worker: float = 0.0
+    threads_per_worker: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_workers < -1:
+            raise ScenarioError(
+                f"simulation.num_workers must be -1 (one per core), 0 (no Ray) or more, "
+                f"got {self.num_workers}"
+            )
+        if not 0 <= self.gpus_per_worker < math.inf or self.threads_per_worker < 1:
+            raise ScenarioError(
+                "simulation.gpus_per_worker must be 0 or more and simulation.threads_per_worker at "
+                f"least 1, got {self.gpus_per_worker} and {self.threads_per_worker}"
+            )
+
+
+WANDB_MODES = ("none", "offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class WandbConfig:
+    """Weights & Biases: ``mode`` is none (not used), offline, online or disabled."""
+
+    mode: str = "none"
+    project: str = "fedhp"
+    entity: str = ""
+    group: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("tracking.wandb.mode", self.mode, WANDB_MODES)
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where results are reported to, beside the run record on disk."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
