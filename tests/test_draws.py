@@ -1,6 +1,7 @@
 """What networks draw: by the seed alone, whoever draws before, beside and after."""
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fedhp.models import ModelConfig, architecture, initial_state
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
+from fedhp.tracking import load_state
 from fedhp.trainer import train_locally
 
 SHAPE = (1, 4, 4)
@@ -140,3 +142,19 @@ def digits(input_shape, num_classes):
     return nn.Sequential(
         nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, num_classes)
     )
+
+
+def test_runs_in_two_threads_draw_as_alone(tmp_path):
+    """The generators are the whole process's: two runs that drew by turns would each see the other's."""
+
+    def weights(name: str) -> dict:
+        small = {"train.epochs": 2, "data.max_train": 100, "prune.target_compression": 2}
+        network = {"model.target": f"{__name__}:digits"}
+        run = fedhp.train("quickstart", tmp_path / name, **small, **network)
+        return load_state(run.folder)[0].weights
+
+    alone = weights("alone")
+    with ThreadPoolExecutor(2) as pool:
+        beside = list(pool.map(weights, ("one", "two")))
+    for own in beside:
+        assert all(np.array_equal(own[name], array) for name, array in alone.items())
