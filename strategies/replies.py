@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Message, Metadata
 
+from fedhp.bounds import one_line
 from fedhp.errors import WireError
 from fedhp.proportion import Change
 from fedhp.state import ClientReport, Update
 from fedhp.structure import Layout, Structure
-from fedhp.tracking.wording import one_line
 
 from .questions import Questions
 from .roster import Device

@@ -12,9 +12,9 @@ from flwr.app import Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
 from fedhp import wire
+from fedhp.bounds import one_line
 from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError, TrainingError, WireError
-from fedhp.tracking.wording import one_line
 
 from .questions import Questions, content_of
 

@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedhp.bounds import one_line
 from fedhp.devices import format_size
 from fedhp.report import series
 from fedhp.tracking import wording
@@ -132,7 +133,7 @@ def failures(run: "RunResult") -> tuple[list[Failure], int]:
     """Returns the first failures, and how many more there are."""
     failed: series.Frame = run.clients[run.clients["status"] != "ok"]
     shown = [
-        Failure(row["round"], row["client"], row["device_class"], wording.one_line(str(row["failure"])))
+        Failure(row["round"], row["client"], row["device_class"], one_line(str(row["failure"])))
         for row in failed.head(MOST_FAILURES).to_dict("records")
     ]
     return shown, len(failed) - len(shown)

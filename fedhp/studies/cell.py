@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fedhp.bounds import one_line
 from fedhp.config import Scenario, load_scenario
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.schema import SimulationConfig, TrackingConfig
 from fedhp.tracking import has_finished
-from fedhp.tracking.wording import one_line
 
 _logger = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from rich.console import Console
 from rich.live import Live
 
+from fedhp.bounds import one_line
 from fedhp.devices import format_size
 from fedhp.state import ModelState, RoundReport
 from fedhp.tracking import wording
@@ -69,7 +70,7 @@ class ConsoleTracker:
 
     def on_note(self, text: str) -> None:
         """Shows the note."""
-        self._note(wording.one_line(text))
+        self._note(one_line(text))
 
     def on_finish(self, summary: Summary) -> None:
         """Keeps the last picture, and writes the summary below it."""

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.bounds import one_line
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.state import ModelState, RoundReport
 from fedhp.tracking import columns, wording
@@ -149,7 +150,7 @@ class RunRecord:
     def on_note(self, text: str) -> None:
         """Writes the note into the event log."""
         with suppress(OSError):  # the file keeps it, and tries again, or fails, with the round's line
-            self._event(wording.one_line(text))
+            self._event(one_line(text))
 
     def on_finish(self, summary: Summary) -> None:
         """Writes the summary.
@@ -164,7 +165,7 @@ class RunRecord:
 
     def on_failure(self, cause: str) -> None:
         """Writes the cause into the event log, and keeps it for the summary."""
-        self._cause = wording.one_line(cause)
+        self._cause = one_line(cause)
         with suppress(OSError):
             self._event(f"stopped: {self._cause}")
 

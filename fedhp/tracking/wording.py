@@ -1,6 +1,6 @@
 """The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
 
-from fedhp.bounds import one_line as one_line
+from fedhp.bounds import one_line
 from fedhp.devices import format_size
 from fedhp.state import ClientReport, RoundReport
 from fedhp.tracking.totals import Summary
