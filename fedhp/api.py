@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Context, RecordDict
-from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
@@ -136,9 +135,10 @@ def load_model(
 
     Args:
         folder: The run's record.
-        normalise: Whether the model takes raw samples, bytes or other numbers as they stand in the data, of
-            shape ``(batch, channels, height, width)``, or with axes of one entry left out. Otherwise it takes
-            float32 samples of that shape, normalised as in training.
+        normalise: Whether the model takes raw samples: bytes or other numbers as they stand in the data, of
+            shape ``(batch, channels, height, width)``, or with channels last as the data may have them, and
+            with axes of one entry left out; any other shape raises a ValueError. Otherwise it takes float32
+            samples of shape ``(batch, channels, height, width)``, normalised as in training.
         target: What builds the network, for a record of a network of one's own (``model.target``).
         trust_target: Whether the code that such a record names is imported and called instead. Only for
             records from those whose code you would run.
@@ -151,7 +151,7 @@ def load_model(
     arch = _recorded(folder, metadata, state, target, trust_target)
     module = to_whole_module(arch, state)
     if normalise:
-        module = normalised(module, *_scale(folder, metadata), arch.input_shape)
+        module = normalised(module, _normalisation(folder, metadata), arch.input_shape, metadata["layout"])
     module.label_names = tuple(metadata["label_names"])  # pyright: ignore[reportArgumentType]
     return module.eval()
 
@@ -195,14 +195,11 @@ def _check_fit(folder: str | Path, model: ModelConfig, arch: Architecture, state
         raise RecordError(f"{folder}: tensor '{broken[0]}' of the model holds values that are not finite")
 
 
-def _scale(
-    folder: str | Path, metadata: Mapping[str, Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _normalisation(folder: str | Path, metadata: Mapping[str, Any]) -> Normalisation:
     """Returns what raw samples are brought to mean 0 and deviation 1 by."""
     told = metadata["normalisation"]
     if told is None:
         raise RecordError(
             f"{folder} does not tell how samples were normalised; {_LOAD}, or normalise them yourself"
         )
-    normalisation = Normalisation(tuple(told["mean"]), tuple(told["std"]), told["axis"])
-    return normalisation.shaped(normalisation.mean), normalisation.shaped(normalisation.std)
+    return Normalisation(tuple(told["mean"]), tuple(told["std"]), told["axis"])

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.data import Normalisation
 from fedhp.models import Architecture, to_module
 from fedhp.state import ModelState
 
@@ -25,16 +26,19 @@ def to_whole_module(arch: Architecture, state: ModelState) -> nn.Module:
     return nn.Sequential(OrderedDict(inputs=_Inputs(kept), **dict(module.named_children())))
 
 
-def normalised(module: nn.Module, mean: ArrayLike, std: ArrayLike, input_shape: Sequence[int]) -> nn.Module:
-    """Puts a module behind a layer that normalises raw samples.
+def normalised(
+    module: nn.Module, normalisation: Normalisation, input_shape: Sequence[int], layout: str = "auto"
+) -> nn.Module:
+    """Puts a module behind a layer that normalises raw samples, in the order of axes of the data or its own.
 
     Args:
         module: Takes normalised samples.
-        mean: What is taken from raw values, bytes scaled to 0 .. 1; broadcasts over a sample.
-        std: What the rest is divided by; broadcasts over a sample.
-        input_shape: The shape of a sample that the module takes.
+        normalisation: What raw values are normalised by, bytes scaled to 0 .. 1.
+        input_shape: The shape (channels, height, width) of a sample that the module takes.
+        layout: How samples were read, one of `LAYOUTS`; decides where a shape fits either order of axes.
     """
-    return nn.Sequential(OrderedDict(normalise=_Normalise(mean, std, input_shape), network=module))
+    layer = _Normalise(normalisation, tuple(input_shape), layout)
+    return nn.Sequential(OrderedDict(normalise=layer, network=module))
 
 
 class _Inputs(nn.Module):
@@ -55,15 +59,38 @@ class _Normalise(nn.Module):
     In double precision until the last step, as in training: values around a large one differ by little.
     """
 
-    def __init__(self, mean: ArrayLike, std: ArrayLike, input_shape: Sequence[int]) -> None:
+    def __init__(self, normalisation: Normalisation, input_shape: tuple[int, ...], layout: str) -> None:
         super().__init__()
         self.mean: torch.Tensor
         self.std: torch.Tensor
-        self.register_buffer("mean", torch.tensor(np.asarray(mean, np.float64)))
-        self.register_buffer("std", torch.tensor(np.asarray(std, np.float64)))
-        self._input_shape = tuple(input_shape)
+        self.register_buffer("mean", torch.tensor(normalisation.shaped(normalisation.mean)))
+        self.register_buffer("std", torch.tensor(normalisation.shaped(normalisation.std)))
+        last = (0, 2, 1) if normalisation.axis == 1 else (1, 2, 0)  # of windows over time, of images
+        self._orders = [(0, 1, 2), last]
+        if layout == "channels_last":
+            self._orders.reverse()
+        self._input_shape = input_shape
 
     def forward(self, samples: torch.Tensor) -> torch.Tensor:
         scale = 255 if samples.dtype == torch.uint8 else 1
-        values = samples.reshape(len(samples), *self._input_shape).double() / scale
+        values = self._arranged(samples).double() / scale
         return ((values - self.mean) / self.std).float()
+
+    def _arranged(self, samples: torch.Tensor) -> torch.Tensor:
+        """Returns samples with their axes in the order of (channels, height, width).
+
+        Raises:
+            ValueError: If their shape is not that of the training's samples, in neither order of axes.
+        """
+        shapes = [tuple(self._input_shape[axis] for axis in order) for order in self._orders]
+        for order, shape in zip(self._orders, shapes, strict=True):
+            if _long_axes(samples.shape[1:]) == _long_axes(shape):
+                places = [1 + order.index(axis) for axis in range(3)]
+                return samples.reshape(len(samples), *shape).permute(0, *places)
+        wanted = " or ".join(dict.fromkeys(str(("batch", *_long_axes(shape))) for shape in shapes))
+        raise ValueError(f"samples of shape {tuple(samples.shape)}, where the model takes {wanted}")
+
+
+def _long_axes(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns a shape without its axes of one entry, which data may leave out."""
+    return tuple(size for size in shape if size != 1)

@@ -14,9 +14,10 @@ from torch import nn
 
 import fedhp
 from fedhp.config import load_scenario
-from fedhp.data import open_dataset, partition_rows
+from fedhp.data import Normalisation, open_dataset, partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
+from fedhp.inference import normalised
 from fedhp.structure import Structure
 from fedhp.tracking import columns
 
@@ -379,7 +380,39 @@ def test_bytes_are_scaled_before_they_are_normalised(run):
     with torch.no_grad():
         wanted = plain(((images / 255 - test.mean.item()) / test.std.item()).float())
         torch.testing.assert_close(raw(images), wanted, atol=1e-4, rtol=1e-4)
-        assert torch.equal(raw(images.flatten(1)), raw(images))
+        assert torch.equal(raw(images[:, 0]), raw(images))
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "layout", "order"),
+    [
+        ((3, 8, 5), 0, "auto", (0, 2, 3, 1)),  # colours last
+        ((1, 6, 20), 1, "auto", (0, 1, 3, 2)),  # channels of windows last
+        ((1, 6, 6), 1, "channels_last", (0, 1, 3, 2)),  # whose order the shape does not tell
+    ],
+)
+def test_raw_samples_are_taken_in_the_order_of_axes_that_the_data_has(shape, axis, layout, order):
+    """Against samples that NumPy normalises in the training's order; axes of one entry may be left out."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(4, *shape)) * 3 + 7
+    normalisation = Normalisation(
+        tuple(rng.normal(size=shape[axis])), tuple(rng.uniform(1, 2, shape[axis])), axis
+    )
+    mean, std = normalisation.shaped(normalisation.mean), normalisation.shaped(normalisation.std)
+    wanted = ((samples - mean) / std).astype(np.float32)
+    layer = normalised(torch.nn.Identity(), normalisation, shape, layout)
+    as_stored = samples.transpose(order)
+    for raw in (as_stored, as_stored.squeeze()):
+        np.testing.assert_allclose(layer(torch.tensor(raw)).numpy(), wanted, rtol=1e-6)
+    if layout == "auto":
+        np.testing.assert_allclose(layer(torch.tensor(samples)).numpy(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [(8, 8), (4, 64), (4, 8, 9), (4, 8, 8, 2)])
+def test_raw_samples_of_another_shape_are_refused_with_the_one_that_is_taken(run, wrong):
+    """A single sample, flattened ones, other sizes; of as many entries, too: their order is not known."""
+    with pytest.raises(ValueError, match=r"\('batch', 8, 8\)"):
+        fedhp.load_model(run.folder, normalise=True)(torch.zeros(wrong))
 
 
 def test_two_saves_of_one_model_are_one_file(run, tmp_path):

@@ -27,7 +27,7 @@ from fedhp.tracking.tracker import RunPlan
 _PREFIX = "structure."
 _METADATA = "fedhp"
 _KEYS = ("model", "input_shape", "num_classes", "widths", "shapes", "axes")
-_LATER_KEYS = {"normalisation": None, "label_names": []}  # which older files lack
+_LATER_KEYS = {"normalisation": None, "label_names": [], "layout": "auto"}  # which older files lack
 
 
 def describe(plan: RunPlan) -> dict[str, str]:
@@ -46,6 +46,7 @@ def describe(plan: RunPlan) -> dict[str, str]:
         "axes": axes,
         "normalisation": None if plan.normalisation is None else asdict(plan.normalisation),
         "label_names": list(plan.label_names),
+        "layout": plan.scenario.data.layout,
     }
     return {_METADATA: json.dumps(values)}
 
