@@ -228,7 +228,7 @@ def _traced(
 def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
     try:
         settle(module, torch.zeros(2, *shape))
-    except Exception as error:  # the user's own code, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
         raise ScenarioError(
             f"{said}: its lazy layers cannot take samples of shape {shape}: {type(error).__name__}: {error}"
         ) from error
@@ -244,7 +244,7 @@ def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
         found: Any = resolve(target)
     except ScenarioError:
         raise
-    except Exception as error:  # the user's own code, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
         raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
     if not _may_build(found):
         # Neither called nor shown: it may be anything, such as the environment with all its secrets.
@@ -271,7 +271,7 @@ def _foreign(
         try:
             asked = inspect.signature(make).parameters
             module = make(**{name: value for name, value in offered.items() if name in asked})
-        except Exception as error:  # the user's own code, which may raise anything
+        except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
             raise ScenarioError(f"{said}: calling it failed: {type(error).__name__}: {error}") from error
         if not isinstance(module, nn.Module):
             raise ScenarioError(f"{said} must return a torch.nn.Module, got {type(module).__name__}")

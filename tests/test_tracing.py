@@ -432,6 +432,11 @@ def broken():
     raise RuntimeError("no such file")
 
 
+def leaving():
+    """As a script does that is imported by mistake: the run is not to end as if it had finished."""
+    raise SystemExit(0)
+
+
 def number():
     return 3
 
@@ -472,6 +477,7 @@ def number():
         ("Needing", "the forward pass cannot be traced: TypeError: .*'mask'"),
         ("lazy_and_wrong", r"its lazy layers cannot take samples of shape \(2, 4, 4\): RuntimeError: "),
         ("broken", "calling it failed: RuntimeError: no such file"),
+        ("leaving", "calling it failed: SystemExit: 0"),
         ("number", "must return a torch.nn.Module, got int"),
         ("nothing", "has no 'nothing'"),
     ],
