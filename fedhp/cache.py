@@ -30,7 +30,7 @@ else:
 
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
-_FORMAT = 9
+_FORMAT = 10
 _CONTENTS = "contents.json"
 
 

@@ -136,7 +136,7 @@ def _partitioned(
                 np.asarray(partitioner.load_partition(client)["row"][:], np.intp)
                 for client in range(num_clients)
             ]
-        return parts, heard.lines
+        return parts, [line for line in heard.lines if not line.startswith(_TRIED_AGAIN)]
     except ValueError as error:
         cause = _CAUSES.get(config.name, str(error).rstrip(". "))
         raise DivisionError(_refusal(config, num_clients, len(order), cause)) from None
@@ -184,6 +184,8 @@ def _refusal(config: PartitionConfig, num_clients: int, num_rows: int, cause: st
     )
 
 
+# What DirichletPartitioner warns of each draw that it repeats; where no draw serves, it raises.
+_TRIED_AGAIN = "The specified min_partition_size"
 _CAUSES = {"dirichlet": "each of ten draws left some client with fewer"}
 _ADVICE = {
     "dirichlet": " or a larger data.partition.alpha",
