@@ -1,6 +1,7 @@
 """Finding things by reference, as Flower does: ``"module:attribute"``."""
 
 import importlib
+from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +22,10 @@ def resolve(reference: str) -> Any:
         ImportError: If the module exists and fails to import something of its own.
     """
     module_name, _, attribute = reference.partition(":")
+    if attribute and module_name.endswith(".py"):
+        raise ScenarioError(
+            f"'{reference}' names a file, and a reference a module: write {_dotted(module_name)}:{attribute}"
+        )
     if not module_name or not attribute or module_name.startswith("."):
         raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
     names = [module_name, f"fedhp.{module_name}"]
@@ -35,6 +40,11 @@ def resolve(reference: str) -> Any:
     if not hasattr(module, attribute):
         raise ScenarioError(f"'{reference}' is not to be found: module '{module_name}' has no '{attribute}'")
     return getattr(module, attribute)
+
+
+def _dotted(file: str) -> str:
+    path = PurePath(file).with_suffix("")
+    return path.name if path.is_absolute() or ".." in path.parts else ".".join(path.parts)
 
 
 def _find(name: str) -> ModuleType | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
@@ -221,3 +222,17 @@ def test_values_are_shown_on_one_short_line():
 def test_what_is_no_reference_is_refused_as_one(reference):
     """One that begins with a dot is relative, and there is nothing that it could be relative to."""
     refusal(resolve, reference)
+
+
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [
+        ("my_net.py", "my_net"),
+        ("./my_net.py", "my_net"),
+        ("nets/my_net.py", "nets.my_net"),
+        ("../my_net.py", "my_net"),
+    ],
+)
+def test_a_file_in_the_place_of_a_module_is_answered_with_the_module(file, module):
+    with pytest.raises(ScenarioError, match=rf"write {re.escape(module)}:Net$"):
+        architecture(ModelConfig(target=f"{file}:Net"), (1, 4), 2)
