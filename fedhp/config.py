@@ -5,6 +5,7 @@ them, and finds, merges and checks what the user wrote.
 """
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -87,6 +88,8 @@ class Scenario:
         """Returns the scenario as YAML, which `load_scenario` reads back."""
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
+
+_DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp init says what it makes
 
 _KEYS = keys_of(
     Scenario,
@@ -182,6 +185,9 @@ def _find(name_or_path: str | Path) -> Path:
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
     path = Path(name_or_path)
+    if path.suffix in _DATA_SUFFIXES and path.is_file():
+        given = shlex.quote(str(path))
+        raise ScenarioError(f"{path} is data, not a scenario: fedhp init {given} writes one")
     if path.is_file():
         return path
     if path.suffix in (".yaml", ".yml"):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedhp.config import Scenario, from_json, load_scenario, shipped_scenarios
-from fedhp.errors import ScenarioError
+from fedhp.data import open_dataset
+from fedhp.errors import DataError, ScenarioError
 
 SHIPPED = ["fashion_mnist_cnn_fleet", "fashion_mnist_fleet", "mnist_fleet", "quickstart"]
 
@@ -269,6 +270,21 @@ def test_a_file_that_is_no_yaml_is_refused_in_one_line_with_its_number(tmp_path,
         load_scenario(written(tmp_path, text=text))
     assert f"mine.yaml cannot be read as YAML: line {line}: " in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["my table.npz", "my table.csv"])
+def test_data_in_the_place_of_a_scenario_is_pointed_to_what_writes_one(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe")
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(name)
+    assert str(caught.value) == f"{name} is data, not a scenario: fedhp init '{name}' writes one"
+
+
+def test_a_scenario_that_wants_a_file_of_ones_own_says_how_to_give_it(monkeypatch):
+    monkeypatch.delenv("FEDHP_DATA", raising=False)
+    with pytest.raises(DataError, match=r"file of yours: data\.root=FILE\.npz, .*docs/scenarios\.md"):
+        open_dataset(load_scenario("har_fleet").data)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,8 @@ def test_what_the_data_shows_is_noted():
     [
         (["mine.npz", "--out", "there.yaml"], "there.yaml is there already; name another file by --out"),
         (["mien.npz"], "no file mien.npz, and no data set of that name; give an .npz file with x_train"),
+        (["mine.csv"], "mine.csv is no .npz file, which is what is read: "),
+        (["mine.csv"], "numpy.savez('mine.npz', x_train=..., y_train=..., x_test=..., y_test=...)"),
         (["digit"], "Did you mean 'digits'?"),
         (
             ["mine.npz", "--model", "cmn"],
@@ -158,6 +160,7 @@ def test_what_the_data_shows_is_noted():
 )
 def test_what_cannot_be_is_refused_in_a_line_and_nothing_is_written(arguments, said):
     stored(Path("mine.npz"), (6,), FLOAT)
+    Path("mine.csv").write_text("x,y,label\n1,2,0\n")
     Path("there.yaml").write_text("rounds: 3\n")
     result = CliRunner().invoke(app, ["init", *arguments])
     assert result.exit_code == 2

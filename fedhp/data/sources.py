@@ -184,8 +184,9 @@ def _locate_npz(root: str) -> Located:
     file = path / "data.npz" if os.path.isdir(path) else path
     if not root or not os.path.isfile(file):
         raise DataError(
-            f"data.name 'npz': no file {file if root else 'given'}; set data.root to an .npz file "
-            f"with {', '.join(NPZ_KEYS)}, or to the folder that holds it as data.npz"
+            f"data.name 'npz': no file {file if root else 'given'}; the scenario wants an .npz file of "
+            f"yours: data.root=FILE.npz, with {', '.join(NPZ_KEYS)}, or the folder that holds it as data.npz "
+            f"(docs/scenarios.md tells how to make one)"
         )
     return Located("npz", (file,), partial(_read_npz_set, file, None))
 

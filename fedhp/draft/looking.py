@@ -1,5 +1,6 @@
 """What there is to know of data before a scenario for it is written."""
 
+import zipfile
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -76,6 +77,12 @@ def _named(data: str) -> DataConfig:
         raise DataError(
             f"no file {path}, and no data set of that name; give an .npz file with x_train, y_train, x_test "
             f"and y_test, or one of {', '.join(known)}{did_you_mean(data, known)}"
+        )
+    if path.is_file() and path.suffix != ".npz" and not zipfile.is_zipfile(path):
+        raise DataError(
+            f"{path} is no .npz file, which is what is read: load its rows with what reads such files, and "
+            f"write them with numpy.savez('{path.stem}.npz', x_train=..., y_train=..., x_test=..., "
+            f"y_test=...)"
         )
     return DataConfig("npz", str(path.resolve()))
 
