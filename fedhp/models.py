@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
@@ -85,6 +85,7 @@ class Architecture:
         num_classes: Width of the output.
         build: Makes the module whose groups have the given unit counts, its weights not initialised.
         initial: The full model's weights before training, by the seed.
+        is_users_own: Whether the network is the user's own, and none of `MODELS`.
     """
 
     layout: Layout
@@ -92,6 +93,7 @@ class Architecture:
     num_classes: int
     build: Build
     initial: Callable[[int], Mapping[str, NDArray[np.float32]]]
+    is_users_own: bool = False
 
     @property
     def rehearsal(self) -> Rehearsal:
@@ -277,7 +279,7 @@ def _foreign(
             raise ScenarioError(f"{said} must return a torch.nn.Module, got {type(module).__name__}")
         return module
 
-    return _traced(whole, config.floor, shape, num_classes, said)
+    return replace(_traced(whole, config.floor, shape, num_classes, said), is_users_own=True)
 
 
 def _mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:

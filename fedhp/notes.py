@@ -21,6 +21,7 @@ _ODD = 3.0  # times that a device's values may spread as widely, or as narrowly,
 _PATIENCE = 5  # rounds after which a model that learns is better than guessing
 _LEAST_PATIENCE = 3  # where a run has fewer
 _RISE = 0.02  # of the loss of guessing: how far the training loss may be above the first round's, unnoted
+_DRAFT = "; 'fedhp init' writes a scenario with budgets that suit the data"
 _NOTHING = 0.01  # of the full model's parameters, below which what is left learns next to nothing
 
 
@@ -82,12 +83,13 @@ def cut_at_the_start(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, 
         return
     dense = at_least(memory.training_bytes(layout.widths, recipe.train.batch_size))
     largest = ", the largest budget," if len(budgets) > 1 else ""
+    draft = "" if recipe.architecture.is_users_own else _DRAFT
     half = f", or to {_enough_for(recipe, memory, middle)} for half of the cut to be judged"
     yield (
         f"the model starts at {full / holds:.2f}x compression, where prune.target_compression is {target:g}: "
         f"{name}{largest} holds {holds:,} of its {full:,} parameters, and what goes at the start "
-        f"goes unjudged. Raise it to {dense} to start from all{half if holds < middle < full else ''}; "
-        f"'fedhp init' writes a scenario with budgets that suit the data"
+        f"goes unjudged. Raise it to {dense} to start from all"
+        f"{half if holds < middle < full else ''}{draft}"
     )
 
 
@@ -160,6 +162,9 @@ def odd_spreads(spreads: Mapping[str, float]) -> Iterator[str]:
 class LossNotes:
     """Says, once each, that a model does not learn, and that training makes it worse.
 
+    The training loss is that of the clients that answered, and may rise while the model gets better. So a
+    rise is told only where the held-out loss is better neither than guessing nor than before training.
+
     Args:
         label_counts: Per class, the number of held-out samples.
         train: How the model is trained.
@@ -171,6 +176,7 @@ class LossNotes:
         self._guessing = -float(shares @ np.log(shares))
         self._patience = max(_LEAST_PATIENCE, min(_PATIENCE, rounds))
         self._best = math.inf
+        self._poor = self._guessing  # the held-out loss below which something is learned
         self._first: float | None = None
         self._has_risen = False
         clip = "" if train.clip_norm else " or set train.clip_norm=1"
@@ -178,9 +184,11 @@ class LossNotes:
 
     def after(self, report: RoundReport) -> Iterator[str]:
         """Yields what the newest round gives cause to say; of round 0, before training, nothing."""
-        if report.round:
-            yield from self._not_learned(report)
-            yield from self._risen(report)
+        if not report.round:
+            self._poor = max(self._guessing, report.loss)
+            return
+        yield from self._not_learned(report)
+        yield from self._risen(report)
 
     def _not_learned(self, report: RoundReport) -> Iterator[str]:
         self._best = min(self._best, report.loss)
@@ -196,7 +204,7 @@ class LossNotes:
         if loss is None or self._has_risen:
             return
         self._first = loss if self._first is None else self._first
-        if loss > self._first + _RISE * self._guessing:
+        if loss > self._first + _RISE * self._guessing and report.loss >= self._poor:
             self._has_risen = True
             yield (
                 f"the training loss rises: {loss:.2f} in round {report.round}, after {self._first:.2f} in "

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import fedhp
 from fedhp.assignment import fit_counts
@@ -230,6 +231,22 @@ def test_the_largest_budget_tells_how_far_the_model_is_cut_before_it_trains_and_
     assert held(half) >= (full + wanted) / 2 - full / 50
 
 
+def a_network_of_ones_own(num_classes: int) -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Flatten(1), torch.nn.Linear(64, 200), torch.nn.ReLU(), torch.nn.Linear(200, num_classes)
+    )
+
+
+@pytest.mark.parametrize(("target", "named"), [("", True), (f"{__name__}:a_network_of_ones_own", False)])
+def test_the_command_that_suits_budgets_to_data_is_named_only_where_it_can_write_the_network(target, named):
+    """It has no option for a network of one's own."""
+    kinds = [{"name": "small", "memory": "32KiB"}]
+    chosen = load_scenario("quickstart", values={"fleet.classes": kinds, "model.target": target})
+    (note,) = of_the_start(chosen, (1, 8, 8))
+    assert ("fedhp init" in note) == named
+    assert note.rstrip().endswith("of the cut to be judged") != named
+
+
 def test_a_single_device_is_told_so_too_and_one_without_a_budget_is_not(tmp_path):
     events = told("train", tmp_path / "small", **{"memory.budget": "64KiB"})
     assert "compression is 6: memory.budget holds " in events
@@ -274,14 +291,22 @@ def test_a_loss_that_never_falls_below_guessing_is_noted_once_after_five_rounds(
 
 def test_a_training_loss_above_that_of_the_first_round_is_noted_once_and_other_rises_are_not():
     """Two hundredths of ln 2 are 0.014; what pruning costs late, and overfitting, stay below round 1."""
-    good = [0.3] * 4
-    (note,) = losses_told(good, [0.5, 0.51, 0.52, 0.9], clip_norm=1.0, learning_rate=0.5)
+    poor = [0.8] * 4
+    (note,) = losses_told(poor, [0.5, 0.51, 0.52, 0.9], clip_norm=1.0, learning_rate=0.5)
     assert note.startswith("the training loss rises: 0.52 in round 3, after 0.50 in the first; ")
     assert note.endswith("; lower train.learning_rate (0.5)")
-    assert losses_told(good, [0.5, 0.1, 0.4, 0.51]) == []
+    assert losses_told(poor, [0.5, 0.1, 0.4, 0.51]) == []
     assert losses_told([0.3, 0.2, 0.5, 0.9], [0.5, 0.3, 0.1, 0.0]) == []
-    assert losses_told(good, [None, 0.5, None, 0.51]) == []
-    assert len(losses_told(good, [None, 0.5, None, 0.52])) == 1
+    assert losses_told(poor, [None, 0.5, None, 0.51]) == []
+    assert len(losses_told(poor, [None, 0.5, None, 0.52])) == 1
+
+
+def test_a_training_loss_that_rises_is_not_noted_while_the_model_is_better_than_before_training():
+    """Before training, the held-out loss is 0.8. In the second case it is better only in round 2."""
+    rising = [0.5, 0.6, 0.7, 0.9]
+    assert losses_told([0.79, 0.7, 0.6, 0.5], rising) == []
+    (note,) = losses_told([0.8, 0.6, 0.85, 0.9], rising)
+    assert note.startswith("the training loss rises: 0.70 in round 3, after 0.50 in the first; ")
 
 
 def test_classes_without_held_out_samples_count_for_nothing():
