@@ -24,7 +24,7 @@ from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_mani
 from fedhp.comparison.pairs import holm, identical, pair_rows
 from fedhp.comparison.result import Result, Tables
 from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows
-from fedhp.comparison.texts import arm_texts, measured, said_identical
+from fedhp.comparison.texts import arm_texts, class_texts, measured, said_few, said_identical
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import escaped, write
 from fedhp.config import load_scenario
@@ -190,6 +190,36 @@ def test_the_last_accuracy_of_an_arm_is_within_an_interval():
     assert (a["last_low"], a["last_high"]) == pytest.approx((93 - half, 93 + half))
 
 
+def test_two_seeds_have_a_p_but_no_interval():
+    """Differences 1 and 2: t = 3 of one degree of freedom, of which p is 1 - 2 atan(3) / pi."""
+    runs = [row for row in RUNS if row["seed"] < 2]
+    a, b = arm_rows(runs)
+    assert (a["last_low"], a["last_high"], b["last_low"], b["last_high"]) == (None,) * 4
+    (pair,) = pairs_of(runs)
+    assert (pair["low"], pair["high"]) == (None, None)
+    assert pair["p"] == pytest.approx(1 - 2 * math.atan(3) / math.pi)
+
+
+def test_intervals_keep_to_what_percentages_and_their_differences_can_be():
+    """10, 50, 90 has a mean of 50 and a standard error of 23, 4.3 of which are 99 to each side."""
+    runs = [run("a", seed, last) for seed, last in enumerate((10, 50, 90))]
+    runs += [run("b", seed, last) for seed, last in enumerate((90, 50, 10))]
+    assert [(row["last_low"], row["last_high"]) for row in arm_rows(runs)] == [(0, 100)] * 2
+    (pair,) = pairs_of(runs)
+    assert (pair["low"], pair["high"]) == (-100, 100)
+
+
+def test_small_sizes_of_classes_are_in_kib():
+    sizes = {"budget_mib": 16 / 1024, "memory_mean_mib": 2.5, "memory_peak_mib": None}
+    row = {"strategy": "a", "value": "", "device_class": "mote", "accuracy": 50.0, "accuracy_received": None}
+    heading, told = class_texts(Facet("", {"a": {"strategy": "a", "value": ""}}), [row | sizes])
+    assert dict(zip(heading, told, strict=True)).items() >= {
+        ("budget", "16.0 KiB"),
+        ("memory, mean", "2.50 MiB"),
+        ("memory, peak", "-"),
+    }
+
+
 @pytest.mark.parametrize(
     ("chances", "corrected"),
     [
@@ -269,7 +299,7 @@ def test_a_violation_on_one_seed_is_told_and_a_peak_is_the_largest_of_all_seeds(
     assert (a["violations"], a["failures"], a["memory_peak_mib"]) == (1, 2, 9)
     heading, texts = arm_texts(Facet("", {"a": a}))
     told = dict(zip(heading, texts, strict=True))
-    assert (told["over budget"], told["memory, peak"]) == ("1", "9.00")
+    assert (told["over budget"], told["memory, peak (MiB)"]) == ("1", "9.00")
 
 
 def record(*peaks: float, held_out: float = 0.0) -> Any:
@@ -337,9 +367,15 @@ def test_devices_hold_samples_out_unless_it_is_said_how_many(over, overrides, sh
     assert [cell.scenario.data.local_test for cell in found] == shares
 
 
-def test_a_worst_class_has_a_name_where_all_seeds_agree_on_it():
-    both = [run("a", 0, 91), run("a", 1, 93, worst_class="sensor")]
-    assert [arm_rows(rows)[0]["worst_class"] for rows in (both, RUNS)] == ["", "phone"]
+def test_every_class_that_was_worst_on_a_seed_is_named_the_most_frequent_first():
+    """Of 60, 70 and 80 the mean is 70, though that of either class is another."""
+    worst = enumerate([("phone", 60.0), ("sensor", 70.0), ("sensor", 80.0)])
+    several = [run("a", k, 91, worst_class=name, worst_class_accuracy=is_) for k, (name, is_) in worst]
+    nobody = [run("a", seed, 91, worst_class="", worst_class_accuracy=None) for seed in (0, 1)]
+    found = [arm_rows(rows)[0] for rows in (several, RUNS, nobody)]
+    assert [row["worst_class"] for row in found] == ["sensor, phone", "phone", ""]
+    told = [dict(zip(*arm_texts(Facet("", {"a": row})), strict=True))["worst class"] for row in found]
+    assert told == ["70.0 sensor, phone", "1.0 phone", "-"]
 
 
 def test_the_pareto_front_is_what_nothing_beats():
@@ -566,6 +602,15 @@ def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
         (p,) = pairs[pairs.facet == f"data.partition.alpha = {value}"].p_holm
         assert f" {p:.2f}".replace(" 0", " ") in result.stdout or p < 0.01
     assert max(map(len, result.stdout.splitlines())) <= 80
+    told = " ".join(result.stdout.split())
+    assert f"varied: data.partition.alpha = 0.5, 1; overridden: {', '.join(CHEAP)} " in told
+    assert "Intervals and p need three seeds or more" in told
+
+
+@pytest.mark.parametrize(("seeds", "few"), [((3, 5), False), ((3, 2), True), ((0, 3), False), ((), False)])
+def test_what_few_seeds_cannot_tell_is_said_where_an_arm_has_few(seeds, few):
+    tables = Tables([], [{"seeds": number} for number in seeds], [], [])
+    assert bool(said_few(Result(Path(), Manifest("quickstart", [], [], []), {}, {}, tables))) is few
 
 
 def test_all_strategies_are_those_that_ship_and_others_are_named_by_commas(tmp_path, monkeypatch):
@@ -647,6 +692,16 @@ def test_the_tables_are_written_for_latex_with_names_as_they_are(two):
     last = pd.read_csv(two / "table.csv").set_index("strategy")["last"]
     assert rf"exclusive & 1 & {last['exclusive']:.2f} & " in tex
     assert r"95\% interval" in tex
+    assert "memory, mean (MiB) & memory, peak (MiB) & over budget & up (MiB) & down (MiB) &" in tex
+    captions = re.findall(r"\\caption\{(.*)\}", tex)
+    overridden = escaped(", ".join(CHEAP))
+    assert r"data.max\_train=" in overridden
+    assert all(f"; overridden: {overridden}. " in caption for caption in captions)
+    assert [["Worst class:" in told, "Smaller:" in told, "(column less)" in told] for told in captions] == [
+        [True, True, False],
+        [False, False, True],
+    ]
+    assert f"; overridden: {', '.join(CHEAP)}." in (two / "table.md").read_text()
     assert escaped(r"a_b 5% {x}\y ~^#&$ ±") == (
         r"a\_b 5\% \{x\}\textbackslash{}y \textasciitilde{}\textasciicircum{}\#\&\$ $\pm$"
     )

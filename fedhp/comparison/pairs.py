@@ -9,7 +9,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 
 from fedhp.comparison.facets import Facet
-from fedhp.comparison.rows import CONFIDENCE, OVER_SEEDS, Row
+from fedhp.comparison.rows import CONFIDENCE, ENOUGH, OVER_SEEDS, Row
 
 _NOT_MEASURED = "seconds"  # differs between runs that are equal in all else
 
@@ -19,8 +19,8 @@ def pair_rows(facets: Sequence[Facet], runs: Sequence[Row]) -> list[Row]:
 
     ``points`` is the mean over common seeds of the first's less the second's, ``low`` and ``high`` bound it
     with a confidence of 95%, ``p`` is two-sided, of a paired t-test (Student 1908), and ``p_holm`` the same
-    corrected for all pairs of the facet. All but ``points`` are None where there are fewer than two common
-    seeds, or the differences do not vary.
+    corrected for all pairs of the facet. The bounds are None where there are fewer than three common seeds,
+    and they and p where there are fewer than two, or the differences do not vary.
     """
     return [row for facet in facets for row in _corrected(list(_pairs_of(facet, runs)))]
 
@@ -58,8 +58,10 @@ def _difference(first: Mapping[int, Row], second: Mapping[int, Row]) -> Row:
     row: Row = {"seeds": len(seeds), "points": mean(differences), "low": None, "high": None, "p": None}
     if max(differences) - min(differences) > 1e-9:  # percentages: equal but for rounding is equal
         test: Any = ttest_rel(a, b)
-        low, high = test.confidence_interval(CONFIDENCE)
-        row |= {"low": float(low), "high": float(high), "p": float(test.pvalue)}
+        row["p"] = float(test.pvalue)
+        if len(seeds) >= ENOUGH:
+            low, high = test.confidence_interval(CONFIDENCE)
+            row |= {"low": max(-100.0, float(low)), "high": min(100.0, float(high))}
     return row
 
 

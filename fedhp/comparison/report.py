@@ -82,7 +82,7 @@ def _values(result: "Result") -> dict[str, object]:
             }
             for facet in result.facets
         ],
-        "meaning": texts.MEANING.format(measured=how),
+        "meaning": texts.meaning(result),
         "pairs": texts.PAIRS,
         "measured": how,
         "folder": result.root.name,

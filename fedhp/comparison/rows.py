@@ -1,6 +1,7 @@
 """From the records of a comparison to its figures: per run, per arm over seeds, and per class."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
@@ -15,6 +16,7 @@ from fedhp.tracking import RunResult
 Row = dict[str, Any]
 
 CONFIDENCE = 0.95  # of all intervals
+ENOUGH = 3  # seeds for an interval: that of two is 12.7 standard errors to each side
 
 _MEBIBYTE = 2**20
 # The share of the rounds, the last ones, that what devices received is judged over: few are in each round.
@@ -132,7 +134,9 @@ def arm_rows(runs: Sequence[Row], keys: Sequence[str] = ()) -> list[Row]:
     """Returns a row per strategy and values of the varied keys: means over seeds, and their deviations.
 
     The peak of memory is the largest of all seeds; violations and failures are those of all together;
-    ``last_low`` and ``last_high`` bound the last accuracy with a confidence of 95%, by Student's t.
+    ``last_low`` and ``last_high`` bound the last accuracy with a confidence of 95%, by Student's t, of three
+    seeds or more. ``worst_class_accuracy`` is the mean of each seed's worst class, and ``worst_class`` names
+    all that were worst on a seed, the most frequent first.
     """
     arms: dict[tuple[str, str], list[Row]] = {}
     for row in runs:
@@ -150,15 +154,18 @@ def _arm(members: Sequence[Row], keys: Sequence[str]) -> Row:
         if key in _MEANS:
             row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
     row["last_low"], row["last_high"] = _interval([member["last"] for member in done])
-    worst = [member["worst_class"] for member in done]
-    row["worst_class"] = worst[0] if len(set(worst)) == 1 else ""  # it may differ by seed
+    worst = Counter(member["worst_class"] for member in done if member["worst_class"])
+    row["worst_class"] = ", ".join(name for name, _ in worst.most_common())
     row["reason"] = next((member["reason"] for member in members if member["reason"]), "")
     return row
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Returns the confidence interval of a mean (Student 1908); None twice where nothing varies."""
-    if len(values) < 2 or max(values) == min(values):
+    """Returns the confidence interval of a mean of percentages (Student 1908), of what these can be.
+
+    None twice where there are too few seeds, or nothing varies.
+    """
+    if len(values) < ENOUGH or max(values) == min(values):
         return None, None
     half = t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return mean(values) - float(half), mean(values) + float(half)
+    return max(0.0, mean(values) - float(half)), min(100.0, mean(values) + float(half))

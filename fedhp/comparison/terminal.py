@@ -16,6 +16,7 @@ from fedhp.comparison.texts import (
     heading,
     own_samples,
     pair_of,
+    said_few,
     said_identical,
     with_spread,
 )
@@ -42,6 +43,8 @@ def show(console: Console, result: Result) -> None:
         for said in said_identical(result, facet):
             console.print(said, markup=False, highlight=False)
         _show_chances(console, facet, result.tables.pairs)
+    if few := said_few(result):
+        console.print(f"\n{few}", highlight=False)
     console.print(
         "\nlast: accuracy, ± over seeds; worst class: the last model's on its devices'\n"
         f"{own_samples(result)}; memory: mean while training; up: sent by clients;\n"

@@ -6,24 +6,29 @@ from typing import Any
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.pairs import identical
 from fedhp.comparison.result import Result
-from fedhp.comparison.rows import Row
+from fedhp.comparison.rows import ENOUGH, Row
 from fedhp.studies.writing import number, spread
 
-MEANING = """\
+_TERMS = """\
 Accuracies in percent on the held-out set, means over seeds with their standard deviation, and the interval of
-the last accuracy's mean with a confidence of 95% (Student's t). Worst class: the device class on whose
-devices' own data the last global model is worst, of all classes, whether or not the strategy lets them take
-part ({measured}); the mean of each seed's worst, which may not be the same class. Memory is what was measured
-while devices trained, in MiB: the mean over clients, rounds and seeds, and the largest peak of all.
-Smaller: parameters of the full model per parameter of the last. Over budget: rounds of clients over their
-budget, of all seeds together. Up and down: MiB sent in the whole run; seconds are those of one process among
-others, and rough: means over seeds.
+the last accuracy's mean with a confidence of 95% (Student's t), a dash below three seeds. Worst class: of
+each seed the accuracy of the device class on whose devices' own data the last global model is worst, of all
+classes, whether or not the strategy lets them take part ({measured}), then the mean over seeds; named are all
+classes that were worst on a seed, the most frequent first. Smaller: parameters of the full model per
+parameter of the last.
+"""
+
+_COSTS = """\
+Memory is what was measured while devices trained: the mean over clients, rounds and seeds, and the largest
+peak of all. Over budget: rounds of clients over their budget, of all seeds together. Up and down: sent in the
+whole run; seconds are those of one process among others, and rough: means over seeds.
 """
 
 PAIRS = """\
-Points: the first's last accuracy less the second's, the mean over common seeds, with its interval of 95%; p
-of a two-sided paired t-test, and the same corrected for the number of pairs of the table (Holm). With few
-seeds a large p says little; a dash stands where differences do not vary.
+Points: the last accuracy of the strategy named first, less that of the other (column less), the mean over
+common seeds, with its interval of 95%, a dash below three seeds; p of a two-sided paired t-test, and the same
+corrected for the number of pairs of the table (Holm). With few seeds a large p says little; a dash stands
+where differences do not vary.
 """
 
 # By key that alone tells equal arms apart: why it made no difference.
@@ -50,6 +55,15 @@ def _interval(low: str, high: str, form: str) -> Callable[[Row], str]:
     return lambda row: "-" if row[low] is None else f"{row[low]:{form}} to {row[high]:{form}}"
 
 
+def _size(key: str) -> Callable[[Row], str]:
+    """Returns what writes MiB of a row, those below one in KiB: budgets of sensors are of a few."""
+    return lambda row: "-" if row[key] is None else _sized(row[key])
+
+
+def _sized(mebibytes: float) -> str:
+    return f"{mebibytes:.2f} MiB" if mebibytes >= 1 else f"{mebibytes * 1024:.1f} KiB"
+
+
 WORST = figure("worst_class_accuracy", ".1f")
 
 _ARMS: tuple[Column, ...] = (
@@ -59,18 +73,18 @@ _ARMS: tuple[Column, ...] = (
     ("best", figure("best", ".2f")),
     ("worst class", lambda row: f"{WORST(row)} {row['worst_class']}".strip()),
     ("smaller", figure("compression", ".1f", "x")),
-    ("memory, mean", figure("memory_mean_mib", ".2f")),
-    ("memory, peak", figure("memory_peak_mib", ".2f")),
+    ("memory, mean (MiB)", figure("memory_mean_mib", ".2f")),
+    ("memory, peak (MiB)", figure("memory_peak_mib", ".2f")),
     ("over budget", figure("violations", ".0f")),
-    ("up", figure("up_mib", ",.1f")),
-    ("down", figure("down_mib", ",.1f")),
+    ("up (MiB)", figure("up_mib", ",.1f")),
+    ("down (MiB)", figure("down_mib", ",.1f")),
     ("seconds", figure("seconds", ".0f")),
 )
 _CLASSES: tuple[Column, ...] = (
     ("class", lambda row: row["device_class"]),
-    ("budget", figure("budget_mib", ".2f")),
-    ("memory, mean", figure("memory_mean_mib", ".2f")),
-    ("memory, peak", figure("memory_peak_mib", ".2f")),
+    ("budget", _size("budget_mib")),
+    ("memory, mean", _size("memory_mean_mib")),
+    ("memory, peak", _size("memory_peak_mib")),
     ("accuracy, global model", figure("accuracy", ".1f")),
     ("of the part received", figure("accuracy_received", ".1f")),
 )
@@ -142,10 +156,29 @@ def reasons(facet: Facet) -> list[str]:
 
 
 def heading(result: Result) -> str:
-    """Says what is compared, over which seeds, and what is varied."""
-    said = said_varied(result)
-    varied = f"; varied: {said}" if said else ""
-    return f"{result.manifest.scenario}, {said_seeds(result.seeds)}{varied}"
+    """Says what is compared, over which seeds, what is varied, and what was given otherwise for all."""
+    manifest = result.manifest
+    told = {"varied": said_varied(result), "overridden": ", ".join(manifest.overrides)}
+    rest = "".join(f"; {what}: {said}" for what, said in told.items() if said)
+    return f"{manifest.scenario}, {said_seeds(result.seeds)}{rest}"
+
+
+def terms(result: Result) -> str:
+    """Says what the accuracies and sizes in the table of arms mean."""
+    return _TERMS.format(measured=measured(result))
+
+
+def meaning(result: Result) -> str:
+    """Says what every column of the table of arms means."""
+    return terms(result) + _COSTS
+
+
+def said_few(result: Result) -> str:
+    """Says what is missing where some arm has too few seeds; nothing where all have enough."""
+    seeds = [row["seeds"] for row in result.tables.arms if row["seeds"]]
+    if not seeds or min(seeds) >= ENOUGH:
+        return ""
+    return "Intervals and p need three seeds or more: of fewer there are no intervals, and p says little."
 
 
 def said_varied(result: Result) -> str:

@@ -40,7 +40,7 @@ def _markdown(result: Result) -> Iterator[str]:
         yield from _table(texts.arm_texts(facet))
         yield ""
         yield from (f"- {said}\n" for said in (*texts.said_identical(result, facet), *texts.reasons(facet)))
-    yield texts.MEANING.format(measured=texts.measured(result))
+    yield texts.meaning(result)
     for title, said_of, said in (
         ("By device class", lambda facet: texts.class_texts(facet, result.tables.classes), ""),
         ("In pairs", lambda facet: texts.pair_texts(facet, result.tables.pairs), texts.PAIRS),
@@ -62,19 +62,24 @@ def _table(rows: texts.Texts) -> Iterator[str]:
 def _latex(result: Result) -> Iterator[str]:
     yield r"% Tables for \input: they need \usepackage{booktabs}."
     for facet in result.facets:
-        yield from _floating(result, facet, "means over seeds", 1, texts.arm_texts(facet))
-        yield from _floating(result, facet, "in pairs", 2, texts.pair_texts(facet, result.tables.pairs))
+        pairs = texts.pair_texts(facet, result.tables.pairs)
+        yield from _floating(_caption(result, facet, texts.terms(result)), 1, texts.arm_texts(facet))
+        yield from _floating(_caption(result, facet, texts.PAIRS), 2, pairs)
 
 
-def _floating(result: Result, facet: Facet, what: str, names: int, rows: texts.Texts) -> Iterator[str]:
+def _caption(result: Result, facet: Facet, terms: str) -> str:
+    title = f", {facet.title}" if facet.title else ""
+    return " ".join(f"{texts.heading(result)}{title}. {terms}".split())
+
+
+def _floating(caption: str, names: int, rows: texts.Texts) -> Iterator[str]:
     """Yields a table that floats, the first columns of which are names."""
     heading, *body = rows
     if not body:
         return
-    title = f", {facet.title}" if facet.title else ""
     yield r"\begin{table}"
     yield r"  \centering"
-    yield rf"  \caption{{{escaped(f'{texts.heading(result)}{title}: {what}.')}}}"
+    yield rf"  \caption{{{escaped(caption)}}}"
     yield rf"  \begin{{tabular}}{{{'l' * names}{'r' * (len(heading) - names)}}}"
     yield r"    \toprule"
     yield f"    {_line(heading)}"
