@@ -15,8 +15,8 @@ _log = logging.getLogger("flwr")
 def tell(
     node: Mapping[str, Any], server_round: int, profile: DeviceProfile, update: Update, layout: Layout
 ) -> None:
-    """Logs how a round went; not in a simulation, where the server's lines tell of all devices."""
-    if "num-partitions" not in node:
+    """Logs how a round went; not in fedhp's simulation, where the server's lines tell of all devices."""
+    if not node.get("fedhp-simulation"):
         _log.info("%s", line(server_round, profile, update, layout))
 
 

@@ -214,10 +214,11 @@ def train(node_config: dict, chosen: Scenario | None = None, node: int = NODE, *
 
 
 def test_a_real_device_logs_one_line_a_round_and_a_simulated_one_none(caplog):
-    """The full model of 16 and 8 units and 64 inputs; a simulator's devices know how many parts there are."""
+    """The full model of 16 and 8 units and 64 inputs; SuperNodes may be told how many parts there are."""
+    mote = {"partition-id": 0, "num-partitions": 20, "memory-budget": "200KiB", "name": "mote"}
     with caplog.at_level(logging.INFO, "flwr"):
-        update, _ = train({"partition-id": 0, "memory-budget": "200KiB", "name": "mote"})
-        train({"partition-id": 0, "num-partitions": 20})
+        update, _ = train(mote)
+        train({**mote, "fedhp-simulation": True})
     (said,) = [text for text in caplog.messages if text.startswith("fedhp round")]
     counts, statistics = update.state.structure.counts, update.statistics
     assert said.startswith("fedhp round 2: mote, budget 200.0 KiB; units inputs 64 to ")
