@@ -10,6 +10,7 @@ from collections.abc import Mapping
 LARGEST_BYTES = 2**46  # 64 TiB: no machine has more
 MOST_PARAMETERS = 2**30
 MOST_THREADS = 256  # where a process may have no more, torch ends it
+MOST_SEEDS = 10_000  # of a study or comparison, which lists all its runs before the first
 
 _LARGEST_NUMBER = 10**9
 _LARGEST: Mapping[str, int] = {

@@ -312,6 +312,18 @@ def test_an_error_is_printed_as_it_is(error, capsys):
     assert str(error) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [0, 10**11])
+@pytest.mark.parametrize(
+    "command",
+    ["compare quickstart --seeds", "reproduce dynhp --seeds", "bench fleet --seeds", "bench engine --nodes"],
+)
+def test_numbers_on_the_command_line_have_bounds_too(command, number):
+    """All runs of so many seeds are listed before the first one begins, which would take for ever."""
+    result = cli(*command.split(), str(number))
+    assert result.exit_code == 2
+    assert f"{number} is not in the range 1<=x<=" in " ".join(result.output.replace("│", " ").split())
+
+
 def test_memory_that_cannot_be_had_is_one_line_whoever_asks_for_it(capsys):
     """A tensor of 1 EB, which no machine has: torch's error of that is no MemoryError."""
     with pytest.raises(typer.Exit) as caught, readable_errors(debug=False):

@@ -10,7 +10,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
+
+_MOST = 10**6  # of anything that is counted: more never ends, or fits no machine
 
 app = typer.Typer(
     help="Measure speed, memory and accuracy; docs/benchmarks.md says with which commands.",
@@ -32,14 +35,16 @@ def _writable(file: Path | None) -> Path | None:
 Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the figures to this file.", callback=_writable)
 ]
-Workers = Annotated[int, typer.Option(help="Ray workers; 0 runs the clients in this process.")]
+Workers = Annotated[
+    int, typer.Option(min=0, max=4096, help="Ray workers; 0 runs the clients in this process.")
+]
 
 
 @app.command()
 @readable_errors()
 def fleet(
     scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "fashion_mnist_fleet",
-    seeds: Annotated[int, typer.Option(help="Number of seeds, from 0.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 3,
     strategies: Annotated[
         str, typer.Option(help="Strategies, by commas.")
     ] = "mask_intersection,dense,exclusive",
@@ -98,10 +103,12 @@ def step(json_file: Json = None) -> None:
 @app.command()
 @readable_errors()
 def engine(
-    nodes: Annotated[int, typer.Option(help="Simulated nodes.")] = 1000,
+    nodes: Annotated[int, typer.Option(min=1, max=_MOST, help="Simulated nodes.")] = 1000,
     workers: Workers = 2,
     vs_flower: Annotated[bool, typer.Option(help="Run Flower's engine beside it.")] = False,
-    numbers: Annotated[int, typer.Option(help="float32 numbers per message (MLP: 266610).")] = 10_000,
+    numbers: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="float32 numbers per message (MLP: 266610).")
+    ] = 10_000,
     json_file: Json = None,
 ) -> None:
     """Messages per second of the simulation engine; clients only return what they got (40 KB)."""
@@ -140,7 +147,7 @@ def growth(workers: Workers = 2, json_file: Json = None) -> None:
 @app.command()
 @readable_errors()
 def reconcile(
-    updates: Annotated[int, typer.Option(help="Updates of a million parameters.")] = 1000,
+    updates: Annotated[int, typer.Option(min=1, max=_MOST, help="Updates of a million parameters.")] = 1000,
     json_file: Json = None,
 ) -> None:
     """Reconciling many updates beside reading them once from memory, and the memory that it takes."""
@@ -153,7 +160,7 @@ def reconcile(
 @readable_errors()
 def process(
     limit: Annotated[str, typer.Option(help="What the system allows.")] = "16MiB",
-    epochs: Annotated[int, typer.Option(help="Passes over the digits.")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, max=_MOST, help="Passes over the digits.")] = 10,
     json_file: Json = None,
 ) -> None:
     """A device's process under a hard limit of the operating system, dense and with DynHP (Linux)."""

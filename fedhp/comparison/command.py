@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
 
 DEFAULT = "mask_intersection,heterofl,fedrolex,exclusive,smallest,dense"
@@ -24,7 +25,7 @@ def compare(
             show_default=DEFAULT.replace(",", ", "),  # so that it can be folded
         ),
     ] = DEFAULT,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 5,
     over: Annotated[
         list[str] | None,
         typer.Option(

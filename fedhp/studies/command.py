@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")]
+Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")]
 Scenarios = Annotated[str, typer.Option(help="Scenarios, by commas.", show_default=False)]
 Out = Annotated[Path | None, typer.Option(help="Folder of the study; default runs/<study>.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A taste: the digits of quickstart, one seed.")]
