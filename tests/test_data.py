@@ -606,9 +606,9 @@ def test_labels_with_few_gaps_are_taken(tmp_path, labels, num_classes):
 
 
 def test_missing_or_damaged_npz_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"set data\.root"):
+    with pytest.raises(DataError, match=r"data\.root=FILE\.npz"):
         open_dataset(DataConfig("npz"))
-    with pytest.raises(DataError, match=r"set data\.root"):
+    with pytest.raises(DataError, match=r"data\.root=FILE\.npz"):
         open_dataset(DataConfig("npz", str(tmp_path)))
     npz_config(tmp_path)
     file = tmp_path / "data.npz"

@@ -269,7 +269,15 @@ def write_record(folder: Path, scenario, last: float, best: float, final: int, m
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(scenario.to_yaml())
     summary = dict.fromkeys(Summary.__dataclass_fields__, 0)
-    summary |= {"status": "finished", "final_accuracy": last, "best_accuracy": best, "compression": 4.0}
+    summary |= {
+        "status": "finished",
+        "cause": None,
+        "scenario": scenario.name,
+        "versions": {},
+        "final_accuracy": last,
+        "best_accuracy": best,
+        "compression": 4.0,
+    }
     summary |= {"training_bytes_full": 1000, "training_bytes_final": final}
     (folder / "summary.json").write_text(json.dumps(summary))
     clients = parquet.PartedTable(folder / "clients.parquet", columns.CLIENTS)
