@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.errors import DataError
-
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # Windows, where folders cannot even be opened
-
-    def _lock(handle: int, wait: bool) -> None:
-        raise OSError("no locks")
-else:
-
-    def _lock(handle: int, wait: bool) -> None:
-        flock(handle, LOCK_EX if wait else LOCK_EX | LOCK_NB)
-
+from fedhp.locks import locked
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
 _FORMAT = 10
@@ -135,29 +124,15 @@ def _temporary(parent: Path) -> Iterator[Path]:
     made for one left behind.
     """
     with ExitStack() as held:
-        with _locked(parent):
+        with locked(parent):
             for other in parent.glob(".*"):
-                with _locked(other, wait=False) as abandoned:
-                    if abandoned:
+                with suppress(BlockingIOError), locked(other, wait=False) as is_abandoned:
+                    if is_abandoned:
                         shutil.rmtree(other, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=".", dir=parent))
             held.callback(shutil.rmtree, temporary, ignore_errors=True)
-            held.enter_context(_locked(temporary))
+            held.enter_context(locked(temporary))
         yield temporary
-
-
-@contextmanager
-def _locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Locks a folder, and says whether it could; on systems and disks without such locks, it cannot."""
-    with ExitStack() as held:
-        try:
-            handle = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, handle)
-            _lock(handle, wait)
-        except OSError:
-            yield False
-        else:
-            yield True
 
 
 def _open(folder: Path) -> dict[str, NDArray[Any]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fedhp.data import Shard
 from fedhp.devices import DeviceProfile
 from fedhp.memory import MemoryConfig
-from fedhp.models import Architecture, ModelConfig, architecture, initial_state
+from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
@@ -199,3 +199,14 @@ def normalised_net(num_channels: int = 6) -> tuple[torch.nn.Module, Layout]:
     }
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
     return module, Layout({"c": num_channels}, shapes, axes, {"c": 1})
+
+
+def compact_and_silenced(
+    arch: Architecture, state: ModelState, structure: Structure, num_samples: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns what the compact model makes of samples, and what the full one does with units silenced."""
+    samples = torch.randn(num_samples, *arch.input_shape, generator=torch.Generator().manual_seed(1))
+    full = to_module(arch, silenced(arch, state, structure)).eval()
+    compact = to_module(arch, state.cut(arch.layout, structure)).eval()
+    with torch.no_grad():
+        return compact(samples.clone()), full(samples.clone())

@@ -158,11 +158,8 @@ def test_the_pull_is_the_gradient_of_the_proximal_term(name):
         torch.testing.assert_close(our, their)
 
 
-@pytest.mark.parametrize("name", PLAIN)
-def test_a_client_trains_as_a_plain_loop_with_the_penalty_does(name):
-    recipe = proximal(name)
-    task = small_task(recipe, SHARD)
-    update = train_locally(recipe, task, SHARD)
+def plainly_trained(name, recipe, task, clip) -> nn.Module:
+    """Returns the module that a plain loop trains, with the penalty in its loss; clips before each update."""
     module = to_module(ARCH, task.state)
     received = [parameter.detach().clone() for parameter in module.parameters()]
     optimizer = PLAIN[name](module.parameters())
@@ -172,7 +169,17 @@ def test_a_client_trains_as_a_plain_loop_with_the_penalty_does(name):
         images, labels = SHARD.batch(rows)
         optimizer.zero_grad()
         (nn.functional.cross_entropy(module(images), labels) + pulled(module, received)).backward()
+        clip(module)
         optimizer.step()
+    return module
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_client_trains_as_a_plain_loop_with_the_penalty_does(name):
+    recipe = proximal(name)
+    task = small_task(recipe, SHARD)
+    update = train_locally(recipe, task, SHARD)
+    module = plainly_trained(name, recipe, task, lambda module: None)
     for key, parameter in module.named_parameters():
         np.testing.assert_allclose(update.state.weights[key], parameter.detach(), atol=1e-4)
     assert set(update.state.weights) == set(ARCH.layout.shapes)
@@ -274,20 +281,14 @@ def test_a_client_clips_as_a_plain_loop_with_the_penalty_does(name):
     recipe = replace(recipe, train=replace(recipe.train, clip_norm=0.1))
     task = small_task(recipe, SHARD)
     update = train_locally(recipe, task, SHARD)
-    module = to_module(ARCH, task.state)
-    received = [parameter.detach().clone() for parameter in module.parameters()]
-    optimizer = PLAIN[name](module.parameters())
-    optimizer.param_groups[0]["lr"] = 0.02
-    order = generator(recipe.seed, "batches", 1, 5)
-    for rows in (part for _ in range(2) for part in np.split(order.permutation(120), 15)):
-        images, labels = SHARD.batch(rows)
-        optimizer.zero_grad()
-        (nn.functional.cross_entropy(module(images), labels) + pulled(module, received)).backward()
+
+    def clip(module: nn.Module) -> None:
         length = math.sqrt(sum(float(p.grad.square().sum()) for p in module.parameters()))
         assert length > 0.1
         for parameter in module.parameters():
             parameter.grad *= 0.1 / length
-        optimizer.step()
+
+    module = plainly_trained(name, recipe, task, clip)
     for key, parameter in module.named_parameters():
         np.testing.assert_allclose(update.state.weights[key], parameter.detach(), atol=1e-4)
 

@@ -13,6 +13,7 @@ from small_models import (
     ARCHITECTURES,
     CHAINS,
     FEW,
+    compact_and_silenced,
     random_shard,
     silenced,
     small_recipe,
@@ -125,11 +126,7 @@ def test_compact_equals_full_with_the_dropped_units_zeroed(case):
     @given(st.data())
     def check(data):
         structure = data.draw(structures(arch.layout))
-        samples = torch.randn(4, *arch.input_shape, generator=torch.Generator().manual_seed(1))
-        full = to_module(arch, silenced(arch, state, structure)).eval()
-        compact = to_module(arch, state.cut(arch.layout, structure)).eval()
-        with torch.no_grad():
-            wanted, got = full(samples.clone()), compact(samples.clone())
+        got, wanted = compact_and_silenced(arch, state, structure, 4)
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-5)
 
     check()

@@ -6,10 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_networks import IMAGES
 from signal_networks import SIGNALS
-from small_models import FEW, random_shard, silenced, small_recipe, small_task, structures, unsettled
+from small_models import (
+    FEW,
+    compact_and_silenced,
+    random_shard,
+    small_recipe,
+    small_task,
+    structures,
+    unsettled,
+)
 
 from fedhp.memory import MemoryConfig
-from fedhp.models import ModelConfig, architecture, to_module
+from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.trainer import train_locally
@@ -30,11 +38,7 @@ def test_compact_equals_full_with_the_dropped_units_zeroed(case):
     @given(st.data())
     def check(data):
         structure = data.draw(structures(arch.layout))
-        samples = torch.randn(3, *arch.input_shape, generator=torch.Generator().manual_seed(1))
-        full = to_module(arch, silenced(arch, state, structure)).eval()
-        compact = to_module(arch, state.cut(arch.layout, structure)).eval()
-        with torch.no_grad():
-            wanted, got = full(samples.clone()), compact(samples.clone())
+        got, wanted = compact_and_silenced(arch, state, structure, 3)
         torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
 
     check()

@@ -1,17 +1,12 @@
 """The folder of a study, known again by a file that names the study, and of one process at a time."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedhp.errors import RecordError
+from fedhp.locks import locked
 from fedhp.tracking import is_taken, not_writable
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows has none, and nothing as simple
-    fcntl = None
 
 MARKER = "study.txt"
 
@@ -48,24 +43,15 @@ def held(root: Path) -> Iterator[None]:
         RecordError: If another process is at work there, or nothing can be written to it.
     """
     _make(root)
-    if fcntl is None:
+    with ExitStack() as ours:
+        try:
+            ours.enter_context(locked(root, wait=False))
+        except BlockingIOError:
+            raise RecordError(
+                f"another process is at work in {root}; wait for its end, after which the same command goes "
+                "on with what is left, or choose another --out"
+            ) from None
         yield
-        return
-    place = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(place)
-        raise RecordError(
-            f"another process is at work in {root}; wait for its end, after which the same command goes on "
-            "with what is left, or choose another --out"
-        ) from None
-    except OSError:  # some network file systems lock no folders
-        pass
-    try:
-        yield
-    finally:
-        os.close(place)
 
 
 def _make(root: Path) -> None:
