@@ -1,10 +1,13 @@
 """Which question a reply answers: nobody's word counts for another device, round or run."""
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable, Iterator
 
 from flwr.app import Message, Metadata, RecordDict
 
 from fedhp.errors import TrainingError, WireError
+
+_notes = logging.getLogger("fedhp.notes")
 
 
 class Questions:
@@ -18,6 +21,31 @@ class Questions:
         sent = list(sent)
         self._by_id = {question.message_id: question for question in sent if question.message_id}
         self._nodes = {question.dst_node_id for question in sent}
+
+    def answers(
+        self, replies: Iterable[Message], name: Callable[[int], str] = "node {}".format
+    ) -> Iterator[tuple[int, Message]]:
+        """Yields the first answer of each node, as it arrives.
+
+        What answers nothing that its sender was asked, and a second answer, are dropped and noted.
+
+        Args:
+            replies: Whatever has come.
+            name: Names a sender in notes.
+        """
+        seen: set[int] = set()
+        for reply in replies:
+            sender = name(reply.metadata.src_node_id)
+            try:
+                node = self.node_of(reply)
+            except WireError as error:
+                _notes.warning("dropped a reply from %s: %s", sender, error)
+                continue
+            if node in seen:
+                _notes.warning("dropped a second reply from %s", sender)
+                continue
+            seen.add(node)
+            yield node, reply
 
     def node_of(self, reply: Message) -> int:
         """Returns the node whose question a reply answers.

@@ -1,21 +1,17 @@
 """Replies as they arrive, put into the one order that results may depend on: by partition id."""
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from flwr.app import Message, Metadata
 
 from fedhp.bounds import one_line
-from fedhp.errors import WireError
 from fedhp.proportion import Change
 from fedhp.state import ClientReport, Update
 from fedhp.structure import Layout, Structure
 
 from .questions import Questions
 from .roster import Device
-
-_notes = logging.getLogger("fedhp.notes")
 
 
 @dataclass(frozen=True)
@@ -92,19 +88,9 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
 
 
 def _answers(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
-    """Yields the first answer of each device that was asked, under its node."""
-    questions = Questions(one.message for one in sent.values())
-    seen: set[int] = set()
-    for reply in replies:
-        source = reply.metadata.src_node_id
-        name = f"client {sent[source].device.client} (node {source})" if source in sent else f"node {source}"
-        try:
-            node = questions.node_of(reply)
-        except WireError as error:
-            _notes.warning("dropped a reply from %s: %s", name, error)
-            continue
-        if node in seen:
-            _notes.warning("dropped a second reply from %s", name)
-            continue
-        seen.add(node)
-        yield node, reply
+    """Returns the first answer of each device that was asked, under its node, as they arrive."""
+
+    def name(node: int) -> str:
+        return f"client {sent[node].device.client} (node {node})" if node in sent else f"node {node}"
+
+    return Questions(one.message for one in sent.values()).answers(replies, name)

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedhp import wire
 from fedhp.bounds import one_line
 from fedhp.devices import DeviceProfile
-from fedhp.errors import FedhpError, TrainingError, WireError
+from fedhp.errors import FedhpError, TrainingError
 
 from .questions import Questions, content_of
 
@@ -102,17 +102,7 @@ def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int,
 
     Each is read as it arrives: the messages of a large fleet take ten times as much memory as what they say.
     """
-    questions = Questions(asked)
-    answers: dict[int, _Answer | FedhpError] = {}
-    for reply in replies:
-        try:
-            node = questions.node_of(reply)
-        except WireError as error:
-            _notes.warning("dropped a reply from node %d: %s", reply.metadata.src_node_id, error)
-            continue
-        if node not in answers:
-            answers[node] = _read(reply, node)
-    return answers
+    return {node: _read(reply, node) for node, reply in Questions(asked).answers(replies)}
 
 
 def wait_for(grid: Grid, nodes: Collection[int], number: int, seconds: float) -> bool:
