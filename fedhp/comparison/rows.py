@@ -1,13 +1,12 @@
 """From the records of a comparison to its figures: per run, per arm over seeds, and per class."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
 import pandas as pd
-from scipy.stats import t
+from scipy.stats import sem, t
 
 from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
@@ -167,5 +166,5 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     """
     if len(values) < ENOUGH or max(values) == min(values):
         return None, None
-    half = t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * stdev(values) / math.sqrt(len(values))
-    return max(0.0, mean(values) - float(half)), min(100.0, mean(values) + float(half))
+    low, high = t.interval(CONFIDENCE, len(values) - 1, mean(values), sem(values))
+    return max(0.0, float(low)), min(100.0, float(high))
