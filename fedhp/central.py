@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedhp.assignment import fit_structure
 from fedhp.config import Scenario
-from fedhp.data import Shard, open_dataset, test_shard, train_shard
+from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import MissingExtraError
 from fedhp.memory import MemoryModel
@@ -45,6 +45,7 @@ class Central:
 
     Attributes:
         scenario: The scenario, `as_recorded`.
+        dataset: Its data, as the run found it.
         recipe: How to train: one round of all epochs.
         memory: The memory model.
         train: All training samples.
@@ -53,6 +54,7 @@ class Central:
     """
 
     scenario: Scenario
+    dataset: Dataset
     recipe: Recipe
     memory: MemoryModel
     train: Shard
@@ -105,7 +107,7 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         start = fresh_state(recipe.architecture, fits, scenario.seed)
     else:
         start = start.cut(recipe.architecture.layout, fits)
-    return Central(as_recorded(scenario), recipe, memory, train, test_shard(scenario.data), start)
+    return Central(as_recorded(scenario), dataset, recipe, memory, train, test_shard(scenario.data), start)
 
 
 def train_central(
@@ -129,10 +131,10 @@ def train_central(
 
 
 def _train(central: Central, trackers: Trackers) -> None:
-    plan = plan_run(central.scenario, central.recipe, central.memory, [central.profile])
+    plan = plan_run(central.scenario, central.dataset, central.recipe, central.memory, [central.profile])
     trackers.on_start(plan)
     budgets = {"memory.budget": central.profile.memory_bytes}
-    for note in run_notes(open_dataset(central.scenario.data), central.recipe, central.memory, budgets):
+    for note in run_notes(central.dataset, central.recipe, central.memory, budgets):
         trackers.on_note(note)
     watch = RunWatch(plan, central.recipe, central.memory, central.test, trackers)
     watch.after_round(0, central.start)

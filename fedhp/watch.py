@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedhp.config import Scenario
-from fedhp.data import Shard, open_dataset
+from fedhp.data import Dataset, Shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
 from fedhp.evaluation import evaluate
@@ -35,6 +35,7 @@ from fedhp.tracking import (
 
 def plan_run(
     scenario: Scenario,
+    dataset: Dataset,
     recipe: Recipe,
     memory: MemoryModel,
     profiles: Sequence[DeviceProfile],
@@ -47,7 +48,6 @@ def plan_run(
     names += [profile.device_class for profile in profiles]  # which devices may have given themselves
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
     profiles = sorted(profiles, key=lambda profile: place[profile.device_class])
-    data = open_dataset(scenario.data)
     return RunPlan(
         scenario=scenario,
         layout=arch.layout,
@@ -59,8 +59,8 @@ def plan_run(
         num_classes=arch.num_classes,
         partition=partition or {},
         owners=owners or {},
-        normalisation=data.normalisation,
-        label_names=data.label_names,
+        normalisation=dataset.normalisation,
+        label_names=dataset.label_names,
     )
 
 

@@ -11,7 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
-from fedhp.data import label_counts, open_dataset, partition_notes
+from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.notes import few_held_out, late_cuts, odd_spreads, run_notes, tiny_parts
 from fedhp.tracking import RunPlan, Trackers, run_folder
@@ -66,7 +66,8 @@ def _run(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     if not strategy.budgeted:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
     partition = _partition(scenario, devices)
-    plan = plan_run(scenario, setup.recipe, setup.memory, profiles, partition, _owners(scenario, partition))
+    owners = _owners(setup, partition)
+    plan = plan_run(scenario, setup.dataset, setup.recipe, setup.memory, profiles, partition, owners)
     trackers.on_start(plan)
     for note in (*left_out, *strategy.remarks, *_what_stands_out(setup, plan, devices)):
         trackers.on_note(note)
@@ -95,7 +96,7 @@ def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> 
     scenario, strategy = setup.scenario, setup.strategy
     pruned = plan.budgets if strategy.prunes else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
-    yield from run_notes(open_dataset(scenario.data), setup.recipe, setup.memory, budgets)
+    yield from run_notes(setup.dataset, setup.recipe, setup.memory, budgets)
     if strategy.prunes:
         yield from late_cuts(setup.recipe)
     else:
@@ -118,11 +119,11 @@ def _partition(scenario: Scenario, devices: Sequence[Device]) -> dict[int, Seque
     return {client: own.tolist() for client, own in enumerate(counts) if client in players}
 
 
-def _owners(scenario: Scenario, clients: Iterable[int]) -> dict[int, str]:
+def _owners(setup: Setup, clients: Iterable[int]) -> dict[int, str]:
     """Returns whose samples in the data set each of the clients has, where each has an owner's."""
-    if scenario.data.partition.name != "natural":
+    if setup.scenario.data.partition.name != "natural":
         return {}
-    names = open_dataset(scenario.data).owner_names
+    names = setup.dataset.owner_names
     return {client: names[client] for client in clients}
 
 

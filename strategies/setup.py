@@ -24,6 +24,7 @@ class Setup:
     """What the server holds before the first round; ``parts`` are the sizes of the parts of its data."""
 
     scenario: Scenario
+    dataset: Dataset
     recipe: Recipe
     memory: MemoryModel
     test: Shard
@@ -68,7 +69,7 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind))
     if simulated:
         _check_budgets(strategy, recipe if kind.prunes else recipe.without_pruning())
-    return Setup(scenario, recipe, memory, test, strategy, tuple(map(len, parts)))
+    return Setup(scenario, dataset, recipe, memory, test, strategy, tuple(map(len, parts)))
 
 
 def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> wire.Brief:
