@@ -121,7 +121,7 @@ def _over_places(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
 
 def _pad(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     maps, pads = call.argument(0, "input"), list(call.argument(1, "pad"))
-    value = wiring.value(maps) or Value.alike(FIXED, maps.shape, batched=False)
+    value = wiring.known(maps)
     first = maps.dim() - len(pads) // 2
     changed = [axis for axis in range(first, maps.dim()) if value.changes(axis)]
     if changed and call.argument(2, "mode", "constant") != "constant":
@@ -147,7 +147,7 @@ def _mixing(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
 def _mixed(wiring: Wiring, call: Call, result: Any, axes: Sequence[int]) -> list[Value | None]:
     """Passes a value through what mixes its entries along some axes, and may reduce them to one."""
     tensor = call.argument(0, "input")
-    value = wiring.value(tensor) or Value.alike(FIXED, tensor.shape, batched=False)
+    value = wiring.known(tensor)
     places = {axis % tensor.dim() for axis in axes}
     if any(value.changes(axis) for axis in places):
         wiring.fix(call.who, value)
@@ -166,7 +166,7 @@ def _entrywise(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     made = result
     values = []
     for tensor in tensors((call.args, call.kwargs)):
-        value = wiring.value(tensor) or Value.alike(FIXED, tensor.shape, batched=False)
+        value = wiring.known(tensor)
         if not value.neutral:
             values.append(value.aligned(made.dim()))
     if not values:
@@ -192,7 +192,7 @@ def _join(wiring: Wiring, call: Call, widest: Value, other: Value) -> None:
 
 def _glu(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     maps = call.argument(0, "input")
-    value = wiring.value(maps) or Value.alike(FIXED, maps.shape, batched=False)
+    value = wiring.known(maps)
     axis = call.argument(1, "dim", -1)
     one, gate = value.full.chunk(2, axis)
     halves = [Value.of(half, value.batched) for half in (one, gate)]

@@ -93,6 +93,10 @@ class Wiring:
             self._values[tensor] = self._own(self._parameters[id(tensor)], tensor)
         return self._values.get(tensor)
 
+    def known(self, tensor: torch.Tensor) -> Value:
+        """Returns a tensor's value; that of a constant is of channels that are never cut."""
+        return self.value(tensor) or Value.alike(FIXED, tensor.shape, batched=False)
+
     def watch(self, call: Call, result: Any) -> None:
         """Takes notice of a call."""
         given, made = tensors((call.args, call.kwargs)), tensors(result)
@@ -158,7 +162,7 @@ class Wiring:
 
     def along(self, call: Call, tensor: torch.Tensor, axis: int) -> Channels:
         """Returns the channels along the axis of a tensor that a layer takes for them."""
-        value = self.value(tensor) or Value.alike(FIXED, tensor.shape, batched=False)
+        value = self.known(tensor)
         others = [
             other for other in range(tensor.dim()) if other != axis % tensor.dim() and value.changes(other)
         ]
