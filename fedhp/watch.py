@@ -21,7 +21,6 @@ from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.state import ClientReport, ModelState, RoundReport
 from fedhp.terminal import OutputHandler
-from fedhp.threads import torch_threads
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,
@@ -144,7 +143,7 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
     if show:
         members.append(ConsoleTracker(folder=folder))
     trackers = Trackers(members)
-    with torch_threads(scenario.simulation.threads_per_worker), _notes_to(trackers):
+    with _notes_to(trackers):
         try:
             yield trackers
         except Exception as error:

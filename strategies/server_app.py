@@ -14,6 +14,7 @@ from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.notes import few_held_out, late_cuts, odd_spreads, run_notes, tiny_parts
+from fedhp.threads import torch_threads
 from fedhp.tracking import RunPlan, Trackers, run_folder
 from fedhp.watch import RunWatch, plan_run, reporting
 
@@ -40,7 +41,8 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _record(grid: Grid, scenario: Scenario, folder: Path, show: bool, simulated: bool) -> None:
-    with reporting(scenario, folder, show) as trackers:
+    threads = torch_threads(scenario.simulation.threads_per_worker)
+    with threads, reporting(scenario, folder, show) as trackers:
         setup = prepare(scenario, simulated)
         _run(grid, setup, trackers)
 

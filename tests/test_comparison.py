@@ -33,6 +33,7 @@ from fedhp.errors import DataError, RecordError, ScenarioError
 from fedhp.seeds import generator
 from fedhp.studies.cell import run_cell
 from fedhp.studies.folder import held
+from fedhp.studies.writing import markdown_table
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
 
@@ -207,6 +208,14 @@ def test_intervals_keep_to_what_percentages_and_their_differences_can_be():
     assert [(row["last_low"], row["last_high"]) for row in arm_rows(runs)] == [(0, 100)] * 2
     (pair,) = pairs_of(runs)
     assert (pair["low"], pair["high"]) == (-100, 100)
+
+
+def test_names_with_bars_stay_in_their_cell():
+    assert list(markdown_table([["class", "n"], ["a|b", "1"]])) == [
+        "| class | n |",
+        "|---|---|",
+        r"| a\|b | 1 |",
+    ]
 
 
 def test_small_sizes_of_classes_are_in_kib():

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fedhp.comparison import texts
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.studies.writing import write_csv
+from fedhp.studies.writing import markdown_table, write_csv
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -37,7 +37,7 @@ def _markdown(result: Result) -> Iterator[str]:
     for facet in result.facets:
         if facet.title:
             yield f"## {facet.title}\n"
-        yield from _table(texts.arm_texts(facet))
+        yield from markdown_table(texts.arm_texts(facet))
         yield ""
         yield from (f"- {said}\n" for said in (*texts.said_identical(result, facet), *texts.reasons(facet)))
     yield texts.meaning(result)
@@ -47,16 +47,9 @@ def _markdown(result: Result) -> Iterator[str]:
     ):
         for facet in result.facets:
             yield f"## {title}{f', {facet.title}' if facet.title else ''}\n"
-            yield from _table(said_of(facet))
+            yield from markdown_table(said_of(facet))
             yield ""
         yield said
-
-
-def _table(rows: texts.Texts) -> Iterator[str]:
-    heading, *body = rows
-    yield f"| {' | '.join(heading)} |"
-    yield f"|{'---|' * len(heading)}"
-    yield from (f"| {' | '.join(row)} |" for row in body)
 
 
 def _latex(result: Result) -> Iterator[str]:

@@ -90,11 +90,17 @@ def _markdown(study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> Iterato
     for scenario in scenarios(arms):
         own = [row for row in arms if row["scenario"] == scenario]
         yield f"\n## {scenario}\n"
-        yield f"| {' | '.join(COLUMNS)} |"
-        yield f"|{'---|' * len(COLUMNS)}"
-        yield from (f"| {' | '.join(cells(row, study.names))} |" for row in own)
+        yield from markdown_table([COLUMNS, *(cells(row, study.names) for row in own)])
         yield from _causes([row for row in rows if row["scenario"] == scenario], study.names)
     yield _LEGEND
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yields the lines of a table, the first row of which is its heading."""
+    heading, *body = (" | ".join(cell.replace("|", r"\|") for cell in row) for row in rows)
+    yield f"| {heading} |"
+    yield f"|{'---|' * len(rows[0])}"
+    yield from (f"| {row} |" for row in body)
 
 
 def _causes(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
