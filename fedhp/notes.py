@@ -14,7 +14,7 @@ from fedhp.devices import at_least, format_size
 from fedhp.memory import MemoryModel
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
-from fedhp.state import RoundReport
+from fedhp.state import RoundReport, mean_train_loss
 
 _FEW = 10  # held-out samples, below which an accuracy on them moves in steps of more than a tenth
 _ODD = 3.0  # times that a device's values may spread as widely, or as narrowly, as the server's, unnoted
@@ -200,7 +200,7 @@ class LossNotes:
             )
 
     def _risen(self, report: RoundReport) -> Iterator[str]:
-        loss = _training_loss(report)
+        loss = mean_train_loss(report.clients)
         if loss is None or self._has_risen:
             return
         self._first = loss if self._first is None else self._first
@@ -210,13 +210,6 @@ class LossNotes:
                 f"the training loss rises: {loss:.2f} in round {report.round}, after {self._first:.2f} in "
                 f"the first; {self._remedy}"
             )
-
-
-def _training_loss(report: RoundReport) -> float | None:
-    """Returns the mean over the samples of all clients that answered; None where none did."""
-    known = [(row.num_examples, row.train_loss) for row in report.clients if row.train_loss is not None]
-    total = sum(number for number, _ in known)
-    return sum(number * loss for number, loss in known) / total if total else None
 
 
 def _size(budget: int | None) -> float:

@@ -194,6 +194,13 @@ class ClientReport:
         return any(peak is not None and peak > self.memory_budget_bytes for peak in peaks)
 
 
+def mean_train_loss(rows: Iterable[ClientReport]) -> float | None:
+    """Returns the training loss, the mean over the samples of all clients that answered; None if none did."""
+    known = [(row.num_examples, row.train_loss) for row in rows if row.train_loss is not None]
+    total = sum(number for number, _ in known)
+    return sum(number * loss for number, loss in known) / total if total else None
+
+
 def local_accuracies(rows: Iterable[ClientReport]) -> tuple[float | None, float | None]:
     """Returns the clients' mean accuracies on their own held-out samples, weighted by their number.
 

@@ -19,7 +19,7 @@ from fedhp.proportion import Proportion, changes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation, Shares
 from fedhp.seeds import generator
-from fedhp.state import ClientReport, ModelState
+from fedhp.state import ClientReport, ModelState, mean_train_loss
 from fedhp.structure import Structure
 
 from .claims import Counts, with_servers_memory
@@ -238,9 +238,8 @@ class FleetStrategy(Strategy):
             return None, None
         if self.prunes:
             self.votes = reconciliation.votes()
-        loss = sum(row.num_examples * (row.train_loss or 0.0) for row in valid)
         examples = sum(row.num_examples for row in valid)
-        metrics = MetricRecord({"num-examples": examples, "train-loss": loss / examples})
+        metrics = MetricRecord({"num-examples": examples, "train-loss": mean_train_loss(valid) or 0.0})
         return wire.pack_state(self.state), metrics
 
     def _next_state(self, reconciliation: Reconciliation, server_round: int) -> ModelState:
