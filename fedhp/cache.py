@@ -19,7 +19,7 @@ from fedhp.errors import DataError
 from fedhp.locks import locked
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
-_FORMAT = 10
+_FORMAT = 11
 _CONTENTS = "contents.json"
 
 

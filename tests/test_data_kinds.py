@@ -72,6 +72,33 @@ def test_samples_that_were_rounded_until_little_is_left_are_noted(tmp_path):
     assert list(data_notes(open_dataset(own(tmp_path / "whole", np.rint(x).astype(np.int64))))) == []
 
 
+def test_whole_numbers_that_double_precision_cannot_tell_apart_are_noted_as_rounded(tmp_path):
+    """From 2^60 on it counts by 2^8: of 100 numbers in a row nothing is left, of 1,000 a few steps."""
+    labels, start = np.arange(1000) % 3, 2**60 + 2**7 + 1
+    last_bits = start + (np.arange(3000).reshape(1000, 3) // 30)
+    rounded, equal = data_notes(open_dataset(own(tmp_path / "lost", last_bits, labels)))
+    assert rounded.startswith("training samples were rounded to steps of 1 of their deviation, ")
+    assert equal.startswith("all training samples are equal in double precision")
+    (rounded,) = data_notes(open_dataset(own(tmp_path / "some", start + np.arange(3000).reshape(1000, 3))))
+    assert rounded.startswith("training samples were rounded to steps of 0.")
+
+
+def test_a_feature_that_double_precision_cannot_tell_apart_is_noted_beside_others(tmp_path):
+    x = np.stack([np.arange(90) % 7, 2**60 + np.arange(90)], axis=1)
+    (rounded,) = data_notes(open_dataset(own(tmp_path, x)))
+    assert rounded.startswith("training samples were rounded to steps of 1 of their deviation, ")
+
+
+@pytest.mark.parametrize("unit", [1e-150, 1e-170, 1e-200, 1e-300, 1e30])
+def test_numbers_of_any_size_are_brought_to_deviation_1(tmp_path, unit):
+    """Squared, those below 1e-162 are nothing in double precision."""
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    dataset = open_dataset(own(tmp_path, x * unit))
+    assert list(data_notes(dataset)) == []
+    expected = (x - x.mean(axis=0)) / x.std(axis=0)
+    np.testing.assert_allclose(dataset.train_images.reshape(200, 3), expected, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(("factor", "noted"), [(255.0, True), (1 / 255, True), (3.0, False)])
 def test_held_out_samples_on_another_scale_are_noted(tmp_path, factor, noted):
     x = np.random.default_rng(0).random((40, 6, 6))

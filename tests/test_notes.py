@@ -23,7 +23,7 @@ SMALL = {
     "fleet": {"num_clients": 4, "classes": [{"name": "gateway", "memory": "256KiB"}]},
     "simulation.num_workers": 0,
 }
-ALL_EQUAL = "all training samples are equal: "
+ALL_EQUAL = "all training samples are equal in double precision, in which they are read: "
 
 
 def own(folder: Path, images: np.ndarray, labels: np.ndarray) -> dict[str, str]:

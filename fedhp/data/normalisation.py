@@ -13,6 +13,7 @@ from fedhp.errors import DataError
 # Values that are converted to double precision at once: as a whole, uint8 would take eight times the memory.
 _SLICE = 2**20
 _LARGEST = np.finfo(np.float32).max
+_LEAST_EXPONENT = np.finfo(np.float64).minexp
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Normalisation:
 
     Attributes:
         mean: What is taken from the values, one per entry of the axis, or one for all values.
-        std: What the rest is divided by, above 0; 1 where all values are equal.
+        std: What the rest is divided by, above 0; 1 where all values are equal, and where they differ by less
+            than double precision tells, the step that it counts by.
         axis: The axis of (channels, height, width) that has entries of unlike scale.
     """
 
@@ -56,7 +58,8 @@ class Normalisation:
         mean, std = self.shaped(self.mean) * scale, self.shaped(self.std) * scale
         normalised = np.empty(images.shape, np.float32)
         for rows in row_slices(images):
-            values = (images[rows].astype(np.float64) - mean) / std
+            with np.errstate(over="ignore"):  # told below
+                values = (images[rows].astype(np.float64) - mean) / std
             if (off := np.abs(values).max()) > _LARGEST:
                 raise DataError(
                     f"{place} holds a value that is {off:.2g} deviations from the training samples' mean; "
@@ -76,8 +79,7 @@ def measure(images: NDArray[Any], axis: int | None) -> Normalisation:
         axis: The axis; None measures all values together.
     """
     mean, std = (numbers / _scale(images) for numbers in _moments(images, axis))
-    divisors = np.where(std > 0, std, 1.0)
-    return Normalisation(tuple(mean.tolist()), tuple(divisors.tolist()), axis or 0)
+    return Normalisation(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()), axis or 0)
 
 
 def spreads(images: NDArray[Any], normalisation: Normalisation) -> NDArray[np.float64]:
@@ -112,7 +114,10 @@ def widest_step(images: NDArray[Any], normalisation: Normalisation) -> float:
 
 
 def _moments(images: NDArray[Any], axis: int | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns mean and deviation of values as they are; equal ones deviate by 0, without rounding."""
+    """Returns mean and deviation of values as they are; equal ones deviate by 0, without rounding.
+
+    And only equal ones: of differences as small as double precision knows, the squares would be nothing.
+    """
     others = tuple(number for number in range(4) if axis is None or number != axis + 1)
     count = math.prod(images.shape[number] for number in others)
 
@@ -120,10 +125,13 @@ def _moments(images: NDArray[Any], axis: int | None) -> tuple[NDArray[np.float64
         parts = (values(images[rows].astype(np.float64)) for rows in row_slices(images))
         return np.sum([part.sum(others, keepdims=True) for part in parts], axis=0) / count
 
+    low, high = images.min(others, keepdims=True), images.max(others, keepdims=True)
+    _, exponents = np.frexp(high.astype(np.float64) - low.astype(np.float64))
+    unit = np.ldexp(1.0, np.maximum(exponents, _LEAST_EXPONENT))  # which divides without rounding
     mean = mean_of(lambda part: part)
-    variance = mean_of(lambda part: np.square(part - mean))
-    constant = images.min(others, keepdims=True) == images.max(others, keepdims=True)
-    return mean.ravel(), np.where(constant, 0, np.sqrt(variance)).ravel()
+    std = np.sqrt(mean_of(lambda part: np.square((part - mean) / unit))) * unit
+    known = np.where(std > 0, std, np.spacing(np.abs(mean)))
+    return mean.ravel(), np.where(low == high, 0, known).ravel()
 
 
 def row_slices(array: NDArray[Any]) -> Iterator[slice]:

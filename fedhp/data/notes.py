@@ -33,8 +33,9 @@ def data_notes(dataset: Dataset) -> Iterator[str]:
     yield from _odd_layout(dataset)
     if dataset.step > _COARSE:
         yield (
-            f"training samples were rounded to steps of {dataset.step:.2g} of their deviation when they were "
-            f"stored, which tells few apart: take their offset off, or store them in double precision, before"
+            f"training samples were rounded to steps of {dataset.step:.2g} of their deviation, when they were "
+            f"stored or in double precision, in which they are read; that tells few apart: take their offset "
+            f"off, or store them in double precision, before"
         )
     if not 1 / _ODD < dataset.test_spread < _ODD:
         yield (
@@ -43,7 +44,8 @@ def data_notes(dataset: Dataset) -> Iterator[str]:
         )
     if _all_equal(dataset):
         yield (
-            "all training samples are equal: nothing in them tells classes apart; check how they were stored"
+            "all training samples are equal in double precision, in which they are read: nothing in them "
+            "tells classes apart; check how they were stored"
         )
 
 
