@@ -551,7 +551,7 @@ def test_rows_that_are_left_out_still_count_for_the_scale(tmp_path, max_train):
         ({"x_train": np.zeros(12, np.float32)}, r"must have shape .* got \(12,\); .*reshape\(-1, 1\)"),
         ({"x_test": np.zeros((6, 4), np.float32)}, "must agree in shape and type"),
         ({"x_test": np.zeros((6, 3), np.uint8)}, "must agree in shape and type"),
-        ({"x_train": np.array([None] * 12)}, "without arrays of Python objects"),
+        ({"x_train": np.array([None] * 12)}, r"Python objects, .* take \.astype\(str\) of names"),
         ({"client_train": np.zeros(11, int)}, "client_train must name each training row's owner"),
         ({"client_train": np.zeros(12)}, "by an integer or a text"),
     ],

@@ -75,7 +75,7 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path, array):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (member(np.array([None])), "holds Python objects, which are pickled"),
+        (member(np.array([None])), r"holds Python objects, .*: take \.astype\(str\) of names"),
         (lying((2**40,)), "header says 8796093022.* bytes, and"),
         (lying((2**62, 2**62)), "header says .* bytes, and"),
         (lying((11,)), "header says .* bytes, and"),
@@ -83,8 +83,9 @@ def test_arrays_are_read_as_numpy_reads_them(tmp_path, array):
         (lying((20, 3), descr="O"), "holds Python objects"),
         (b"only text, as of a readme", "magic string is not correct"),
         (b"", "expected 8 bytes"),
-        (lying((20, 3))[:30], "expected"),
-        (b"\x93NUMPY\x01\x00\x14\x00" + b"(" * 20, "Cannot parse header|EOF in multi-line|cannot be read"),
+        (lying((20, 3))[:30], "its header is damaged"),
+        (b"\x93NUMPY\x01\x00\x14\x00" + b"(" * 20, "its header is damaged"),
+        (member(X).replace(b"'shape': (20", b"'shape': (2+"), "its header is damaged"),
     ],
 )
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -119,7 +120,9 @@ def patched(file: Path, what: str) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize(("what", "said"), [("flags", "encrypted"), ("method", r"compression \(method 99\)")])
+@pytest.mark.parametrize(
+    ("what", "said"), [("flags", r"\(it is encrypted\)"), ("method", r"compression \(method 99\)")]
+)
 def test_encrypted_and_unknown_compression_are_refused(tmp_path, what, said):
     file = write(tmp_path / "a.npz")
     patched(file, what)
@@ -150,7 +153,7 @@ def test_whatever_bytes_are_damaged_one_line_says_so(tmp_path):
         except DataError as error:
             lines.append(str(error))
             outcomes.add("refused")
-    assert not any("\n" in line for line in lines)
+    assert not any("\n" in line or " object at 0x" in line for line in lines)
     assert outcomes == {"read", "refused"}
 
 

@@ -33,9 +33,9 @@ def data_notes(dataset: Dataset) -> Iterator[str]:
     yield from _odd_layout(dataset)
     if dataset.step > _COARSE:
         yield (
-            f"training samples were rounded to steps of {dataset.step:.2g} of their deviation, when they were "
-            f"stored or in double precision, in which they are read; that tells few apart: take their offset "
-            f"off, or store them in double precision, before"
+            f"training samples were rounded to steps of {dataset.step:.2g} of their deviation, when stored "
+            f"or in double precision, in which they are read; that tells few apart: take their offset off, "
+            f"or store them in double precision, before"
         )
     if not 1 / _ODD < dataset.test_spread < _ODD:
         yield (

@@ -17,7 +17,8 @@ from fedhp.errors import DataError
 
 # By how much what NumPy writes can grow at most when it is read, https://zlib.net/zlib_tech.html.
 _GROWS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
-_WRITE = "write it with numpy.savez, without arrays of Python objects"
+_ENCRYPTED = 1
+_WRITE = "write it anew with numpy.savez"
 
 
 def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -68,6 +69,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, place: str) 
     try:
         if member.compress_type not in _GROWS:
             raise ValueError(f"its compression (method {member.compress_type}) is none that NumPy writes")
+        if member.flag_bits & _ENCRYPTED:
+            raise ValueError("it is encrypted")
         size = min(member.compress_size, Path(archive.filename or "").stat().st_size)
         with archive.open(member) as stream:
             _check_header(stream, min(member.file_size, size * _GROWS[member.compress_type]))
@@ -84,12 +87,16 @@ def _said(error: Exception) -> str:
 def _check_header(stream: IO[bytes], held: int) -> None:
     """Refuses an array that is larger, by its header, than the bytes that can be there, unallocated."""
     version = npy.read_magic(stream)
-    if version == (1, 0):
-        shape, _, dtype = npy.read_array_header_1_0(stream)
-    else:
-        shape, _, dtype = npy.read_array_header_2_0(stream)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    try:
+        shape, _, dtype = read(stream)
+    except _UNREADABLE:  # of which Python tells in its own words
+        raise ValueError("its header is damaged, or none that NumPy writes") from None
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are pickled and therefore refused")
+        raise ValueError(
+            "it holds Python objects, which are pickled and therefore refused: take .astype(str) of names, "
+            ".astype(float) of numbers"
+        )
     announced = stream.tell() + math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or announced > held:
         raise ValueError(f"its header says {announced} bytes, and there are {held} at most")
