@@ -8,15 +8,16 @@ from flwr.clientapp import ClientApp
 
 from fedhp import wire
 from fedhp.config import from_json
+from fedhp.moments import take_moments
 from fedhp.recipe import Recipe
 from fedhp.state import RoundTask
 from fedhp.submodels import FJORD_LEVELS
 from fedhp.trainer import train_locally
 
 from .computing import keep_to_threads
-from .device import open_device
+from .device import LocalDevice, open_device
 from .failures import tell_failures
-from .telling import tell
+from .telling import looked_at, tell, trained
 
 app = ClientApp(mods=[tell_failures, keep_to_threads])
 
@@ -32,16 +33,29 @@ def query(message: Message, context: Context) -> Message:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Trains the model that the server assigned, pruning it within this device's budget."""
+    device, recipe, task = _task(message, context)
+    update = train_locally(recipe, task, device.shard, held_out=device.held_out)
+    tell(context.node_config, trained(task, update, recipe.architecture.layout))
+    return Message(wire.pack_update(update), reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Takes the running statistics that the server's new model has on this device's samples."""
+    device, recipe, task = _task(message, context)
+    moments = take_moments(recipe, task, device.shard)
+    tell(context.node_config, looked_at(task, moments))
+    return Message(wire.pack_moments(moments), reply_to=message)
+
+
+def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, RoundTask]:
     brief = wire.unpack_brief(message.content)
     # First: it refuses a network that this device may not import, which a recipe would.
     device = open_device(brief, context.node_config)
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
-    task = RoundTask(server_round, device.stream, profile, state)
-    update = train_locally(recipe, task, device.shard, held_out=device.held_out)
-    tell(context.node_config, server_round, profile, update, recipe.architecture.layout)
-    return Message(wire.pack_update(update), reply_to=message)
+    return device, recipe, RoundTask(server_round, device.stream, profile, state)
 
 
 @lru_cache(maxsize=4)

@@ -4,25 +4,23 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fedhp.devices import DeviceProfile, format_size
-from fedhp.state import Update
+from fedhp.devices import format_size
+from fedhp.state import Moments, RoundTask, Update
 from fedhp.structure import Layout
 
 # Flower's own: the only logger that a SuperNode shows.
 _log = logging.getLogger("flwr")
 
 
-def tell(
-    node: Mapping[str, Any], server_round: int, profile: DeviceProfile, update: Update, layout: Layout
-) -> None:
-    """Logs how a round went; not in fedhp's simulation, where the server's lines tell of all devices."""
+def tell(node: Mapping[str, Any], line: str) -> None:
+    """Logs a line; not in fedhp's simulation, where the server's lines tell of all devices."""
     if not node.get("fedhp-simulation"):
-        _log.info("%s", line(server_round, profile, update, layout))
+        _log.info("%s", line)
 
 
-def line(server_round: int, profile: DeviceProfile, update: Update, layout: Layout) -> str:
+def trained(task: RoundTask, update: Update, layout: Layout) -> str:
     """Says with which budget and structure a device trained, and what it took and brought."""
-    said, budget = update.statistics, profile.memory_bytes
+    said = update.statistics
     received, sent = update.assigned.counts, update.state.structure.counts
     units = ", ".join(
         f"{group} {count}" if sent[group] == count else f"{group} {count} to {sent[group]}"
@@ -31,9 +29,20 @@ def line(server_round: int, profile: DeviceProfile, update: Update, layout: Layo
     measured = format_size(said.memory_measured_bytes)
     predicted = format_size(said.memory_predicted_bytes)
     return (
-        f"fedhp round {server_round}: {profile.device_class}, budget "
-        f"{'no limit' if budget is None else format_size(budget)}; units {units}, "
+        f"{_who(task)}; units {units}, "
         f"{layout.num_parameters(sent)} parameters; memory {measured}, predicted {predicted}; "
         f"batch {said.batch_size_first} to {said.batch_size_last}; "
         f"training loss {said.train_loss:.4f}, accuracy {said.accuracy:.1%} of {update.num_examples} samples"
     )
+
+
+def looked_at(task: RoundTask, moments: Moments) -> str:
+    """Says that a device took the new model's running statistics, and what memory that took."""
+    measured = format_size(moments.memory_measured_bytes)
+    return f"{_who(task)}; running statistics of the new model taken; memory {measured}"
+
+
+def _who(task: RoundTask) -> str:
+    budget = task.profile.memory_bytes
+    size = "no limit" if budget is None else format_size(budget)
+    return f"fedhp round {task.round}: {task.profile.device_class}, budget {size}"

@@ -119,18 +119,6 @@ def tiny_parts(parts: Mapping[str, int], whole: int) -> Iterator[str]:
         )
 
 
-def late_cuts(recipe: Recipe) -> Iterator[str]:
-    """Says that the last round still cuts a network with running statistics, which nobody takes anew then."""
-    prune, last_begins = recipe.prune, (recipe.rounds - 1) / recipe.rounds
-    if recipe.architecture.layout.buffers and prune.target_compression > 1 and prune.end > last_begins:
-        yield (
-            f"prune.end = {prune.end:g}: the last round still cuts. Batch normalisation's statistics of the "
-            f"saved model are then those of the larger networks that its clients had, and its accuracy is "
-            f"lower than its weights are worth; lower prune.end to {math.floor(100 * last_begins) / 100:g}, "
-            f"or choose group normalisation"
-        )
-
-
 def few_held_out(numbers: Sequence[int]) -> Iterator[str]:
     """Says that clients hold out too few samples for an accuracy of each.
 

@@ -50,15 +50,16 @@ def changes(layout: Layout, state: ModelState, update: Update) -> tuple[Change, 
     return tuple(
         Change(
             kind,
-            _norm(update.state.weights[name] - before[name] for name in names),
-            _norm(before[name] for name in names),
+            norm(update.state.weights[name] - before[name] for name in names),
+            norm(before[name] for name in names),
         )
         for kind, names in kinds.items()
         if names
     )
 
 
-def _norm(arrays: Iterable[NDArray[np.float32]]) -> float:
+def norm(arrays: Iterable[NDArray[np.float32]]) -> float:
+    """Returns the Euclidean norm over the entries of some arrays."""
     return math.sqrt(sum(float(np.vdot(array, array)) for array in arrays))
 
 

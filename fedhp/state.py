@@ -130,6 +130,19 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """A model's running statistics on a client's samples.
+
+    Attributes:
+        weights: The statistics alone, by name: mean and mean square, float32.
+        memory_measured_bytes: The measured peak of live tensors as they were taken.
+    """
+
+    weights: Weights
+    memory_measured_bytes: int
+
+
+@dataclass(frozen=True)
 class ClientReport:
     """One client in one round: a row of ``clients.parquet``.
 

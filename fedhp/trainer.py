@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp import moments
 from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
@@ -41,10 +42,6 @@ from fedhp.seeds import derive, generator
 from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
 from fedhp.step import class_mask, gradients
 from fedhp.structure import Structure
-
-# Samples that running statistics cover at least, where an epoch has as many. Our choice: in a layer of single
-# values, the error of a mean is then a thirtieth of their deviation, and far less over the places of maps.
-_FOR_STATISTICS = 1024
 
 _T = TypeVar("_T")
 
@@ -196,14 +193,14 @@ class _Session:
 
     def _complete_statistics(self, order: NDArray[np.intp]) -> None:
         """Takes running statistics anew where too few of an epoch's samples have come after its last cut."""
-        wanted = order[:_FOR_STATISTICS]
+        wanted = order[: moments.ENOUGH]
         if not self.layout.buffers or self.num_since_restart >= len(wanted):
             return
         batch = min(self.batch, len(wanted))
-        starts = range(0, len(wanted) - self.layout.smallest_batch + 1, batch)
-        batches = (self._batch(wanted[start : start + batch])[0] for start in starts)
+        rows = moments.batches(wanted, batch, self.layout.smallest_batch)
+        samples = (self._batch(some)[0] for some in rows)
         key = ("statistics", self._step_key(batch))
-        self._metered(key, lambda: retake_statistics(self.module, batches))
+        self._metered(key, lambda: retake_statistics(self.module, samples))
 
     def _with_local_accuracies(self, statistics: Statistics) -> Statistics:
         """Returns the training's statistics with what the held-out samples say before and after it."""

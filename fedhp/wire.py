@@ -5,8 +5,9 @@ Weights and kept units travel in one ``ArrayRecord``: parameters by name, and pe
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,18 +19,20 @@ from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile, name_flaw
 from fedhp.errors import WireError
 from fedhp.modules import impossible_squares
-from fedhp.state import ModelState, Statistics, Update
+from fedhp.state import ModelState, Moments, Statistics, Update
 from fedhp.structure import Layout, Structure
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
 _NO_BUDGET = _NO_PARTITION = -1
+_MEASURED = "memory-measured-bytes"
 _HUGE = 1e6
 _LOCAL = ("local_accuracy_global", "local_accuracy_personal")
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
 _T = TypeVar("_T", bool, int, float, str, list[Any])
+_Number = TypeVar("_Number", int, float)
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
@@ -53,19 +56,11 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     Raises:
         WireError: If anything is not as it must be; the message names the field.
     """
-    expected = set(layout.shapes)
-    expected |= {prefix + group for group in layout.widths for prefix in (_STRUCTURE, _SCORE)}
-    if set(record) != expected:
-        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
-        raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
+    _check_names(
+        record, layout.shapes, (prefix + group for group in layout.widths for prefix in (_STRUCTURE, _SCORE))
+    )
     structure = _unpack_structure(record, layout, within)
-    weights = {}
-    for name in layout.shapes:
-        shape = layout.shape(name, structure.counts)
-        weights[name] = read_array(name, record[name], shape, _FLOAT)
-        check_values(name, weights[name])
-    if layout.buffers and (impossible := impossible_squares(weights)):
-        raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
+    weights = _unpack_weights(record, layout, layout.shapes, structure)
     return ModelState(weights, structure, _unpack_scores(record, structure))
 
 
@@ -225,9 +220,7 @@ def unpack_update(
             weights, more examples than the client announced, or another number of held-out ones.
     """
     state = unpack_state(_arrays(content), layout, within=assigned)
-    metrics = content.metric_records.get(_METRICS)
-    if metrics is None:
-        raise WireError(f"reply: no metric record '{_METRICS}', got {sorted(content)}")
+    metrics = _metrics(content)
     num_examples = _field(metrics, "num-examples", int)
     if not 1 <= num_examples <= profile.num_examples:
         raise WireError(
@@ -241,6 +234,26 @@ def unpack_update(
             f"{profile.num_local_test} that the client announced"
         )
     return Update(client, assigned, state, num_examples, statistics)
+
+
+def pack_moments(moments: Moments) -> RecordDict:
+    """Packs a client's answer to the question for a model's running statistics."""
+    arrays = {name: write_array(weights) for name, weights in moments.weights.items()}
+    metrics = MetricRecord({_MEASURED: moments.memory_measured_bytes})
+    return RecordDict({_MODEL: ArrayRecord(arrays), _METRICS: metrics})
+
+
+def unpack_moments(content: RecordDict, layout: Layout, asked: Structure) -> Moments:
+    """Unpacks `pack_moments`, checking it against the structure of the model that was sent.
+
+    Raises:
+        WireError: If an array is missing, unknown, of another shape or holds what no samples have, or the
+            size is none.
+    """
+    record = _arrays(content)
+    _check_names(record, layout.buffers)
+    weights = _unpack_weights(record, layout, sorted(layout.buffers), asked)
+    return Moments(weights, _number(_metrics(content), _MEASURED, int))
 
 
 def update_bytes(content: RecordDict) -> int:
@@ -286,6 +299,26 @@ def _unpack_names(task: ConfigRecord) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _check_names(record: ArrayRecord, *wanted: Iterable[str]) -> None:
+    expected = set(chain(*wanted))
+    if set(record) != expected:
+        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
+        raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
+
+
+def _unpack_weights(
+    record: ArrayRecord, layout: Layout, names: Iterable[str], structure: Structure
+) -> dict[str, NDArray[np.float32]]:
+    weights = {}
+    for name in names:
+        shape = layout.shape(name, structure.counts)
+        weights[name] = read_array(name, record[name], shape, _FLOAT)
+        check_values(name, weights[name])
+    if layout.buffers and (impossible := impossible_squares(weights)):
+        raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
+    return weights
+
+
 def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | None) -> Structure:
     bits = {}
     for group, width in layout.widths.items():
@@ -321,6 +354,13 @@ def _arrays(content: RecordDict) -> ArrayRecord:
     return record
 
 
+def _metrics(content: RecordDict) -> MetricRecord:
+    record = content.metric_records.get(_METRICS)
+    if record is None:
+        raise WireError(f"reply: no metric record '{_METRICS}', got {sorted(content)}")
+    return record
+
+
 def _config(content: RecordDict, key: str) -> ConfigRecord:
     record = content.config_records.get(key)
     if record is None:
@@ -336,6 +376,13 @@ def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     return value
 
 
+def _number(metrics: MetricRecord, key: str, kind: type[_Number]) -> _Number:
+    value = _field(metrics, key, kind)
+    if not 0 <= value <= _LARGEST:
+        raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
+    return value
+
+
 def _unpack_statistics(metrics: MetricRecord) -> Statistics:
     values = {}
     for entry in fields(Statistics):
@@ -343,10 +390,7 @@ def _unpack_statistics(metrics: MetricRecord) -> Statistics:
         if entry.default is None and key not in metrics:
             continue
         kind = entry.type if isinstance(entry.type, type) else float
-        value = _field(metrics, key, kind)
-        if not 0 <= value <= _LARGEST:
-            raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
-        values[entry.name] = value
+        values[entry.name] = _number(metrics, key, kind)
     _check_accuracies(values)
     return Statistics(**values)
 

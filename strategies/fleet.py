@@ -27,6 +27,7 @@ from .patience import Patience
 from .questions import content_of
 from .replies import Arrived, Sent, in_order
 from .roster import Device
+from .running_statistics import RunningStatistics
 from .server_optimizer import server_optimizer
 
 _notes = logging.getLogger("fedhp.notes")
@@ -84,6 +85,8 @@ class FleetStrategy(Strategy):
         self._before = state
         self._proportion = Proportion(scenario.server.max_times_median)
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
+        self._statistics = RunningStatistics(recipe, memory, self.budgeted, scenario.server.max_times_median)
+        self._asked: dict[int, Sent] = {}
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
@@ -182,17 +185,8 @@ class FleetStrategy(Strategy):
             TrainingError: If the last round failed for want of devices, and they do not come back.
         """
         self.patience.wait(grid, [device.node_id for device in self.devices])
-        payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
-        self._sent = {}
-        messages = []
-        for device in self.sample(server_round):
-            structure = self.assign(device, server_round)
-            if structure.digest not in payloads:
-                payloads[structure.digest] = self._payload(structure, server_round)
-            content, num_parameters, num_bytes = payloads[structure.digest]
-            message = Message(content, device.node_id, MessageType.TRAIN, group_id=str(server_round))
-            self._sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
-            messages.append(message)
+        parts = [(device, self.assign(device, server_round)) for device in self.sample(server_round)]
+        self._sent, messages = self._questions(MessageType.TRAIN, parts, server_round)
         return messages
 
     def sample(self, server_round: int) -> list[Device]:
@@ -212,6 +206,7 @@ class FleetStrategy(Strategy):
         Below ``server.min_replies`` valid replies the model stays as it is.
         """
         self._before = self.state
+        self._statistics.begin()
         reconciliation = Reconciliation(self.layout, self.state)
         arrived = (self._open(sent, reply) for sent, reply in in_order(self._sent, replies))
         some_absent, rows = False, []
@@ -220,6 +215,7 @@ class FleetStrategy(Strategy):
                 update = self._counts_for.held(one.sent.device, one.update, times)
                 one = replace(one, update=update)
                 reconciliation.add(update)
+                self._statistics.heard(update)
             some_absent |= one.absent
             rows.append(one.refused(flaw).row(server_round, self.layout, self.budgeted))
         self.reports = tuple(rows)
@@ -233,6 +229,7 @@ class FleetStrategy(Strategy):
                 len(valid),
                 self.scenario.server.min_replies,
             )
+            self._statistics.begin()
             return None, None
         if not self._takes(self._next_state(reconciliation, server_round), server_round):
             return None, None
@@ -266,17 +263,48 @@ class FleetStrategy(Strategy):
         """Undoes the last round: its model, its votes, and what the server's optimiser has made of it."""
         self.state = self._before
         self.votes = {}
+        self._statistics.begin()
         self._optimizer = server_optimizer(self.scenario.strategy.optimizer, self.layout)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Asks no client: the server evaluates the global model on the held-out set."""
-        return []
+        """Asks devices of the round for the running statistics of the new model, where they are not its own.
+
+        The server evaluates the model itself, on the held-out set.
+        """
+        self._asked, structure = {}, self.state.structure
+        if self._statistics.are_of(structure):
+            return []
+        valid = {row.client for row in self.reports if row.status == "ok"}
+        devices = [sent.device for sent in self._sent.values() if sent.device.client in valid]
+        holders = self._statistics.holders(devices, structure, server_round)
+        parts = [(device, structure) for device in holders]
+        self._asked, messages = self._questions(MessageType.EVALUATE, parts, server_round)
+        return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Nothing was asked, nothing is aggregated."""
+        """Gives the new model the running statistics that devices found, the mean over their examples."""
+        if self._asked:
+            answers = in_order(self._asked, replies)
+            self.state, self.reports = self._statistics.taken(server_round, self.state, self.reports, answers)
         return None
+
+    def _questions(
+        self, kind: str, parts: Iterable[tuple[Device, Structure]], server_round: int
+    ) -> tuple[dict[int, Sent], list[Message]]:
+        """Returns a message to each device with its part of the model, and what it was sent, by node."""
+        payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
+        sent: dict[int, Sent] = {}
+        messages = []
+        for device, structure in parts:
+            if structure.digest not in payloads:
+                payloads[structure.digest] = self._payload(structure, server_round)
+            content, num_parameters, num_bytes = payloads[structure.digest]
+            message = Message(content, device.node_id, kind, group_id=str(server_round))
+            sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
+            messages.append(message)
+        return sent, messages
 
     def _payload(self, structure: Structure, server_round: int) -> tuple[wire.RecordDict, int, int]:
         """Returns a task, and how many parameters and bytes of arrays it holds."""

@@ -13,7 +13,7 @@ from fedhp import wire
 from fedhp.config import Scenario, from_json, load_scenario
 from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
-from fedhp.notes import few_held_out, late_cuts, odd_spreads, run_notes, tiny_parts
+from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
 from fedhp.threads import torch_threads
 from fedhp.tracking import RunPlan, Trackers, run_folder
 from fedhp.watch import RunWatch, plan_run, reporting
@@ -99,9 +99,7 @@ def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> 
     pruned = plan.budgets if strategy.prunes else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
     yield from run_notes(setup.dataset, setup.recipe, setup.memory, budgets)
-    if strategy.prunes:
-        yield from late_cuts(setup.recipe)
-    else:
+    if not strategy.prunes:
         first = {device.profile.device_class: device for device in strategy.devices}
         parts = {f"class '{name}'": strategy.assign(device, 1).counts for name, device in first.items()}
         sizes = {name: plan.layout.num_parameters(counts) for name, counts in parts.items()}

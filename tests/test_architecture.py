@@ -40,6 +40,7 @@ ROWS = (
     {"recipe", "schema", "strategy", "submodels"},
     {"ordered"},
     {"meter"},
+    {"moments"},
     {"trainer", "notes"},
     {"config"},
     {"wire", "tracking"},

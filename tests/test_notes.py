@@ -12,7 +12,7 @@ import fedhp
 from fedhp.assignment import fit_counts
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
-from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, late_cuts, odd_spreads, small_budgets
+from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
 from fedhp.optimizers import TrainConfig
 from fedhp.state import ClientReport, RoundReport
 from fedhp.structure import Structure
@@ -321,21 +321,3 @@ def test_a_rate_that_diverges_is_noted_in_the_events(tmp_path, verb):
     assert "loss" not in "".join(
         line for line in told(verb, tmp_path / "tame", **long).splitlines() if "WARNING" in line
     )
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"prune.end": 1.0}, True),
-        ({"prune.end": 0.75}, False),  # the third of four rounds brings the last cut
-        ({"prune.end": 1.0, "prune.target_compression": 1}, False),
-        ({"prune.end": 1.0, "model.norm": "group"}, False),
-    ],
-)
-def test_cuts_of_the_last_round_are_noted_where_nobody_takes_statistics_anew(values, said):
-    """With four rounds of a batch normalised network, the last one begins at 3/4 of the training."""
-    model = {"model.name": "resnet20", "model.widths": [8, 8, 8], "model.norm": "batch", "rounds": 4}
-    scenario = load_scenario("quickstart", values={**model, **values})
-    notes = list(late_cuts(scenario.recipe((1, 8, 8), 10)))
-    assert [note.startswith("prune.end = 1: the last round still cuts") for note in notes] == [True] * said
-    assert all("lower prune.end to 0.75" in note for note in notes)

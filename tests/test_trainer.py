@@ -10,7 +10,7 @@ from small_models import random_shard, random_structure, small_recipe, small_tas
 from torch import nn
 
 import fedhp.meter
-from fedhp import trainer
+from fedhp import moments, trainer
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
@@ -579,7 +579,7 @@ def test_statistics_are_taken_anew_only_where_too_few_samples_came_after_the_las
     """Ten steps of 16, of which the cut leaves one or nine; where 100 samples are wanted, seven steps do."""
     taken = []
     retake = trainer.retake_statistics
-    monkeypatch.setattr(trainer, "_FOR_STATISTICS", 100)
+    monkeypatch.setattr(moments, "ENOUGH", 100)
     monkeypatch.setattr(
         trainer, "retake_statistics", lambda module, batches: retake(module, seen(batches, taken))
     )

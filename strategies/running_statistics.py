@@ -1,0 +1,165 @@
+"""The global model's running statistics, taken anew by the devices of a round that can hold it.
+
+What comes back from a round are the statistics of the networks that its clients had. Where those are others
+than the network that the server makes of them, because it cuts or because small devices train parts, their
+means are no network's. The server has no samples to take any from, so it asks, in Flower's evaluation phase,
+as HeteroFL does before it evaluates (Diao et al. 2021, arXiv 2010.01264: static batch normalisation).
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from fedhp import wire
+from fedhp.errors import BudgetError, FedhpError
+from fedhp.memory import MemoryModel
+from fedhp.moments import ENOUGH
+from fedhp.proportion import Change, Proportion, norm
+from fedhp.recipe import Recipe, choose_batch
+from fedhp.state import ClientReport, ModelState, Moments, Update
+from fedhp.structure import Structure
+
+from .questions import content_of
+from .replies import Sent
+from .roster import Device
+
+_notes = logging.getLogger("fedhp.notes")
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What came of asking a device: running statistics and how far they are off the model's, or a failure."""
+
+    sent: Sent
+    moments: Moments | None = None
+    changes: tuple[Change, ...] = ()
+    num_bytes: int = 0
+    failure: str = ""
+
+
+class RunningStatistics:
+    """Says when the global model's running statistics are not its own, whom to ask, and what they become.
+
+    Args:
+        recipe: How clients train.
+        memory: The memory model that devices are measured by.
+        budgeted: Whether devices keep to their memory budgets.
+        factor: How many times the median an answer may be off the model's statistics; 0 for any number.
+    """
+
+    def __init__(self, recipe: Recipe, memory: MemoryModel, budgeted: bool, factor: float) -> None:
+        self._recipe, self._memory, self._budgeted = recipe, memory, budgeted
+        self._layout = recipe.architecture.layout
+        self._proportion = Proportion(factor)
+        self._sources: set[str] = set()
+        self._has_noted = False
+
+    def begin(self) -> None:
+        """Begins a round: nobody has answered."""
+        self._sources = set()
+
+    def heard(self, update: Update) -> None:
+        """Takes in that an update counts in the round: its statistics are of its own network."""
+        self._sources.add(update.state.structure.digest)
+
+    def are_of(self, structure: Structure) -> bool:
+        """Says whether the round's statistics are all of networks of this structure, if there are any."""
+        return not self._layout.buffers or not self._sources - {structure.digest}
+
+    def holders(self, devices: Sequence[Device], structure: Structure, server_round: int) -> list[Device]:
+        """Returns those of a round's devices that can hold the whole model, and notes once if none can."""
+        holders = [device for device in devices if self._batch(device, structure)]
+        if not holders and not self._has_noted:
+            self._has_noted = True
+            _notes.warning(
+                "round %d: no device that answered has room for the global model, and so nobody can take its "
+                "running statistics; they are the means of those of its parts, and it is shown less accurate "
+                "than its weights are: raise a budget, or choose group normalisation",
+                server_round,
+            )
+        return holders
+
+    def taken(
+        self,
+        server_round: int,
+        state: ModelState,
+        rows: Sequence[ClientReport],
+        answers: Iterable[tuple[Sent, Message | None]],
+    ) -> tuple[ModelState, tuple[ClientReport, ...]]:
+        """Returns the model with the mean of what devices answer, and the rows with what asking them cost.
+
+        Args:
+            server_round: The round.
+            state: The global model that they were asked about.
+            rows: One row per device of the round; by their numbers of examples the answers are weighted.
+            answers: The devices that were asked, by partition id, each with its reply if one came.
+        """
+        by_client = {row.client: row for row in rows}
+        sums = {name: np.zeros(state.weights[name].shape) for name in sorted(self._layout.buffers)}
+        total, causes = 0, []
+        opened = (self._open(state, sent, reply) for sent, reply in answers)
+        for one, flaw, _ in self._proportion.judged(opened, lambda one: one.changes):
+            client = one.sent.device.client
+            by_client[client] = row = self._with_costs(by_client[client], one)
+            if one.moments is None or flaw:
+                causes.append(f"client {client}: {one.failure or flaw}")
+                continue
+            total += row.num_examples
+            for name, values in one.moments.weights.items():
+                sums[name] += row.num_examples * values.astype(np.float64)
+        if causes:
+            _notes.warning(
+                "round %d: %d devices that were asked gave no running statistics of the new model; %s",
+                server_round,
+                len(causes),
+                causes[0],
+            )
+        return _with(state, sums, total), tuple(by_client.values())
+
+    def _open(self, state: ModelState, sent: Sent, reply: Message | None) -> _Taken:
+        if reply is None:
+            return _Taken(sent, failure="timeout: no reply arrived in time")
+        try:
+            content = content_of(reply)
+            moments = wire.unpack_moments(content, self._layout, state.structure)
+        except FedhpError as error:
+            return _Taken(sent, failure=str(error))
+        change = Change(
+            "running statistics",
+            norm(values - state.weights[name] for name, values in moments.weights.items()),
+            norm(state.weights[name] for name in moments.weights),
+        )
+        return _Taken(sent, moments, (change,), wire.update_bytes(content))
+
+    def _with_costs(self, row: ClientReport, one: _Taken) -> ClientReport:
+        row = replace(
+            row, bytes_down=row.bytes_down + one.sent.num_bytes, bytes_up=row.bytes_up + one.num_bytes
+        )
+        if one.moments is None:
+            return row
+        batch = min(self._batch(one.sent.device, one.sent.structure), ENOUGH, row.num_examples)
+        predicted = self._memory.training_bytes(one.sent.structure.counts, batch)
+        return replace(
+            row,
+            memory_predicted_bytes=max(row.memory_predicted_bytes or 0, predicted),
+            memory_measured_bytes=max(row.memory_measured_bytes or 0, one.moments.memory_measured_bytes),
+        )
+
+    def _batch(self, device: Device, structure: Structure) -> int:
+        """Returns in batches of how many samples a device looks at a model; 0 where it has no room for it."""
+        budget = device.profile.memory_bytes if self._budgeted else None
+        try:
+            return choose_batch(self._recipe, self._memory, structure, budget)
+        except BudgetError:
+            return 0
+
+
+def _with(state: ModelState, sums: Mapping[str, NDArray[np.float64]], total: int) -> ModelState:
+    if not total:
+        return state
+    means = {name: (values / total).astype(np.float32) for name, values in sums.items()}
+    return ModelState({**state.weights, **means}, state.structure, state.scores)
