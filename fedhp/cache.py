@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.bounds import one_line
 from fedhp.errors import DataError
 from fedhp.locks import locked
 
@@ -146,8 +147,8 @@ def _open(folder: Path) -> dict[str, NDArray[Any]]:
             name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
             for name in found
         }
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # NumPy's reader raises many kinds; all mean a damaged file
         raise DataError(
-            f"the prepared data in {folder} is damaged ({error}); delete that folder, it will be "
-            f"prepared again"
+            f"the prepared data in {folder} is damaged ({one_line(str(error))}); delete that folder, it will "
+            f"be prepared again"
         ) from None

@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
 from fedhp.draft.command import init
-from fedhp.errors import TrainingError
+from fedhp.errors import RecordError, TrainingError
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
 
@@ -254,12 +254,13 @@ def _reported(folder: Path) -> Iterator[None]:
     from fedhp.report import report_on
     from fedhp.tracking import has_finished
 
+    has_begun = (folder / "rounds.parquet").exists
     try:
         try:
             yield
         except TrainingError:  # no other comes once there is a record
-            if (folder / "rounds.parquet").exists():
-                report_on(folder)
+            if has_begun():
+                _report_besides(folder)
             raise
         report_on(folder)
     except KeyboardInterrupt:
@@ -267,7 +268,19 @@ def _reported(folder: Path) -> Iterator[None]:
             _logger.info(
                 "the record is whole, only its report is missing: 'fedhp report %s' writes it", folder
             )
+        elif has_begun():
+            _logger.info("'fedhp report %s' reports on it as far as it came", folder)
         raise
+
+
+def _report_besides(folder: Path) -> None:
+    """Reports on a run that has failed, whose cause is told even where its report fails too."""
+    from fedhp.report import report_on
+
+    try:
+        report_on(folder)
+    except RecordError as error:
+        _logger.warning("%s", error)
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

@@ -35,12 +35,14 @@ from fedhp.threads import torch_threads
 
 Build = Callable[[Counts], nn.Module]
 InputShape = Callable[[Counts], tuple[int, ...]]
+Told = Mapping[str, NDArray[np.int64]]
 # Neither one sample nor one unit, which are special cases of some operations.
 _BATCH, _UNITS = 2, 3
 # Steps that take less are not worth a file, and those that take more worth a line.
 _SHORT_SECONDS, _LONG_SECONDS = 0.2, 1.0
 # To be raised when the meaning of what is kept changes.
-_FORMAT = 1
+_FORMAT = 2
+_SEAL = "seal"
 
 _logger = logging.getLogger(__name__)
 
@@ -114,7 +116,7 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     first = play(telling[0])
     seconds = time.perf_counter() - began
 
-    def tell() -> dict[str, NDArray[np.int64]]:
+    def tell() -> Told:
         if seconds > _LONG_SECONDS:
             _logger.info("rehearsing the network's step, which takes %.0f s, once", 3 * seconds)
         # What does, does so from nothing; gradients, which count as nothing, never do.
@@ -125,9 +127,6 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
         return {"grows": grows.astype(np.int64), "forms": forms}
 
     told = tell() if seconds < _SHORT_SECONDS else _remembered(first.digest(layout, step), tell)
-    units = np.array([1, *telling[0].values()])
-    if not np.array_equal(told["forms"] @ units, first.sizes):  # of a file that is another's, or damaged
-        told = tell()
     grows, forms = told["grows"] > 0, told["forms"]
     fixed = first.alive(np.where(grows[:, None], 0, forms))
     per_sample = first.alive(np.where(grows[:, None], forms // _BATCH, 0))
@@ -141,14 +140,29 @@ def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step =
     return Rehearsal(living, always, by_sample, first.counters, taps, *at)
 
 
-def _remembered(
-    digest: str, tell: Callable[[], dict[str, NDArray[np.int64]]]
-) -> Mapping[str, NDArray[np.int64]]:
-    """Returns what other processes have told already of a network whose first step was the same."""
+def _remembered(digest: str, tell: Callable[[], Told]) -> Told:
+    """Returns what other processes have told already of a network whose first step was the same.
+
+    Only as it was told: what is damaged, or another network's, does not bear its seal.
+    """
+
+    def sealed() -> Told:
+        told = tell()
+        return {**told, _SEAL: _seal(digest, told)}
+
     try:
-        return prepared("rehearsals", digest, tell)
+        kept = prepared("rehearsals", digest, sealed)
     except DataError:  # no place to write, or nothing to rely on there: then it is told once more
         return tell()
+    seal = kept.pop(_SEAL, np.empty(0))
+    return kept if np.array_equal(_seal(digest, kept), seal) else tell()
+
+
+def _seal(digest: str, told: Told) -> NDArray[np.int64]:
+    text = hashlib.blake2b(digest.encode())
+    for name, array in sorted(told.items()):
+        text.update(repr((name, array.dtype.str, array.shape)).encode() + array.tobytes())
+    return np.frombuffer(text.digest(), np.int64)
 
 
 def _forms_by_group(layout: Layout, play: Callable[[Counts], "_Play"]) -> NDArray[np.int64]:

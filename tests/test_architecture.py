@@ -12,13 +12,12 @@ PACKAGES = ("fedhp", "clients", "strategies")
 
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
-    {"errors", "locks"},
+    {"errors", "locks", "bounds"},
     {
         "structure",
         "seeds",
         "references",
         "choices",
-        "bounds",
         "terminal",
         "arrays",
         "cache",

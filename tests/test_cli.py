@@ -14,6 +14,7 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+import fedhp
 from fedhp.cli import app
 from fedhp.comparison.command import DEFAULT
 from fedhp.config import load_scenario, shipped_scenarios
@@ -450,6 +451,41 @@ def test_whoever_stops_the_report_is_told_that_the_record_is_whole(command, tmp_
     assert load_run(tmp_path / "record").summary["status"] == "finished"
 
 
+@pytest.mark.parametrize("name", ["report.html", "figures"])
+def test_a_run_whose_report_cannot_be_written_ends_with_2_and_a_whole_record(name, tmp_path, monkeypatch):
+    """Something else lies there by the end of the run, as a disk may be full by then."""
+
+    def taken(run, folder):
+        result = simulate(run, folder)
+        place = folder / name
+        place.write_text("mine") if name == "figures" else (place / "mine").mkdir(parents=True)
+        return result
+
+    simulate = fedhp.api.simulate
+    monkeypatch.setattr("fedhp.api.simulate", taken)
+    result = cli("run", *FAST, "--out", "record")
+    assert result.exit_code == 2
+    told = " ".join(result.stderr.split())
+    assert told.startswith(
+        "error: no report, which takes nothing from the record in record: the report cannot"
+    )
+    assert told.endswith("'fedhp report record' tries again")
+    assert load_run(tmp_path / "record").summary["status"] == "finished"
+    assert fedhp.load_model(tmp_path / "record") is not None
+
+
+def test_the_cause_of_a_failed_run_is_told_though_its_report_fails_too(monkeypatch, caplog):
+    def fails(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("clients.client_app.train_locally", fails)
+    monkeypatch.setattr("fedhp.report.writing.write_page", fails)
+    result = cli("run", *FAST, "--out", "record")
+    assert result.exit_code == 2
+    assert "all clients failed in round 1" in " ".join(result.stderr.split())
+    assert any(line.startswith("no report, ") and "disk full" in line for line in caplog.messages)
+
+
 def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch, caplog):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -457,7 +493,10 @@ def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch,
     monkeypatch.setattr("clients.client_app.train_locally", interrupted)
     caplog.set_level("INFO", "fedhp")
     assert cli("run", *FAST, "--out", "record").exit_code == 130
-    assert caplog.messages[-1] == "record: record"
+    *_, where, how = caplog.messages
+    assert where == "record: record"
+    assert how == "'fedhp report record' reports on it as far as it came"
+    assert cli("report", "record").exit_code == 0
 
 
 def test_a_hangup_that_nohup_ignores_is_ignored():
@@ -493,7 +532,8 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
     assert (running.returncode, errors) == (130, "interrupted\n")
     assert len(started) >= 3  # Ray's two daemons and a worker, at the least
     assert psutil.wait_procs(started, timeout=10)[1] == []
-    assert output.splitlines()[-1] == "record: record"
+    *_, where, how = output.splitlines()
+    assert (where, how) == ("record: record", "'fedhp report record' reports on it as far as it came")
     assert load_run(tmp_path / "record").summary["status"] == "interrupted"
 
 

@@ -99,7 +99,13 @@ def zeroed(file: Path) -> None:
     file.write_bytes(bytes(file.stat().st_size))
 
 
-@pytest.mark.parametrize("harm", [zeroed, Path.unlink, lambda file: file.write_bytes(b"")])
+def unbalanced(file: Path) -> None:
+    """Leaves no bracket closed, which Python's reader of a header has a kind of error of its own for."""
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b")", b"(").replace(b"}", b"{"))
+
+
+@pytest.mark.parametrize("harm", [zeroed, Path.unlink, lambda file: file.write_bytes(b""), unbalanced])
 @pytest.mark.parametrize("name", ["a.npy", "contents.json"])
 @pytest.mark.usefixtures("cache")
 def test_damage_names_the_folder_to_delete(harm, name):

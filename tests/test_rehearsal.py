@@ -1,7 +1,9 @@
 """Rehearsals: what sizes tell of a storage's channels against one more step for every group."""
 
+import json
 import math
 from dataclasses import astuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,21 +73,46 @@ def test_few_steps_do_however_many_groups_there_are(case, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("flaw", ["other numbers", "another shape", "no whole file", None])
-def test_what_one_process_was_told_others_need_not_ask(flaw, monkeypatch, tmp_path):
-    """One step says which network it is; what is kept of it is relied on as far as that step bears it out."""
+def other_numbers(folder: Path, name: str) -> None:
+    np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy") ^ 1)
+
+
+def another_type(folder: Path, name: str) -> None:
+    np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy").view(np.float64))
+
+
+def another_shape(folder: Path, name: str) -> None:
+    np.save(folder / f"{name}.npy", np.load(folder / f"{name}.npy")[..., None])
+
+
+def no_whole_file(folder: Path, name: str) -> None:
+    kept = folder / f"{name}.npy"
+    kept.write_bytes(kept.read_bytes()[:-8])
+
+
+def no_file(folder: Path, name: str) -> None:
+    """And whoever wrote the folder had none."""
+    (folder / f"{name}.npy").unlink()
+    sizes = {path.stem: path.stat().st_size for path in folder.glob("*.npy")}
+    (folder / "contents.json").write_text(json.dumps(sizes))
+
+
+FLAWS = (other_numbers, another_type, another_shape, no_whole_file, no_file)
+
+
+@pytest.mark.parametrize("name", ["forms", "grows", "seal"])
+@pytest.mark.parametrize("flaw", [*FLAWS, None])
+def test_what_one_process_was_told_others_need_not_ask(name, flaw, monkeypatch, tmp_path):
+    """One step says which network it is; what is kept of it is relied on where it is what was told of it."""
     monkeypatch.setenv("FEDHP_CACHE", str(tmp_path))
     monkeypatch.setattr(rehearsal, "_SHORT_SECONDS", 0.0)
     played = []
     play = rehearsal._play
     monkeypatch.setattr(rehearsal, "_play", lambda *given: played.append(0) or play(*given))
     first = rehearsed(JOINED, PLAIN)
-    (kept,) = tmp_path.glob("rehearsals/*/forms.npy")
-    forms = np.load(kept)
-    if flaw == "no whole file":
-        kept.write_bytes(kept.read_bytes()[:-8])
-    elif flaw:
-        np.save(kept, forms + 4 if flaw == "other numbers" else forms[:, :-1])
+    (kept,) = tmp_path.glob("rehearsals/*")
+    if flaw:
+        flaw(kept, name)
     again = rehearsed(JOINED, PLAIN)
     num_steps = len(telling_counts(JOINED.layout)) + 1
     assert len(played) == num_steps + (num_steps if flaw else 1)
@@ -94,6 +121,20 @@ def test_what_one_process_was_told_others_need_not_ask(flaw, monkeypatch, tmp_pa
         np.testing.assert_array_equal(one, other)
     rehearsed(JOINED, Step(masked=True))
     assert len(list(tmp_path.glob("rehearsals/*"))) == 2
+
+
+def test_what_was_told_of_another_network_is_not_taken(monkeypatch, tmp_path):
+    """Its folder lies under this one's name."""
+    monkeypatch.setenv("FEDHP_CACHE", str(tmp_path))
+    monkeypatch.setattr(rehearsal, "_SHORT_SECONDS", 0.0)
+    first = rehearsed(JOINED, PLAIN)
+    (joined,) = tmp_path.glob("rehearsals/*")
+    joined.rename(tmp_path / "elsewhere")
+    rehearsed(NETWORKS["conv1d"], PLAIN)
+    (other,) = tmp_path.glob("rehearsals/*")
+    other.rename(joined)
+    for one, another in zip(first, rehearsed(JOINED, PLAIN), strict=True):
+        np.testing.assert_array_equal(one, another)
 
 
 @pytest.mark.parametrize("num_groups", [1, 2, 6, 30, 120])

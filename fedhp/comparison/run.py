@@ -73,9 +73,11 @@ def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
     write(result)
     show(console, result)
     _logger.info("comparison: %s", result.root)
-    report_on(result.root, lambda _: write_comparison_report(result))
-    if wandb.mode != "none":
-        _track(result, wandb)
+    try:
+        report_on(result.root, lambda _: write_comparison_report(result))
+    finally:
+        if wandb.mode != "none":
+            _track(result, wandb)
 
 
 def _track(result: "Result", wandb: WandbConfig) -> None:

@@ -80,23 +80,26 @@ def write_page(target: Path, page: str, pictures: Iterable[tuple["Plot", "Pictur
         return replace_text(target / "report.html", page)
     except OSError as error:
         raise RecordError(
-            f"the report cannot be written to {target}: {error}; choose another --out"
+            f"the report cannot be written to {target}: {error}; --out writes it elsewhere"
         ) from None
 
 
 def report_on(folder: Path, write: Callable[[Path], Path] = write_report) -> None:
-    """Reports on what has just ended, and says where; nothing that fails here fails the run."""
+    """Reports on what has just ended, and says where; or that what draws is not installed.
+
+    Raises:
+        RecordError: If there comes no report, for whatever reason.
+    """
     try:
         _logger.info("report: %s", _from_here(write(folder)))
     except MissingExtraError as error:
         _logger.info("no report: %s", error)
     except Exception as error:
-        _logger.warning(
-            "no report, which takes nothing from the record: %s: %s; 'fedhp report %s' tries again",
-            type(error).__name__,
-            error,
-            folder,
-        )
+        cause = error if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+        raise RecordError(
+            f"no report, which takes nothing from the record in {folder}: {cause}; 'fedhp report {folder}' "
+            "tries again"
+        ) from error
 
 
 def _from_here(path: Path) -> Path:
