@@ -20,6 +20,8 @@ class ServerConfig:
         max_times_median: How many times the median of the others one client may count: an update is refused
             whose norm is beyond it, and a device with data of its own counts for no more samples. 0 sets no
             limit.
+        roll_back: Whether a round that loses all that was learned is undone. One after which the model or its
+            loss is not finite always is.
     """
 
     clients_per_round: int = 0
@@ -27,6 +29,7 @@ class ServerConfig:
     timeout_seconds: float = 600.0
     patience_seconds: float = 300.0
     max_times_median: float = 10.0
+    roll_back: bool = True
 
     def __post_init__(self) -> None:
         if self.clients_per_round < 0:

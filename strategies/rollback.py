@@ -1,4 +1,4 @@
-"""A round that loses all that was learned is undone."""
+"""A round that loses all that was learned is undone, unless the scenario says otherwise."""
 
 import logging
 import math
@@ -32,10 +32,10 @@ class RollBack:
     def look(self, server_round: int) -> Look:
         """Returns how good the model is after a round, rolled back if need be."""
         look, last = self._watch.look(self._strategy.state), self._last
-        if last is not None and has_lost_all(last, look, self._guessing):
+        if last is not None and self._undoes(last, look):
             _notes.warning(
                 "round %d: accuracy fell from %s to %s, the loss went from %.4g to %.4g: nothing is left; "
-                "the model stays that of the round before%s",
+                "the model stays that of the round before (server.roll_back)%s",
                 server_round,
                 percent(last.accuracy),
                 percent(look.accuracy),
@@ -47,6 +47,11 @@ class RollBack:
             look = Look(last.accuracy, last.loss, look.seconds)
         self._last = look
         return look
+
+    def _undoes(self, before: Look, after: Look) -> bool:
+        if self._strategy.scenario.server.roll_back:
+            return has_lost_all(before, after, self._guessing)
+        return is_no_model(before, after)
 
     def _largest_update(self) -> str:
         rows = [row for row in self._strategy.reports if row.status == "ok" and row.update_norm is not None]
@@ -60,4 +65,9 @@ def has_lost_all(before: Look, after: Look, guessing: float) -> bool:
     """Says whether a model that was clearly better than guessing is no longer, or has no loss at all."""
     lead = before.accuracy - guessing
     gone = lead >= _LEAD * (1 - guessing) and after.accuracy - guessing <= _LEFT * lead
-    return gone or (math.isfinite(before.loss) and not math.isfinite(after.loss))
+    return gone or is_no_model(before, after)
+
+
+def is_no_model(before: Look, after: Look) -> bool:
+    """Says whether a model has no loss at all, where the one before had."""
+    return math.isfinite(before.loss) and not math.isfinite(after.loss)

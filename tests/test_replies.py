@@ -222,6 +222,31 @@ def test_a_round_that_loses_everything_is_undone_and_named(caplog):
     assert "The largest update was that of client " in note
 
 
+def looked_after(roll_back: bool, *looks: tuple[float, float]) -> bool:
+    """Holds a round, before and after which the model looks so, and returns whether it counts."""
+    strategy = fleet(3, **{"server.roll_back": roll_back})
+    safety = RollBack(strategy, Looks(*looks), guessing=0.1)
+    safety.look(0)
+    before = strategy.state
+    strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in asked(strategy)])
+    look = safety.look(1)
+    counts = strategy.state is not before
+    assert (look.accuracy, look.loss) == looks[counts]
+    return counts
+
+
+def test_a_round_that_loses_everything_counts_where_nothing_is_to_be_rolled_back(caplog):
+    assert not looked_after(True, (0.8, 0.7), (0.1, 9.0))
+    assert "(server.roll_back)" in caplog.text
+    caplog.clear()
+    assert looked_after(False, (0.8, 0.7), (0.1, 9.0))
+    assert caplog.messages == []
+
+
+def test_a_model_without_a_loss_is_never_kept():
+    assert not looked_after(False, (0.8, 0.7), (0.8, float("nan")))
+
+
 # Patience
 
 
