@@ -43,19 +43,19 @@ def run_notes(
 
 
 def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:
-    """Says of each budget that can train less than half of what pruning aims at.
+    """Says of each budget but the largest that it can train less than half of what pruning aims at.
 
-    Somewhat less is what small devices are for: they train a part. But where the largest is as small, the
-    model starts far below the target, and may learn nothing. Where nothing is to be pruned, small devices
-    train a part for good: of all but the largest budget, only those are told that hold next to nothing.
+    Somewhat less is what small devices are for: they train a part. Where nothing is to be pruned, they train
+    a part for good: then only those are told that hold next to nothing. Of the largest, `cut_at_the_start`
+    tells.
     """
     layout, target = memory.layout, recipe.prune.target_compression
     wanted = layout.num_parameters(recipe.schedule.counts(1.0))
+    enough = _NOTHING if target == 1 else 0.5
     most = max(map(_size, budgets.values()), default=0)
     for name, budget in budgets.items():
-        if budget is None:
+        if budget is None or budget == most:
             continue
-        enough = _NOTHING if target == 1 and budget < most else 0.5
         holds = _holds(recipe, memory, budget)
         if holds < enough * wanted:
             yield (
@@ -88,7 +88,7 @@ def cut_at_the_start(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, 
     yield (
         f"the model starts at {full / holds:.2f}x compression, where prune.target_compression is {target:g}: "
         f"{name}{largest} holds {holds:,} of its {full:,} parameters, and what goes at the start "
-        f"goes unjudged. Raise it to {dense} to start from all"
+        f"goes unjudged. Raise it to {dense}, or choose a smaller model, to start from all"
         f"{half if holds < middle < full else ''}{draft}"
     )
 

@@ -129,7 +129,7 @@ def test_a_class_that_can_train_little_of_the_target_is_named_with_what_it_holds
 
 @pytest.mark.parametrize(
     ("least", "most", "noted"),
-    [("1KiB", "1MiB", ["mote"]), ("16KiB", "1MiB", []), ("16KiB", "32KiB", ["big"])],
+    [("1KiB", "1MiB", ["mote"]), ("16KiB", "1MiB", []), ("16KiB", "32KiB", ["the model starts at"])],
 )
 def test_without_a_target_only_the_largest_budget_must_hold_the_model(least, most, noted):
     """Dense, 64-128-64-10 takes 17,226 parameters, which 1 MiB can train; their weights alone fill 67 KiB.
@@ -139,7 +139,8 @@ def test_without_a_target_only_the_largest_budget_must_hold_the_model(least, mos
     """
     fleet = {"fleet": {"classes": [{"name": "mote", "memory": least}, {"name": "big", "memory": most}]}}
     chosen = load_scenario("quickstart", values={**fleet, "prune.target_compression": 1})
-    assert [note.partition(": ")[0] for note in of_budgets(chosen, (1, 8, 8))] == noted
+    found = [*of_budgets(chosen, (1, 8, 8)), *of_the_start(chosen, (1, 8, 8))]
+    assert [note.startswith(name) for note, name in zip(found, noted, strict=True)] == [True] * len(noted)
 
 
 @pytest.mark.parametrize(
@@ -153,12 +154,14 @@ def test_without_a_target_only_the_largest_budget_must_hold_the_model(least, mos
         ("train", {"memory.budget": "1KiB"}, "memory.budget"),
     ],
 )
-def test_a_run_and_a_training_note_a_budget_in_which_the_model_starts_nearly_empty(
+def test_a_run_and_a_training_note_once_a_budget_in_which_the_model_starts_nearly_empty(
     tmp_path, verb, overrides, named
 ):
+    """One note alone says to what such a budget is to be raised."""
     events = told(verb, tmp_path / "small", **overrides)
-    assert f" {named}: 1.0 KiB can train 42 parameters, the target is 2,8" in events
-    assert "can train" not in told(verb, tmp_path / "large")
+    assert f"compression is 6: {named} holds 42 of its 17,226 parameters" in events
+    assert events.lower().count("raise ") == 1
+    assert "to start from all" not in told(verb, tmp_path / "large")
 
 
 def test_a_strategy_without_budgets_notes_none(tmp_path):
