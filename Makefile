@@ -22,8 +22,9 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 demo: $(VENV)/.sim
 	$(BIN)/fedhp run
 
+# Several tests at a time, as many as there are processors; each process takes a gigabyte.
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -1,6 +1,7 @@
 """What every test runs under: no telemetry, one torch thread, and a cache folder of the session's own."""
 
 import os
+import signal
 
 # Before anything imports Flower or Ray, which read them once.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -11,6 +12,9 @@ from collections.abc import Iterator
 import browser
 import pytest
 import torch
+
+# Who starts pytest in the background of a script has it ignore Ctrl+C, and every command that it starts too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
