@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
 from fedhp.errors import ScenarioError
 
 # Letters from which on the beginning of a name tells the name: "lr" begins several, and means none of them.
 TELLING = 3
+_MOST_FILES = 1000  # that are looked at
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
@@ -20,6 +23,21 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the question that an error about an unknown name ends with; empty where none is near."""
     meant = " or ".join(f"'{one}'" for one in near(name, known))
     return f". Did you mean {meant}?" if meant else ""
+
+
+def file_meant(path: Path, suffixes: Iterable[str], besides: Iterable[str] = ()) -> str:
+    """Returns the question that an error about a missing file ends with; empty where none is near.
+
+    Args:
+        path: Where no file is.
+        suffixes: Of the files in its folder that may be meant, such as ``.npz``.
+        besides: Other names that may be meant.
+    """
+    try:
+        found = [one.name for one in islice(path.parent.iterdir(), _MOST_FILES) if one.suffix in suffixes]
+    except (OSError, ValueError):  # there is no such folder, or can be none
+        found = []
+    return did_you_mean(path.name, [*sorted(found), *besides])
 
 
 def check_choice(key: str, value: str, choices: Iterable[str], otherwise: str = "") -> None:

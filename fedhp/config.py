@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
 from fedhp.bounds import one_line, shown
-from fedhp.choices import check_choice, did_you_mean
+from fedhp.choices import check_choice, file_meant
 from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
@@ -89,6 +89,7 @@ class Scenario:
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
 
 
+_SUFFIXES = (".yaml", ".yml")
 _DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp init says what it makes
 
 _KEYS = keys_of(
@@ -190,11 +191,12 @@ def _find(name_or_path: str | Path) -> Path:
         raise ScenarioError(f"{path} is data, not a scenario: fedhp init {given} writes one")
     if path.is_file():
         return path
-    if path.suffix in (".yaml", ".yml"):
-        raise ScenarioError(f"no scenario file {path}")
+    meant = file_meant(path, _SUFFIXES, shipped)
+    if path.suffix in _SUFFIXES:
+        raise ScenarioError(f"no scenario file {path}{meant}")
     raise ScenarioError(
         f"no scenario {shown(str(name_or_path))}: it is neither the path of a YAML file nor one of those "
-        f"that ship ({', '.join(shipped)}){did_you_mean(str(name_or_path), shipped)}"
+        f"that ship ({', '.join(shipped)}){meant}"
     )
 
 

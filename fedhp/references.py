@@ -1,10 +1,13 @@
 """Finding things by reference, as Flower does: ``"module:attribute"``."""
 
 import importlib
+import pkgutil
+import sys
 from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
+from fedhp.choices import did_you_mean
 from fedhp.errors import ScenarioError
 
 _APPS = ("clients", "strategies")
@@ -35,11 +38,24 @@ def resolve(reference: str) -> Any:
     if module is None:
         raise ScenarioError(
             f"'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "
-            f"module on the Python path"
+            f"module on the Python path{_module_meant(module_name)}"
         )
     if not hasattr(module, attribute):
-        raise ScenarioError(f"'{reference}' is not to be found: module '{module_name}' has no '{attribute}'")
+        raise ScenarioError(
+            f"'{reference}' is not to be found: module '{module_name}' has no '{attribute}'"
+            f"{did_you_mean(attribute, dir(module))}"
+        )
     return getattr(module, attribute)
+
+
+def _module_meant(name: str) -> str:
+    """Asks for the nearest of the modules beside: in the package, or where the user's own begin."""
+    package, _, last = name.rpartition(".")
+    parent = _find(package) if package else None
+    if package and parent is None:
+        return _module_meant(package)
+    places = getattr(parent, "__path__", []) if package else sys.path[:1]
+    return did_you_mean(last, [one.name for one in pkgutil.iter_modules(places)])
 
 
 def _dotted(file: str) -> str:

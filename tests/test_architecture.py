@@ -13,11 +13,11 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"errors", "locks", "bounds"},
+    {"choices"},
     {
         "structure",
         "seeds",
         "references",
-        "choices",
         "terminal",
         "arrays",
         "cache",

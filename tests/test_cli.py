@@ -78,6 +78,45 @@ def test_a_key_in_the_place_of_an_option_is_answered_with_how_it_is_written(argu
     assert ("without dashes" in result.stderr) == ("=VALUE" in told)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["run", "data.name=npz", "data.root=fashon.npz"], "'fashion.npz'"),
+        (["run", "data.name=npz", "data.root=nowhere/fashon.npz"], ""),
+        (["init", "fashon.npz"], "'fashion.npz'"),
+        (["run", "my_fleat.yaml"], "'my_fleet.yaml'"),
+        (["show", "quickstrat.yaml"], "'quickstart'"),
+        (["show", "my_fleat"], "'my_fleet.yaml'"),
+        (["run", "model.target=my_net_of_test:build"], "'my_nets_of_test'"),
+        (["run", "model.target=my_nets_of_test.smal:build"], "'small'"),
+        (["run", "model.target=my_nets_of_test.small:biuld"], "'build'"),
+        (["run", "model.target=elsewhere.small:build"], ""),
+        (["run", "strategy.name=strategies.dense:Dens"], "'Dense'"),
+    ],
+)
+def test_a_mistyped_file_module_or_attribute_is_answered_with_the_nearest(
+    arguments, meant, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "my_nets_of_test"
+    package.mkdir()
+    (package / "small.py").write_text("def build(num_classes): ...")
+    for name in ("fashion.npz", "other.npz", "my_fleet.yaml", "my_nets_of_test/__init__.py"):
+        (tmp_path / name).touch()
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    found = result.stderr.strip()
+    assert found.endswith(f"Did you mean {meant}?") if meant else "Did you mean" not in found
+
+
+@pytest.mark.parametrize("command", ["run", "train", "show"])
+def test_a_scenario_behind_overrides_is_answered_with_the_order(command):
+    result = cli(command, "rounds=3", "table.yaml")
+    assert result.exit_code == 2
+    assert "'table.yaml' is no override" in result.stderr
+    assert "a scenario comes first, before all overrides" in result.stderr
+
+
 def test_the_defaults_of_a_comparison_are_shown_whole(monkeypatch):
     """Whoever changes the list copies it from there, on a terminal of the usual 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")

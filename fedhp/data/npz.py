@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
+from fedhp.choices import file_meant
 from fedhp.errors import DataError
 
 # By how much what NumPy writes can grow at most when it is read, https://zlib.net/zlib_tech.html.
@@ -34,7 +35,10 @@ def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) 
             objects or is not what its header says.
     """
     if not path.is_file():
-        raise DataError(f"no file {path}; it should be an .npz file with {', '.join(required)}")
+        raise DataError(
+            f"no file {path}; it should be an .npz file with {', '.join(required)}"
+            f"{file_meant(path, ('.npz',))}"
+        )
     with _opened(path, required) as archive:
         return _read_members(archive, path, required, optional)
 

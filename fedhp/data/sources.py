@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.choices import file_meant
 from fedhp.data.checks import checked_images
 from fedhp.data.files import read_cifar10, read_idx
 from fedhp.data.hub import Hub, read_hub
@@ -186,7 +187,7 @@ def _locate_npz(root: str) -> Located:
         raise DataError(
             f"data.name 'npz': no file {file if root else 'given'}; the scenario wants an .npz file of "
             f"yours: data.root=FILE.npz, with {', '.join(NPZ_KEYS)}, or the folder that holds it as data.npz "
-            f"(docs/scenarios.md tells how to make one)"
+            f"(docs/scenarios.md tells how to make one){file_meant(path, ('.npz',)) if root else ''}"
         )
     return Located("npz", (file,), partial(_read_npz_set, file, None))
 

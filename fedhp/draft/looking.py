@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedhp.choices import did_you_mean
+from fedhp.choices import file_meant
 from fedhp.data import SOURCES, DataConfig, Dataset, open_dataset
 from fedhp.errors import DataError
 
@@ -76,7 +76,7 @@ def _named(data: str) -> DataConfig:
     if not path.exists():
         raise DataError(
             f"no file {path}, and no data set of that name; give an .npz file with x_train, y_train, x_test "
-            f"and y_test, or one of {', '.join(known)}{did_you_mean(data, known)}"
+            f"and y_test, or one of {', '.join(known)}{file_meant(path, ('.npz',), known)}"
         )
     if path.is_file() and path.suffix != ".npz" and not zipfile.is_zipfile(path):
         raise DataError(
