@@ -236,11 +236,15 @@ def test_clients_are_judged_on_their_held_out_samples_where_any_has_some(tmp_pat
     text = Page(write_report(run.folder)).text
     assert text.count("on samples of its own that it holds out") == 3  # the table and two figures
     assert "while it trains on them" not in text
+    assert "held-out accuracy" in text
+    assert "training accuracy" not in text
 
 
 def test_where_nothing_is_held_out_the_page_says_that_accuracy_is_on_training_samples(run):
     text = Page(write_report(run.folder)).text
     assert text.count("while it trains on them, in percent; not on held-out ones") == 3
+    assert "training accuracy" in text
+    assert "held-out accuracy" not in text
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,12 @@ def class_rows(run: "RunResult") -> list[ClassRow]:
     return rows
 
 
+def accuracy_name(run: "RunResult") -> str:
+    """Returns what the accuracy of clients is, in two words."""
+    is_held_out = series.judged_by(run.clients) == series.HELD_OUT
+    return "held-out accuracy" if is_held_out else "training accuracy"
+
+
 def judged(run: "RunResult") -> str:
     """Returns what the accuracy of clients is."""
     if series.judged_by(run.clients) == series.HELD_OUT:

@@ -26,6 +26,7 @@ def render(run: "RunResult", pictures: Sequence[tuple[Plot, Picture | None]]) ->
         facts=facts.facts(run),
         classes=facts.class_rows(run),
         more_classes=max(0, len(series.class_names(run)) - facts.MOST_CLASSES),
+        accuracy=facts.accuracy_name(run),
         judged=facts.judged(run),
         first_of_last=series.first_of_last(run.rounds),
         failures=shown,
