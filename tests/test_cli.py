@@ -560,7 +560,8 @@ def started_process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
-    with started_process(tmp_path, "run", "rounds=500", "--out", "record") as running:
+    small = ["rounds=5000", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=1"]
+    with started_process(tmp_path, "run", *small, "--out", "record") as running:
         assert running.stdout is not None
         assert any(line.startswith("round 1: ") for line in running.stdout)
         started = psutil.Process(running.pid).children(recursive=True)
