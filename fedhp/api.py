@@ -135,10 +135,11 @@ def load_model(
 
     Args:
         folder: The run's record.
-        normalise: Whether the model takes raw samples: bytes or other numbers as they stand in the data, of
-            shape ``(batch, channels, height, width)``, or with channels last as the data may have them, and
-            with axes of one entry left out; any other shape raises a ValueError. Otherwise it takes float32
-            samples of shape ``(batch, channels, height, width)``, normalised as in training.
+        normalise: Whether the model takes raw samples, tensors or NumPy arrays: bytes or other numbers as
+            they stand in the data, of shape ``(batch, channels, height, width)``, or with channels last as
+            the data may have them, and with axes of one entry left out; any other shape raises a ValueError.
+            Otherwise it takes float32 tensors of shape ``(batch, channels, height, width)``, normalised as
+            in training.
         target: What builds the network, for a record of a network of one's own (``model.target``).
         trust_target: Whether the code that such a record names is imported and called instead. Only for
             records from those whose code you would run.

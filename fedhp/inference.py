@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def normalised(
     """Puts a module behind a layer that normalises raw samples, in the order of axes of the data or its own.
 
     Args:
-        module: Takes normalised samples.
+        module: Takes normalised samples. What is returned takes tensors or NumPy arrays.
         normalisation: What raw values are normalised by, bytes scaled to 0 .. 1.
         input_shape: The shape (channels, height, width) of a sample that the module takes.
         layout: How samples were read, one of `LAYOUTS`; decides where a shape fits either order of axes.
@@ -71,7 +72,9 @@ class _Normalise(nn.Module):
             self._orders.reverse()
         self._input_shape = input_shape
 
-    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+    def forward(self, samples: torch.Tensor | NDArray[Any]) -> torch.Tensor:
+        if isinstance(samples, np.ndarray):
+            samples = _tensor(samples).to(self.mean.device)
         scale = 255 if samples.dtype == torch.uint8 else 1
         values = self._arranged(samples).double() / scale
         return ((values - self.mean) / self.std).float()
@@ -89,6 +92,16 @@ class _Normalise(nn.Module):
                 return samples.reshape(len(samples), *shape).permute(0, *places)
         wanted = " or ".join(dict.fromkeys(str(("batch", *_long_axes(shape))) for shape in shapes))
         raise ValueError(f"samples of shape {tuple(samples.shape)}, where the model takes {wanted}")
+
+
+def _tensor(samples: NDArray[Any]) -> torch.Tensor:
+    """Returns a copy of numbers of any type and byte order: bytes as they are, others in double precision.
+
+    Raises:
+        TypeError: If they are no numbers.
+    """
+    kind = np.uint8 if samples.dtype == np.uint8 else np.float64
+    return torch.from_numpy(samples.astype(kind, order="C", casting="same_kind"))
 
 
 def _long_axes(shape: Sequence[int]) -> tuple[int, ...]:

@@ -408,6 +408,23 @@ def test_raw_samples_are_taken_in_the_order_of_axes_that_the_data_has(shape, axi
         np.testing.assert_allclose(layer(torch.tensor(samples)).numpy(), wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", ">i8", "?", "f2", ">f4", "f8", "g"])
+def test_raw_samples_may_be_arrays_of_any_type_that_data_has(kind):
+    """Against NumPy's own arithmetic; turned about and read-only, as a part of a file may be."""
+    samples = np.random.default_rng(0).integers(0, 200, (6, 4, 5)).astype(kind)[::-1]
+    samples.setflags(write=False)
+    layer = normalised(torch.nn.Identity(), Normalisation((0.25,), (2.0,)), (1, 4, 5))
+    values = samples.astype(float) / (255 if kind == "u1" else 1)
+    np.testing.assert_allclose(layer(samples)[:, 0], (values - 0.25) / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["U3", "c16", "O"])
+def test_raw_samples_that_are_no_numbers_are_refused(kind):
+    layer = normalised(torch.nn.Identity(), Normalisation((0.0,), (1.0,)), (1, 4, 5))
+    with pytest.raises(TypeError, match="Cannot cast"):
+        layer(np.ones((2, 4, 5)).astype(kind))
+
+
 @pytest.mark.parametrize("wrong", [(8, 8), (4, 64), (4, 8, 9), (4, 8, 8, 2)])
 def test_raw_samples_of_another_shape_are_refused_with_the_one_that_is_taken(run, wrong):
     """A single sample, flattened ones, other sizes; of as many entries, too: their order is not known."""
