@@ -12,6 +12,7 @@ from fedhp.api import PREPARE
 from fedhp.assignment import fit_counts
 from fedhp.cli import app
 from fedhp.config import load_scenario
+from fedhp.data import open_dataset
 from fedhp.draft import planning
 from fedhp.draft.looking import Kind, look
 from fedhp.draft.planning import draft
@@ -31,6 +32,9 @@ STORED = {
     "small and grey": ((8, 8), UINT8, Kind.IMAGES, "cnn", "auto", (1, 8, 8)),
     "oblong": ((60, 20), UINT8, Kind.IMAGES, "cnn", "auto", (1, 60, 20)),
     "colour": ((32, 32, 3), UINT8, Kind.IMAGES, "cnn", "auto", (3, 32, 32)),
+    "many colours": ((16, 16, 5), UINT8, Kind.IMAGES, "cnn", "channels_last", (5, 16, 16)),
+    "one sensor": ((1, 128), FLOAT, Kind.WINDOWS, "conv1d", "channels_first", (1, 1, 128)),
+    "one sensor, time first": ((128, 1), FLOAT, Kind.WINDOWS, "conv1d", "channels_last", (1, 1, 128)),
     "colour, channels first": ((3, 24, 32), FLOAT, Kind.IMAGES, "cnn", "auto", (3, 24, 32)),
 }
 
@@ -133,6 +137,25 @@ def test_a_data_set_by_name_and_a_model_by_name():
 
 
 @pytest.mark.usefixtures("in_folder")
+@pytest.mark.parametrize(
+    ("shape", "layout", "said", "read"),
+    [
+        ((16, 16, 5), "auto", "(5 x 16 x 16, stored channels last)", (5, 16, 16)),
+        ((16, 16, 5), "channels_first", "(16 x 16 x 5)", (16, 16, 5)),
+        ((8, 12, 10), "channels_last", "(10 x 8 x 12, stored channels last)", (10, 8, 12)),
+        ((20, 20), "channels_last", "(20 channels over 20 steps, stored time first)", (1, 20, 20)),
+    ],
+)
+def test_a_layout_is_drafted_as_told_and_the_likely_one_otherwise(shape, layout, said, read):
+    stored(Path("mine.npz"), shape, FLOAT)
+    result = CliRunner().invoke(app, ["init", "mine.npz", "--layout", layout])
+    assert result.exit_code == 0, result.output
+    assert said in result.stdout
+    assert "note:" not in result.stdout
+    assert open_dataset(load_scenario("mine.yaml").data).input_shape == read
+
+
+@pytest.mark.usefixtures("in_folder")
 def test_what_the_data_shows_is_noted():
     rows = np.zeros((40, 5))
     np.savez("flat.npz", x_train=rows, y_train=np.ones(40, int), x_test=rows, y_test=np.ones(40, int))
@@ -153,6 +176,8 @@ def test_what_the_data_shows_is_noted():
             ["mine.npz", "--model", "cmn"],
             "--model must be one of mlp, cnn, vgg11, resnet20, conv1d, got 'cmn'",
         ),
+        (["mine.npz", "--layout", "last"], "--layout must be one of auto, channels_first, channels_last"),
+        (["digits", "--layout", "channels_last"], "data.layout is for data of your own"),
         (["mine.npz", "--model", "cnn"], "cnn"),
         (["mine.npz", "--out", "no/such.yaml"], "no/such.yaml cannot be written: No such file or directory"),
         (["there.yaml"], "there.yaml"),

@@ -8,6 +8,7 @@ cache, and never import the libraries that prepared it.
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.device import device_shard
+from fedhp.data.layout import LAYOUTS, looks_channels_last
 from fedhp.data.normalisation import Normalisation
 from fedhp.data.notes import data_notes
 from fedhp.data.partition import label_counts, partition_notes, partition_rows
@@ -15,6 +16,7 @@ from fedhp.data.shard import Shard, client_shard, local_parts, test_shard, train
 from fedhp.data.sources import SOURCES
 
 __all__ = [
+    "LAYOUTS",
     "SOURCES",
     "DataConfig",
     "Dataset",
@@ -26,6 +28,7 @@ __all__ = [
     "device_shard",
     "label_counts",
     "local_parts",
+    "looks_channels_last",
     "open_dataset",
     "partition_notes",
     "partition_rows",

@@ -21,6 +21,12 @@ def init(
     model: Annotated[
         str, typer.Option(help="A model that ships, in the place of the one that suits the data.")
     ] = "",
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Of an .npz file: the axis of a sample with its channels; auto takes the likely one."
+        ),
+    ] = "auto",
     out: Annotated[Path | None, typer.Option(help="The file to write; default DATA's name, .yaml.")] = None,
     debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
 ) -> None:
@@ -32,17 +38,19 @@ def init(
 
       fedhp init windows.npz --model conv1d --out sensors.yaml
 
+      fedhp init images.npz --layout channels_last
+
       fedhp init fashion_mnist
 
     An .npz file holds x_train, y_train, x_test and y_test, and client_train where rows have owners.
     """
     with readable_errors(debug):
-        _init(data, model, out)
+        _init(data, model, layout, out)
 
 
-def _init(data: str, model: str, out: Path | None) -> None:
+def _init(data: str, model: str, layout: str, out: Path | None) -> None:
     from fedhp.choices import check_choice
-    from fedhp.data import data_notes
+    from fedhp.data import LAYOUTS, data_notes
     from fedhp.draft.looking import look
     from fedhp.draft.planning import draft
     from fedhp.draft.writing import found, page, told
@@ -50,7 +58,8 @@ def _init(data: str, model: str, out: Path | None) -> None:
 
     if model:
         check_choice("--model", model, MODELS)
-    seen = look(data, model)
+    check_choice("--layout", layout, LAYOUTS)
+    seen = look(data, model, layout)
     file = out or _file(data, seen.config.name)
     if file.exists():
         raise ScenarioError(f"{file} is there already; name another file by --out, or move it away")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fedhp.choices import file_meant
-from fedhp.data import SOURCES, DataConfig, Dataset, open_dataset
+from fedhp.data import SOURCES, DataConfig, Dataset, looks_channels_last, open_dataset
 from fedhp.errors import DataError
 
 
@@ -47,22 +47,26 @@ class Look:
         return self.dataset.input_shape[0] * self.dataset.input_shape[1]
 
 
-def look(data: str, model: str = "") -> Look:
+def look(data: str, model: str = "", layout: str = "auto") -> Look:
     """Opens data and says what it is.
 
     Args:
         data: An ``.npz`` file, a folder that holds it as ``data.npz``, or the name of a known data set.
         model: The model that the user wants; ``conv1d`` wants windows, whatever they look like.
+        layout: Which axis of a sample holds its channels, one of `LAYOUTS`; ``auto`` takes the likely one.
 
     Raises:
         DataError: If there is no such data, or it cannot be trained on.
+        ScenarioError: If a layout is given for data whose axes are known.
     """
-    config = _named(data)
+    config = replace(_named(data), layout=layout)
     dataset = open_dataset(config)
     kind = Kind.WINDOWS if model == "conv1d" else _kind(dataset)
-    if kind is Kind.WINDOWS and config.name == "npz":
-        config = replace(config, layout=_layout(dataset))
+    likely = _likely_layout(config, dataset, kind)
+    if likely != layout:
+        config = replace(config, layout=likely)
         dataset = open_dataset(config)
+        kind = kind if kind is Kind.WINDOWS else _kind(dataset)
     owners = dataset.client_train
     rows = () if owners is None else tuple(np.bincount(owners).tolist())
     return Look(config, dataset, kind, rows)
@@ -90,13 +94,20 @@ def _named(data: str) -> DataConfig:
 def _kind(dataset: Dataset) -> Kind:
     """Tells by the axis whose entries have scales of their own, which the data was normalised by."""
     channels, height, _ = dataset.input_shape
-    axis = dataset.normalisation.axis
-    if axis == 0:
+    axis, flat = dataset.normalisation.axis, channels == height == 1
+    if axis == 0 and not flat:
         return Kind.IMAGES
-    return Kind.FEATURES if axis == 2 and channels == height == 1 else Kind.WINDOWS
+    return Kind.FEATURES if axis == 2 and flat else Kind.WINDOWS
 
 
-def _layout(dataset: Dataset) -> str:
-    """Returns which axis of windows holds the sensors: that of which there are fewer, time being long."""
-    channels, height, width = dataset.input_shape
-    return "channels_last" if channels * height > width else "channels_first"
+def _likely_layout(config: DataConfig, dataset: Dataset, kind: Kind) -> str:
+    """Returns the layout that samples of one's own most likely have, where none is told.
+
+    Of windows the sensors are the fewer, time being long; of others, what a run would note.
+    """
+    channels, height, width = shape = dataset.input_shape
+    if config.name != "npz" or config.layout != "auto":
+        return config.layout
+    if kind is Kind.WINDOWS:
+        return "channels_last" if channels * height > width else "channels_first"
+    return "channels_last" if looks_channels_last(shape, dataset.normalisation.axis) else "auto"

@@ -72,7 +72,7 @@ def found(look: Look) -> str:
     size = {
         Kind.FEATURES: f"{width} numbers each",
         Kind.WINDOWS: f"{look.num_sensors} channels over {width} steps{_stored(look)}",
-        Kind.IMAGES: f"{channels} x {height} x {width}",
+        Kind.IMAGES: f"{channels} x {height} x {width}{_stored(look)}",
     }[look.kind]
     owners = f", of {len(look.owner_rows)} owners" if look.owner_rows else ""
     return (
@@ -82,7 +82,8 @@ def found(look: Look) -> str:
 
 
 def _stored(look: Look) -> str:
-    return ", stored time first" if look.config.layout == "channels_last" else ""
+    first = "time first" if look.kind is Kind.WINDOWS else "channels last"
+    return f", stored {first}" if look.config.layout == "channels_last" else ""
 
 
 def told(draft: Draft) -> Iterator[str]:
