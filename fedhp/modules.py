@@ -7,7 +7,8 @@ lacks it, and is far too small where clients differ (non-IID data).
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -134,18 +135,36 @@ def cut_statistics(module: nn.Module, layout: Layout, within: Structure, sub: St
 
 
 def restart_statistics(module: nn.Module) -> None:
-    """Makes running statistics the plain mean over the batches to come, whatever they were before."""
+    """Makes running statistics the mean over the samples to come, whatever they were before."""
     for _, layer in batch_norms(module):
-        layer.momentum = None
         layer.reset_running_stats()
+        _SEEN[layer] = 0
+        if _by_samples not in layer._forward_pre_hooks.values():
+            layer.register_forward_pre_hook(_by_samples)
+
+
+# How many samples a layer has seen since its statistics were begun anew.
+_SEEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+
+
+def _by_samples(layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Lets a batch count by its samples: torch's own mean is over batches, and the last may be short."""
+    if layer.training:
+        number = len(inputs[0])
+        _SEEN[layer] = _SEEN.get(layer, 0) + number
+        layer.momentum = number / _SEEN[layer]
 
 
 @torch.no_grad()
-def retake_statistics(module: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Makes running statistics the plain mean over these batches, computed by the network as it now is."""
+def retake_statistics(module: nn.Module, batches: Iterator[torch.Tensor]) -> None:
+    """Makes running statistics the mean over these samples, computed by the network as it now is.
+
+    Of the batches, one is held at a time.
+    """
     restart_statistics(module)
-    for samples in batches:
+    while (samples := next(batches, None)) is not None:
         module(samples)
+        del samples  # before the next one is loaded
 
 
 def restate_sizes(module: nn.Module) -> None:

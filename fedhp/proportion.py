@@ -121,9 +121,9 @@ class Proportion:
         limit = self._factor * usual if few else max(self._factor * usual, _HARMLESS * change.before)
         if not (self._factor and limit) or change.norm <= limit:
             return ""
-        of = f"the norm of the {change.kind} that it was sent" if few else "the median of the updates"
+        of = f"the norm of the {change.kind} that it was sent" if few else "the median of the others"
         return (
-            f"the update of its {change.kind} has norm {change.norm:.3g}, beyond {self._factor:g} times "
+            f"the change of its {change.kind} has norm {change.norm:.3g}, beyond {self._factor:g} times "
             f"{of}, {usual:.3g}"
         )
 

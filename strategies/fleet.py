@@ -87,6 +87,8 @@ class FleetStrategy(Strategy):
         self._optimizer = server_optimizer(scenario.strategy.optimizer, self.layout)
         self._statistics = RunningStatistics(recipe, memory, self.budgeted, scenario.server.max_times_median)
         self._asked: dict[int, Sent] = {}
+        self._arrays = ArrayRecord()
+        self._sources: set[str] = set()
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
@@ -205,17 +207,16 @@ class FleetStrategy(Strategy):
 
         Below ``server.min_replies`` valid replies the model stays as it is.
         """
-        self._before = self.state
-        self._statistics.begin()
+        self._before, self._sources = self.state, set()
         reconciliation = Reconciliation(self.layout, self.state)
         arrived = (self._open(sent, reply) for sent, reply in in_order(self._sent, replies))
-        some_absent, rows = False, []
+        some_absent, rows, sources = False, [], set()
         for one, flaw, times in self._proportion.judged(arrived, lambda one: one.changes):
             if one.update is not None and not flaw:
                 update = self._counts_for.held(one.sent.device, one.update, times)
                 one = replace(one, update=update)
                 reconciliation.add(update)
-                self._statistics.heard(update)
+                sources.add(update.state.structure.digest)
             some_absent |= one.absent
             rows.append(one.refused(flaw).row(server_round, self.layout, self.budgeted))
         self.reports = tuple(rows)
@@ -229,10 +230,10 @@ class FleetStrategy(Strategy):
                 len(valid),
                 self.scenario.server.min_replies,
             )
-            self._statistics.begin()
             return None, None
         if not self._takes(self._next_state(reconciliation, server_round), server_round):
             return None, None
+        self._sources = sources
         if self.prunes:
             self.votes = reconciliation.votes()
         examples = sum(row.num_examples for row in valid)
@@ -263,7 +264,6 @@ class FleetStrategy(Strategy):
         """Undoes the last round: its model, its votes, and what the server's optimiser has made of it."""
         self.state = self._before
         self.votes = {}
-        self._statistics.begin()
         self._optimizer = server_optimizer(self.scenario.strategy.optimizer, self.layout)
 
     def configure_evaluate(
@@ -274,13 +274,14 @@ class FleetStrategy(Strategy):
         The server evaluates the model itself, on the held-out set.
         """
         self._asked, structure = {}, self.state.structure
-        if self._statistics.are_of(structure):
+        if self._statistics.are_of(structure, self._sources):
             return []
         valid = {row.client for row in self.reports if row.status == "ok"}
         devices = [sent.device for sent in self._sent.values() if sent.device.client in valid]
         holders = self._statistics.holders(devices, structure, server_round)
         parts = [(device, structure) for device in holders]
         self._asked, messages = self._questions(MessageType.EVALUATE, parts, server_round)
+        self._arrays = arrays
         return messages
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -288,6 +289,7 @@ class FleetStrategy(Strategy):
         if self._asked:
             answers = in_order(self._asked, replies)
             self.state, self.reports = self._statistics.taken(server_round, self.state, self.reports, answers)
+            self._arrays.update(wire.pack_state(self.state))  # those that Flower evaluates and returns
         return None
 
     def _questions(

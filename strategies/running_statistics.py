@@ -3,11 +3,12 @@
 What comes back from a round are the statistics of the networks that its clients had. Where those are others
 than the network that the server makes of them, because it cuts or because small devices train parts, their
 means are no network's. The server has no samples to take any from, so it asks, in Flower's evaluation phase,
-as HeteroFL does before it evaluates (Diao et al. 2021, arXiv 2010.01264: static batch normalisation).
+as HeteroFL does before it evaluates (Diao et al. 2021, arXiv 2010.01264: static batch normalisation); that
+those who cannot answer count on with what they sent is our choice.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from fedhp.memory import MemoryModel
 from fedhp.moments import ENOUGH
 from fedhp.proportion import Change, Proportion, norm
 from fedhp.recipe import Recipe, choose_batch
-from fedhp.state import ClientReport, ModelState, Moments, Update
+from fedhp.state import ClientReport, ModelState, Moments
 from fedhp.structure import Structure
 
 from .questions import content_of
@@ -55,20 +56,16 @@ class RunningStatistics:
         self._recipe, self._memory, self._budgeted = recipe, memory, budgeted
         self._layout = recipe.architecture.layout
         self._proportion = Proportion(factor)
-        self._sources: set[str] = set()
         self._has_noted = False
 
-    def begin(self) -> None:
-        """Begins a round: nobody has answered."""
-        self._sources = set()
+    def are_of(self, structure: Structure, sources: Set[str]) -> bool:
+        """Says whether statistics are of networks of this structure, or there are none.
 
-    def heard(self, update: Update) -> None:
-        """Takes in that an update counts in the round: its statistics are of its own network."""
-        self._sources.add(update.state.structure.digest)
-
-    def are_of(self, structure: Structure) -> bool:
-        """Says whether the round's statistics are all of networks of this structure, if there are any."""
-        return not self._layout.buffers or not self._sources - {structure.digest}
+        Args:
+            structure: The global model's.
+            sources: Digests of the structures of the updates that the model is made of.
+        """
+        return not self._layout.buffers or sources <= {structure.digest}
 
     def holders(self, devices: Sequence[Device], structure: Structure, server_round: int) -> list[Device]:
         """Returns those of a round's devices that can hold the whole model, and notes once if none can."""
@@ -76,9 +73,10 @@ class RunningStatistics:
         if not holders and not self._has_noted:
             self._has_noted = True
             _notes.warning(
-                "round %d: no device that answered has room for the global model, and so nobody can take its "
-                "running statistics; they are the means of those of its parts, and it is shown less accurate "
-                "than its weights are: raise a budget, or choose group normalisation",
+                "round %d: none of its devices has room for the global model, and so nobody could take its "
+                "running statistics; they are the means over those of its parts, and it is shown less "
+                "accurate than its weights are. Raise a budget, have more devices take part in a round, or "
+                "choose group normalisation",
                 server_round,
             )
         return holders
@@ -90,7 +88,10 @@ class RunningStatistics:
         rows: Sequence[ClientReport],
         answers: Iterable[tuple[Sent, Message | None]],
     ) -> tuple[ModelState, tuple[ClientReport, ...]]:
-        """Returns the model with the mean of what devices answer, and the rows with what asking them cost.
+        """Returns the model with what devices answer, and the rows with what asking them cost.
+
+        Statistics are means over the samples of all the round's devices: for those of a device that has no
+        room for the model, or fails, the means of the round stay. So few devices do not speak for all.
 
         Args:
             server_round: The round.
@@ -104,21 +105,23 @@ class RunningStatistics:
         opened = (self._open(state, sent, reply) for sent, reply in answers)
         for one, flaw, _ in self._proportion.judged(opened, lambda one: one.changes):
             client = one.sent.device.client
+            one = replace(one, moments=None, failure=f"reply: {flaw}") if flaw else one
             by_client[client] = row = self._with_costs(by_client[client], one)
-            if one.moments is None or flaw:
-                causes.append(f"client {client}: {one.failure or flaw}")
+            if one.moments is None:
+                causes.append(f"client {client}: {one.failure}")
                 continue
             total += row.num_examples
             for name, values in one.moments.weights.items():
                 sums[name] += row.num_examples * values.astype(np.float64)
         if causes:
             _notes.warning(
-                "round %d: %d devices that were asked gave no running statistics of the new model; %s",
+                "round %d: no running statistics of the new model from %d of the devices asked; %s",
                 server_round,
                 len(causes),
                 causes[0],
             )
-        return _with(state, sums, total), tuple(by_client.values())
+        everyone = sum(row.num_examples for row in rows if row.status == "ok")
+        return _with(state, sums, total, everyone), tuple(by_client.values())
 
     def _open(self, state: ModelState, sent: Sent, reply: Message | None) -> _Taken:
         if reply is None:
@@ -141,7 +144,8 @@ class RunningStatistics:
         )
         if one.moments is None:
             return row
-        batch = min(self._batch(one.sent.device, one.sent.structure), ENOUGH, row.num_examples)
+        device = one.sent.device
+        batch = min(self._batch(device, one.sent.structure), ENOUGH, device.profile.num_examples)
         predicted = self._memory.training_bytes(one.sent.structure.counts, batch)
         return replace(
             row,
@@ -158,8 +162,12 @@ class RunningStatistics:
             return 0
 
 
-def _with(state: ModelState, sums: Mapping[str, NDArray[np.float64]], total: int) -> ModelState:
-    if not total:
-        return state
-    means = {name: (values / total).astype(np.float32) for name, values in sums.items()}
+def _with(
+    state: ModelState, sums: Mapping[str, NDArray[np.float64]], taken: int, everyone: int
+) -> ModelState:
+    """Returns the model whose statistics are those taken for as many samples, and stay for all others."""
+    means = {
+        name: ((values + (everyone - taken) * state.weights[name]) / everyone).astype(np.float32)
+        for name, values in sums.items()
+    }
     return ModelState({**state.weights, **means}, state.structure, state.scores)

@@ -80,8 +80,8 @@ def test_running_statistics_are_judged_by_themselves():
     beyond = (Change("weights", 1.0, 1.0), Change("running statistics", 10001.0, 1.0))
     flaws = [flaw for _, flaw, _ in Proportion(10.0).judged([usual] * 9 + [hidden, beyond], lambda one: one)]
     assert flaws[:9] == [""] * 9
-    assert flaws[9].startswith("the update of its weights has norm 1e+03, beyond 10 times the median")
-    assert flaws[10].startswith("the update of its running statistics has norm 1e+04, beyond")
+    assert flaws[9].startswith("the change of its weights has norm 1e+03, beyond 10 times the median")
+    assert flaws[10].startswith("the change of its running statistics has norm 1e+04, beyond")
 
 
 @settings(deadline=None)

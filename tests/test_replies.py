@@ -72,7 +72,7 @@ def test_weights_ten_thousand_times_too_large_are_refused_and_the_rest_is_their_
     huge = reply(messages[7], with_weights(honest_one, lambda array: 1e4 * array))
     strategy.aggregate_train(1, [{**right, 993: huge}[node] for node in right])
     assert strategy.reports[7].status == "failed"
-    assert strategy.reports[7].failure.startswith("reply: the update of its weights has norm ")
+    assert strategy.reports[7].failure.startswith("reply: the change of its weights has norm ")
     assert strategy.reports[7].update_norm == pytest.approx(9999 * norm(alone.state), rel=1e-3)
     asked(alone)
     alone.aggregate_train(1, [answer for node, answer in right.items() if node != 993])

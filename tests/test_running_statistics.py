@@ -31,6 +31,9 @@ STILL = {**CUT, "rounds": 1, "train.learning_rate": 1e-9, "train.clip_norm": 0, 
 OWN = {"model.target": "test_running_statistics:network", "data.max_train": 400, "fleet.num_clients": 4}
 
 
+ARRAYS = ArrayRecord()  # what Flower hands from one phase of a round to the next
+
+
 def network(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
     """Two normalised layers: the second's statistics depend on what the first has left."""
     return nn.Sequential(
@@ -72,6 +75,35 @@ def test_moments_are_the_plain_mean_and_mean_square_over_the_samples():
         mean, variance = module[layer].running_mean.numpy(), module[layer].running_var.numpy()
         np.testing.assert_allclose(found.weights[f"{layer}.running_mean"], mean, atol=1e-5)
         np.testing.assert_allclose(found.weights[f"{layer}.running_square"], variance + mean**2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [34, 66, 70])
+def test_a_short_batch_counts_by_its_samples(size):
+    """The first layer's mean is that of all samples, however they fall into batches."""
+    recipe = load_scenario("quickstart", values={**OWN, "train.batch_size": 32}).recipe((1, 4, 4), 3)
+    shard, arch = random_shard((1, 4, 4), 3, size), recipe.architecture
+    found = take_moments(recipe, task(arch), shard).weights["2.running_mean"]
+    module = to_module(arch, task(arch).state)
+    with torch.no_grad():
+        seen = module[1](shard.batch(np.arange(size))[0].flatten(1))
+    np.testing.assert_allclose(found, seen.mean(0), atol=1e-5)
+
+
+def narrow(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """What a step takes is its input, next to which weights are nothing."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, num_classes)
+    )
+
+
+@pytest.mark.parametrize("size", [16, 80])
+def test_of_several_batches_one_is_held_at_a_time(size):
+    """At a budget that a training step of 16 samples fills, whatever was measured before."""
+    own = {"model.target": f"{__name__}:narrow", "train.momentum": 0.0, "train.batch_size": 16}
+    recipe = load_scenario("quickstart", values=own).recipe((1, 8, 8), 10)
+    shard, arch = random_shard((1, 8, 8), 10, size), recipe.architecture
+    budget = recipe.memory_model(shard.raw_itemsize).training_bytes(arch.layout.widths, 16)
+    assert 0.5 * budget < take_moments(recipe, task(arch, budget), shard).memory_measured_bytes <= budget
 
 
 def test_moments_hang_on_seed_round_and_client_alone():
@@ -179,8 +211,10 @@ def train(strategy: FleetStrategy, num_cut: int = 2) -> list[Message]:
     grid = MemoryGrid(lambda message: None)
     messages = stamped(strategy.configure_train(1, ArrayRecord(), ConfigRecord(), grid))
     replies = [reply(m, made(strategy, m, 10 * (n + 1), num_cut)) for n, m in enumerate(messages)]
-    strategy.aggregate_train(1, replies)
-    return stamped(strategy.configure_evaluate(1, ArrayRecord(), ConfigRecord(), grid))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    ARRAYS.clear()
+    ARRAYS.update(arrays or {})
+    return stamped(strategy.configure_evaluate(1, ARRAYS, ConfigRecord(), grid))
 
 
 def made(strategy: FleetStrategy, message: Message, num_examples: int, num_cut: int):
@@ -193,13 +227,13 @@ def made(strategy: FleetStrategy, message: Message, num_examples: int, num_cut: 
     return type(update)(update.client, update.assigned, state, num_examples, update.statistics)
 
 
-def statistics(strategy: FleetStrategy, value: float) -> RecordDict:
+def statistics(strategy: FleetStrategy, value: float, peak: int = 77) -> RecordDict:
     """All means are the value, and all variances 1."""
     weights = {}
     for name in strategy.layout.buffers:
         shape = strategy.layout.shape(name, strategy.state.structure.counts)
         weights[name] = np.full(shape, value if name.endswith("mean") else value**2 + 1, np.float32)
-    return wire.pack_moments(Moments(weights, 77))
+    return wire.pack_moments(Moments(weights, peak))
 
 
 def test_nobody_is_asked_where_the_networks_are_the_servers_own():
@@ -253,14 +287,15 @@ def test_where_nobody_has_room_a_note_says_so_once(caplog):
         for _ in range(2):
             assert train(strategy, num_cut=0) == []
     (said,) = [text for text in caplog.messages if "running statistics" in text]
-    assert said.startswith("round 1: no device that answered has room for the global model")
+    assert said.startswith("round 1: none of its devices has room for the global model")
 
 
 @pytest.mark.parametrize("fault", ["silent", "error", "stranger", "absurd", "weights", "empty"])
 def test_what_is_no_right_answer_is_left_out_and_named(fault, caplog):
-    """Client 0 fails in some way: the means of the two others count, (20 * 1 + 30 * 2.25) / 50 = 1.75."""
+    """Client 0 fails in some way: (20 * 1 + 30 * 2.25) / 60, and a sixth of what there was before."""
     strategy = fleet()
     messages = train(strategy)
+    before = strategy.state.weights["2.running_mean"]
     answers = [reply(m, statistics(strategy, v)) for m, v in zip(messages, (2, 1, 2.25), strict=True)]
     bad = {
         "silent": [],
@@ -272,8 +307,10 @@ def test_what_is_no_right_answer_is_left_out_and_named(fault, caplog):
     }
     with caplog.at_level(logging.WARNING, "fedhp.notes"):
         strategy.aggregate_evaluate(1, [*bad[fault], *answers[1:]])
-    assert set(strategy.state.weights["2.running_mean"].tolist()) == {1.75}
-    assert any("1 devices" in text and "client 0: " in text for text in caplog.messages)
+    found = strategy.state.weights["2.running_mean"]
+    np.testing.assert_allclose(found, (20 * 1 + 30 * 2.25 + 10 * before) / 60, rtol=1e-6)
+    (said,) = [text for text in caplog.messages if "running statistics of the new model" in text]
+    assert "from 1 of the devices asked; client 0: " in said
 
 
 def test_without_any_answer_the_means_of_the_round_stay():
@@ -293,6 +330,25 @@ def test_the_rows_tell_what_the_answer_took():
     assert [a.bytes_down - b.bytes_down for a, b in zip(strategy.reports, before, strict=True)] == sizes
     gained = [a.bytes_up - b.bytes_up for a, b in zip(strategy.reports, before, strict=True)]
     assert gained[0] == gained[1] > gained[2] == 0
+
+
+def test_the_rows_hold_the_larger_of_both_peaks_and_none_of_a_refused_answer():
+    """The updates say that their training took 900 bytes."""
+    strategy = fleet()
+    messages = train(strategy)
+    peaks = (77, 5_000, 2**50)
+    answers = [reply(m, statistics(strategy, 1.0, peak)) for m, peak in zip(messages, peaks, strict=True)]
+    answers[2].content.array_records["model"]["2.running_mean"] = wire.write_array(np.zeros(3, np.float32))
+    strategy.aggregate_evaluate(1, answers)
+    assert [row.memory_measured_bytes for row in strategy.reports] == [900, 5_000, 900]
+
+
+def test_flowers_own_result_holds_the_statistics_that_were_taken():
+    strategy = fleet()
+    messages = train(strategy)
+    strategy.aggregate_evaluate(1, [reply(m, statistics(strategy, 2.0)) for m in messages])
+    handed = wire.unpack_state(ARRAYS, strategy.layout)
+    assert all((handed.weights[name] == strategy.state.weights[name]).all() for name in handed.weights)
 
 
 # The wire
