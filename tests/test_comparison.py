@@ -1,5 +1,6 @@
 """Comparing strategies: which runs there are, what the tables say, going on where it was cut short."""
 
+import io
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import fedhp
@@ -24,6 +26,7 @@ from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_mani
 from fedhp.comparison.pairs import holm, identical, pair_rows
 from fedhp.comparison.result import Result, Tables
 from fedhp.comparison.rows import OVER_SEEDS, arm_rows, class_rows
+from fedhp.comparison.terminal import show
 from fedhp.comparison.texts import arm_texts, class_texts, measured, said_few, said_identical
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import escaped, write
@@ -227,6 +230,26 @@ def test_small_sizes_of_classes_are_in_kib():
         ("memory, mean", "2.50 MiB"),
         ("memory, peak", "-"),
     }
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "told"),
+    [
+        *((0.0, "0"), (0.0161, "0.0161"), (0.104, "0.104"), (0.52345, "0.523"), (1.0, "1.00")),
+        *((45.678, "45.7"), (999.4, "999"), (1234567.8, "1,234,568")),
+    ],
+)
+def test_sizes_are_written_with_three_digits_in_the_terminal_and_the_tables(mebibytes, told):
+    """Networks of a few KiB send little; none of it is told as nothing."""
+    size = dict.fromkeys(("memory_mean_mib", "memory_peak_mib", "up_mib", "down_mib"), mebibytes)
+    row = {**arm_rows([run("a", 0, 91)])[0], **size}
+    facet = Facet("", {"a": row})
+    heading, texts = arm_texts(facet)
+    assert [text for title, text in zip(heading, texts, strict=True) if "MiB" in title] == [told] * 4
+    console = Console(width=80, record=True, file=io.StringIO())
+    show(console, Result(Path(), Manifest("quickstart", [], [], []), {}, {}, Tables([], [row], [], [])))
+    (line,) = re.findall(r"^1 a .*", console.export_text(), re.MULTILINE)
+    assert line.split()[-2:] == [told] * 2
 
 
 @pytest.mark.parametrize(
@@ -620,6 +643,19 @@ def test_the_terminal_shows_seeds_units_the_varied_key_and_every_p(tmp_path):
 def test_what_few_seeds_cannot_tell_is_said_where_an_arm_has_few(seeds, few):
     tables = Tables([], [{"seeds": number} for number in seeds], [], [])
     assert bool(said_few(Result(Path(), Manifest("quickstart", [], [], []), {}, {}, tables))) is few
+
+
+@pytest.mark.parametrize(("name", "called"), [("name: my fleet\n", "my fleet"), ("", "mine")])
+def test_pages_name_a_scenario_of_ones_own_by_its_name_and_not_by_where_it_lies(
+    tmp_path, monkeypatch, name, called
+):
+    monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{name}rounds: 1\n")
+    words = ["compare", str(file), "--strategies", "dense", "--seeds", "1", "--out", str(tmp_path / "c")]
+    assert "nothing was run" in CliRunner().invoke(app, words).stderr
+    assert read_manifest(tmp_path / "c").title == f"Strategies on {called}"
+    assert "nothing was run" in CliRunner().invoke(app, words).stderr  # again, in a folder of its own title
 
 
 def test_all_strategies_are_those_that_ship_and_others_are_named_by_commas(tmp_path, monkeypatch):

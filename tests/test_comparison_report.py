@@ -22,7 +22,7 @@ from matplotlib.text import Text  # noqa: E402
 
 from fedhp.comparison.facets import Facet, facets  # noqa: E402
 from fedhp.comparison.learning import over_seeds  # noqa: E402
-from fedhp.comparison.tradeoffs import front_of  # noqa: E402
+from fedhp.comparison.tradeoffs import far_off, front_of  # noqa: E402
 from fedhp.report.labels import apart, around  # noqa: E402
 from fedhp.report.style import marked_looks  # noqa: E402
 
@@ -53,6 +53,24 @@ def test_the_front_is_what_nothing_beats_and_the_ceiling_is_not_on_it():
     assert front_of(facet, "memory_mean_mib") == ["a", "c", "d"]
     alone = Facet("", {"dense": arm("dense", 95)})
     assert front_of(alone, "memory_mean_mib") == ["dense"]
+
+
+@pytest.mark.parametrize(
+    ("lasts", "cut"),
+    [
+        ([92, 72.9], []),  # one of two, without which nothing is held against anything
+        ([92, 91, 90, 60], []),
+        ([92, 91.5, 91, 90.5, 60], [60]),
+        ([92, 91.5, 91, 90.5, 83], [83]),
+        ([92, 91.5, 91, 90.5, 84], []),  # 8 points, which are shown
+        ([92, 91, 88, 85, 83], []),  # two points below the next: of one line
+        ([92, 91, 91, 91, 60, 50], []),  # two of six
+        ([92, 91, 91, 91, 91, 91, 91, 91, 60, 50], [60, 50]),
+    ],
+)
+def test_only_arms_far_off_that_would_flatten_many_others_are_cut_off(lasts, cut):
+    named = {f"arm {number}": last for number, last in enumerate(lasts)}
+    assert list(far_off(named).values()) == cut
 
 
 def test_arms_are_held_against_each_other_within_a_value_the_best_first():

@@ -10,7 +10,6 @@ from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.rows import Row
 from fedhp.comparison.texts import measured, own_samples
-from fedhp.report import series
 from fedhp.report.axes import intervals, legend_above, lines_of
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT, marked_looks
@@ -151,8 +150,8 @@ def _budgets(result: Result) -> dict[str, float]:
 
 
 def _class_looks(result: Result) -> dict[str, Any]:
-    """Returns each class's colour and mark; the scenario's order."""
-    names = [name for run in result.records.values() for name in series.class_names(run)]
+    """Returns each class's colour and mark, also of those that took no part; the scenario's order."""
+    names = [row["device_class"] for row in result.tables.classes]
     order = [kind.name for kind in next(iter(result.records.values())).config.fleet.classes]
     known = sorted(dict.fromkeys(names), key=lambda name: order.index(name) if name in order else len(order))
     return {

@@ -18,7 +18,7 @@ def facts(result: Result) -> list[Fact]:
     short = " and ".join(key.rpartition(".")[2] for key in manifest.keys)
     varied = Fact("varied", short or "nothing else", said_varied(result))
     return [
-        Fact("scenario", manifest.scenario, " ".join(manifest.overrides)),
+        Fact("scenario", manifest.called, " ".join(manifest.overrides)),
         Fact("strategies", str(len(strategies)), ", ".join(strategies)),
         Fact("seeds", str(len(seeds)), said_seeds(seeds)),
         varied,

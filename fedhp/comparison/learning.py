@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
+from fedhp.comparison.texts import three_digits
 from fedhp.report import labels, series
 from fedhp.report.axes import Climb, over_rounds
 from fedhp.report.plot import Plot
@@ -97,7 +98,9 @@ def traffic(result: Result) -> Plot:
         "Accuracy over bytes moved",
         "The same over the payload bytes of all messages to and from the clients so far; a line ends where "
         f"the last round does.{scene.rest(result)}",
-        _alt("Lines that end after", shown, lambda row: f"{row['up_mib'] + row['down_mib']:.1f} MiB"),
+        _alt(
+            "Lines that end after", shown, lambda row: f"{three_digits(row['up_mib'] + row['down_mib'])} MiB"
+        ),
         draw,
         scene.height(shown),
     )

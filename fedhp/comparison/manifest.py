@@ -54,6 +54,7 @@ class Manifest:
         runs: Its runs.
         settings: By dotted key, what all runs have in common.
         tracked_as: Of which run of Weights & Biases it is, whenever it is repeated or extended.
+        name: What the scenario calls itself; empty of comparisons by earlier versions.
     """
 
     scenario: str
@@ -62,11 +63,17 @@ class Manifest:
     runs: Sequence[Entry]
     settings: Mapping[str, Any] = field(default_factory=dict)
     tracked_as: str = field(default_factory=lambda: token_hex(4))
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """What the scenario is called on pages: of a file its name, not where it lies."""
+        return self.name or self.scenario
 
     @property
     def title(self) -> str:
         """What is compared."""
-        return f"Strategies on {self.scenario}" + (f" over {' and '.join(self.keys)}" if self.keys else "")
+        return f"Strategies on {self.called}" + (f" over {' and '.join(self.keys)}" if self.keys else "")
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:

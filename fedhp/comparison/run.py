@@ -11,6 +11,7 @@ from rich.console import Console
 from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
+from fedhp.config import Scenario
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report.writing import COMPARISON
 from fedhp.schema import SimulationConfig, WandbConfig
@@ -94,8 +95,10 @@ def _track(result: "Result", wandb: WandbConfig) -> None:
 def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:
     runs = [Entry(cell.name, **cell.labels) for cell in cells]
     keys = list(comparison.over)
-    settings = common_settings(cells[0].scenario, keys)
-    return Manifest(comparison.scenario, keys, list(comparison.overrides), runs, settings)
+    scenario = cells[0].scenario
+    settings = common_settings(scenario, keys)
+    name = Path(comparison.scenario).stem if scenario.name == Scenario.name else scenario.name
+    return Manifest(comparison.scenario, keys, list(comparison.overrides), runs, settings, name=name)
 
 
 def _extended(root: Path, manifest: Manifest) -> Manifest:
@@ -120,7 +123,8 @@ def _extended(root: Path, manifest: Manifest) -> Manifest:
     ]
     if kept:
         _logger.info("%s is extended: %d runs are there from before", root, len(kept))
-    return replace(manifest, runs=[*kept, *manifest.runs], tracked_as=earlier.tracked_as)
+    runs = [*kept, *manifest.runs]
+    return replace(manifest, runs=runs, tracked_as=earlier.tracked_as, name=earlier.name)
 
 
 def _differences(earlier: Manifest, now: Manifest) -> list[str]:

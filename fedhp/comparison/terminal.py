@@ -14,6 +14,7 @@ from fedhp.comparison.texts import (
     Column,
     figure,
     heading,
+    mebibytes,
     own_samples,
     pair_of,
     said_few,
@@ -27,8 +28,8 @@ _COLUMNS: tuple[Column, ...] = (
     ("last, %", with_spread("last")),
     ("worst\nclass, %", WORST),
     ("smaller", figure("compression", ".1f", "x")),
-    ("memory,\nMiB", figure("memory_mean_mib", ".2f")),
-    ("up,\nMiB", figure("up_mib", ",.0f")),
+    ("memory,\nMiB", mebibytes("memory_mean_mib")),
+    ("up,\nMiB", mebibytes("up_mib")),
 )
 _SEEDS: Column = ("seeds", lambda row: str(row["seeds"]))
 

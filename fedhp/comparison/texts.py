@@ -1,5 +1,6 @@
 """A comparison's tables as texts, for a page, for Markdown and for LaTeX."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -46,6 +47,17 @@ def figure(key: str, form: str, unit: str = "") -> Callable[[Row], str]:
     return lambda row: number(row[key], form, unit)
 
 
+def mebibytes(key: str) -> Callable[[Row], str]:
+    """Returns what writes MiB of a row, with three digits that tell: small networks send little."""
+    return lambda row: "-" if row[key] is None else three_digits(row[key])
+
+
+def three_digits(value: float) -> str:
+    """Writes a size, 0 or more, with its first three digits and all before the point."""
+    decimals = max(0, 2 - math.floor(math.log10(value))) if value else 0
+    return f"{value:,.{decimals}f}"
+
+
 def with_spread(key: str) -> Callable[[Row], str]:
     """Returns what writes a mean over seeds with its deviation."""
     return lambda row: spread(row[key], row[f"{key}_deviation"])
@@ -73,11 +85,11 @@ _ARMS: tuple[Column, ...] = (
     ("best", figure("best", ".2f")),
     ("worst class", lambda row: f"{WORST(row)} {row['worst_class']}".strip()),
     ("smaller", figure("compression", ".1f", "x")),
-    ("memory, mean (MiB)", figure("memory_mean_mib", ".2f")),
-    ("memory, peak (MiB)", figure("memory_peak_mib", ".2f")),
+    ("memory, mean (MiB)", mebibytes("memory_mean_mib")),
+    ("memory, peak (MiB)", mebibytes("memory_peak_mib")),
     ("over budget", figure("violations", ".0f")),
-    ("up (MiB)", figure("up_mib", ",.1f")),
-    ("down (MiB)", figure("down_mib", ",.1f")),
+    ("up (MiB)", mebibytes("up_mib")),
+    ("down (MiB)", mebibytes("down_mib")),
     ("seconds", figure("seconds", ".0f")),
 )
 _CLASSES: tuple[Column, ...] = (
@@ -160,7 +172,7 @@ def heading(result: Result) -> str:
     manifest = result.manifest
     told = {"varied": said_varied(result), "overridden": ", ".join(manifest.overrides)}
     rest = "".join(f"; {what}: {said}" for what, said in told.items() if said)
-    return f"{manifest.scenario}, {said_seeds(result.seeds)}{rest}"
+    return f"{manifest.called}, {said_seeds(result.seeds)}{rest}"
 
 
 def terms(result: Result) -> str:

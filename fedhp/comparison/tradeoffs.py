@@ -13,8 +13,8 @@ from fedhp.report.axes import Look
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT
 
-_FARTHEST = 8.0  # points below the best that are shown,
-_FEW = 5  # where no more than one arm in so many is farther
+_FARTHEST = 8.0  # points below the best that are shown, where some are far off
+_MANY = 5  # arms, of which one may be far off
 _ABOUT_CEILING = " dense, which keeps to no budget, is the ceiling and not on it."
 _FRONT = {"color": LIGHT["faint"], "linestyle": "--", "linewidth": 1.2}
 _CEILING = {"color": LIGHT["ink"], "linestyle": ":", "linewidth": 1.2}
@@ -123,8 +123,21 @@ def _points(facet: Facet, cost: str, scale: float) -> dict[str, tuple[float, flo
 
 def _limit(axes: Any, done: Mapping[str, Row]) -> None:
     """Keeps an arm or two that failed to learn from flattening all others: they are named instead."""
-    top = max(row["last"] for row in done.values())
-    low = [f"{label} {row['last']:.1f}" for label, row in done.items() if row["last"] < top - _FARTHEST]
-    if 0 < len(low) <= max(1, len(done) // _FEW):
+    if low := far_off({label: row["last"] for label, row in done.items()}):
+        top = max(row["last"] for row in done.values())
         axes.set_ylim(top - _FARTHEST, top + 1)
-        axes.text(0.02, 0.03, f"below: {', '.join(low)}", transform=axes.transAxes, fontsize=8)
+        said = ", ".join(f"{label} {last:.1f}" for label, last in low.items())
+        axes.text(0.02, 0.03, f"below: {said}", transform=axes.transAxes, fontsize=8)
+
+
+def far_off(lasts: Mapping[str, float]) -> dict[str, float]:
+    """Returns the arms, by accuracy in percent, beside which the others could not be told apart.
+
+    They are one in five at most, more than 8 points below the best, and farther below the others than these
+    are apart: of few arms, or of arms that lie all along a line, none is.
+    """
+    top = max(lasts.values())
+    low = {label: last for label, last in lasts.items() if last < top - _FARTHEST}
+    rest = min(last for label, last in lasts.items() if label not in low)
+    apart = all(rest - last > top - rest for last in low.values())
+    return low if apart and len(low) <= len(lasts) // _MANY else {}
