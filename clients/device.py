@@ -64,7 +64,9 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     _check_target(scenario.model.target, node)
     client = _partition_id(node)
     kind = _device_class(brief, client)
-    budget = parse_size(node["memory-budget"]) if "memory-budget" in node else kind.memory_bytes
+    budget = kind.memory_bytes
+    if "memory-budget" in node:
+        budget = parse_size(node["memory-budget"], "node configuration: memory-budget")
     # Records show one budget per device class: a budget of its own makes a class of its own.
     own = f"{kind.name} {format_size(budget)}" if budget != kind.memory_bytes else kind.name
     name = str(node.get("name", own))

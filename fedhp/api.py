@@ -1,6 +1,7 @@
 """fedhp from Python: the same as the command line, with the results as pandas frames."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.config import ModelConfig, Scenario, given_keys, load_scenario
 from fedhp.data import Normalisation
-from fedhp.errors import RecordError
+from fedhp.errors import RecordError, ScenarioError
 from fedhp.inference import normalised, to_whole_module
 from fedhp.models import Architecture, architecture
 from fedhp.references import resolve
@@ -52,7 +53,7 @@ def simulate(
     Raises:
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
-    scenario = _scenario("run", scenario, overrides)
+    scenario = _scenario("run", scenario, out, overrides)
     with run_folder(scenario.name, out) as folder:
         _simulate(scenario, folder, show)
         return load_run(folder)
@@ -94,7 +95,7 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
     Raises:
         FedhpError: If the scenario, data, budget or folder are not as they must be.
     """
-    scenario = _scenario("train", scenario, overrides)
+    scenario = _scenario("train", scenario, out, overrides)
     with TURN, run_folder(scenario.name, out) as folder:
         train_central(scenario, folder)
         return load_run(folder)
@@ -112,7 +113,20 @@ def warn_unused(command: str, overrides: Sequence[str] = (), values: Mapping[str
         _logger.warning("'fedhp %s' has no use for %s, and ignores it", command, ", ".join(sorted(keys)))
 
 
-def _scenario(command: str, scenario: str | Path | Scenario, overrides: Mapping[str, Any]) -> Scenario:
+def _scenario(
+    command: str, scenario: str | Path | Scenario, out: str | Path | None, overrides: Mapping[str, Any]
+) -> Scenario:
+    """Returns the scenario that is meant, before a folder is made.
+
+    Raises:
+        ScenarioError: If it is not as it must be, or the folder reads like an override.
+    """
+    if isinstance(out, str) and re.match(r"[\w.]+=", out):
+        raise ScenarioError(
+            f"out, the folder of the record, reads like an override: '{out}'. From Python overrides are "
+            f"given by name, such as rounds=3 or **{{'train.learning_rate': 0.1}}; a folder of such a name "
+            f"as './{out}'"
+        )
     if not isinstance(scenario, Scenario):
         warn_unused(command, values=overrides)
         return load_scenario(scenario, values=overrides)

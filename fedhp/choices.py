@@ -9,14 +9,19 @@ from fedhp.errors import ScenarioError
 
 # Letters from which on the beginning of a name tells the name: "lr" begins several, and means none of them.
 TELLING = 3
+_SHORT = 4  # letters, up to which half of another name's make a close match
 _MOST_FILES = 1000  # that are looked at
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:
-    """Returns the known names that one is likely to mean: those that begin with it, or else the closest."""
+    """Returns the known names that one is likely to mean: those that begin with it, or else the closest.
+
+    To a short name none is close that is longer or shorter by more than a letter: "foo" is no "floor".
+    """
     names = list(dict.fromkeys(known))
     longer = [one for one in names if one.startswith(name)] if len(name) >= TELLING else []
-    return longer or get_close_matches(name, names, n=1)
+    alike = [one for one in names if len(name) > _SHORT or abs(len(one) - len(name)) <= 1]
+    return longer or get_close_matches(name, alike, n=1)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

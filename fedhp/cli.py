@@ -19,7 +19,7 @@ from typer.core import TyperGroup
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
 from fedhp.draft.command import init
-from fedhp.errors import RecordError, ScenarioError, TrainingError
+from fedhp.errors import RecordError, TrainingError
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
 
@@ -284,17 +284,7 @@ def _report_besides(folder: Path) -> None:
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
-    """Splits the arguments into a scenario and overrides; what comes first and has no = is the scenario.
-
-    Raises:
-        ScenarioError: If something else has no =.
-    """
-    for late in arguments[1:]:
-        if "=" not in late:
-            raise ScenarioError(
-                f"'{late}' is no override, which must read key=value, such as rounds=5; a scenario comes "
-                f"first, before all overrides"
-            )
+    """Splits the arguments into a scenario and overrides; what comes first and has no = is the scenario."""
     if arguments and "=" not in arguments[0]:
         return arguments[0], arguments[1:]
     return "quickstart", arguments

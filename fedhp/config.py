@@ -234,7 +234,10 @@ def _given(overrides: Sequence[str], values: Mapping[str, Any] | None) -> DictCo
 def _dotlist(overrides: Sequence[str]) -> DictConfig:
     for entry in overrides:
         if "=" not in entry:
-            raise ScenarioError(f"override '{entry}' must read key=value, such as rounds=5")
+            raise ScenarioError(
+                f"'{entry}' is no override, which must read key=value, such as rounds=5; a scenario comes "
+                f"first, before all overrides"
+            )
     try:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:  # any parser error means an ill-formed value

@@ -13,8 +13,12 @@ _LONGEST_NAME = 64
 _BY_CAPITALS = {unit.upper(): size for unit, size in _UNITS.items()}
 
 
-def parse_size(text: str | int) -> int:
+def parse_size(text: str | int, place: str = "") -> int:
     """Reads a size such as ``4MiB``, ``512 KiB``, ``1.5MB`` or a plain number of bytes.
+
+    Args:
+        text: What was given.
+        place: Where, for errors: a key, option or device class.
 
     Raises:
         ScenarioError: If the text is no positive size, or one beyond any machine's.
@@ -23,9 +27,10 @@ def parse_size(text: str | int) -> int:
     unit = _BY_CAPITALS.get((match[2] or "B").upper()) if match else None
     size = float(match[1]) * unit if match and unit else 0.0
     if not 1 <= size <= LARGEST_BYTES:
+        said = f"{place}: " if place else ""
         raise ScenarioError(
-            f"{shown(str(text))} is not a memory size; write a positive number and a unit, such as 512KiB, "
-            f"4MiB or 1.5GB (units: {', '.join(_UNITS)}), of {format_size(LARGEST_BYTES)} at most"
+            f"{said}{shown(str(text))} is not a memory size; write a positive number and a unit, such as "
+            f"512KiB, 4MiB or 1.5GB (units: {', '.join(_UNITS)}), of {format_size(LARGEST_BYTES)} at most"
         )
     return int(size)
 
@@ -89,7 +94,7 @@ class DeviceClassConfig:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ScenarioError("fleet.classes: a class must have a name that is not empty")
-        parse_size(self.memory)
+        parse_size(self.memory, f"fleet class '{self.name}'")
         if not 0 < self.share < math.inf:
             raise ScenarioError(
                 f"fleet class '{self.name}': share must be finite and above 0, got {self.share}"

@@ -67,7 +67,7 @@ class MemoryConfig:
         if self.max_batch < 1:
             raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
         if self.budget:
-            parse_size(self.budget)
+            parse_size(self.budget, "memory.budget")
 
     @property
     def budget_bytes(self) -> int | None:

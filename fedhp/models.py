@@ -243,7 +243,7 @@ def _may_build(found: Any) -> bool:
 
 def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
     try:
-        found: Any = resolve(target)
+        found: Any = resolve(target, "model.target")
     except ScenarioError:
         raise
     except (Exception, SystemExit) as error:  # the user's own code, which may raise anything

@@ -13,36 +13,42 @@ from fedhp.errors import ScenarioError
 _APPS = ("clients", "strategies")
 
 
-def resolve(reference: str) -> Any:
+def resolve(reference: str, key: str = "") -> Any:
     """Returns what ``"module:attribute"`` names.
 
     The apps that ship lie inside fedhp once installed, and beside it in a checkout. They are looked for
     inside first: top-level names as common as ``strategies`` may be another distribution's. All else is
     looked for outside first: a user's ``models`` is not fedhp's.
 
+    Args:
+        reference: What was given.
+        key: The scenario's key that it was given as, for errors; empty for a reference of fedhp's own.
+
     Raises:
         ScenarioError: If there is no such module or attribute.
         ImportError: If the module exists and fails to import something of its own.
     """
+    said = f"{key}: " if key else ""
     module_name, _, attribute = reference.partition(":")
     if attribute and module_name.endswith(".py"):
         raise ScenarioError(
-            f"'{reference}' names a file, and a reference a module: write {_dotted(module_name)}:{attribute}"
+            f"{said}'{reference}' names a file, and a reference a module: write "
+            f"{_dotted(module_name)}:{attribute}"
         )
     if not module_name or not attribute or module_name.startswith("."):
-        raise ScenarioError(f"a reference reads 'module:attribute', got '{reference}'")
+        raise ScenarioError(f"{said}a reference reads 'module:attribute', got '{reference}'")
     names = [module_name, f"fedhp.{module_name}"]
     if module_name.partition(".")[0] in _APPS:
         names.reverse()
     module = _find(names[0]) or _find(names[1])
     if module is None:
         raise ScenarioError(
-            f"'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "
+            f"{said}'{reference}' is not to be found: neither '{module_name}' nor 'fedhp.{module_name}' is a "
             f"module on the Python path{_module_meant(module_name)}"
         )
     if not hasattr(module, attribute):
         raise ScenarioError(
-            f"'{reference}' is not to be found: module '{module_name}' has no '{attribute}'"
+            f"{said}'{reference}' is not to be found: module '{module_name}' has no '{attribute}'"
             f"{did_you_mean(attribute, dir(module))}"
         )
     return getattr(module, attribute)

@@ -106,7 +106,7 @@ def strategy_class(name: str) -> type[FleetStrategy]:
         own = "; or give a class of your own as 'package.module:Class'"
         check_choice("strategy.name", name, STRATEGIES, own)
         return STRATEGIES[name]
-    found = resolve(name)
+    found = resolve(name, "strategy.name")
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
     return found

@@ -1,9 +1,11 @@
 """fedhp from Python, end to end on a small fleet: the record, the model, and the same seed's same bits."""
 
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -505,3 +507,27 @@ def test_labels_that_count_from_one_are_noted(tmp_path):
     assert "no training sample has label 0, of 0 to 10; 2 of 20 held-out samples have" in told
     assert "subtract 1" in told
     assert one.summary["status"] == "finished"
+
+
+@pytest.mark.parametrize("start", [fedhp.simulate, fedhp.train])
+@pytest.mark.parametrize("out", ["rounds=3", "train.learning_rate=0.1"])
+def test_a_folder_that_reads_like_an_override_is_refused_before_anything_is_run(
+    tmp_path, monkeypatch, start, out
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ScenarioError, match=rf"reads like an override: '{out}'.*by name.*'\./{out}'"):
+        start("quickstart", out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_may_be_named_like_an_override_where_it_is_plainly_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("./rounds=1", Path("alpha=1")):
+        assert simulate(folder, rounds=1).folder == (tmp_path / folder).resolve()
+
+
+@pytest.mark.parametrize(("key", "section"), [("model.target", "model"), ("strategy.name", "strategy")])
+@pytest.mark.parametrize("reference", ["nets:", ":build", "no_such_module_of_mine:build", "nets.py:build"])
+def test_a_wrong_reference_is_told_with_its_key(tmp_path, key, section, reference):
+    with pytest.raises(ScenarioError, match=f"^{re.escape(key)}: "):
+        simulate(tmp_path / section, **{key: reference})

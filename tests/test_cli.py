@@ -109,9 +109,11 @@ def test_a_mistyped_file_module_or_attribute_is_answered_with_the_nearest(
     assert found.endswith(f"Did you mean {meant}?") if meant else "Did you mean" not in found
 
 
-@pytest.mark.parametrize("command", ["run", "train", "show"])
-def test_a_scenario_behind_overrides_is_answered_with_the_order(command):
-    result = cli(command, "rounds=3", "table.yaml")
+@pytest.mark.parametrize(
+    "words", [("run",), ("train",), ("show",), ("run", "quickstart"), ("compare", "quickstart")]
+)
+def test_a_scenario_behind_overrides_is_answered_with_the_order(words):
+    result = cli(*words, "rounds=3", "table.yaml")
     assert result.exit_code == 2
     assert "'table.yaml' is no override" in result.stderr
     assert "a scenario comes first, before all overrides" in result.stderr

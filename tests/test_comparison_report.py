@@ -1,6 +1,7 @@
 """A comparison's report: facets, fronts and places by hand; a small comparison's page parsed and shown."""
 
 import json
+import os
 import re
 import shutil
 from itertools import combinations
@@ -203,6 +204,19 @@ def test_the_page_says_what_was_compared_and_what_was_equal_and_needs_nothing_el
     for name in STRATEGIES:
         last, spread = table.loc[name, "last"], table.loc[name, "last_deviation"]
         assert f"<td class=text>{name}</td><td>2</td><td>{last:.2f} ± {spread:.2f}</td>" in bare
+
+
+def test_a_folder_of_records_is_answered_with_what_it_holds_the_newest_first(tmp_path):
+    names = ["run-0", "run-1", "compare-x", "run-3", "run-4", "run-5", "run-6"]
+    for age, name in enumerate(names):
+        file = tmp_path / name / ("comparison.json" if name == "compare-x" else "config.yaml")
+        file.parent.mkdir()
+        file.touch()
+        os.utime(file, (10**9 - age, 10**9 - age))
+    result = report(tmp_path)
+    assert (result.exit_code, result.stdout) == (2, "")
+    listed = ", ".join(str(tmp_path / name) for name in names[:5])
+    assert f"{tmp_path} is no run record, but holds {listed} and 2 more: give one of these" in result.stderr
 
 
 def emptied(folder: Path) -> None:

@@ -165,6 +165,8 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key():
         ("data.partition.alfa=1", ["alfa", "alpha"]),
         ("learning_rate=0.1", ["Did you mean train.learning_rate or strategy.optimizer.learning_rate?"]),
         ("batchsize=3", ["Did you mean train.batch_size?"]),
+        ("foo=1", ["no key 'foo'. Keys are: name, description, seed, rounds, "]),  # no letters of model.floor
+        ("sed=1", ["Did you mean seed?"]),
         ("prune.target=3", ["no key 'prune.target'. Did you mean prune.target_compression?"]),  # not start
         ("target=3", ["Did you mean model.target or prune.target_compression?"]),
         ("train.batch=3", ["Did you mean train.batch_size?"]),  # beside it, not memory.batch_policy
@@ -306,7 +308,8 @@ def test_a_scenario_that_wants_a_file_of_ones_own_says_how_to_give_it(monkeypatc
         ("fleet.classes=[]", r"fleet\.classes must be one or more, .*; got none"),
         ("fleet.classes=[{name: a},{name: a}]", r"fleet\.classes"),
         ("fleet.classes=[{name: a, share: 0}]", r"class 'a': share"),
-        ("fleet.classes=[{name: a, memory: much}]", r"'much' is not a memory size"),
+        ("fleet.classes=[{name: a, memory: much}]", r"fleet class 'a': 'much' is not a memory size"),
+        ("memory.budget=10XB", r"memory\.budget: '10XB' is not a memory size"),
         ("fleet.classes=[{name: a, memory: 0KiB}]", r"'0KiB' is not a memory size"),
         ("fleet.classes=[{name: a, memory: 4XiB}]", r"'4XiB' is not a memory size.* GB, KiB, MiB, GiB\)"),
         ("train.optimizer=lion", r"train\.optimizer must be one of .*sgd"),

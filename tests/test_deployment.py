@@ -200,7 +200,10 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     [
         ({}, "the node configuration must name a partition-id or a data-path"),
         ({"partition-id": 20}, "partition-id is 20, but the fleet has clients 0 to 19"),
-        ({"partition-id": 0, "memory-budget": "much"}, "'much' is not a memory size"),
+        (
+            {"partition-id": 0, "memory-budget": "much"},
+            "node configuration: memory-budget: 'much' is not a memory size",
+        ),
         ({"data-path": "nowhere.npz"}, "no file nowhere.npz"),
     ],
 )

@@ -167,7 +167,7 @@ def process(
     from fedhp.bench.process import run_process
     from fedhp.devices import parse_size
 
-    _report(run_process(parse_size(limit), epochs), json_file)
+    _report(run_process(parse_size(limit, "--limit"), epochs), json_file)
 
 
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:

@@ -12,6 +12,8 @@ from fedhp.tracking import undamaged
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
 
+_RECORD = "config.yaml"  # which every record of a run has
+_MOST_NAMED = 5
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
 
@@ -39,7 +41,19 @@ def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
             f"{folder} is a study, which has no report: look at its table.md and figure.png, or give the "
             "folder of one of its runs, such as those that end in seed-0"
         )
+    if not (folder / _RECORD).is_file() and (below := _records_below(folder)):
+        more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
+        raise RecordError(
+            f"{folder} is no run record, but holds {', '.join(map(str, below[:_MOST_NAMED]))}{more}: "
+            "give one of these"
+        )
     return write_report(folder, out)
+
+
+def _records_below(folder: Path) -> list[Path]:
+    """Returns the runs and comparisons right below a folder, the one that began last first."""
+    marks = [*folder.glob(f"*/{_RECORD}"), *folder.glob(f"*/{COMPARISON}")]
+    return [mark.parent for mark in sorted(marks, key=lambda mark: (-mark.stat().st_mtime, mark))]
 
 
 def write_comparison_report(result: "Result", out: str | Path | None = None) -> Path:
