@@ -151,7 +151,8 @@ class LossNotes:
     """Says, once each, that a model does not learn, and that training makes it worse.
 
     The training loss is that of the clients that answered, and may rise while the model gets better. So a
-    rise is told only where the held-out loss is better neither than guessing nor than before training.
+    rise is told only where the held-out loss is better neither than guessing nor than before training. Where
+    in most rounds nobody who answered held half of the model, the rate is not what to change.
 
     Args:
         label_counts: Per class, the number of held-out samples.
@@ -167,24 +168,40 @@ class LossNotes:
         self._poor = self._guessing  # the held-out loss below which something is learned
         self._first: float | None = None
         self._has_risen = False
+        self._params = 0  # of the global model that the next round trains
+        self._num_trained = self._num_held = 0  # rounds with answers, and those in which one held half
         clip = "" if train.clip_norm else " or set train.clip_norm=1"
-        self._remedy = f"lower train.learning_rate ({train.learning_rate:g}){clip}"
+        longer = "run longer, or " if self._patience < _PATIENCE else ""
+        self._remedy = f"{longer}lower train.learning_rate ({train.learning_rate:g}){clip}"
 
     def after(self, report: RoundReport) -> Iterator[str]:
         """Yields what the newest round gives cause to say; of round 0, before training, nothing."""
+        before, self._params = self._params, report.params
         if not report.round:
             self._poor = max(self._guessing, report.loss)
             return
+        parts = [row.params_received for row in report.clients if row.status == "ok"]
+        self._num_trained += bool(parts)
+        self._num_held += max(parts, default=-1) >= before / 2
         yield from self._not_learned(report)
         yield from self._risen(report)
+
+    def _advice(self) -> str:
+        missed = self._num_trained - self._num_held
+        if missed <= self._num_trained / 2:
+            return self._remedy
+        return (
+            f"in {missed} of {self._num_trained} rounds no device that answered held half of the model, most "
+            f"of which is hardly trained: raise server.clients_per_round, or budgets"
+        )
 
     def _not_learned(self, report: RoundReport) -> Iterator[str]:
         self._best = min(self._best, report.loss)
         if report.round == self._patience and self._best >= self._guessing > 0:
             yield (
                 f"nothing is learned: in {report.round} rounds the held-out loss was {self._best:.2f} at "
-                f"best, and that of guessing is {self._guessing:.2f}; {self._remedy}, and check that labels "
-                f"and samples belong together"
+                f"best, and that of guessing is {self._guessing:.2f}; {self._advice()}, and check that "
+                f"labels and samples belong together"
             )
 
     def _risen(self, report: RoundReport) -> Iterator[str]:
@@ -196,7 +213,7 @@ class LossNotes:
             self._has_risen = True
             yield (
                 f"the training loss rises: {loss:.2f} in round {report.round}, after {self._first:.2f} in "
-                f"the first; {self._remedy}"
+                f"the first; {self._advice()}"
             )
 
 

@@ -90,7 +90,7 @@ def test_a_feature_that_double_precision_cannot_tell_apart_is_noted_beside_other
 
 
 @pytest.mark.parametrize("unit", [1e-150, 1e-170, 1e-200, 1e-300, 1e30])
-def test_numbers_of_any_size_are_brought_to_deviation_1(tmp_path, unit):
+def test_numbers_of_any_size_that_float32_holds_are_brought_to_deviation_1(tmp_path, unit):
     """Squared, those below 1e-162 are nothing in double precision."""
     x = np.random.default_rng(0).normal(size=(200, 3))
     dataset = open_dataset(own(tmp_path, x * unit))

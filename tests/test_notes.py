@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -259,11 +260,11 @@ def test_a_single_device_is_told_so_too_and_one_without_a_budget_is_not(tmp_path
 # The loss
 
 
-def after_round(number: int, loss: float, training: float | None = None) -> RoundReport:
+def after_round(number: int, loss: float, training: float | None = None, params: int = 1) -> RoundReport:
     """Returns what a round reports of these losses, the training loss that of its only client."""
     row = ClientReport(number, 0, "device", "ok", "", 10, None, 1, 0, train_loss=training)
     rows = () if training is None else (row,)
-    return RoundReport(number, 0.5, loss, Structure.full({"a": 1}), 1, 1.0, 1, rows, 1.0, 1.0)
+    return RoundReport(number, 0.5, loss, Structure.full({"a": 1}), params, 1.0, 1, rows, 1.0, 1.0)
 
 
 def losses_told(
@@ -290,6 +291,29 @@ def test_a_loss_that_never_falls_below_guessing_is_noted_once_after_five_rounds(
     assert losses_told(flat[:4], flat[:4]) == []
     assert len(losses_told(flat[:3], flat[:3], rounds=3)) == 1
     assert losses_told(flat[:2], flat[:2], rounds=2) == []
+
+
+def test_a_run_that_was_short_is_told_to_run_longer():
+    (note,) = losses_told([0.7] * 3, [0.7] * 3, rounds=3, learning_rate=0.5)
+    assert "in 3 rounds" in note
+    assert "; run longer, or lower train.learning_rate (0.5) or " in note
+    assert "longer" not in losses_told([0.7] * 5, [0.7] * 5)[0]
+
+
+@pytest.mark.parametrize(
+    ("parts", "missed"), [([[15], [15, 49], [100], [15], [15]], 4), ([[15], [50]] * 2, 0)]
+)
+def test_where_hardly_anybody_held_half_of_the_model_the_rate_is_not_to_blame(parts, missed):
+    """Of 100 parameters; two of four rounds are not most. Those who failed trained nothing."""
+    watch = LossNotes(np.array([100, 100]), TrainConfig(), len(parts))
+    notes = [*watch.after(after_round(0, 0.8, params=100))]
+    for number, received in enumerate(parts, 1):
+        rows = [ClientReport(number, 0, "device", "ok", "", 10, None, part, 0) for part in received]
+        rows.append(ClientReport(number, 1, "device", "failed", "", 10, None, 100, 0))
+        notes += watch.after(replace(after_round(number, 0.7, params=100), clients=tuple(rows)))
+    (note,) = notes
+    told = f"in {missed} of 5 rounds no device that answered held half of the model"
+    assert (told in note, "train.learning_rate" in note) == (missed > 0, missed == 0)
 
 
 def test_a_training_loss_above_that_of_the_first_round_is_noted_once_and_other_rises_are_not():
