@@ -7,14 +7,28 @@ import signal
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import browser
+import golden
 import pytest
 import torch
 
 # Who starts pytest in the background of a script has it ignore Ctrl+C, and every command that it starts too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option that writes golden runs."""
+    parser.addoption(
+        "--write-golden", action="store_true", help="write tests/golden.json instead of checking it"
+    )
+
+
+@pytest.fixture
+def holds_golden(request: pytest.FixtureRequest) -> Callable[[str, golden.Golden], None]:
+    """Holds a run against the golden one of its name, or makes it that."""
+    return golden.write if request.config.getoption("--write-golden") else golden.check
 
 
 @pytest.fixture(scope="session", autouse=True)

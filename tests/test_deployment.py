@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import golden
 import numpy as np
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -134,7 +135,7 @@ def documented() -> tuple[list[str], str, str]:
 
 
 @pytest.mark.integration
-def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path) -> None:
+def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path, holds_golden) -> None:
     """Those of the page: one plays a partition of the scenario's data, the other brings 90 dark samples."""
     random = np.random.default_rng(0)
     images = random.integers(0, 64, (90, 8, 8), dtype=np.uint8)
@@ -176,6 +177,7 @@ def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path
         ]
     large, small = clients["params_received"][:2]
     assert small < large  # each got a structure of its own
+    holds_golden("through Flower", golden.digest(run))
 
 
 @pytest.mark.integration
