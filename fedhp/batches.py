@@ -1,21 +1,15 @@
-"""Batch policies: how many samples a step takes, of those that fit; and the noise that one goes by."""
+"""Batch policies: how many samples a step takes, of those that fit."""
 
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import torch
-from torch import nn
-
+from fedhp.choices import check_choice
+from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
-from fedhp.structure import Layout
-
-# Every how many steps the noise is looked at, and the weight of the newest look in its averages: they cover
-# four hundred steps, since the gradient's square drowns in the noise that it is to be told from.
-_STRIDE = 8
-_NEWEST = 0.02
 
 Policy = Callable[[int, int, float], int]
+
+LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 
 
 def fixed(wanted: int, most: int, noise_scale: float) -> int:
@@ -40,94 +34,46 @@ def noise(wanted: int, most: int, noise_scale: float) -> int:
     return batch
 
 
-class NoiseScale:
-    """The gradient-noise scale ``B = tr(S) / |G|^2`` of the last layer, while a module is trained.
-
-    S is the covariance of the gradients of single samples and G their mean (McCandlish et al. 2018, arXiv
-    1812.06162, equation 2.9). With n samples of gradients g_i, the mean of which is g, ``|g|^2`` exceeds
-    ``|G|^2`` by ``tr(S) / n`` in expectation, so that
-
-        |G|^2 = (n * |g|^2 - mean |g_i|^2) / (n - 1)    and    tr(S) = mean |g_i|^2 - |G|^2
-
-    are without bias; each is averaged over steps, and then they are divided. For a linear layer that takes in
-    a_i and whose outputs have the gradient d_i, ``|g_i|^2 = |d_i|^2 * (|a_i|^2 + 1)`` with the bias: no pass
-    per sample and no memory. That the last layer stands for all is our choice.
-
-    Args:
-        head: The last layer, linear.
-    """
-
-    def __init__(self, head: nn.Module) -> None:
-        self._head = head
-        self._num_steps = self._num_looks = self._num_samples = 0
-        self._single = torch.zeros(())
-        self._square = self._variance = 0.0
-        self._handle = head.register_forward_hook(self._forward)
-
-    @property
-    def value(self) -> float:
-        """The scale in samples; 0 before the first look, infinite where noise is all that there is."""
-        if not self._num_looks:
-            return 0.0
-        return self._variance / self._square if self._square > 0 else math.inf
-
-    @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that is kept between steps."""
-        return [self._single]
-
-    def observe(self) -> None:
-        """Takes in the step just done; call after the backward pass, before gradients go."""
-        if self._num_steps % _STRIDE == 0 and self._num_samples > 1:
-            n, single = self._num_samples, float(self._single)
-            whole = sum(float(p.grad.norm()) ** 2 for p in self._head.parameters() if p.grad is not None)
-            square = (n * whole - single) / (n - 1)
-            self._num_looks += 1
-            weight = max(_NEWEST, 1 / self._num_looks)
-            self._square += weight * (square - self._square)
-            self._variance += weight * (single - square - self._variance)
-        self._num_steps += 1
-
-    def close(self) -> None:
-        """Leaves the module as it was."""
-        self._handle.remove()
-
-    def _forward(self, head: nn.Module, inputs: tuple[Any, ...], outputs: torch.Tensor) -> None:
-        if self._num_steps % _STRIDE or not torch.is_grad_enabled():
-            return
-        lengths = torch.linalg.vector_norm(inputs[0].detach(), dim=1).square_()
-        if self._head.bias is not None:
-            lengths.add_(1)
-
-        def backward(gradients: torch.Tensor) -> None:
-            # Of the mean loss: n times less than those of the samples' own losses.
-            n = self._num_samples = len(gradients)
-            self._single = n * torch.dot(torch.linalg.vector_norm(gradients, dim=1).square_(), lengths)
-
-        outputs.register_hook(backward)
-
-
-def head_of(layout: Layout) -> str:
-    """Returns the name of a model's last linear layer: that whose outputs are classes, not units to cut.
-
-    A network of the user's own may name its layers in any order. Where no linear layer makes the classes, it
-    is the last that has a weight of two axes.
-
-    Raises:
-        ScenarioError: If there is none.
-    """
-    weights = [name for name in layout.trained if len(layout.shapes[name]) == 2]
-    if not weights:
-        raise ScenarioError(
-            "memory.batch_policy = noise measures the noise at the model's last linear layer, and it has "
-            "none; choose another policy"
-        )
-    heads = [name for name in weights if not any(run.group for run in layout.runs(name)[0])]
-    return (heads or weights)[-1].rpartition(".")[0]
-
-
 BATCH_POLICIES: dict[str, Policy] = {
     "fixed": fixed,
     "fill": fill,
     "noise": noise,
 }
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """What is done with memory that pruning frees.
+
+    Attributes:
+        batch_policy: A name in `BATCH_POLICIES`: ``fixed`` keeps ``train.batch_size`` (or
+            what fits, if less); ``fill`` grows the batch into the budget; ``noise`` does so only as far as
+            the gradient-noise scale says that it helps.
+        max_batch: The largest batch that a policy may reach.
+        lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
+            ``sqrt`` or ``linear``.
+        budget: Bytes that training may take where one device trains alone (``fedhp train``), such as
+            ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
+    """
+
+    batch_policy: str = "fixed"
+    max_batch: int = 256
+    lr_scaling: str = "sqrt"
+    budget: str = ""
+
+    def __post_init__(self) -> None:
+        check_choice("memory.batch_policy", self.batch_policy, BATCH_POLICIES)
+        check_choice("memory.lr_scaling", self.lr_scaling, LR_SCALINGS)
+        if self.max_batch < 1:
+            raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
+        if self.budget:
+            parse_size(self.budget, "memory.budget")
+
+    @property
+    def budget_bytes(self) -> int | None:
+        """The budget of a device that trains alone; None where it has none."""
+        return parse_size(self.budget) if self.budget else None
+
+    def lr_factor(self, batch: int, reference: int) -> float:
+        """Returns the learning rate's factor at this batch, 1 at the reference batch."""
+        return (batch / reference) ** LR_SCALINGS[self.lr_scaling]

@@ -16,6 +16,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
+from fedhp.batches import MemoryConfig
 from fedhp.bounds import one_line, shown
 from fedhp.choices import check_choice, file_meant
 from fedhp.criteria import CRITERIA
@@ -23,7 +24,6 @@ from fedhp.data import DataConfig
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import ScenarioError
 from fedhp.keys import is_known, keys_named, keys_of, misfit, section_amiss, unknown_key, value_amiss
-from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe

@@ -20,11 +20,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.batches import BATCH_POLICIES
-from fedhp.choices import check_choice
-from fedhp.devices import parse_size
-from fedhp.errors import ScenarioError
-from fedhp.rehearsal import Rehearsal
+from fedhp.models import Architecture
+from fedhp.networks.chain import INPUTS
+from fedhp.rehearsal import Rehearsal, Step, rehearsed
 from fedhp.structure import Layout
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.
@@ -37,46 +35,6 @@ _SMALLEST_SHARE = 0.25
 
 # Of the noise scale: what it keeps, what takes its place, and norms of gradients.
 _NOISE_SCALARS = 4
-
-LR_SCALINGS: Mapping[str, float] = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
-
-
-@dataclass(frozen=True)
-class MemoryConfig:
-    """What is done with memory that pruning frees.
-
-    Attributes:
-        batch_policy: A name in ``fedhp.batches.BATCH_POLICIES``: ``fixed`` keeps ``train.batch_size`` (or
-            what fits, if less); ``fill`` grows the batch into the budget; ``noise`` does so only as far as
-            the gradient-noise scale says that it helps.
-        max_batch: The largest batch that a policy may reach.
-        lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
-            ``sqrt`` or ``linear``.
-        budget: Bytes that training may take where one device trains alone (``fedhp train``), such as
-            ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
-    """
-
-    batch_policy: str = "fixed"
-    max_batch: int = 256
-    lr_scaling: str = "sqrt"
-    budget: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice("memory.batch_policy", self.batch_policy, BATCH_POLICIES)
-        check_choice("memory.lr_scaling", self.lr_scaling, LR_SCALINGS)
-        if self.max_batch < 1:
-            raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
-        if self.budget:
-            parse_size(self.budget, "memory.budget")
-
-    @property
-    def budget_bytes(self) -> int | None:
-        """The budget of a device that trains alone; None where it has none."""
-        return parse_size(self.budget) if self.budget else None
-
-    def lr_factor(self, batch: int, reference: int) -> float:
-        """Returns the learning rate's factor at this batch, 1 at the reference batch."""
-        return (batch / reference) ** LR_SCALINGS[self.lr_scaling]
 
 
 def samples(number: int) -> str:
@@ -216,3 +174,26 @@ class MemoryModel:
 
     def _bytes(self, name: str, counts: Mapping[str, int]) -> int:
         return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))
+
+
+def memory_model(
+    arch: Architecture,
+    state_slots: int,
+    raw_itemsize: int,
+    masked: bool = False,
+    extras: Extras = NO_EXTRAS,
+) -> MemoryModel:
+    """Returns a model's memory model.
+
+    Args:
+        arch: The model.
+        state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
+        raw_itemsize: Bytes per scalar of the stored data.
+        masked: Whether the logits are masked.
+        extras: What else a training holds.
+    """
+    size = math.prod(arch.input_shape)
+    inputs = INPUTS if INPUTS in arch.layout.widths else None
+    told = rehearsed(arch, Step(masked, extras.noisy, extras.scratch is not None))
+    num_masked = arch.num_classes if masked else 0
+    return MemoryModel(arch.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)

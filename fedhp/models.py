@@ -5,7 +5,6 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,13 +17,11 @@ from fedhp.bounds import MOST_PARAMETERS
 from fedhp.choices import check_choice
 from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
-from fedhp.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.modules import hollow, put_weights, resize, settle, take_weights
 from fedhp.networks import chain, resnet, sensors, vgg
 from fedhp.networks.chain import INPUTS, Build
 from fedhp.networks.layers import NORMS_1D, NORMS_2D, Norm
 from fedhp.references import resolve
-from fedhp.rehearsal import PLAIN, Rehearsal, Step, rehearse
 from fedhp.seeds import derive
 from fedhp.state import ModelState
 from fedhp.structure import Layout, Structure
@@ -94,37 +91,6 @@ class Architecture:
     build: Build
     initial: Callable[[int], Mapping[str, NDArray[np.float32]]]
     is_users_own: bool = False
-
-    @property
-    def rehearsal(self) -> Rehearsal:
-        """What a step of any structure and batch takes."""
-        return self.rehearsed(PLAIN)
-
-    @lru_cache(maxsize=16)  # noqa: B019 - a process holds a handful of architectures
-    def rehearsed(self, step: Step) -> Rehearsal:
-        """Returns what such a step takes of any structure and batch."""
-        try:
-            return rehearse(self.build, self.layout, self.taken_shape, step)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
-
-    def memory_model(
-        self, state_slots: int, raw_itemsize: int, masked: bool = False, extras: Extras = NO_EXTRAS
-    ) -> MemoryModel:
-        """Returns the model's memory model.
-
-        Args:
-            state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
-            raw_itemsize: Bytes per scalar of the stored data.
-            masked: Whether the logits are masked.
-            extras: What else a training holds.
-        """
-        size = math.prod(self.input_shape)
-        inputs = INPUTS if INPUTS in self.layout.widths else None
-        told = self.rehearsed(Step(masked, extras.noisy, extras.scratch is not None))
-        num_masked = self.num_classes if masked else 0
-        return MemoryModel(self.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one sample as the compact module takes it."""

@@ -6,11 +6,12 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from fedhp.batches import BATCH_POLICIES, head_of
+from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.memory import Extras, MemoryConfig, MemoryModel, samples
+from fedhp.memory import Extras, MemoryModel, memory_model, samples
 from fedhp.models import Architecture
+from fedhp.noise import head_of
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
 from fedhp.schedule import PruneConfig, Schedule, Shape
@@ -46,7 +47,7 @@ class Recipe:
         pushed = REGULARIZERS[self.prune.regularizer].slots if self._prunes else 0
         slots = self.train.state_slots + pushed
         masked = self.train.masked_loss
-        return self.architecture.memory_model(slots, raw_itemsize, masked, self._extras())
+        return memory_model(self.architecture, slots, raw_itemsize, masked, self._extras())
 
     @property
     def _prunes(self) -> bool:

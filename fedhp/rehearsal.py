@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,14 +22,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.batches import NoiseScale, head_of
 from fedhp.cache import prepared
 from fedhp.draws import drawing
-from fedhp.errors import DataError
+from fedhp.errors import DataError, ScenarioError
 from fedhp.evidence import Taps
 from fedhp.forms import Counts, forms_by_size, telling_counts
 from fedhp.measure import StorageWatch
+from fedhp.models import Architecture
 from fedhp.modules import counter_bytes, fill, lay_out, thin_before_convolutions
+from fedhp.noise import NoiseScale, head_of
 from fedhp.step import gradients
 from fedhp.structure import Layout
 from fedhp.threads import torch_threads
@@ -97,6 +99,20 @@ class Rehearsal:
     taps: tuple[Tap, ...]
     fixed_at_taps: NDArray[np.int64]
     per_sample_at_taps: NDArray[np.int64]
+
+
+@lru_cache(maxsize=16)  # a process holds a handful of architectures
+def rehearsed(arch: Architecture, step: Step = PLAIN) -> Rehearsal:
+    """Returns what such a step takes of any structure and batch of a model.
+
+    Raises:
+        ScenarioError: If the network cannot take a step with fewer units.
+    """
+    try:
+        return rehearse(arch.build, arch.layout, arch.taken_shape, step)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ScenarioError(f"the network cannot take a step once units are cut: {reason}") from None
 
 
 def rehearse(build: Build, layout: Layout, input_shape: InputShape, step: Step = PLAIN) -> Rehearsal:

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp import moments
-from fedhp.batches import NoiseScale, head_of
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.draws import drawing
@@ -24,6 +23,7 @@ from fedhp.evaluation import evaluate_module
 from fedhp.meter import Key, Meter, step_key
 from fedhp.models import to_module
 from fedhp.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
+from fedhp.noise import NoiseScale, head_of
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,

@@ -7,9 +7,9 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from fedhp.batches import MemoryConfig
 from fedhp.data import Shard
 from fedhp.devices import DeviceProfile
-from fedhp.memory import MemoryConfig
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe

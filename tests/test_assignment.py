@@ -8,13 +8,14 @@ from small_models import ARCHITECTURES, FEW, random_structure
 
 from fedhp.assignment import fit_counts, fit_structure, unit_norms
 from fedhp.errors import BudgetError
+from fedhp.memory import memory_model
 from fedhp.models import ModelConfig, architecture, initial_state
 from fedhp.schedule import Shape
 from fedhp.state import ModelState
 from fedhp.structure import AxisRef, Layout
 
 ARCH = ARCHITECTURES["cnn-2-convs"]
-MEMORY = ARCH.memory_model(state_slots=1, raw_itemsize=1)
+MEMORY = memory_model(ARCH, state_slots=1, raw_itemsize=1)
 SHAPE = Shape(ARCH.layout, MEMORY.shares(8))
 FULL = dict(ARCH.layout.widths)
 
@@ -96,7 +97,7 @@ def test_unit_norms_by_hand():
 def test_a_halved_batch_ends_at_the_smallest_that_the_model_can_take():
     """48, 24, 12, 6, 3 and then 2, not 1: with batch normalisation a step takes two samples."""
     arch = architecture(ModelConfig("conv1d", [6, 6]), (1, 3, 16), 4)
-    memory = arch.memory_model(1, 1)
+    memory = memory_model(arch, 1, 1)
     shape = Shape(arch.layout, memory.shares(48))
     just = memory.training_bytes(arch.layout.smallest(), 2)
     assert memory.training_bytes(arch.layout.smallest(), 3) > just

@@ -8,10 +8,10 @@ import torch
 from small_models import normalised_net, random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp.batches import _STRIDE, BATCH_POLICIES, NoiseScale, head_of
+from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.errors import ScenarioError
-from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture
+from fedhp.noise import _STRIDE, NoiseScale, head_of
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import choose_batch
 from fedhp.structure import AxisRef, Layout

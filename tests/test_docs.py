@@ -23,6 +23,7 @@ from flwr.cli.app import app as flwr_cli
 from typer.testing import CliRunner
 
 import fedhp
+from fedhp.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.cli import app
 from fedhp.config import Scenario, load_scenario, shipped_scenarios
 from fedhp.criteria import CRITERIA
@@ -31,10 +32,10 @@ from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
-from fedhp.memory import BATCH_POLICIES, LR_SCALINGS
 from fedhp.models import MODELS, NORMS, ModelConfig, architecture
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.regularizers import REGULARIZERS
+from fedhp.rehearsal import rehearsed
 from fedhp.schema import WANDB_MODES
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
 from strategies import STRATEGIES
@@ -211,7 +212,7 @@ def test_samples_have_the_axes_of_the_page_and_suit_its_models(row):
     assert models
     for name in models:
         network = architecture(ModelConfig(name), sample, 3)
-        assert network.rehearsal
+        assert rehearsed(network)
         first = network.layout.shapes[next(iter(network.layout.shapes))]
         channels = {"mlp": np.prod(sample), "conv1d": sample[0] * sample[1]}.get(name, sample[0])
         assert first[1] == channels

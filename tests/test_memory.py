@@ -17,9 +17,10 @@ from small_models import (
 )
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.measure import LiveTensors
-from fedhp.memory import MemoryConfig
+from fedhp.memory import memory_model
 from fedhp.models import MODELS, ModelConfig, architecture, initial_state
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
@@ -68,14 +69,14 @@ def test_an_mlp_4_3_2_by_hand(batch, num_bytes):
 
     The maximum is 312 + 36b up to b = 2 (384 against 372) and 252 + 60b from 3 on (432 against 420).
     """
-    model = TINY.memory_model(state_slots=1, raw_itemsize=1)
+    model = memory_model(TINY, state_slots=1, raw_itemsize=1)
     assert model.training_bytes({"fc1": 3}, batch) == num_bytes
 
 
 @pytest.mark.parametrize(("budget", "batch"), [(347, 0), (348, 1), (383, 1), (384, 2), (551, 4), (552, 5)])
 def test_the_largest_batch_by_hand(budget, batch):
     """The inverse of the table above: 256 + 60 * 4 = 496 <= 555 < 556."""
-    model = TINY.memory_model(state_slots=1, raw_itemsize=1)
+    model = memory_model(TINY, state_slots=1, raw_itemsize=1)
     assert model.largest_batch({"fc1": 3}, budget) == batch
 
 
@@ -87,9 +88,9 @@ def test_a_raw_batch_counts_while_it_is_loaded():
     more, the hidden unit's of 4 bytes per sample and the step's two scalars of 12.
     """
     arch = architecture(ModelConfig("mlp", [1], 1, prune_inputs=False), (1, 28, 28), 2)
-    bytes_at = arch.memory_model(state_slots=0, raw_itemsize=1).training_bytes
+    bytes_at = memory_model(arch, state_slots=0, raw_itemsize=1).training_bytes
     assert bytes_at({"fc1": 1}, 100) == 3164 + (784 * 5 + 8) * 100
-    floats_at = arch.memory_model(state_slots=0, raw_itemsize=4).training_bytes
+    floats_at = memory_model(arch, state_slots=0, raw_itemsize=4).training_bytes
     assert floats_at({"fc1": 1}, 100) == 3164 + 3156 + 12 + (784 * 4 + 8 + 4) * 100
 
 
@@ -109,7 +110,7 @@ def test_inputs_that_were_cut_are_never_gathered(num_inputs, num_bytes):
     At rest: (n + 1 + 2 + 2)*4 for n inputs, and 8 for each one's and the hidden unit's contribution. Then the
     picked bytes, their float32 and the label, 5n + 8 for each sample.
     """
-    model = PICKING.memory_model(state_slots=0, raw_itemsize=1)
+    model = memory_model(PICKING, state_slots=0, raw_itemsize=1)
     assert model.training_bytes({"inputs": num_inputs, "fc1": 1}, 100) == num_bytes
 
 
@@ -121,19 +122,19 @@ def test_many_classes_make_the_loss_the_peak():
     holds three scalars of 16 and, per sample, input and label 12, the hidden unit 4 and three times the 200
     bytes of logits.
     """
-    model = MANY_CLASSES.memory_model(state_slots=0, raw_itemsize=1)
+    model = memory_model(MANY_CLASSES, state_slots=0, raw_itemsize=1)
     assert model.training_bytes({"fc1": 1}, 10) == 416 + 16 + (12 + 4 + 3 * 200) * 10
 
 
 def test_a_mask_of_absent_classes_takes_its_own_bytes_alone():
     """50 classes of 4 bytes on top: masked logits take the place of the ones before, which are freed."""
-    plain, masked = (MANY_CLASSES.memory_model(0, 1, masked) for masked in (False, True))
+    plain, masked = (memory_model(MANY_CLASSES, 0, 1, masked) for masked in (False, True))
     assert masked.training_bytes({"fc1": 1}, 10) == plain.training_bytes({"fc1": 1}, 10) + 200
 
 
 def test_shares_are_relative_to_the_heaviest_group():
     """The inputs make the first layer weigh most; what saves next to nothing keeps a share of a quarter."""
-    model = architecture(ModelConfig("mlp", [300, 400]), (1, 28, 28), 10).memory_model(1, 1)
+    model = memory_model(architecture(ModelConfig("mlp", [300, 400]), (1, 28, 28), 10), 1, 1)
     widths = {"inputs": 784, "fc1": 300, "fc2": 400}
 
     def saved(group: str) -> int:
@@ -144,7 +145,7 @@ def test_shares_are_relative_to_the_heaviest_group():
     assert shares["fc2"] == pytest.approx(saved("fc2") / saved("fc1"))
     assert shares["inputs"] == pytest.approx(saved("inputs") / saved("fc1") / 2)
     at_floor = architecture(ModelConfig("mlp", [9, 2], prune_inputs=False), (1, 4, 4), 3)
-    assert at_floor.memory_model(0, 1).shares(1) == {"fc1": 1, "fc2": 0.25}
+    assert memory_model(at_floor, 0, 1).shares(1) == {"fc1": 1, "fc2": 0.25}
 
 
 # --- the inverse and the order ---------------------------------------------------------------
@@ -157,7 +158,7 @@ def test_the_largest_batch_is_maximal(case):
     @FEW
     @given(slots_and_items, st.floats(0, 1), st.integers(0, 400_000))
     def check(kind, share, budget):
-        model = ARCHITECTURES[case].memory_model(*kind)
+        model = memory_model(ARCHITECTURES[case], *kind)
         counts = {g: max(1, int(share * w)) for g, w in model.layout.widths.items()}
         batch = model.largest_batch(counts, budget)
         assert batch >= 0
@@ -172,7 +173,7 @@ def test_the_largest_batch_is_maximal(case):
 @pytest.mark.parametrize("case", ARCHITECTURES)
 @pytest.mark.parametrize("raw_itemsize", [1, 4])
 def test_more_units_or_samples_never_take_less(case, raw_itemsize):
-    model = ARCHITECTURES[case].memory_model(1, raw_itemsize)
+    model = memory_model(ARCHITECTURES[case], 1, raw_itemsize)
     for batch in (1, 9, 200):
         counts = dict.fromkeys(model.layout.widths, 1)
         previous = model.training_bytes(counts, batch)

@@ -14,10 +14,11 @@ from small_models import random_shard, small_recipe, small_task
 from torch import nn
 
 from fedhp import trainer
+from fedhp.batches import MemoryConfig
 from fedhp.criteria import CRITERIA
 from fedhp.evidence import groups_without_scales, groups_without_takers
 from fedhp.measure import LiveTensors
-from fedhp.memory import MemoryConfig
+from fedhp.memory import memory_model
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.recipe import Recipe
@@ -179,7 +180,7 @@ def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer
     )
     recipe, shard = small_recipe(arch, train), random_shard((1, 8, 8), 10, 64)
     said = recipe.memory_model(1).training_bytes(arch.layout.widths, 16)
-    assert said - arch.memory_model(2, 1).training_bytes(arch.layout.widths, 16) >= 4 * 64
+    assert said - memory_model(arch, 2, 1).training_bytes(arch.layout.widths, 16) >= 4 * 64
     with monkeypatch.context() as patch:
         meter = Meter(patch)
         update = trainer._Session(recipe, small_task(recipe, shard, said), shard).run()

@@ -11,8 +11,8 @@ from small_models import fancy, random_shard, small_recipe, small_task
 from torch import nn
 
 from fedhp import trainer
+from fedhp.batches import MemoryConfig
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.memory import MemoryConfig
 from fedhp.models import ModelConfig, architecture, to_module
 from fedhp.optimizers import (
     LR_SCHEDULES,

@@ -8,8 +8,8 @@ import torch
 from small_models import ARCHITECTURES, random_shard, small_recipe, small_task
 from torch import nn
 
+from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
-from fedhp.memory import MemoryConfig
 from fedhp.models import initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back

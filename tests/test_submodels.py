@@ -7,11 +7,12 @@ import pytest
 from small_models import ARCHITECTURES
 
 from fedhp.errors import BudgetError
+from fedhp.memory import memory_model
 from fedhp.submodels import at_level, first, level_counts, random_part, rolling
 
 WIDTHS = {"a": 5, "b": 3}
 MLP = ARCHITECTURES["mlp-whole-inputs"]  # 12 inputs, hidden 7 and 6, 3 classes; floors 1
-MEMORY = MLP.memory_model(state_slots=1, raw_itemsize=4)
+MEMORY = memory_model(MLP, state_slots=1, raw_itemsize=4)
 
 
 def test_first_takes_the_first_units():

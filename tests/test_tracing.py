@@ -24,9 +24,10 @@ from small_models import (
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
+from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.evidence import groups_without_scales
-from fedhp.memory import MemoryConfig
+from fedhp.memory import memory_model
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.modules import batch_norms
 from fedhp.optimizers import TrainConfig
@@ -624,7 +625,8 @@ def test_tracing_loads_no_compiler():
     """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
     code = (
         "import sys; from fedhp.models import ModelConfig, architecture, initial_state; "
-        "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); arch.rehearsal; "
+        "from fedhp.rehearsal import rehearsed; "
+        "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); rehearsed(arch); "
         "initial_state(arch, 0); assert not {'torch._dynamo', 'sympy'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
@@ -757,7 +759,7 @@ def test_a_network_is_trained_in_training_mode_and_names_are_its_own():
     assert arch.build(arch.layout.widths).training
     assert "inputs" not in arch.layout.widths
     assert arch.kept_inputs(arch.layout.full()) is None
-    assert arch.memory_model(1, 1).training_bytes(arch.layout.widths, 4) > 0
+    assert memory_model(arch, 1, 1).training_bytes(arch.layout.widths, 4) > 0
 
 
 @pytest.mark.parametrize("case", FOREIGN)

@@ -11,12 +11,13 @@ from torch import nn
 
 import fedhp.meter
 from fedhp import moments, trainer
+from fedhp.batches import MemoryConfig
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
 from fedhp.measure import LiveTensors
-from fedhp.memory import MemoryConfig
+from fedhp.memory import memory_model
 from fedhp.models import ModelConfig, architecture, initial_state, to_module
 from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.recipe import Recipe, choose_batch
@@ -34,7 +35,7 @@ SHARD = random_shard((1, 6, 6), 5, 120)
 TRAIN = TrainConfig(local_epochs=2, batch_size=8, learning_rate=0.05, device="cpu")
 PRUNE = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5)
 FILL = MemoryConfig("fill", max_batch=64)
-DENSE_NEED = ARCH.memory_model(1, 1).training_bytes(ARCH.layout.widths, 8)
+DENSE_NEED = memory_model(ARCH, 1, 1).training_bytes(ARCH.layout.widths, 8)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from small_models import (
     unsettled,
 )
 
-from fedhp.memory import MemoryConfig
+from fedhp.batches import MemoryConfig
 from fedhp.models import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig

@@ -10,7 +10,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
-from fedhp.memory import Extras
+from fedhp.memory import Extras, memory_model
 from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
@@ -76,7 +76,7 @@ def _rows(arch: Architecture, shape: tuple[int, ...], kept: Mapping[str, int]) -
         batch = max(wanted, arch.layout.smallest_batch)
         shard = _shard(shape, batch)
         extras = Extras(counts=OPTIMIZERS[train.optimizer].counts)
-        memory = arch.memory_model(train.state_slots, shard.raw_itemsize, train.masked_loss, extras)
+        memory = memory_model(arch, train.state_slots, shard.raw_itemsize, train.masked_loss, extras)
         predicted = memory.training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {
