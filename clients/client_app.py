@@ -10,9 +10,9 @@ from fedhp import wire
 from fedhp.config import from_json
 from fedhp.moments import take_moments
 from fedhp.recipe import Recipe
-from fedhp.state import RoundTask
 from fedhp.submodels import FJORD_LEVELS
 from fedhp.trainer import train_locally
+from fedhp.update import RoundTask
 
 from .computing import keep_to_threads
 from .device import LocalDevice, open_device

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fedhp.devices import format_size
-from fedhp.state import Moments, RoundTask, Update
-from fedhp.structure import Layout
+from fedhp.layout import Layout
+from fedhp.sizes import format_size
+from fedhp.update import Moments, RoundTask, Update
 
 # Flower's own: the only logger that a SuperNode shows.
 _log = logging.getLogger("flwr")

@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.errors import BudgetError
+from fedhp.layout import Layout
 from fedhp.memory import MemoryModel, samples
 from fedhp.pruning import select
-from fedhp.schedule import Shape
+from fedhp.shrinking import Shape
 from fedhp.state import ModelState
-from fedhp.structure import Layout, Structure
+from fedhp.structure import Structure
 
 
 def fit_counts(

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fedhp.choices import check_choice
-from fedhp.devices import parse_size
 from fedhp.errors import ScenarioError
+from fedhp.sizes import parse_size
 
 Policy = Callable[[int, int, float], int]
 

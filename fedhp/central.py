@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedhp.assignment import fit_structure
-from fedhp.config import Scenario
 from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import MissingExtraError
@@ -13,10 +12,13 @@ from fedhp.memory import MemoryModel
 from fedhp.models import fresh_state, initial_state
 from fedhp.notes import run_notes
 from fedhp.recipe import Recipe
-from fedhp.state import ClientReport, ModelState, RoundTask, Update
+from fedhp.rows import ClientReport
+from fedhp.schema import Scenario
+from fedhp.state import ModelState
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
 from fedhp.trainer import train_locally
+from fedhp.update import RoundTask, Update
 from fedhp.watch import RunWatch, plan_run, reporting
 
 # What a scenario says of fleets, which a device that trains alone has no use for.

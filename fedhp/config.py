@@ -1,13 +1,8 @@
-"""The scenario: one schema for everything that a run depends on. The only user of OmegaConf.
-
-The schema of each part sits beside the part (``TrainConfig`` in ``optimizers.py``, ...); this file composes
-them, and finds, merges and checks what the user wrote.
-"""
+"""Scenarios: found, merged and checked, whatever the user wrote."""
 
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,90 +11,15 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseException, ValidationError
 
-from fedhp.batches import MemoryConfig
 from fedhp.bounds import one_line, shown
-from fedhp.choices import check_choice, file_meant
-from fedhp.criteria import CRITERIA
-from fedhp.data import DataConfig
-from fedhp.devices import DeviceClassConfig, FleetConfig
+from fedhp.choices import file_meant
+from fedhp.devices import DeviceClassConfig
 from fedhp.errors import ScenarioError
-from fedhp.keys import is_known, keys_named, keys_of, misfit, section_amiss, unknown_key, value_amiss
-from fedhp.models import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
-from fedhp.recipe import Recipe
-from fedhp.regularizers import REGULARIZERS
-from fedhp.schedule import PruneConfig
-from fedhp.schema import ServerConfig, SimulationConfig, TrackingConfig
-from fedhp.strategy import StrategyConfig
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Everything that a run depends on."""
-
-    name: str = "unnamed"
-    description: str = ""
-    seed: int = 0
-    rounds: int = 10
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    fleet: FleetConfig = field(default_factory=FleetConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    prune: PruneConfig = field(default_factory=PruneConfig)
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    strategy: StrategyConfig = field(default_factory=StrategyConfig)
-    server: ServerConfig = field(default_factory=ServerConfig)
-    simulation: SimulationConfig = field(default_factory=SimulationConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-    def __post_init__(self) -> None:
-        if flaw := value_amiss("", self.to_dict(), _KEYS):
-            raise ScenarioError(flaw)
-        if self.rounds < 1:
-            raise ScenarioError(f"rounds must be at least 1, got {self.rounds}")
-        if self.seed < 0:
-            raise ScenarioError(f"seed must be 0 or more, got {self.seed}")
-        if self.server.clients_per_round > self.fleet.num_clients:
-            raise ScenarioError(
-                f"server.clients_per_round = {self.server.clients_per_round} exceeds "
-                f"fleet.num_clients = {self.fleet.num_clients}"
-            )
-        if self.server.min_replies > (self.server.clients_per_round or self.fleet.num_clients):
-            raise ScenarioError(
-                f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
-            )
-        check_choice("prune.criterion", self.prune.criterion, CRITERIA)
-        check_choice("prune.regularizer", self.prune.regularizer, REGULARIZERS)
-
-    def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
-        """Returns what the trainer needs, for samples of this shape and this many classes."""
-        arch = architecture(self.model, input_shape, num_classes)
-        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the scenario as plain nested dicts, lists and scalars."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """Returns the scenario as JSON, which `from_json` reads back."""
-        return json.dumps(self.to_dict(), sort_keys=True)
-
-    def to_yaml(self) -> str:
-        """Returns the scenario as YAML, which `load_scenario` reads back."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
-
+from fedhp.keys import is_known, keys_named, misfit, section_amiss, unknown_key, value_amiss
+from fedhp.schema import KEYS, Scenario
 
 _SUFFIXES = (".yaml", ".yml")
 _DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp init says what it makes
-
-_KEYS = keys_of(
-    Scenario,
-    {
-        "model.widths": "[64,32]",
-        "strategy.levels": "[1,0.5,0.25]",
-        "fleet.classes": "[{name: phone, memory: 4MiB}]",
-    },
-)
 
 
 def scenarios_folder() -> Path:
@@ -139,7 +59,7 @@ def load_scenario(
 
 def keys_like(name: str) -> list[str]:
     """Returns the scenario's keys that somebody means who writes this for one: see `keys_named`."""
-    return keys_named(name, _KEYS)
+    return keys_named(name, KEYS)
 
 
 def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> list[str]:
@@ -173,7 +93,7 @@ def from_json(text: str) -> Scenario:
     if not isinstance(values, dict):
         raise ScenarioError(f"the scenario that arrived is no mapping but a {type(values).__name__}")
     place = "the scenario that arrived"
-    if flaw := value_amiss("", values, _KEYS):  # before OmegaConf looks up interpolations
+    if flaw := value_amiss("", values, KEYS):  # before OmegaConf looks up interpolations
         raise ScenarioError(f"{place}: {flaw}")
     try:
         return _checked([OmegaConf.create(values)], place)
@@ -266,7 +186,7 @@ def _plain(value: Any) -> Any:
 
 def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
     for layer in layers:
-        if flaw := value_amiss("", OmegaConf.to_container(layer), _KEYS):
+        if flaw := value_amiss("", OmegaConf.to_container(layer), KEYS):
             raise ScenarioError(f"{place}: {flaw}")
     try:
         scenario = OmegaConf.to_object(_merged(layers, place))
@@ -309,14 +229,14 @@ def _explain(error: OmegaConfBaseException, layers: Sequence[DictConfig]) -> str
     if key == "extends":
         return "extends belongs into a scenario file; give the scenario's name or path itself instead"
     for layer in layers:
-        if amiss := section_amiss(OmegaConf.to_container(layer), _KEYS):  # type: ignore[arg-type]
-            return misfit(*amiss, _KEYS)
+        if amiss := section_amiss(OmegaConf.to_container(layer), KEYS):  # type: ignore[arg-type]
+            return misfit(*amiss, KEYS)
     if error.object_type is DeviceClassConfig:  # whose keys come without the list's
         key = f"fleet.classes[].{key}"
     if isinstance(error, ConfigKeyError):
-        return unknown_key(key, _KEYS)
-    if isinstance(error, ValidationError) and is_known(key, _KEYS):
-        return misfit(key, error.value, _KEYS)
+        return unknown_key(key, KEYS)
+    if isinstance(error, ValidationError) and is_known(key, KEYS):
+        return misfit(key, error.value, KEYS)
     if isinstance(error, ConfigTypeError):  # a list within a list, which OmegaConf lets through
         return f"a value in section '{key}' is of the wrong type"
     text = _first_line(error)

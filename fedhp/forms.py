@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.layout import Layout
 from fedhp.seeds import generator
-from fedhp.structure import Layout
 
 Counts = Mapping[str, int]
 

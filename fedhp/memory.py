@@ -20,10 +20,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.layout import Layout
 from fedhp.models import Architecture
 from fedhp.networks.chain import INPUTS
 from fedhp.rehearsal import Rehearsal, Step, rehearsed
-from fedhp.structure import Layout
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.
 Moments = tuple[NDArray[np.int64], NDArray[np.int64]]

@@ -1,75 +1,21 @@
-"""Models: what fedhp needs to know of a network, and the list of those that ship."""
+"""What fedhp needs to know of a network, and its weights before training."""
 
-import copy
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.bounds import MOST_PARAMETERS
-from fedhp.choices import check_choice
-from fedhp.draws import drawing
-from fedhp.errors import ScenarioError
-from fedhp.modules import hollow, put_weights, resize, settle, take_weights
-from fedhp.networks import chain, resnet, sensors, vgg
+from fedhp.layout import Layout
+from fedhp.modules import put_weights
 from fedhp.networks.chain import INPUTS, Build
-from fedhp.networks.layers import NORMS_1D, NORMS_2D, Norm
-from fedhp.references import resolve
+from fedhp.networks.layers import Norm
 from fedhp.seeds import derive
 from fedhp.state import ModelState
-from fedhp.structure import Layout, Structure
-from fedhp.tracing import trace
-
-NORMS = ("batch", "group")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network, and how wide.
-
-    Attributes:
-        name: A name in `MODELS`.
-        widths: Units per group of the full model, from the input to the output (see each model); none takes
-            the model's usual ones.
-        floor: Units that every group keeps at least.
-        prune_inputs: Whether the entries of a sample (its pixels) are units too, which can be cut. Of
-            ``mlp`` only: a convolution reads whole images.
-        norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``: ``batch`` or ``group``.
-        target: A network of the user's own instead, ``"package.module:build"``: called for a module, with
-            those of ``input_shape``, ``num_classes`` and, where any are given, ``widths`` that it has
-            parameters for.
-    """
-
-    name: str = "mlp"
-    widths: list[int] = field(default_factory=list)
-    floor: int = 2
-    prune_inputs: bool = True
-    norm: str = "batch"
-    target: str = ""
-
-    def __post_init__(self) -> None:
-        check_choice("model.name", self.name, MODELS)
-        check_choice("model.norm", self.norm, NORMS)
-        if self.widths and min(self.widths) < 1:
-            raise ScenarioError(f"model.widths must be a list of positive numbers, got {self.widths}")
-        smallest = min(self.widths, default=self.floor)
-        if not 1 <= self.floor <= smallest:
-            raise ScenarioError(
-                f"model.floor must be from 1 to the smallest width, {smallest}, got {self.floor}"
-            )
-
-    @property
-    def said(self) -> str:
-        """The model's name, or the user's own, and its widths as far as they are known, for people."""
-        widths = self.widths or ([] if self.target else MODELS[self.name].widths)
-        return f"{self.target or self.name} {'-'.join(map(str, widths))}".rstrip()
+from fedhp.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,40 +47,6 @@ class Architecture:
         """Returns which entries of a flattened sample the compact model takes; None where it takes all."""
         kept = structure.counts.get(INPUTS)
         return None if kept is None or kept == self.layout.widths[INPUTS] else structure.kept(INPUTS)
-
-
-def architecture(
-    config: ModelConfig,
-    input_shape: Sequence[int],
-    num_classes: int,
-    builder: Callable[..., nn.Module] | None = None,
-) -> Architecture:
-    """Returns the architecture for inputs of this shape and this many classes.
-
-    Args:
-        config: Which network.
-        input_shape: Of one sample, channels first.
-        num_classes: Width of the output.
-        builder: Builds the network that ``config.target`` names, which then is not imported.
-
-    Raises:
-        ScenarioError: If the model cannot take such inputs, its wiring cannot be traced, or it is too large.
-    """
-    shape = tuple(input_shape)
-    if config.target:
-        arch = _foreign(config, shape, num_classes, builder)
-    else:
-        arch = MODELS[config.name].make(config, shape, num_classes)
-    _check_size(config, arch.layout.num_parameters(arch.layout.widths))
-    return arch
-
-
-def _check_size(config: ModelConfig, num_parameters: int) -> None:
-    if num_parameters > MOST_PARAMETERS:
-        raise ScenarioError(
-            f"{config.said}: the network has {num_parameters:,} parameters, which are more than "
-            f"{MOST_PARAMETERS:,}, the most that fedhp takes; lower model.widths"
-        )
 
 
 def initial_state(arch: Architecture, seed: int) -> ModelState:
@@ -170,133 +82,4 @@ def to_module(arch: Architecture, state: ModelState, device: torch.device | str 
     return module
 
 
-def _traced(
-    make: Callable[[], nn.Module], floor: int, shape: tuple[int, ...], num_classes: int, said: str
-) -> Architecture:
-    """Returns the architecture of a network that `make` builds whole, by tracing it."""
-
-    def drawn(seed: int) -> nn.Module:
-        with drawing(seed, "cpu"):
-            return _settled(make(), shape, said)
-
-    module = drawn(0).train()
-    layout, template = trace(module, shape, num_classes, floor, said), hollow(module)
-
-    def build(counts: Mapping[str, int]) -> nn.Module:
-        module = copy.deepcopy(template)
-        resize(module, {name: layout.shape(name, counts) for name in layout.shapes})
-        return module
-
-    def initial(seed: int) -> Mapping[str, NDArray[np.float32]]:
-        return take_weights(drawn(derive(seed, "initial weights")))
-
-    return Architecture(layout, shape, num_classes, build, initial)
-
-
-def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
-    try:
-        settle(module, torch.zeros(2, *shape))
-    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-        raise ScenarioError(
-            f"{said}: its lazy layers cannot take samples of shape {shape}: {type(error).__name__}: {error}"
-        ) from error
-    return module
-
-
-def _may_build(found: Any) -> bool:
-    return issubclass(found, nn.Module) if isinstance(found, type) else callable(found)
-
-
-def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
-    try:
-        found: Any = resolve(target, "model.target")
-    except ScenarioError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-        raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
-    if not _may_build(found):
-        # Neither called nor shown: it may be anything, such as the environment with all its secrets.
-        raise ScenarioError(
-            f"{said} must be a function that builds a network, or a class of torch.nn.Module; it is of type "
-            f"{type(found).__name__}"
-        )
-    return found
-
-
-def _foreign(
-    config: ModelConfig,
-    shape: tuple[int, ...],
-    num_classes: int,
-    builder: Callable[..., nn.Module] | None,
-) -> Architecture:
-    said = f"model.target = {config.target}"
-    make = builder or _users_own(config.target, said)
-    offered = {"input_shape": shape, "num_classes": num_classes}
-    if config.widths:  # otherwise the network's own
-        offered["widths"] = list(config.widths)
-
-    def whole() -> nn.Module:
-        try:
-            asked = inspect.signature(make).parameters
-            module = make(**{name: value for name, value in offered.items() if name in asked})
-        except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-            raise ScenarioError(f"{said}: calling it failed: {type(error).__name__}: {error}") from error
-        if not isinstance(module, nn.Module):
-            raise ScenarioError(f"{said} must return a torch.nn.Module, got {type(module).__name__}")
-        return module
-
-    return replace(_traced(whole, config.floor, shape, num_classes, said), is_users_own=True)
-
-
-def _mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    widths = config.widths or MODELS["mlp"].widths
-    layout, build = chain.mlp(widths, config.floor, config.prune_inputs, shape, num_classes)
-    return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
-
-
-def _cnn(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    layout, build = chain.cnn(config.widths or MODELS["cnn"].widths, config.floor, shape, num_classes)
-    return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
-
-
 Normalised = Callable[[Sequence[int], Norm, tuple[int, ...], int], nn.Module]
-
-
-def _normalised(
-    builder: Normalised, norms: Mapping[str, Norm]
-) -> Callable[[ModelConfig, tuple[int, ...], int], Architecture]:
-    """Returns the maker of a network with normalisation, whose layout is traced."""
-
-    def make(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-        usual = MODELS[config.name].widths
-        widths = config.widths or usual
-        if len(shape) != 3 or (config.name != "conv1d" and len(widths) != len(usual)):
-            raise ScenarioError(
-                f"model '{config.name}' takes samples of three axes and {len(usual)} widths, such as "
-                f"{list(usual)}; got samples of shape {shape} and widths {list(widths)}"
-            )
-        # Known to be too large before it is built, to be traced: no kernel has fewer than five places.
-        _check_size(config, 5 * sum(one * other for one, other in pairwise([*shape[:1], *widths])))
-        said, norm = f"model '{config.name}'", norms[config.norm]
-        return _traced(
-            lambda: builder(widths, norm, shape, num_classes), config.floor, shape, num_classes, said
-        )
-
-    return make
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model that ships: how to make it, and its usual widths."""
-
-    make: Callable[[ModelConfig, tuple[int, ...], int], Architecture]
-    widths: tuple[int, ...]
-
-
-MODELS: dict[str, Model] = {
-    "mlp": Model(_mlp, (300, 100)),
-    "cnn": Model(_cnn, (16, 32, 128)),
-    "vgg11": Model(_normalised(vgg.vgg11, NORMS_2D), vgg.USUAL),
-    "resnet20": Model(_normalised(resnet.resnet20, NORMS_2D), resnet.USUAL),
-    "conv1d": Model(_normalised(sensors.conv1d, NORMS_1D), sensors.USUAL),
-}

@@ -12,7 +12,7 @@ from fedhp.models import to_module
 from fedhp.modules import retake_statistics, take_weights
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.seeds import derive, generator
-from fedhp.state import Moments, RoundTask
+from fedhp.update import Moments, RoundTask
 
 # Samples that running statistics cover at least, where a client has as many. Our choice: in a layer of single
 # values, the error of a mean is then a thirtieth of their deviation, and far less over the places of maps.

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from fedhp.errors import ScenarioError
+from fedhp.layout import Layout
 from fedhp.models import Architecture
 from fedhp.modules import set_parameter, thin_before_convolutions
 from fedhp.optimizers import TrainConfig
-from fedhp.structure import Layout
-from fedhp.submodels import at_level
+from fedhp.shrinking import at_level
 
 Part = tuple[nn.Module, torch.optim.Optimizer]
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.state import ModelState, Update
-from fedhp.structure import Layout
+from fedhp.layout import Layout
+from fedhp.state import ModelState
+from fedhp.update import Update
 
 # A median of fewer norms says nothing; until so many are known, replies wait for each other; and of so many
 # accepted updates the norms are kept from round to round, so that later rounds need not wait.

@@ -14,7 +14,8 @@ from fedhp.models import Architecture
 from fedhp.noise import head_of
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
-from fedhp.schedule import PruneConfig, Schedule, Shape
+from fedhp.schedule import PruneConfig, Schedule
+from fedhp.shrinking import Shape
 from fedhp.structure import Structure
 
 

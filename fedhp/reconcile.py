@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.coverage import Coverage
-from fedhp.state import ModelState, Update, Weights
-from fedhp.structure import Layout, Structure
+from fedhp.layout import Layout
+from fedhp.state import ModelState, Weights
+from fedhp.structure import Structure
 from fedhp.sums import WeightedSums
+from fedhp.update import Update
 
 Shares = Mapping[str, NDArray[np.float64]]
 

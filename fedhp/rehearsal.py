@@ -27,12 +27,12 @@ from fedhp.draws import drawing
 from fedhp.errors import DataError, ScenarioError
 from fedhp.evidence import Taps
 from fedhp.forms import Counts, forms_by_size, telling_counts
+from fedhp.layout import Layout
 from fedhp.measure import StorageWatch
 from fedhp.models import Architecture
 from fedhp.modules import counter_bytes, fill, lay_out, thin_before_convolutions
 from fedhp.noise import NoiseScale, head_of
 from fedhp.step import gradients
-from fedhp.structure import Layout
 from fedhp.threads import torch_threads
 
 Build = Callable[[Counts], nn.Module]

@@ -1,10 +1,30 @@
-"""The parts of a scenario that stand beside no other part: how a round is held, simulation, tracking."""
+"""The scenario: one schema for everything that a run depends on.
 
+The schema of each part sits beside the part (``TrainConfig`` beside the optimisers, ...); those that belong
+to no other part, of how a round is held, simulation and tracking, are here, and the whole.
+"""
+
+import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from omegaconf import OmegaConf
+
+from fedhp.batches import MemoryConfig
 from fedhp.choices import check_choice
+from fedhp.criteria import CRITERIA
+from fedhp.data import DataConfig
+from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
+from fedhp.keys import keys_of, value_amiss
+from fedhp.optimizers import TrainConfig
+from fedhp.recipe import Recipe
+from fedhp.regularizers import REGULARIZERS
+from fedhp.schedule import PruneConfig
+from fedhp.strategy import StrategyConfig
+from fedhp.zoo import ModelConfig, architecture
 
 
 @dataclass(frozen=True)
@@ -99,3 +119,69 @@ class TrackingConfig:
     """Where results are reported to, beside the run record on disk."""
 
     wandb: WandbConfig = field(default_factory=WandbConfig)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything that a run depends on."""
+
+    name: str = "unnamed"
+    description: str = ""
+    seed: int = 0
+    rounds: int = 10
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    fleet: FleetConfig = field(default_factory=FleetConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    strategy: StrategyConfig = field(default_factory=StrategyConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        if flaw := value_amiss("", self.to_dict(), KEYS):
+            raise ScenarioError(flaw)
+        if self.rounds < 1:
+            raise ScenarioError(f"rounds must be at least 1, got {self.rounds}")
+        if self.seed < 0:
+            raise ScenarioError(f"seed must be 0 or more, got {self.seed}")
+        if self.server.clients_per_round > self.fleet.num_clients:
+            raise ScenarioError(
+                f"server.clients_per_round = {self.server.clients_per_round} exceeds "
+                f"fleet.num_clients = {self.fleet.num_clients}"
+            )
+        if self.server.min_replies > (self.server.clients_per_round or self.fleet.num_clients):
+            raise ScenarioError(
+                f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
+            )
+        check_choice("prune.criterion", self.prune.criterion, CRITERIA)
+        check_choice("prune.regularizer", self.prune.regularizer, REGULARIZERS)
+
+    def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
+        """Returns what the trainer needs, for samples of this shape and this many classes."""
+        arch = architecture(self.model, input_shape, num_classes)
+        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the scenario as plain nested dicts, lists and scalars."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Returns the scenario as JSON, which `from_json` reads back."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_yaml(self) -> str:
+        """Returns the scenario as YAML, which `load_scenario` reads back."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+
+
+KEYS = keys_of(
+    Scenario,
+    {
+        "model.widths": "[64,32]",
+        "strategy.levels": "[1,0.5,0.25]",
+        "fleet.classes": "[{name: phone, memory: 4MiB}]",
+    },
+)

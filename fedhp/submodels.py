@@ -12,8 +12,8 @@ import numpy as np
 from fedhp.assignment import fit_counts, halvings
 from fedhp.errors import BudgetError
 from fedhp.memory import MemoryModel
-from fedhp.schedule import Shape
-from fedhp.structure import Layout, Structure
+from fedhp.shrinking import Shape, at_level
+from fedhp.structure import Structure
 
 Counts = Mapping[str, int]
 
@@ -51,14 +51,6 @@ def random_part(widths: Counts, counts: Counts, stream: np.random.Generator) -> 
         chosen = stream.choice(width, size=counts[group], replace=False)
         masks[group] = np.isin(np.arange(width), chosen)
     return Structure(masks)
-
-
-def at_level(layout: Layout, level: float) -> dict[str, int]:
-    """Returns the unit counts at a share of every group's width, rounded up, floors respected."""
-    return {
-        group: max(layout.floors[group], math.ceil(level * width - 1e-9))
-        for group, width in layout.widths.items()
-    }
 
 
 def level_counts(

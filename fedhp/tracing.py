@@ -19,9 +19,9 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from fedhp.calls import forward
 from fedhp.channels import Channels, fixed
 from fedhp.errors import ScenarioError
+from fedhp.layout import Axis, Layout
 from fedhp.modules import hollow, statistics_names
 from fedhp.rules import RULES
-from fedhp.structure import Axis, Layout
 from fedhp.trying import SAMPLES, blamed
 from fedhp.wiring import Wiring
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp import moments
+from fedhp.contributions import Contributions
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.draws import drawing
@@ -34,14 +35,15 @@ from fedhp.optimizers import (
     state_tensors,
 )
 from fedhp.ordered import OrderedDropout, Part
-from fedhp.pruning import Contributions, cut, select
+from fedhp.pruning import cut, select
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
-from fedhp.state import ModelState, RoundTask, Statistics, Update, Weights
+from fedhp.state import ModelState, Weights
 from fedhp.step import class_mask, gradients
 from fedhp.structure import Structure
+from fedhp.update import RoundTask, Statistics, Update
 
 _T = TypeVar("_T")
 

@@ -12,9 +12,10 @@ from fedhp.calls import Call, forward, tensors
 from fedhp.channels import Groups
 from fedhp.errors import ScenarioError
 from fedhp.identities import CutValue, Value
+from fedhp.layout import Layout
 from fedhp.modules import fill, resize
 from fedhp.rules import REARRANGES, rearrange
-from fedhp.structure import Layout, Mask
+from fedhp.structure import Mask
 from fedhp.wiring import Step
 
 SAMPLES = 2  # of the batch that is traced: one is a special case of some layers

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedhp.config import Scenario
 from fedhp.data import Dataset, Shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
@@ -19,7 +18,9 @@ from fedhp.notes import LossNotes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
 from fedhp.report import drawn
-from fedhp.state import ClientReport, ModelState, RoundReport
+from fedhp.rows import ClientReport, RoundReport
+from fedhp.schema import Scenario
+from fedhp.state import ModelState
 from fedhp.terminal import OutputHandler
 from fedhp.tracking import (
     ConsoleTracker,

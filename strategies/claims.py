@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median_low
 
-from fedhp.devices import format_size
 from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
-from fedhp.state import Update
+from fedhp.sizes import format_size
+from fedhp.update import Update
 
 from .roster import Device
 

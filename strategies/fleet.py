@@ -11,15 +11,16 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
 from fedhp.assignment import check_smallest
-from fedhp.config import Scenario
 from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
 from fedhp.memory import MemoryModel
 from fedhp.models import fresh_state
 from fedhp.proportion import Proportion, changes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation, Shares
+from fedhp.rows import ClientReport, mean_train_loss
+from fedhp.schema import Scenario
 from fedhp.seeds import generator
-from fedhp.state import ClientReport, ModelState, mean_train_loss
+from fedhp.state import ModelState
 from fedhp.structure import Structure
 
 from .claims import Counts, with_servers_memory

@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from flwr.serverapp import Grid
 
 from fedhp.errors import TrainingError
+from fedhp.rows import ClientReport
 from fedhp.schema import ServerConfig
-from fedhp.state import ClientReport
 
 from .roster import wait_for
 

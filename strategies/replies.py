@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from flwr.app import Message, Metadata
 
 from fedhp.bounds import one_line
+from fedhp.layout import Layout
 from fedhp.proportion import Change
-from fedhp.state import ClientReport, Update
-from fedhp.structure import Layout, Structure
+from fedhp.rows import ClientReport
+from fedhp.structure import Structure
+from fedhp.update import Update
 
 from .questions import Questions
 from .roster import Device

@@ -21,8 +21,10 @@ from fedhp.memory import MemoryModel
 from fedhp.moments import ENOUGH
 from fedhp.proportion import Change, Proportion, norm
 from fedhp.recipe import Recipe, choose_batch
-from fedhp.state import ClientReport, ModelState, Moments
+from fedhp.rows import ClientReport
+from fedhp.state import ModelState
 from fedhp.structure import Structure
+from fedhp.update import Moments
 
 from .questions import content_of
 from .replies import Sent

@@ -5,7 +5,6 @@ from importlib.util import find_spec
 
 from fedhp import wire
 from fedhp.choices import check_choice
-from fedhp.config import Scenario
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import FLOAT_BYTES, MemoryModel
@@ -13,6 +12,7 @@ from fedhp.models import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve
 from fedhp.regularizers import REGULARIZERS
+from fedhp.schema import Scenario
 from fedhp.strategy import StrategyConfig
 
 from . import STRATEGIES

@@ -9,9 +9,11 @@ from flwr.app.message import make_message
 from flwr.serverapp import Grid
 
 from fedhp import wire
+from fedhp.layout import AxisRef, Layout
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState, Statistics, Update
-from fedhp.structure import AxisRef, Layout, Structure
+from fedhp.state import ModelState
+from fedhp.structure import Structure
+from fedhp.update import Statistics, Update
 
 
 def dense_layout(width: int = 3, floor: int = 1) -> Layout:

@@ -10,12 +10,12 @@ from torch import nn
 
 from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.errors import ScenarioError
-from fedhp.models import ModelConfig, architecture
+from fedhp.layout import AxisRef, Layout
 from fedhp.noise import _STRIDE, NoiseScale, head_of
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import choose_batch
-from fedhp.structure import AxisRef, Layout
 from fedhp.trainer import _Session, train_locally
+from fedhp.zoo import ModelConfig, architecture
 
 
 @pytest.mark.parametrize(

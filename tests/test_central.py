@@ -15,9 +15,9 @@ from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.evaluation import evaluate
 from fedhp.models import initial_state
-from fedhp.state import RoundTask
 from fedhp.tracking import columns, load_state
 from fedhp.trainer import train_locally
+from fedhp.update import RoundTask
 
 SMALL = {"model.widths": [24, 16], "data.max_train": 400, "train.epochs": 4}
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fedhp.chains import chain_gradients, dense_chain
-from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.models import initial_state, to_module
 from fedhp.step import class_mask, gradients
+from fedhp.zoo import ModelConfig, architecture
 
 SHAPE = (1, 4, 5)
 

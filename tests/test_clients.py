@@ -12,12 +12,13 @@ from torch import nn
 from clients.client_app import app
 from clients.device import open_device
 from fedhp import wire
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import load_scenario
 from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.devices import DeviceProfile, assign_classes
 from fedhp.errors import DataError, ScenarioError
 from fedhp.evaluation import evaluate
 from fedhp.models import initial_state
+from fedhp.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
 

@@ -6,9 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from fedhp.config import Scenario, from_json, load_scenario, shipped_scenarios
+from fedhp.config import from_json, load_scenario, shipped_scenarios
 from fedhp.data import open_dataset
 from fedhp.errors import DataError, ScenarioError
+from fedhp.schema import Scenario
 
 SHIPPED = ["fashion_mnist_cnn_fleet", "fashion_mnist_fleet", "mnist_fleet", "quickstart"]
 

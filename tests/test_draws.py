@@ -14,12 +14,13 @@ import fedhp
 from fedhp import trainer
 from fedhp.draws import drawing
 from fedhp.evaluation import evaluate
-from fedhp.models import ModelConfig, architecture, initial_state
+from fedhp.models import initial_state
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
 from fedhp.tracking import load_state
 from fedhp.trainer import train_locally
+from fedhp.zoo import ModelConfig, architecture
 
 SHAPE = (1, 4, 4)
 

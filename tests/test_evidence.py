@@ -9,9 +9,9 @@ from torch import nn
 
 from fedhp.criteria import CRITERIA
 from fedhp.evidence import Evidence, Rows, Taps, evidence, groups_without_scales, groups_without_takers
+from fedhp.layout import AxisRef, Layout, Place
 from fedhp.models import initial_state, to_module
 from fedhp.pruning import cut
-from fedhp.structure import AxisRef, Layout, Place
 from fedhp.tracing import trace
 
 

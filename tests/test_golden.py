@@ -11,7 +11,8 @@ from flwr.serverapp import Grid
 
 import fedhp
 from fedhp.api import CLIENT_APP
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import load_scenario
+from fedhp.schema import Scenario
 from fedhp.simulation import open_grid
 from strategies import STRATEGIES
 from strategies.server_app import app as server_app

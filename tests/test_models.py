@@ -11,9 +11,10 @@ from torch import nn
 
 from fedhp.errors import ScenarioError
 from fedhp.inference import to_whole_module
-from fedhp.models import MODELS, ModelConfig, architecture, fresh_state, initial_state, to_module
+from fedhp.models import fresh_state, initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.structure import Structure
+from fedhp.zoo import MODELS, ModelConfig, architecture
 
 
 def silence(module: nn.Module, structure: Structure) -> None:

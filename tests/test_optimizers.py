@@ -13,7 +13,7 @@ from torch import nn
 from fedhp import trainer
 from fedhp.batches import MemoryConfig
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.models import ModelConfig, architecture, to_module
+from fedhp.models import to_module
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -27,6 +27,7 @@ from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.trainer import train_locally
+from fedhp.zoo import ModelConfig, architecture
 
 PLAIN = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),

@@ -14,7 +14,8 @@ from fedhp.models import initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.ordered import OrderedDropout, check_ordered
-from fedhp.submodels import at_level, first
+from fedhp.shrinking import at_level
+from fedhp.submodels import first
 from fedhp.trainer import train_locally, training_step
 
 ARCH = {case: ARCHITECTURES[case] for case in ("mlp-whole-inputs", "cnn-2-convs", "resnet20-group")}

@@ -8,13 +8,16 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, CHAINS, FEW, fancy, normalised_net, random_structure
 from torch import nn
 
+from fedhp.contributions import STRIDE, Contributions
 from fedhp.criteria import CRITERIA, Criterion, magnitude
+from fedhp.layout import AxisRef, Layout
 from fedhp.measure import LiveTensors
-from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.models import initial_state, to_module
 from fedhp.modules import put_weights, take_weights
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.pruning import STRIDE, Contributions, cut, select
-from fedhp.structure import AxisRef, Layout, Structure
+from fedhp.pruning import cut, select
+from fedhp.structure import Structure
+from fedhp.zoo import ModelConfig, architecture
 
 OPTIMISERS = {
     "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),

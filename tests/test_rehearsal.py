@@ -13,9 +13,10 @@ from torch import nn
 
 from fedhp import rehearsal
 from fedhp.forms import forms_by_size, telling_counts
-from fedhp.models import Architecture, ModelConfig, architecture
+from fedhp.layout import AxisRef, Layout
+from fedhp.models import Architecture
 from fedhp.rehearsal import PLAIN, Step, rehearse
-from fedhp.structure import AxisRef, Layout
+from fedhp.zoo import ModelConfig, architecture
 
 
 class Joined(nn.Module):

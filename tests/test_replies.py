@@ -14,7 +14,8 @@ from fedhp.devices import DeviceProfile
 from fedhp.errors import TrainingError
 from fedhp.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState, Update
+from fedhp.state import ModelState
+from fedhp.update import Update
 from fedhp.watch import Look
 from strategies import STRATEGIES, FleetStrategy
 from strategies.patience import Patience

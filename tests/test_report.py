@@ -19,13 +19,13 @@ from factories import dense_layout, random_state, structure
 from typer.testing import CliRunner
 
 from fedhp.cli import app
-from fedhp.config import Scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
+from fedhp.rows import ClientReport, RoundReport
 from fedhp.schedule import PruneConfig
-from fedhp.state import ClientReport, RoundReport
+from fedhp.schema import Scenario
 from fedhp.tracking import RunPlan, RunRecord, RunResult, RunTotals, load_run
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")

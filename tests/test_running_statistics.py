@@ -12,14 +12,17 @@ from torch import nn
 
 import fedhp
 from fedhp import wire
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, WireError
 from fedhp.models import Architecture, initial_state, to_module
 from fedhp.moments import ENOUGH, take_moments
+from fedhp.rows import ClientReport
+from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ClientReport, ModelState, Moments, RoundTask
+from fedhp.state import ModelState
+from fedhp.update import Moments, RoundTask
 from strategies import FleetStrategy
 from strategies.roster import Device
 from strategies.setup import prepare

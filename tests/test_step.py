@@ -11,7 +11,7 @@ from torch import nn
 
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
-from fedhp.models import ModelConfig, architecture, to_module
+from fedhp.models import to_module
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
@@ -19,6 +19,7 @@ from fedhp.seeds import generator
 from fedhp.state import ModelState
 from fedhp.step import class_mask, gradients
 from fedhp.trainer import train_locally
+from fedhp.zoo import ModelConfig, architecture
 
 
 def test_the_mask_takes_absent_classes_out():

@@ -22,13 +22,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from small_models import ARCHITECTURES
 
 from fedhp import wire
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import load_scenario
 from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.memory import MemoryModel
 from fedhp.models import initial_state
 from fedhp.reconcile import Reconciliation
+from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
 from fedhp.state import ModelState
 from fedhp.strategy import ServerOptimizerConfig

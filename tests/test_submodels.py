@@ -8,7 +8,8 @@ from small_models import ARCHITECTURES
 
 from fedhp.errors import BudgetError
 from fedhp.memory import memory_model
-from fedhp.submodels import at_level, first, level_counts, random_part, rolling
+from fedhp.shrinking import at_level
+from fedhp.submodels import first, level_counts, random_part, rolling
 
 WIDTHS = {"a": 5, "b": 3}
 MLP = ARCHITECTURES["mlp-whole-inputs"]  # 12 inputs, hidden 7 and 6, 3 classes; floors 1

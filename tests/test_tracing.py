@@ -27,15 +27,16 @@ from torch.nn import functional as F  # noqa: N812 - as users write it
 from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.evidence import groups_without_scales
+from fedhp.layout import AxisRef
 from fedhp.memory import memory_model
-from fedhp.models import ModelConfig, architecture, initial_state, to_module
+from fedhp.models import initial_state, to_module
 from fedhp.modules import batch_norms
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.state import ModelState
-from fedhp.structure import AxisRef
 from fedhp.tracing import trace
 from fedhp.trainer import train_locally
+from fedhp.zoo import ModelConfig, architecture
 
 
 class Joined(nn.Module):

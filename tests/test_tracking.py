@@ -22,14 +22,14 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.config import Scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.models import ModelConfig
+from fedhp.layout import AxisRef, Layout
 from fedhp.report import write_report
-from fedhp.schema import WandbConfig
-from fedhp.state import ClientReport, ModelState, RoundReport
-from fedhp.structure import AxisRef, Layout, Structure
+from fedhp.rows import ClientReport, RoundReport
+from fedhp.schema import Scenario, WandbConfig
+from fedhp.state import ModelState
+from fedhp.structure import Structure
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,
@@ -44,6 +44,7 @@ from fedhp.tracking import (
 )
 from fedhp.tracking.console import plain_line
 from fedhp.tracking.progress import Progress, Trace
+from fedhp.zoo import ModelConfig
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")

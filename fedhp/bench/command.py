@@ -165,7 +165,7 @@ def process(
 ) -> None:
     """A device's process under a hard limit of the operating system, dense and with DynHP (Linux)."""
     from fedhp.bench.process import run_process
-    from fedhp.devices import parse_size
+    from fedhp.sizes import parse_size
 
     _report(run_process(parse_size(limit, "--limit"), epochs), json_file)
 

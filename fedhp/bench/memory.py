@@ -8,16 +8,17 @@ import numpy as np
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
+from fedhp.contributions import STRIDE, Contributions
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.memory import Extras, memory_model
-from fedhp.models import Architecture, ModelConfig, architecture, initial_state, to_module
+from fedhp.models import Architecture, initial_state, to_module
 from fedhp.modules import thin_before_convolutions
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
-from fedhp.pruning import STRIDE, Contributions
 from fedhp.step import class_mask
 from fedhp.structure import Structure
 from fedhp.trainer import training_step
+from fedhp.zoo import ModelConfig, architecture
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])

@@ -10,9 +10,10 @@ from fedhp.central import Central, prepare_central
 from fedhp.config import load_scenario
 from fedhp.models import fresh_state
 from fedhp.recipe import Recipe
-from fedhp.state import ModelState, RoundTask
+from fedhp.state import ModelState
 from fedhp.submodels import first
 from fedhp.trainer import train_locally
+from fedhp.update import RoundTask
 
 SCENARIOS = ("fashion_mnist", "cifar10")
 _BATCH, _STEPS = 32, 100

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 
 from fedhp.api import simulate
-from fedhp.config import Scenario, given_keys, load_scenario
+from fedhp.config import given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
-from fedhp.schema import SimulationConfig, TrackingConfig
+from fedhp.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.strategy import StrategyConfig
 from fedhp.studies.cell import Cell, check_names
 

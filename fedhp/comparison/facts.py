@@ -6,9 +6,9 @@ import yaml
 
 from fedhp.comparison.result import Result
 from fedhp.comparison.texts import said_seeds, said_varied
-from fedhp.config import Scenario
-from fedhp.devices import format_size
 from fedhp.report.facts import Fact
+from fedhp.schema import Scenario
+from fedhp.sizes import format_size
 
 
 def facts(result: Result) -> list[Fact]:

@@ -11,10 +11,9 @@ from rich.console import Console
 from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
-from fedhp.config import Scenario
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report.writing import COMPARISON
-from fedhp.schema import SimulationConfig, WandbConfig
+from fedhp.schema import Scenario, SimulationConfig, WandbConfig
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.folder import claim, held
 from fedhp.studies.progress import shown

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedhp.data import DataConfig
-from fedhp.devices import DeviceClassConfig, format_size
+from fedhp.devices import DeviceClassConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.draft.planning import SHARES, Draft
+from fedhp.sizes import format_size
 
 _PAGE = """\
 # Drafted by 'fedhp init': {found}.

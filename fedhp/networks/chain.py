@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import ScenarioError
+from fedhp.layout import AxisRef, Layout
 from fedhp.seeds import derive
-from fedhp.structure import AxisRef, Layout
 
 Build = Callable[[Mapping[str, int]], nn.Module]
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator
 
-from fedhp.devices import format_size
 from fedhp.report import facts, series
 from fedhp.report.axes import (
     Climb,
@@ -20,6 +19,7 @@ from fedhp.report.axes import (
 )
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT, looks
+from fedhp.sizes import format_size
 from fedhp.tracking.wording import percent
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedhp.bounds import one_line
-from fedhp.devices import format_size
 from fedhp.report import series
+from fedhp.sizes import format_size
 from fedhp.tracking import wording
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import StrMethodFormatter
 
-from fedhp.devices import format_size
 from fedhp.report import series
 from fedhp.report.axes import Climb, byte_unit, dots, over_rounds
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT
+from fedhp.sizes import format_size
 from fedhp.tracking.wording import percent
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedhp.bounds import one_line
-from fedhp.config import Scenario, load_scenario
+from fedhp.config import load_scenario
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.schema import SimulationConfig, TrackingConfig
+from fedhp.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.tracking import has_finished
 
 _logger = logging.getLogger(__name__)

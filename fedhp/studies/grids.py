@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.central import as_recorded, train_central
-from fedhp.config import Scenario, given_keys, load_scenario
+from fedhp.config import given_keys, load_scenario
 from fedhp.criteria import CRITERIA
 from fedhp.errors import ScenarioError
+from fedhp.schema import Scenario
 from fedhp.studies.cell import Cell
 from fedhp.studies.scratch import fresh_start
 

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from fedhp.config import Scenario
 from fedhp.data import open_dataset
-from fedhp.models import architecture, fresh_state
+from fedhp.models import fresh_state
+from fedhp.schema import Scenario
 from fedhp.seeds import derive
 from fedhp.state import ModelState
 from fedhp.tracking import load_state
+from fedhp.zoo import architecture
 
 
 def fresh_start(scenario: Scenario, folder: Path) -> ModelState:

@@ -7,7 +7,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedhp.devices import format_size
+from fedhp.sizes import format_size
 from fedhp.tracking import wording
 from fedhp.tracking.classes import ClassRound
 from fedhp.tracking.progress import Progress

@@ -21,7 +21,7 @@ from fedhp.tracking.totals import Summary
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedhp.config import Scenario
+    from fedhp.schema import Scenario
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedhp.state import RoundReport
+from fedhp.rows import RoundReport
 from fedhp.tracking.classes import ClassRound, by_class
 from fedhp.tracking.totals import Status
 from fedhp.tracking.tracker import RunPlan

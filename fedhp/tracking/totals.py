@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedhp.state import RoundReport
+from fedhp.rows import RoundReport
 
 if TYPE_CHECKING:
     from fedhp.tracking.tracker import RunPlan

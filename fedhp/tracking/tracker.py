@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedhp.data import Normalisation
 from fedhp.errors import RecordError
-from fedhp.state import ModelState, RoundReport
-from fedhp.structure import Layout
+from fedhp.layout import Layout
+from fedhp.rows import RoundReport
+from fedhp.state import ModelState
 from fedhp.tracking.totals import Summary
 
 if TYPE_CHECKING:
-    from fedhp.config import Scenario
+    from fedhp.schema import Scenario
 
 logger = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.state import ModelState, RoundReport
+from fedhp.rows import RoundReport
+from fedhp.state import ModelState
 from fedhp.tracking import columns
 from fedhp.tracking.classes import by_class
 from fedhp.tracking.totals import Summary
 from fedhp.tracking.tracker import RunPlan
 
 if TYPE_CHECKING:
-    from fedhp.config import Scenario
-    from fedhp.schema import WandbConfig
+    from fedhp.schema import Scenario, WandbConfig
 
 
 class WandbTracker:

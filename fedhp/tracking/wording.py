@@ -1,8 +1,8 @@
 """The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
 
 from fedhp.bounds import one_line
-from fedhp.devices import format_size
-from fedhp.state import ClientReport, RoundReport
+from fedhp.rows import ClientReport, RoundReport
+from fedhp.sizes import format_size
 from fedhp.tracking.totals import Summary
 from fedhp.tracking.tracker import RunPlan
 

@@ -1,0 +1,102 @@
+"""What goes down to a client and comes up: its task, and what it made and measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fedhp.devices import DeviceProfile
+from fedhp.state import ModelState, Weights
+from fedhp.structure import Structure
+
+
+@dataclass(frozen=True)
+class RoundTask:
+    """What a client is asked to do in one round; read-only.
+
+    Attributes:
+        round: The round's number, from 1.
+        client: The partition id, which names the client in every record.
+        profile: The device that trains.
+        state: The model to start from; it fits the device's budget.
+    """
+
+    round: int
+    client: int
+    profile: DeviceProfile
+    state: ModelState
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a client measured during its local training; sizes in bytes, time in seconds.
+
+    Attributes:
+        train_loss: Mean loss over the samples of the last local epoch, each at the time of its step.
+        accuracy: Share of the last local epoch's samples predicted right at the time of their step.
+        memory_predicted_bytes: The memory model's peak over the training.
+        memory_measured_bytes: The measured peak of live tensors over the training; a step or a cut of
+            shapes that this process has measured before counts with that measurement.
+        memory_mean_bytes: The mean over the samples of the memory model's bytes for the step that took them.
+        batch_size_first: Samples per step before the first cut.
+        batch_size_last: Samples per step after the last cut.
+        seconds: Duration of the local training, from building the module to its last step.
+        num_local_test: The number of the client's own samples that it holds out and never trains on.
+        local_accuracy_global: Share of those that the model as it was received predicts right; None where
+            there are none.
+        local_accuracy_personal: The same of the client's own model, after its training.
+    """
+
+    train_loss: float
+    accuracy: float
+    memory_predicted_bytes: int
+    memory_measured_bytes: int
+    memory_mean_bytes: int
+    batch_size_first: int
+    batch_size_last: int
+    seconds: float
+    num_local_test: int = 0
+    local_accuracy_global: float | None = None
+    local_accuracy_personal: float | None = None
+
+    @staticmethod
+    def over(epochs: "Sequence[Statistics]") -> "Statistics":
+        """Returns the statistics of a training from those of its epochs, which are equally long."""
+        return replace(
+            epochs[-1],
+            memory_predicted_bytes=max(epoch.memory_predicted_bytes for epoch in epochs),
+            memory_measured_bytes=max(epoch.memory_measured_bytes for epoch in epochs),
+            memory_mean_bytes=round(sum(epoch.memory_mean_bytes for epoch in epochs) / len(epochs)),
+            batch_size_first=epochs[0].batch_size_first,
+            seconds=sum(epoch.seconds for epoch in epochs),
+        )
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client sends back.
+
+    Attributes:
+        client: The partition id.
+        assigned: The structure that the client was sent.
+        state: The trained model; its structure is contained in ``assigned``.
+        num_examples: The number of local training samples.
+        statistics: What the client measured.
+    """
+
+    client: int
+    assigned: Structure
+    state: ModelState
+    num_examples: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A model's running statistics on a client's samples.
+
+    Attributes:
+        weights: The statistics alone, by name: mean and mean square, float32.
+        memory_measured_bytes: The measured peak of live tensors as they were taken.
+    """
+
+    weights: Weights
+    memory_measured_bytes: int
