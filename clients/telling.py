@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 from fedhp.sizes import format_size
 from fedhp.update import Moments, RoundTask, Update
 

@@ -14,16 +14,16 @@ from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.config import given_keys, load_scenario
 from fedhp.data import Normalisation
 from fedhp.errors import RecordError, ScenarioError
-from fedhp.inference import normalised, to_whole_module
-from fedhp.models import Architecture
+from fedhp.model.architecture import Architecture
+from fedhp.model.inference import normalised, to_whole_module
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.references import resolve
 from fedhp.schema import Scenario
 from fedhp.simulation import open_grid
 from fedhp.simulation.turn import TURN
-from fedhp.state import ModelState
 from fedhp.threads import torch_threads
 from fedhp.tracking import RunResult, load_run, load_state, run_folder
-from fedhp.zoo import ModelConfig, architecture
 
 _logger = logging.getLogger("fedhp")
 

@@ -6,12 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.errors import BudgetError
-from fedhp.layout import Layout
 from fedhp.memory import MemoryModel, samples
+from fedhp.model.layout import Layout
+from fedhp.model.shrinking import Shape
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.pruning import select
-from fedhp.shrinking import Shape
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 
 
 def fit_counts(

@@ -9,12 +9,12 @@ from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import MissingExtraError
 from fedhp.memory import MemoryModel
-from fedhp.models import fresh_state, initial_state
+from fedhp.model.architecture import fresh_state, initial_state
+from fedhp.model.state import ModelState
 from fedhp.notes import run_notes
 from fedhp.recipe import Recipe
 from fedhp.rows import ClientReport
 from fedhp.schema import Scenario
-from fedhp.state import ModelState
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
 from fedhp.trainer import train_locally

@@ -11,8 +11,8 @@ from torch import nn
 
 from fedhp.criteria import Criterion
 from fedhp.evidence import Taps, evidence
-from fedhp.layout import Layout
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.structure import Structure
 
 Scores = dict[str, NDArray[np.float32]]
 

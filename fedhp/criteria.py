@@ -13,7 +13,7 @@ import torch
 
 from fedhp.errors import ScenarioError
 from fedhp.evidence import Evidence, Rows, groups_without_scales, groups_without_takers
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 
 # Weight of the magnitude in FlexRel, against the relevance: both count alike.
 _MAGNITUDE_WEIGHT = 0.5

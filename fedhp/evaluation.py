@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data import Shard
-from fedhp.draws import drawing
-from fedhp.models import Architecture, to_module
-from fedhp.modules import normalises_over_batches
+from fedhp.model.architecture import Architecture, to_module
+from fedhp.model.draws import drawing
+from fedhp.model.modules import normalises_over_batches
+from fedhp.model.state import ModelState
 from fedhp.seeds import derive
-from fedhp.state import ModelState
 
 
 def evaluate(

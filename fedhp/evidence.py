@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedhp.layout import Layout, Place
+from fedhp.model.layout import Layout, Place
 
 
 @dataclass(frozen=True, slots=True)

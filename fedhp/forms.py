@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 from fedhp.seeds import generator
 
 Counts = Mapping[str, int]

@@ -20,9 +20,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
-from fedhp.models import Architecture
-from fedhp.networks.chain import INPUTS
+from fedhp.model.architecture import Architecture
+from fedhp.model.layout import Layout
+from fedhp.model.networks.chain import INPUTS
 from fedhp.rehearsal import Rehearsal, Step, rehearsed
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data import Shard
-from fedhp.draws import drawing
 from fedhp.meter import Meter, step_key
-from fedhp.models import to_module
-from fedhp.modules import retake_statistics, take_weights
+from fedhp.model.architecture import to_module
+from fedhp.model.draws import drawing
+from fedhp.model.modules import retake_statistics, take_weights
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.seeds import derive, generator
 from fedhp.update import Moments, RoundTask

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.layout import Layout
-from fedhp.models import Architecture
-from fedhp.modules import set_parameter, thin_before_convolutions
+from fedhp.model.architecture import Architecture
+from fedhp.model.layout import Layout
+from fedhp.model.modules import set_parameter, thin_before_convolutions
+from fedhp.model.shrinking import at_level
 from fedhp.optimizers import TrainConfig
-from fedhp.shrinking import at_level
 
 Part = tuple[nn.Module, torch.optim.Optimizer]
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
-from fedhp.state import ModelState
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState
 from fedhp.update import Update
 
 # A median of fewer norms says nothing; until so many are known, replies wait for each other; and of so many

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.layout import Layout
-from fedhp.modules import cut_statistics, lie_innermost, restate_sizes
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.modules import cut_statistics, lie_innermost, restate_sizes
+from fedhp.model.structure import Structure
 
 # The axes of a convolution's weights from the outermost to the innermost, where channels lie innermost.
 _AS_THEY_LIE = (0, 2, 3, 1)

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.coverage import Coverage
-from fedhp.layout import Layout
-from fedhp.state import ModelState, Weights
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState, Weights
+from fedhp.model.structure import Structure
 from fedhp.sums import WeightedSums
 from fedhp.update import Update
 

@@ -12,7 +12,7 @@ import torch
 
 from fedhp.errors import ScenarioError
 from fedhp.evidence import Evidence, evidence, groups_without_scales
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 
 # Below this the penalty of a weight, 1 / HALO's lambda squared, would grow without bound. Our choice.
 _SMALLEST_LAMBDA = 0.1

@@ -4,9 +4,8 @@ After every operation, the bytes alive are those of gradients, which follow from
 else (activations, what operations keep for their backward pass, gradients that flow between them), which grow
 linearly with the batch and with every group's units. So a few rehearsals with few units per group and two or
 three samples tell the bytes of every structure and batch (`fedhp.forms`), and take next to no memory
-themselves.
-This holds for any network whose activations are linear in its widths, which are all that `fedhp.tracing`
-takes.
+themselves. This holds for any network whose activations are linear in its widths, which are all that
+`fedhp.model.wiring.tracing` takes.
 """
 
 import hashlib
@@ -23,16 +22,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.cache import prepared
-from fedhp.draws import drawing
 from fedhp.errors import DataError, ScenarioError
 from fedhp.evidence import Taps
 from fedhp.forms import Counts, forms_by_size, telling_counts
-from fedhp.layout import Layout
 from fedhp.measure import StorageWatch
-from fedhp.models import Architecture
-from fedhp.modules import counter_bytes, fill, lay_out, thin_before_convolutions
-from fedhp.noise import NoiseScale, head_of
-from fedhp.step import gradients
+from fedhp.model.architecture import Architecture
+from fedhp.model.draws import drawing
+from fedhp.model.gradients import gradients
+from fedhp.model.layout import Layout
+from fedhp.model.modules import counter_bytes, fill, lay_out, thin_before_convolutions
+from fedhp.model.noise import NoiseScale, head_of
 from fedhp.threads import torch_threads
 
 Build = Callable[[Counts], nn.Module]

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.structure import Structure
 from fedhp.update import Update
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from fedhp.errors import ScenarioError
-from fedhp.shrinking import Shape
+from fedhp.model.shrinking import Shape
 
 
 @dataclass(frozen=True)

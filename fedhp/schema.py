@@ -19,12 +19,12 @@ from fedhp.data import DataConfig
 from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
 from fedhp.keys import keys_of, value_amiss
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.regularizers import REGULARIZERS
 from fedhp.schedule import PruneConfig
 from fedhp.strategy import StrategyConfig
-from fedhp.zoo import ModelConfig, architecture
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 from fedhp.assignment import fit_counts, halvings
 from fedhp.errors import BudgetError
 from fedhp.memory import MemoryModel
-from fedhp.shrinking import Shape, at_level
-from fedhp.structure import Structure
+from fedhp.model.shrinking import Shape, at_level
+from fedhp.model.structure import Structure
 
 Counts = Mapping[str, int]
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
-from fedhp.state import ModelState, Weights
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState, Weights
+from fedhp.model.structure import Structure
 
 # So many structures are summed compact, each in a buffer of its own, before they are spread over the model:
 # spreading takes some times as long as adding. A fleet has few memory classes, and so few structures, unless

@@ -18,13 +18,16 @@ from fedhp import moments
 from fedhp.contributions import Contributions
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
-from fedhp.draws import drawing
 from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
 from fedhp.meter import Key, Meter, step_key
-from fedhp.models import to_module
-from fedhp.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
-from fedhp.noise import NoiseScale, head_of
+from fedhp.model.architecture import to_module
+from fedhp.model.draws import drawing
+from fedhp.model.gradients import class_mask, gradients
+from fedhp.model.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
+from fedhp.model.noise import NoiseScale, head_of
+from fedhp.model.state import ModelState, Weights
+from fedhp.model.structure import Structure
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -40,9 +43,6 @@ from fedhp.recipe import Recipe, choose_batch
 from fedhp.regularizers import REGULARIZERS, allocate
 from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
-from fedhp.state import ModelState, Weights
-from fedhp.step import class_mask, gradients
-from fedhp.structure import Structure
 from fedhp.update import RoundTask, Statistics, Update
 
 _T = TypeVar("_T")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from fedhp.devices import DeviceProfile
-from fedhp.state import ModelState, Weights
-from fedhp.structure import Structure
+from fedhp.model.state import ModelState, Weights
+from fedhp.model.structure import Structure
 
 
 @dataclass(frozen=True)

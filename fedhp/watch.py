@@ -14,13 +14,13 @@ from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
 from fedhp.evaluation import evaluate
 from fedhp.memory import MemoryModel
+from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.rows import ClientReport, RoundReport
 from fedhp.schema import Scenario
-from fedhp.state import ModelState
 from fedhp.terminal import OutputHandler
 from fedhp.tracking import (
     ConsoleTracker,

@@ -18,10 +18,10 @@ from fedhp.arrays import read_array, write_array
 from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile, name_flaw
 from fedhp.errors import WireError
-from fedhp.layout import Layout
-from fedhp.modules import impossible_squares
-from fedhp.state import ModelState
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.modules import impossible_squares
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.update import Moments, Statistics, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"

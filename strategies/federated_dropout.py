@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from fedhp.model.structure import Structure
 from fedhp.seeds import generator
-from fedhp.structure import Structure
 from fedhp.submodels import random_part
 
 from .roster import Device

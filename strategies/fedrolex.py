@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedhp.structure import Structure
+from fedhp.model.structure import Structure
 from fedhp.submodels import rolling
 
 from .roster import Device

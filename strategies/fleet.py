@@ -13,15 +13,15 @@ from fedhp import wire
 from fedhp.assignment import check_smallest
 from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
 from fedhp.memory import MemoryModel
-from fedhp.models import fresh_state
+from fedhp.model.architecture import fresh_state
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.proportion import Proportion, changes
 from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation, Shares
 from fedhp.rows import ClientReport, mean_train_loss
 from fedhp.schema import Scenario
 from fedhp.seeds import generator
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 
 from .claims import Counts, with_servers_memory
 from .patience import Patience

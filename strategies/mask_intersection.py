@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from fedhp.assignment import fit_structure
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.reconcile import Reconciliation, intersection
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 
 from .fleet import FleetStrategy
 from .roster import Device

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from flwr.app import Message, Metadata
 
 from fedhp.bounds import one_line
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
+from fedhp.model.structure import Structure
 from fedhp.proportion import Change
 from fedhp.rows import ClientReport
-from fedhp.structure import Structure
 from fedhp.update import Update
 
 from .questions import Questions

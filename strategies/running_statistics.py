@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from fedhp import wire
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.memory import MemoryModel
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.moments import ENOUGH
 from fedhp.proportion import Change, Proportion, norm
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.rows import ClientReport
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 from fedhp.update import Moments
 
 from .questions import content_of

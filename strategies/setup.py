@@ -8,7 +8,7 @@ from fedhp.choices import check_choice
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.memory import FLOAT_BYTES, MemoryModel
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve
 from fedhp.regularizers import REGULARIZERS

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from fedhp.structure import Structure
+from fedhp.model.structure import Structure
 from fedhp.submodels import first, level_counts
 
 from .fleet import FleetStrategy

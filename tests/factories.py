@@ -9,10 +9,10 @@ from flwr.app.message import make_message
 from flwr.serverapp import Grid
 
 from fedhp import wire
-from fedhp.layout import AxisRef, Layout
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 from fedhp.update import Statistics, Update
 
 

@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from fedhp.batches import MemoryConfig
 from fedhp.data import Shard
 from fedhp.devices import DeviceProfile
-from fedhp.layout import AxisRef, Layout
-from fedhp.models import Architecture, initial_state, to_module
+from fedhp.model.architecture import Architecture, initial_state, to_module
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 from fedhp.update import RoundTask
-from fedhp.zoo import ModelConfig, architecture
 
 torch.set_num_threads(1)
 

@@ -19,8 +19,8 @@ from fedhp.config import load_scenario
 from fedhp.data import Normalisation, open_dataset, partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
-from fedhp.inference import normalised
-from fedhp.structure import Structure
+from fedhp.model.inference import normalised
+from fedhp.model.structure import Structure
 from fedhp.tracking import columns
 
 SMALL = {

@@ -8,12 +8,12 @@ from small_models import ARCHITECTURES, FEW, random_structure
 
 from fedhp.assignment import fit_counts, fit_structure, unit_norms
 from fedhp.errors import BudgetError
-from fedhp.layout import AxisRef, Layout
 from fedhp.memory import memory_model
-from fedhp.models import initial_state
-from fedhp.shrinking import Shape
-from fedhp.state import ModelState
-from fedhp.zoo import ModelConfig, architecture
+from fedhp.model.architecture import initial_state
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.shrinking import Shape
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import ModelConfig, architecture
 
 ARCH = ARCHITECTURES["cnn-2-convs"]
 MEMORY = memory_model(ARCH, state_slots=1, raw_itemsize=1)

@@ -10,12 +10,12 @@ from torch import nn
 
 from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.errors import ScenarioError
-from fedhp.layout import AxisRef, Layout
-from fedhp.noise import _STRIDE, NoiseScale, head_of
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.noise import _STRIDE, NoiseScale, head_of
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import choose_batch
 from fedhp.trainer import _Session, train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from fedhp.cli import app
 from fedhp.config import from_json, load_scenario
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import FedhpError, ScenarioError
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.references import resolve
 from fedhp.schema import Scenario
 from fedhp.sizes import parse_size
-from fedhp.zoo import ModelConfig, architecture
 
 
 def leaves(schema: type, prefix: str = "") -> dict[str, Any]:

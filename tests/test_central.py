@@ -14,7 +14,7 @@ from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.evaluation import evaluate
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
 from fedhp.tracking import columns, load_state
 from fedhp.trainer import train_locally
 from fedhp.update import RoundTask

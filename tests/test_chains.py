@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedhp.chains import chain_gradients, dense_chain
-from fedhp.models import initial_state, to_module
-from fedhp.step import class_mask, gradients
-from fedhp.zoo import ModelConfig, architecture
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.chains import chain_gradients, dense_chain
+from fedhp.model.gradients import class_mask, gradients
+from fedhp.model.zoo import ModelConfig, architecture
 
 SHAPE = (1, 4, 5)
 

@@ -9,8 +9,8 @@ from torch import nn
 from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import ScenarioError
 from fedhp.evidence import Evidence, Rows, evidence
-from fedhp.layout import AxisRef, Layout, Place
-from fedhp.models import initial_state, to_module
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.layout import AxisRef, Layout, Place
 
 
 def rows(values, gradient=None, axis: int = 0) -> Rows:

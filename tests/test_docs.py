@@ -31,13 +31,13 @@ from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.errors import ScenarioError
+from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.regularizers import REGULARIZERS
 from fedhp.rehearsal import rehearsed
 from fedhp.schema import WANDB_MODES, Scenario
 from fedhp.sizes import parse_size
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
-from fedhp.zoo import MODELS, NORMS, ModelConfig, architecture
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent

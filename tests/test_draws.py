@@ -12,15 +12,15 @@ from torch.nn import functional
 
 import fedhp
 from fedhp import trainer
-from fedhp.draws import drawing
 from fedhp.evaluation import evaluate
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
+from fedhp.model.draws import drawing
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
-from fedhp.state import ModelState
 from fedhp.tracking import load_state
 from fedhp.trainer import train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 SHAPE = (1, 4, 4)
 

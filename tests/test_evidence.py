@@ -9,10 +9,10 @@ from torch import nn
 
 from fedhp.criteria import CRITERIA
 from fedhp.evidence import Evidence, Rows, Taps, evidence, groups_without_scales, groups_without_takers
-from fedhp.layout import AxisRef, Layout, Place
-from fedhp.models import initial_state, to_module
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.layout import AxisRef, Layout, Place
+from fedhp.model.wiring.tracing import trace
 from fedhp.pruning import cut
-from fedhp.tracing import trace
 
 
 def shapes(seen: tuple[Rows, ...]) -> list[tuple[int, ...]]:

@@ -21,12 +21,12 @@ from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.measure import LiveTensors
 from fedhp.memory import memory_model
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import MODELS, ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
-from fedhp.state import ModelState
 from fedhp.trainer import _Session
-from fedhp.zoo import MODELS, ModelConfig, architecture
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
 

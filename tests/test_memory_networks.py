@@ -19,11 +19,11 @@ from fedhp.criteria import CRITERIA
 from fedhp.evidence import groups_without_scales, groups_without_takers
 from fedhp.measure import LiveTensors
 from fedhp.memory import memory_model
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.regularizers import REGULARIZERS
 from fedhp.schedule import PruneConfig
-from fedhp.zoo import ModelConfig, architecture
 
 
 class Residual(nn.Module):

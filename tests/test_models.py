@@ -10,11 +10,11 @@ from small_models import ARCHITECTURES, CHAINS, FEW, structures
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.inference import to_whole_module
-from fedhp.models import fresh_state, initial_state, to_module
-from fedhp.modules import thin_before_convolutions
-from fedhp.structure import Structure
-from fedhp.zoo import MODELS, ModelConfig, architecture
+from fedhp.model.architecture import fresh_state, initial_state, to_module
+from fedhp.model.inference import to_whole_module
+from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import MODELS, ModelConfig, architecture
 
 
 def silence(module: nn.Module, structure: Structure) -> None:

@@ -13,7 +13,8 @@ from torch import nn
 from fedhp import trainer
 from fedhp.batches import MemoryConfig
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.models import to_module
+from fedhp.model.architecture import to_module
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
@@ -27,7 +28,6 @@ from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.trainer import train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 PLAIN = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),

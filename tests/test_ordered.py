@@ -10,11 +10,11 @@ from torch import nn
 
 from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
-from fedhp.models import initial_state, to_module
-from fedhp.modules import thin_before_convolutions
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.shrinking import at_level
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.ordered import OrderedDropout, check_ordered
-from fedhp.shrinking import at_level
 from fedhp.submodels import first
 from fedhp.trainer import train_locally, training_step
 

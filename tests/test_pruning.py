@@ -10,14 +10,14 @@ from torch import nn
 
 from fedhp.contributions import STRIDE, Contributions
 from fedhp.criteria import CRITERIA, Criterion, magnitude
-from fedhp.layout import AxisRef, Layout
 from fedhp.measure import LiveTensors
-from fedhp.models import initial_state, to_module
-from fedhp.modules import put_weights, take_weights
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.modules import put_weights, take_weights
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
 from fedhp.pruning import cut, select
-from fedhp.structure import Structure
-from fedhp.zoo import ModelConfig, architecture
 
 OPTIMISERS = {
     "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhp.errors import ScenarioError
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.reconcile import Reconciliation, intersection, majority
-from fedhp.state import ModelState
 from fedhp.strategy import StrategyConfig
-from fedhp.structure import Structure
 
 LAYOUT = dense_layout(3)
 GLOBAL = filled_state(

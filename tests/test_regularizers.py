@@ -19,15 +19,15 @@ from torch import nn
 from fedhp import trainer
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.evidence import evidence
-from fedhp.layout import Layout
 from fedhp.measure import LiveTensors
-from fedhp.models import initial_state, to_module
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.layout import Layout
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.pruning import cut
 from fedhp.regularizers import REGULARIZERS, allocate, check_regularizer
 from fedhp.schedule import PruneConfig
 from fedhp.trainer import train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 
 def gradients(module: nn.Module, layout: Layout, name: str, strength: float) -> dict[str, torch.Tensor]:

@@ -13,10 +13,10 @@ from torch import nn
 
 from fedhp import rehearsal
 from fedhp.forms import forms_by_size, telling_counts
-from fedhp.layout import AxisRef, Layout
-from fedhp.models import Architecture
+from fedhp.model.architecture import Architecture
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.rehearsal import PLAIN, Step, rehearse
-from fedhp.zoo import ModelConfig, architecture
 
 
 class Joined(nn.Module):

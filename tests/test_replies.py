@@ -12,9 +12,9 @@ from flwr.common.constant import ErrorCode
 from fedhp.config import load_scenario
 from fedhp.devices import DeviceProfile
 from fedhp.errors import TrainingError
+from fedhp.model.state import ModelState
 from fedhp.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState
 from fedhp.update import Update
 from fedhp.watch import Look
 from strategies import STRATEGIES, FleetStrategy

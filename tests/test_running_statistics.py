@@ -16,12 +16,12 @@ from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, WireError
-from fedhp.models import Architecture, initial_state, to_module
+from fedhp.model.architecture import Architecture, initial_state, to_module
+from fedhp.model.state import ModelState
 from fedhp.moments import ENOUGH, take_moments
 from fedhp.rows import ClientReport
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState
 from fedhp.update import Moments, RoundTask
 from strategies import FleetStrategy
 from strategies.roster import Device

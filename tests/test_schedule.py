@@ -10,11 +10,11 @@ from small_models import ARCHITECTURES, FEW
 
 from fedhp.devices import DeviceClassConfig, FleetConfig, assign_classes
 from fedhp.errors import ScenarioError
+from fedhp.model.shrinking import Shape
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.schedule import PruneConfig, Schedule, scheduled_size
 from fedhp.seeds import derive, generator
-from fedhp.shrinking import Shape
 from fedhp.sizes import format_size, parse_size
-from fedhp.zoo import ModelConfig, architecture
 
 FOUR_CUTS = PruneConfig(target_compression=5, start=0.2, end=0.6, cuts=4)
 LAYOUT = architecture(ModelConfig("mlp", [30, 10], 3, prune_inputs=False), (1, 4, 4), 5).layout

@@ -11,15 +11,15 @@ from torch import nn
 
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
-from fedhp.models import to_module
+from fedhp.model.architecture import to_module
+from fedhp.model.gradients import class_mask, gradients
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
-from fedhp.state import ModelState
-from fedhp.step import class_mask, gradients
 from fedhp.trainer import train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 
 def test_the_mask_takes_absent_classes_out():

@@ -27,13 +27,13 @@ from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.memory import MemoryModel
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.reconcile import Reconciliation
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.state import ModelState
 from fedhp.strategy import ServerOptimizerConfig
-from fedhp.structure import Structure
 from strategies import (
     STRATEGIES,
     Dense,

@@ -22,7 +22,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.criteria import CRITERIA, Criterion
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
-from fedhp.models import fresh_state, initial_state
+from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study

@@ -8,7 +8,7 @@ from small_models import ARCHITECTURES
 
 from fedhp.errors import BudgetError
 from fedhp.memory import memory_model
-from fedhp.shrinking import at_level
+from fedhp.model.shrinking import at_level
 from fedhp.submodels import first, level_counts, random_part, rolling
 
 WIDTHS = {"a": 5, "b": 3}

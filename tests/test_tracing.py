@@ -27,16 +27,16 @@ from torch.nn import functional as F  # noqa: N812 - as users write it
 from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.evidence import groups_without_scales
-from fedhp.layout import AxisRef
 from fedhp.memory import memory_model
-from fedhp.models import initial_state, to_module
-from fedhp.modules import batch_norms
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.layout import AxisRef
+from fedhp.model.modules import batch_norms
+from fedhp.model.state import ModelState
+from fedhp.model.wiring.tracing import trace
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
-from fedhp.state import ModelState
-from fedhp.tracing import trace
 from fedhp.trainer import train_locally
-from fedhp.zoo import ModelConfig, architecture
 
 
 class Joined(nn.Module):
@@ -625,7 +625,7 @@ def test_what_mixes_channels_leaves_those_of_others_to_be_cut():
 def test_tracing_loads_no_compiler():
     """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
     code = (
-        "import sys; from fedhp.models import ModelConfig, architecture, initial_state; "
+        "import sys; from fedhp.model.architecture import ModelConfig, architecture, initial_state; "
         "from fedhp.rehearsal import rehearsed; "
         "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); rehearsed(arch); "
         "initial_state(arch, 0); assert not {'torch._dynamo', 'sympy'} & {*sys.modules}"
@@ -640,7 +640,7 @@ def test_maps_may_be_given_by_keyword(target):
 
 
 def test_a_users_module_may_bear_the_name_of_one_of_fedhps(tmp_path, monkeypatch):
-    """As common a name as `models` means the user's own, not `fedhp.models`."""
+    """As common a name as `models` means the user's own, not `fedhp.model.architecture`."""
     (tmp_path / "models.py").write_text(f"from {__name__} import moved as build", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     arch = architecture(ModelConfig(target="models:build"), (2, 4, 4), 3)

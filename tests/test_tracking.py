@@ -24,12 +24,13 @@ import fedhp
 from fedhp.cli import app
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.layout import AxisRef, Layout
+from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig
 from fedhp.report import write_report
 from fedhp.rows import ClientReport, RoundReport
 from fedhp.schema import Scenario, WandbConfig
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,
@@ -44,7 +45,6 @@ from fedhp.tracking import (
 )
 from fedhp.tracking.console import plain_line
 from fedhp.tracking.progress import Progress, Trace
-from fedhp.zoo import ModelConfig
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")

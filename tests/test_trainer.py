@@ -18,17 +18,17 @@ from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
 from fedhp.measure import LiveTensors
 from fedhp.memory import memory_model
-from fedhp.models import initial_state, to_module
+from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.reconcile import Reconciliation
 from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 from fedhp.trainer import train_locally
 from fedhp.update import Update
-from fedhp.zoo import ModelConfig, architecture
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 CNN = architecture(ModelConfig("cnn", [6, 8, 16]), (1, 9, 7), 5)

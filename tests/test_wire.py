@@ -16,9 +16,9 @@ from fedhp import wire
 from fedhp.data import Normalisation
 from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
-from fedhp.models import initial_state
-from fedhp.state import ModelState
-from fedhp.structure import Structure
+from fedhp.model.architecture import initial_state
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 
 LAYOUT = conv_layout(floor=2)
 ASSIGNED = structure(LAYOUT, c=[0, 2], f=[0, 1, 3])

@@ -12,13 +12,13 @@ from fedhp.contributions import STRIDE, Contributions
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.memory import Extras, memory_model
-from fedhp.models import Architecture, initial_state, to_module
-from fedhp.modules import thin_before_convolutions
+from fedhp.model.architecture import Architecture, initial_state, to_module
+from fedhp.model.gradients import class_mask
+from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
-from fedhp.step import class_mask
-from fedhp.structure import Structure
 from fedhp.trainer import training_step
-from fedhp.zoo import ModelConfig, architecture
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])

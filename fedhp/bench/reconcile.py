@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from fedhp.bench.isolation import isolated
-from fedhp.models import Architecture, initial_state
+from fedhp.model.architecture import Architecture, initial_state
+from fedhp.model.shrinking import at_level
+from fedhp.model.structure import Structure
+from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.reconcile import Reconciliation
-from fedhp.shrinking import at_level
-from fedhp.structure import Structure
 from fedhp.submodels import first, random_part
 from fedhp.update import Statistics, Update
-from fedhp.zoo import ModelConfig, architecture
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %
 _CLASSES = (1.0, 0.75, 0.5, 0.25)

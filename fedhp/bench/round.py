@@ -16,12 +16,12 @@ from torch import nn
 from fedhp.api import CLIENT_APP, PREPARE, QUERY_FLEET
 from fedhp.config import load_scenario
 from fedhp.data import client_shard
-from fedhp.models import initial_state
+from fedhp.model.architecture import initial_state
+from fedhp.model.zoo import architecture
 from fedhp.references import resolve
 from fedhp.schema import Scenario
 from fedhp.simulation import open_grid
 from fedhp.wire import pack_state
-from fedhp.zoo import architecture
 
 _CLIENTS_PER_ROUND = 50
 _MEBIBYTE = 2**20

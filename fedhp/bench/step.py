@@ -8,9 +8,9 @@ import torch
 
 from fedhp.central import Central, prepare_central
 from fedhp.config import load_scenario
-from fedhp.models import fresh_state
+from fedhp.model.architecture import fresh_state
+from fedhp.model.state import ModelState
 from fedhp.recipe import Recipe
-from fedhp.state import ModelState
 from fedhp.submodels import first
 from fedhp.trainer import train_locally
 from fedhp.update import RoundTask

@@ -54,7 +54,7 @@ def _init(data: str, model: str, layout: str, out: Path | None) -> None:
     from fedhp.draft.looking import look
     from fedhp.draft.planning import draft
     from fedhp.draft.writing import found, page, told
-    from fedhp.zoo import MODELS
+    from fedhp.model.zoo import MODELS
 
     if model:
         check_choice("--model", model, MODELS)

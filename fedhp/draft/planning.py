@@ -8,11 +8,11 @@ from fedhp.data import DataConfig, PartitionConfig, partition_rows
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
+from fedhp.model.zoo import MODELS, ModelConfig
 from fedhp.optimizers import TrainConfig
 from fedhp.schedule import PruneConfig
 from fedhp.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
-from fedhp.zoo import MODELS, ModelConfig
 
 # What each class of devices can train, as a share of the dense model's parameters. Not of its bytes: of a
 # convolutional network, whose activations rule, 15 % of them hold next to nothing.
@@ -51,7 +51,7 @@ def draft(look: Look, name: str, model: str = "") -> Draft:
     Args:
         look: The data.
         name: What to call the scenario.
-        model: A name in ``fedhp.zoo.MODELS``; empty for the one that suits the data.
+        model: A name in ``fedhp.model.zoo.MODELS``; empty for the one that suits the data.
 
     Raises:
         ScenarioError: If the model cannot take such samples.

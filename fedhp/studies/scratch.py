@@ -3,12 +3,12 @@
 from pathlib import Path
 
 from fedhp.data import open_dataset
-from fedhp.models import fresh_state
+from fedhp.model.architecture import fresh_state
+from fedhp.model.state import ModelState
+from fedhp.model.zoo import architecture
 from fedhp.schema import Scenario
 from fedhp.seeds import derive
-from fedhp.state import ModelState
 from fedhp.tracking import load_state
-from fedhp.zoo import architecture
 
 
 def fresh_start(scenario: Scenario, folder: Path) -> ModelState:

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from fedhp.errors import RecordError
-from fedhp.state import ModelState
-from fedhp.structure import Structure
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.tracking.replacing import replacing
 from fedhp.tracking.tracker import RunPlan
 

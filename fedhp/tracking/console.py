@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.live import Live
 
 from fedhp.bounds import one_line
+from fedhp.model.state import ModelState
 from fedhp.rows import RoundReport
 from fedhp.sizes import format_size
-from fedhp.state import ModelState
 from fedhp.tracking import wording
 from fedhp.tracking.classes import ClassRound, by_class
 from fedhp.tracking.display import render

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 
 from fedhp.bounds import one_line, shown
 from fedhp.errors import FedhpError, MissingExtraError, RecordError, ScenarioError
-from fedhp.state import ModelState
+from fedhp.model.state import ModelState
 from fedhp.tracking import columns
 from fedhp.tracking.totals import Summary
 

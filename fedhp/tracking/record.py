@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.model.state import ModelState
 from fedhp.rows import RoundReport
-from fedhp.state import ModelState
 from fedhp.tracking import columns, wording
 from fedhp.tracking.replacing import replace_text
 from fedhp.tracking.totals import RunTotals, Summary

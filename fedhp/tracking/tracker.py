@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from fedhp.data import Normalisation
 from fedhp.errors import RecordError
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState
 from fedhp.rows import RoundReport
-from fedhp.state import ModelState
 from fedhp.tracking.totals import Summary
 
 if TYPE_CHECKING:

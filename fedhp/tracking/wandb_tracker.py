@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.model.state import ModelState
 from fedhp.rows import RoundReport
-from fedhp.state import ModelState
 from fedhp.tracking import columns
 from fedhp.tracking.classes import by_class
 from fedhp.tracking.totals import Summary

@@ -14,15 +14,15 @@ from torch import nn
 
 from fedhp.bounds import MOST_PARAMETERS
 from fedhp.choices import check_choice
-from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
-from fedhp.models import Architecture, Normalised
-from fedhp.modules import hollow, resize, settle, take_weights
-from fedhp.networks import chain, resnet, sensors, vgg
-from fedhp.networks.layers import NORMS_1D, NORMS_2D, Norm
+from fedhp.model.architecture import Architecture, Normalised
+from fedhp.model.draws import drawing
+from fedhp.model.modules import hollow, resize, settle, take_weights
+from fedhp.model.networks import chain, resnet, sensors, vgg
+from fedhp.model.networks.layers import NORMS_1D, NORMS_2D, Norm
+from fedhp.model.wiring.tracing import trace
 from fedhp.references import resolve
 from fedhp.seeds import derive
-from fedhp.tracing import trace
 
 NORMS = ("batch", "group")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.layout import Layout
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.structure import Structure
 
 Weights = Mapping[str, NDArray[np.float32]]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data import Normalisation
-from fedhp.models import Architecture, to_module
-from fedhp.state import ModelState
+from fedhp.model.architecture import Architecture, to_module
+from fedhp.model.state import ModelState
 
 
 def to_whole_module(arch: Architecture, state: ModelState) -> nn.Module:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 
 # Every how many steps the noise is looked at, and the weight of the newest look in its averages: they cover
 # four hundred steps, since the gradient's square drowns in the noise that it is to be told from.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fedhp.layout import Layout
+from fedhp.model.layout import Layout
 
 
 @dataclass(frozen=True, eq=False)

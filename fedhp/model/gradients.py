@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.chains import chain_gradients, dense_chain
+from fedhp.model.chains import chain_gradients, dense_chain
 
 
 def class_mask(

@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.layout import Layout
-from fedhp.modules import put_weights
-from fedhp.networks.chain import INPUTS, Build
-from fedhp.networks.layers import Norm
+from fedhp.model.layout import Layout
+from fedhp.model.modules import put_weights
+from fedhp.model.networks.chain import INPUTS, Build
+from fedhp.model.networks.layers import Norm
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.seeds import derive
-from fedhp.state import ModelState
-from fedhp.structure import Structure
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +75,8 @@ def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelSta
 def to_module(arch: Architecture, state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
     """Builds the compact module that holds a copy of the state's weights.
 
-    It takes the inputs that the structure keeps (`Architecture.kept_inputs`); that of `fedhp.inference` all.
+    It takes the inputs that the structure keeps (`Architecture.kept_inputs`); that of `fedhp.model.inference`
+    all.
     """
     module = arch.build(state.structure.counts)
     put_weights(module, arch.layout, state.weights, device)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from fedhp.networks.layers import Norm, stack
+from fedhp.model.networks.layers import Norm, stack
 
 USUAL = (32, 64, 64)
 _KERNEL = 5

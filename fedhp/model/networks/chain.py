@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.layout import AxisRef, Layout
+from fedhp.model.layout import AxisRef, Layout
 from fedhp.seeds import derive
 
 Build = Callable[[Mapping[str, int]], nn.Module]

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedhp.calls import Call, forward, tensors
-from fedhp.channels import Groups
 from fedhp.errors import ScenarioError
-from fedhp.identities import CutValue, Value
-from fedhp.layout import Layout
-from fedhp.modules import fill, resize
-from fedhp.rules import REARRANGES, rearrange
-from fedhp.structure import Mask
-from fedhp.wiring import Step
+from fedhp.model.layout import Layout
+from fedhp.model.modules import fill, resize
+from fedhp.model.structure import Mask
+from fedhp.model.wiring.calls import Call, forward, tensors
+from fedhp.model.wiring.channels import Groups
+from fedhp.model.wiring.identities import CutValue, Value
+from fedhp.model.wiring.known import Step
+from fedhp.model.wiring.rules import REARRANGES, rearrange
 
 SAMPLES = 2  # of the batch that is traced: one is a special case of some layers
 _OTHERS = 3  # of those that are tried: a network may not take other steps for them

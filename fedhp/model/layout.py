@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.structure import Indices, Structure
+from fedhp.model.structure import Indices, Structure
 
 _Array = TypeVar("_Array", bound=Any)
 

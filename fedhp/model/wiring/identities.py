@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhp.channels import Channels
+from fedhp.model.wiring.channels import Channels
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fedhp.networks.layers import Norm, initialise
+from fedhp.model.networks.layers import Norm, initialise
 
 USUAL = (16, 32, 64)
 _BLOCKS_PER_STAGE = 3

@@ -15,7 +15,7 @@ def group_norm(num_channels: int) -> nn.Module:
     return nn.GroupNorm(num_channels // per_group, num_channels)
 
 
-# "batch" keeps running statistics; what becomes of them in a federation says `fedhp.modules`.
+# "batch" keeps running statistics; what becomes of them in a federation says `fedhp.model.modules`.
 NORMS_2D: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
 NORMS_1D: dict[str, Norm] = {"batch": nn.BatchNorm1d, "group": group_norm}
 

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fedhp.draws import drawing
 from fedhp.errors import ScenarioError
+from fedhp.model.draws import drawing
 
 # How torch's layers call what they want a sample to have.
 _WANTED = ("in_features", "in_channels", "num_features", "num_channels")

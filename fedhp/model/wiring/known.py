@@ -1,6 +1,6 @@
 """What a forward pass shows of a network's channels, and what its layers say of them.
 
-`fedhp.rules` tells what each function does; here is what they have in common.
+`fedhp.model.wiring.rules` tells what each function does; here is what they have in common.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from fedhp.calls import Call, reads_numbers, tensors
-from fedhp.channels import FIXED, Channels, Identities, fixed
 from fedhp.errors import ScenarioError
-from fedhp.identities import Value
-from fedhp.modules import batch_norms, statistics_names
+from fedhp.model.modules import batch_norms, statistics_names
+from fedhp.model.wiring.calls import Call, reads_numbers, tensors
+from fedhp.model.wiring.channels import FIXED, Channels, Identities, fixed
+from fedhp.model.wiring.identities import Value
 
 _MOST_OWN = 100_000  # entries of a parameter of one's own, beyond which none is told from another
 _ALIKE = {

@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from fedhp.layout import Layout
-from fedhp.structure import Structure
+from fedhp.model.layout import Layout
+from fedhp.model.structure import Structure
 
 _MEAN, _SQUARE = "running_mean", "running_square"
 

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fedhp.calls import Call, tensors
-from fedhp.channels import FIXED, fixed
 from fedhp.errors import ScenarioError
-from fedhp.identities import Value, replaced
-from fedhp.wiring import Rule, Wiring
+from fedhp.model.wiring.calls import Call, tensors
+from fedhp.model.wiring.channels import FIXED, fixed
+from fedhp.model.wiring.identities import Value, replaced
+from fedhp.model.wiring.known import Rule, Wiring
 
 _ENTRYWISE = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", "hardsigmoid",

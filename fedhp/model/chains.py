@@ -50,7 +50,7 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 def chain_gradients(
     layers: Sequence[nn.Linear], samples: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Does what `fedhp.step.gradients` does, for the layers of a `dense_chain`."""
+    """Does what `fedhp.model.gradients.gradients` does, for the layers of a `dense_chain`."""
     taken, outputs = _forward(layers, samples.flatten(1))
     if mask is not None:
         outputs.add_(mask)

@@ -1,11 +1,11 @@
 """From any network of usual layers to its `Layout`: which channels must live and die together.
 
-The network runs once, watched, with an identity for every channel (`fedhp.rules`). Layers with weights make
-new ones; an addition, a depthwise or grouped convolution and a group normalisation make some equal; a
-concatenation lines them up; a flatten repeats them. What ends up equal is one unit, and units that appear in
-the same places are one group. Then it runs again with units cut out (`fedhp.trying`): who does not do to the
-units that are left what was done to all of them mixes channels, and those are never cut. What is not known is
-refused by name: a guess would cut the wrong weights.
+The network runs once, watched, with an identity for every channel (`fedhp.model.wiring.rules`). Layers with
+weights make new ones; an addition, a depthwise or grouped convolution and a group normalisation make some
+equal; a concatenation lines them up; a flatten repeats them. What ends up equal is one unit, and units that
+appear in the same places are one group. Then it runs again with units cut out (`fedhp.model.wiring.trying`):
+who does not do to the units that are left what was done to all of them mixes channels, and those are never
+cut. What is not known is refused by name: a guess would cut the wrong weights.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from fedhp.calls import forward
-from fedhp.channels import Channels, fixed
 from fedhp.errors import ScenarioError
-from fedhp.layout import Axis, Layout
-from fedhp.modules import hollow, statistics_names
-from fedhp.rules import RULES
-from fedhp.trying import SAMPLES, blamed
-from fedhp.wiring import Wiring
+from fedhp.model.layout import Axis, Layout
+from fedhp.model.modules import hollow, statistics_names
+from fedhp.model.wiring.calls import forward
+from fedhp.model.wiring.channels import Channels, fixed
+from fedhp.model.wiring.known import Wiring
+from fedhp.model.wiring.rules import RULES
+from fedhp.model.wiring.trying import SAMPLES, blamed
 
 # Layers that are known to mix what they take, whatever it is.
 _MIXERS = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Transformer, _ConvTransposeNd, nn.Conv3d)

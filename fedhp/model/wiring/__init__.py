@@ -1,0 +1,1 @@
+"""How a network is wired: which channels are one unit, told by running it."""

@@ -1,1 +1,0 @@
-"""The networks that ship: each file one family, builders that take widths; `fedhp.models` lists them."""
