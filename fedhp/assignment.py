@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.costs.memory import MemoryModel, samples
 from fedhp.errors import BudgetError
-from fedhp.memory import MemoryModel, samples
 from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState

@@ -6,9 +6,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fedhp.costs.live_tensors import LiveTensors
+from fedhp.costs.memory import MemoryModel
 from fedhp.data import Shard
-from fedhp.measure import LiveTensors
-from fedhp.memory import MemoryModel
 from fedhp.recipe import Recipe
 
 _T = TypeVar("_T")

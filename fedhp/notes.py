@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.assignment import budget_for, fit_counts
+from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, data_notes
-from fedhp.memory import MemoryModel
 from fedhp.optimizers import TrainConfig
 from fedhp.recipe import Recipe
 from fedhp.rows import RoundReport, mean_train_loss

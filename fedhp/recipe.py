@@ -7,9 +7,9 @@ from functools import cached_property, lru_cache
 import torch
 
 from fedhp.batches import BATCH_POLICIES, MemoryConfig
+from fedhp.costs.memory import Extras, MemoryModel, memory_model, samples
 from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.memory import Extras, MemoryModel, memory_model, samples
 from fedhp.model.architecture import Architecture
 from fedhp.model.noise import head_of
 from fedhp.model.shrinking import Shape

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedhp.assignment import fit_counts, halvings
+from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError
-from fedhp.memory import MemoryModel
 from fedhp.model.shrinking import Shape, at_level
 from fedhp.model.structure import Structure
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
 from fedhp.evaluation import evaluate
-from fedhp.memory import MemoryModel
 from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
 from fedhp.recipe import Recipe

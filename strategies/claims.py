@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from statistics import median_low
 
-from fedhp.memory import MemoryModel
+from fedhp.costs.memory import MemoryModel
 from fedhp.recipe import Recipe
 from fedhp.sizes import format_size
 from fedhp.update import Update

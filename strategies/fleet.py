@@ -11,8 +11,8 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
 from fedhp.assignment import check_smallest
+from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
-from fedhp.memory import MemoryModel
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

@@ -16,8 +16,8 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from fedhp import wire
+from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
-from fedhp.memory import MemoryModel
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.moments import ENOUGH

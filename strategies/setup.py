@@ -5,9 +5,9 @@ from importlib.util import find_spec
 
 from fedhp import wire
 from fedhp.choices import check_choice
+from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
-from fedhp.memory import FLOAT_BYTES, MemoryModel
 from fedhp.model.architecture import initial_state
 from fedhp.recipe import Recipe
 from fedhp.references import resolve

@@ -12,14 +12,13 @@ PACKAGES = ("fedhp", "clients", "strategies")
 
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
-    {"bounds", "errors", "locks", "measure", "seeds", "threads"},
+    {"bounds", "errors", "locks", "seeds", "threads"},
     {"arrays", "cache", "choices", "sizes", "terminal"},
     {"batches", "data", "devices", "keys", "optimizers", "references"},
     {"model"},
-    {"coverage", "evaluation", "evidence", "forms", "ordered", "pruning", "schedule", "sums", "update"},
-    {"criteria", "proportion", "reconcile", "regularizers", "rehearsal", "rows", "wire"},
-    {"contributions", "memory", "strategy"},
-    {"assignment", "recipe"},
+    {"coverage", "evaluation", "evidence", "ordered", "pruning", "schedule", "sums", "update"},
+    {"costs", "criteria", "proportion", "reconcile", "regularizers", "rows", "wire"},
+    {"assignment", "contributions", "recipe", "strategy"},
     {"meter", "notes", "schema", "submodels"},
     {"config", "draft", "moments", "simulation"},
     {"tracking", "trainer"},

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, FEW, random_structure
 
 from fedhp.assignment import fit_counts, fit_structure, unit_norms
+from fedhp.costs.memory import memory_model
 from fedhp.errors import BudgetError
-from fedhp.memory import memory_model
 from fedhp.model.architecture import initial_state
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.shrinking import Shape

@@ -18,9 +18,9 @@ from small_models import (
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.batches import MemoryConfig
+from fedhp.costs.live_tensors import LiveTensors
+from fedhp.costs.memory import memory_model
 from fedhp.errors import ScenarioError
-from fedhp.measure import LiveTensors
-from fedhp.memory import memory_model
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import MODELS, ModelConfig, architecture

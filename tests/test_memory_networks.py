@@ -15,10 +15,10 @@ from torch import nn
 
 from fedhp import trainer
 from fedhp.batches import MemoryConfig
+from fedhp.costs.live_tensors import LiveTensors
+from fedhp.costs.memory import memory_model
 from fedhp.criteria import CRITERIA
 from fedhp.evidence import groups_without_scales, groups_without_takers
-from fedhp.measure import LiveTensors
-from fedhp.memory import memory_model
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.recipe import Recipe

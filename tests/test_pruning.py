@@ -9,8 +9,8 @@ from small_models import ARCHITECTURES, CHAINS, FEW, fancy, normalised_net, rand
 from torch import nn
 
 from fedhp.contributions import STRIDE, Contributions
+from fedhp.costs.live_tensors import LiveTensors
 from fedhp.criteria import CRITERIA, Criterion, magnitude
-from fedhp.measure import LiveTensors
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.modules import put_weights, take_weights

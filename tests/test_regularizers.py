@@ -17,9 +17,9 @@ from small_models import (
 from torch import nn
 
 from fedhp import trainer
+from fedhp.costs.live_tensors import LiveTensors
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.evidence import evidence
-from fedhp.measure import LiveTensors
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import Layout
 from fedhp.model.zoo import ModelConfig, architecture

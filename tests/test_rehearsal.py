@@ -11,12 +11,12 @@ import torch
 from small_models import ARCHITECTURES
 from torch import nn
 
-from fedhp import rehearsal
-from fedhp.forms import forms_by_size, telling_counts
+from fedhp.costs import rehearsal
+from fedhp.costs.forms import forms_by_size, telling_counts
+from fedhp.costs.rehearsal import PLAIN, Step, rehearse
 from fedhp.model.architecture import Architecture
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.rehearsal import PLAIN, Step, rehearse
 
 
 class Joined(nn.Module):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_models import ARCHITECTURES
 
+from fedhp.costs.memory import memory_model
 from fedhp.errors import BudgetError
-from fedhp.memory import memory_model
 from fedhp.model.shrinking import at_level
 from fedhp.submodels import first, level_counts, random_part, rolling
 

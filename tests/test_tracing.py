@@ -25,9 +25,9 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
 from fedhp.batches import MemoryConfig
+from fedhp.costs.memory import memory_model
 from fedhp.errors import ScenarioError
 from fedhp.evidence import groups_without_scales
-from fedhp.memory import memory_model
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef
 from fedhp.model.modules import batch_norms
@@ -626,7 +626,7 @@ def test_tracing_loads_no_compiler():
     """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
     code = (
         "import sys; from fedhp.model.architecture import ModelConfig, architecture, initial_state; "
-        "from fedhp.rehearsal import rehearsed; "
+        "from fedhp.costs.rehearsal import rehearsed; "
         "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); rehearsed(arch); "
         "initial_state(arch, 0); assert not {'torch._dynamo', 'sympy'} & {*sys.modules}"
     )

@@ -12,12 +12,12 @@ from torch import nn
 import fedhp.meter
 from fedhp import moments, trainer
 from fedhp.batches import MemoryConfig
+from fedhp.costs.live_tensors import LiveTensors
+from fedhp.costs.memory import memory_model
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
-from fedhp.measure import LiveTensors
-from fedhp.memory import memory_model
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

@@ -9,9 +9,9 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.contributions import STRIDE, Contributions
+from fedhp.costs.memory import Extras, memory_model
 from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
-from fedhp.memory import Extras, memory_model
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.gradients import class_mask
 from fedhp.model.modules import thin_before_convolutions

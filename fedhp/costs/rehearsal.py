@@ -3,7 +3,7 @@
 After every operation, the bytes alive are those of gradients, which follow from the layout, and those of all
 else (activations, what operations keep for their backward pass, gradients that flow between them), which grow
 linearly with the batch and with every group's units. So a few rehearsals with few units per group and two or
-three samples tell the bytes of every structure and batch (`fedhp.forms`), and take next to no memory
+three samples tell the bytes of every structure and batch (`fedhp.costs.forms`), and take next to no memory
 themselves. This holds for any network whose activations are linear in its widths, which are all that
 `fedhp.model.wiring.tracing` takes.
 """
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.cache import prepared
+from fedhp.costs.forms import Counts, forms_by_size, telling_counts
+from fedhp.costs.live_tensors import StorageWatch
 from fedhp.errors import DataError, ScenarioError
 from fedhp.evidence import Taps
-from fedhp.forms import Counts, forms_by_size, telling_counts
-from fedhp.measure import StorageWatch
 from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients

@@ -2,8 +2,8 @@
 
 The peak of a step is the maximum over its *moments* (loading the batch, each operation's forward and
 backward, the optimiser's step); at every moment the live bytes are ``fixed + per_sample * batch`` with
-integers that a rehearsal of the step has told (`fedhp.rehearsal`). So the peak is exact integer arithmetic,
-and its inverse, the largest batch under a budget, is a minimum of integer divisions.
+integers that a rehearsal of the step has told (`fedhp.costs.rehearsal`). So the peak is exact integer
+arithmetic, and its inverse, the largest batch under a budget, is a minimum of integer divisions.
 
 What is counted: parameters, gradients, optimiser state, the activations kept for the backward pass, the
 gradients that flow between operations, the input batch with its labels and its raw (unconverted) form, the
@@ -20,10 +20,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.costs.rehearsal import Rehearsal, Step, rehearsed
 from fedhp.model.architecture import Architecture
 from fedhp.model.layout import Layout
 from fedhp.model.networks.chain import INPUTS
-from fedhp.rehearsal import Rehearsal, Step, rehearsed
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.
 Moments = tuple[NDArray[np.int64], NDArray[np.int64]]
