@@ -11,7 +11,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.pruning import select
+from fedhp.pruning.cutting import select
 
 
 def fit_counts(

@@ -8,15 +8,15 @@ import torch
 
 from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.costs.memory import Extras, MemoryModel, memory_model, samples
-from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.noise import head_of
 from fedhp.model.shrinking import Shape
 from fedhp.model.structure import Structure
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
-from fedhp.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
-from fedhp.schedule import PruneConfig, Schedule
+from fedhp.pruning.criteria import CRITERIA, check_criterion
+from fedhp.pruning.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
+from fedhp.pruning.schedule import PruneConfig, Schedule
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,16 +14,16 @@ from omegaconf import OmegaConf
 
 from fedhp.batches import MemoryConfig
 from fedhp.choices import check_choice
-from fedhp.criteria import CRITERIA
 from fedhp.data import DataConfig
 from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
 from fedhp.keys import keys_of, value_amiss
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.regularizers import REGULARIZERS
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe
-from fedhp.regularizers import REGULARIZERS
-from fedhp.schedule import PruneConfig
 from fedhp.strategy import StrategyConfig
 
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp import moments
-from fedhp.contributions import Contributions
-from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
 from fedhp.evaluation import evaluate_module
@@ -38,10 +36,12 @@ from fedhp.optimizers import (
     state_tensors,
 )
 from fedhp.ordered import OrderedDropout, Part
-from fedhp.pruning import cut, select
+from fedhp.pruning.contributions import Contributions
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.cutting import cut, select
+from fedhp.pruning.regularizers import REGULARIZERS, allocate
+from fedhp.pruning.schedule import scheduled_size
 from fedhp.recipe import Recipe, choose_batch
-from fedhp.regularizers import REGULARIZERS, allocate
-from fedhp.schedule import scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.update import RoundTask, Statistics, Update
 

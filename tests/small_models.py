@@ -16,8 +16,8 @@ from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe
-from fedhp.schedule import PruneConfig
 from fedhp.update import RoundTask
 
 torch.set_num_threads(1)

@@ -6,11 +6,11 @@ import torch
 from small_models import ARCHITECTURES, CHAINS
 from torch import nn
 
-from fedhp.criteria import CRITERIA, check_criterion
 from fedhp.errors import ScenarioError
-from fedhp.evidence import Evidence, Rows, evidence
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef, Layout, Place
+from fedhp.pruning.criteria import CRITERIA, check_criterion
+from fedhp.pruning.evidence import Evidence, Rows, evidence
 
 
 def rows(values, gradient=None, axis: int = 0) -> Rows:

@@ -27,14 +27,14 @@ from fedhp.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.cli import app
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.costs.rehearsal import rehearsed
-from fedhp.criteria import CRITERIA
 from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.errors import ScenarioError
 from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
 from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
-from fedhp.regularizers import REGULARIZERS
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.schema import WANDB_MODES, Scenario
 from fedhp.sizes import parse_size
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED

@@ -18,7 +18,7 @@ from fedhp.model.draws import drawing
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.tracking import load_state
 from fedhp.trainer import train_locally
 

@@ -7,12 +7,19 @@ import torch
 from small_models import ARCHITECTURES, normalised_net, random_structure
 from torch import nn
 
-from fedhp.criteria import CRITERIA
-from fedhp.evidence import Evidence, Rows, Taps, evidence, groups_without_scales, groups_without_takers
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef, Layout, Place
 from fedhp.model.wiring.tracing import trace
-from fedhp.pruning import cut
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.cutting import cut
+from fedhp.pruning.evidence import (
+    Evidence,
+    Rows,
+    Taps,
+    evidence,
+    groups_without_scales,
+    groups_without_takers,
+)
 
 
 def shapes(seen: tuple[Rows, ...]) -> list[tuple[int, ...]]:

@@ -25,7 +25,7 @@ from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import MODELS, ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.trainer import _Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)

@@ -17,13 +17,13 @@ from fedhp import trainer
 from fedhp.batches import MemoryConfig
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
-from fedhp.criteria import CRITERIA
-from fedhp.evidence import groups_without_scales, groups_without_takers
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.evidence import groups_without_scales, groups_without_takers
+from fedhp.pruning.regularizers import REGULARIZERS
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe
-from fedhp.regularizers import REGULARIZERS
-from fedhp.schedule import PruneConfig
 
 
 class Residual(nn.Module):

@@ -24,8 +24,8 @@ from fedhp.optimizers import (
     pull_back,
     state_tensors,
 )
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe
-from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.trainer import train_locally
 

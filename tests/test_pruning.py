@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, CHAINS, FEW, fancy, normalised_net, random_structure
 from torch import nn
 
-from fedhp.contributions import STRIDE, Contributions
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.criteria import CRITERIA, Criterion, magnitude
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.modules import put_weights, take_weights
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.pruning import cut, select
+from fedhp.pruning.contributions import STRIDE, Contributions
+from fedhp.pruning.criteria import CRITERIA, Criterion, magnitude
+from fedhp.pruning.cutting import cut, select
 
 OPTIMISERS = {
     "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),

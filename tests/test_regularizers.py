@@ -19,14 +19,14 @@ from torch import nn
 from fedhp import trainer
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.evidence import evidence
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import Layout
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig, state_tensors
-from fedhp.pruning import cut
-from fedhp.regularizers import REGULARIZERS, allocate, check_regularizer
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.cutting import cut
+from fedhp.pruning.evidence import evidence
+from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.trainer import train_locally
 
 

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 from fedhp.cli import app
 from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
 from fedhp.rows import ClientReport, RoundReport
-from fedhp.schedule import PruneConfig
 from fedhp.schema import Scenario
 from fedhp.tracking import RunPlan, RunRecord, RunResult, RunTotals, load_run
 

@@ -12,7 +12,7 @@ from fedhp.devices import DeviceClassConfig, FleetConfig, assign_classes
 from fedhp.errors import ScenarioError
 from fedhp.model.shrinking import Shape
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.schedule import PruneConfig, Schedule, scheduled_size
+from fedhp.pruning.schedule import PruneConfig, Schedule, scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.sizes import format_size, parse_size
 

@@ -16,8 +16,8 @@ from fedhp.model.gradients import class_mask, gradients
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe
-from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.trainer import train_locally
 

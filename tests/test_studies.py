@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.criteria import CRITERIA, Criterion
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
 from fedhp.model.architecture import fresh_state, initial_state
+from fedhp.pruning.criteria import CRITERIA, Criterion
 from fedhp.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study

@@ -27,7 +27,6 @@ from torch.nn import functional as F  # noqa: N812 - as users write it
 from fedhp.batches import MemoryConfig
 from fedhp.costs.memory import memory_model
 from fedhp.errors import ScenarioError
-from fedhp.evidence import groups_without_scales
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import AxisRef
 from fedhp.model.modules import batch_norms
@@ -35,7 +34,8 @@ from fedhp.model.state import ModelState
 from fedhp.model.wiring.tracing import trace
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.evidence import groups_without_scales
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.trainer import train_locally
 
 

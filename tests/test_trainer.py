@@ -14,7 +14,6 @@ from fedhp import moments, trainer
 from fedhp.batches import MemoryConfig
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
-from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
 from fedhp.evaluation import evaluate
@@ -23,9 +22,10 @@ from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig, state_tensors
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.recipe import Recipe, choose_batch
 from fedhp.reconcile import Reconciliation
-from fedhp.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.trainer import train_locally
 from fedhp.update import Update

@@ -19,7 +19,7 @@ from small_models import (
 from fedhp.batches import MemoryConfig
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import TrainConfig
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.trainer import train_locally
 
 SHAPES = dict.fromkeys(IMAGES, (2, 16, 16)) | dict.fromkeys(SIGNALS, (1, 4, 32))

@@ -8,9 +8,7 @@ import numpy as np
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from fedhp.contributions import STRIDE, Contributions
 from fedhp.costs.memory import Extras, memory_model
-from fedhp.criteria import CRITERIA
 from fedhp.data import Shard
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.gradients import class_mask
@@ -18,6 +16,8 @@ from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
+from fedhp.pruning.contributions import STRIDE, Contributions
+from fedhp.pruning.criteria import CRITERIA
 from fedhp.trainer import training_step
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)

@@ -25,13 +25,13 @@ from fedhp.cache import prepared
 from fedhp.costs.forms import Counts, forms_by_size, telling_counts
 from fedhp.costs.live_tensors import StorageWatch
 from fedhp.errors import DataError, ScenarioError
-from fedhp.evidence import Taps
 from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.layout import Layout
 from fedhp.model.modules import counter_bytes, fill, lay_out, thin_before_convolutions
 from fedhp.model.noise import NoiseScale, head_of
+from fedhp.pruning.evidence import Taps
 from fedhp.threads import torch_threads
 
 Build = Callable[[Counts], nn.Module]

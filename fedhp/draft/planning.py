@@ -10,7 +10,7 @@ from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
 from fedhp.model.zoo import MODELS, ModelConfig
 from fedhp.optimizers import TrainConfig
-from fedhp.schedule import PruneConfig
+from fedhp.pruning.schedule import PruneConfig
 from fedhp.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
 

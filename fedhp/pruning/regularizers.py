@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 
 from fedhp.errors import ScenarioError
-from fedhp.evidence import Evidence, evidence, groups_without_scales
 from fedhp.model.layout import Layout
+from fedhp.pruning.evidence import Evidence, evidence, groups_without_scales
 
 # Below this the penalty of a weight, 1 / HALO's lambda squared, would grow without bound. Our choice.
 _SMALLEST_LAMBDA = 0.1

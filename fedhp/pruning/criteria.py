@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from fedhp.errors import ScenarioError
-from fedhp.evidence import Evidence, Rows, groups_without_scales, groups_without_takers
 from fedhp.model.layout import Layout
+from fedhp.pruning.evidence import Evidence, Rows, groups_without_scales, groups_without_takers
 
 # Weight of the magnitude in FlexRel, against the relevance: both count alike.
 _MAGNITUDE_WEIGHT = 0.5

@@ -14,7 +14,7 @@ class PruneConfig:
     """How the model shrinks. Progress is the share of the *whole* training done, 0 to 1.
 
     Attributes:
-        criterion: A name in ``fedhp.criteria.CRITERIA``.
+        criterion: A name in ``fedhp.pruning.criteria.CRITERIA``.
         target_compression: Parameters of the full model per parameter of the final one; 1 never prunes.
         start: Progress at which cutting begins.
         end: Progress at which the target is reached.
@@ -23,8 +23,8 @@ class PruneConfig:
             classes should not vote out what others need.
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
             schedule, down to the target's number; 0 switches it off.
-        regularizer: A name in ``fedhp.regularizers.REGULARIZERS``; at work while there is something to cut.
-        regularizer_strength: The factor of its penalty.
+        regularizer: A name in ``fedhp.pruning.regularizers.REGULARIZERS``; at work while there is something
+        to cut. regularizer_strength: The factor of its penalty.
     """
 
     criterion: str = "taylor"

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.criteria import Criterion
-from fedhp.evidence import Taps, evidence
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
+from fedhp.pruning.criteria import Criterion
+from fedhp.pruning.evidence import Taps, evidence
 
 Scores = dict[str, NDArray[np.float32]]
 

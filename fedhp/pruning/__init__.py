@@ -1,0 +1,1 @@
+"""Which units go, and when: evidence, criteria, pressure, schedule and the cut."""
