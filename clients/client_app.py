@@ -8,11 +8,11 @@ from flwr.clientapp import ClientApp
 
 from fedhp import wire
 from fedhp.config import from_json
-from fedhp.moments import take_moments
-from fedhp.recipe import Recipe
 from fedhp.submodels import FJORD_LEVELS
-from fedhp.trainer import train_locally
-from fedhp.update import RoundTask
+from fedhp.training.moments import take_moments
+from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask
 
 from .computing import keep_to_threads
 from .device import LocalDevice, open_device

@@ -6,7 +6,7 @@ from typing import Any
 
 from fedhp.model.layout import Layout
 from fedhp.sizes import format_size
-from fedhp.update import Moments, RoundTask, Update
+from fedhp.training.update import Moments, RoundTask, Update
 
 # Flower's own: the only logger that a SuperNode shows.
 _log = logging.getLogger("flwr")

@@ -12,13 +12,13 @@ from fedhp.errors import MissingExtraError
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.model.state import ModelState
 from fedhp.notes import run_notes
-from fedhp.recipe import Recipe
 from fedhp.rows import ClientReport
 from fedhp.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
-from fedhp.trainer import train_locally
-from fedhp.update import RoundTask, Update
+from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask, Update
 from fedhp.watch import RunWatch, plan_run, reporting
 
 # What a scenario says of fleets, which a device that trains alone has no use for.

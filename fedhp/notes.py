@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from fedhp.assignment import budget_for, fit_counts
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, data_notes
-from fedhp.optimizers import TrainConfig
-from fedhp.recipe import Recipe
 from fedhp.rows import RoundReport, mean_train_loss
 from fedhp.sizes import at_least, format_size
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import Recipe
 
 _FEW = 10  # held-out samples, below which an accuracy on them moves in steps of more than a tenth
 _ODD = 3.0  # times that a device's values may spread as widely, or as narrowly, as the server's, unnoted

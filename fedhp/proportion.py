@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
-from fedhp.update import Update
+from fedhp.training.update import Update
 
 # A median of fewer norms says nothing; until so many are known, replies wait for each other; and of so many
 # accepted updates the norms are kept from round to round, so that later rounds need not wait.

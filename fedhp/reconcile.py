@@ -19,7 +19,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 from fedhp.sums import WeightedSums
-from fedhp.update import Update
+from fedhp.training.update import Update
 
 Shares = Mapping[str, NDArray[np.float64]]
 

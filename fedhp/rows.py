@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
-from fedhp.update import Update
+from fedhp.training.update import Update
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fedhp.batches import MemoryConfig
 from fedhp.choices import check_choice
 from fedhp.data import DataConfig
 from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
 from fedhp.keys import keys_of, value_amiss
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe
 from fedhp.strategy import StrategyConfig
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

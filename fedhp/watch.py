@@ -13,10 +13,8 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard
 from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
-from fedhp.evaluation import evaluate
 from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
-from fedhp.recipe import Recipe
 from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.rows import ClientReport, RoundReport
@@ -31,6 +29,8 @@ from fedhp.tracking import (
     Trackers,
     WandbTracker,
 )
+from fedhp.training.evaluation import evaluate
+from fedhp.training.recipe import Recipe
 
 
 def plan_run(

@@ -22,7 +22,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.modules import impossible_squares
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.update import Moments, Statistics, Update
+from fedhp.training.update import Moments, Statistics, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."

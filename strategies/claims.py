@@ -6,9 +6,9 @@ from dataclasses import replace
 from statistics import median_low
 
 from fedhp.costs.memory import MemoryModel
-from fedhp.recipe import Recipe
 from fedhp.sizes import format_size
-from fedhp.update import Update
+from fedhp.training.recipe import Recipe
+from fedhp.training.update import Update
 
 from .roster import Device
 

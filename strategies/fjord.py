@@ -1,8 +1,8 @@
 """FjORD: ordered dropout."""
 
 from fedhp.errors import ScenarioError
-from fedhp.ordered import check_ordered
-from fedhp.recipe import Recipe
+from fedhp.training.ordered import check_ordered
+from fedhp.training.recipe import Recipe
 
 from .submodel import Nested
 

@@ -17,11 +17,11 @@ from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.proportion import Proportion, changes
-from fedhp.recipe import Recipe
 from fedhp.reconcile import Reconciliation, Shares
 from fedhp.rows import ClientReport, mean_train_loss
 from fedhp.schema import Scenario
 from fedhp.seeds import generator
+from fedhp.training.recipe import Recipe
 
 from .claims import Counts, with_servers_memory
 from .patience import Patience

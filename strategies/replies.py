@@ -10,7 +10,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 from fedhp.proportion import Change
 from fedhp.rows import ClientReport
-from fedhp.update import Update
+from fedhp.training.update import Update
 
 from .questions import Questions
 from .roster import Device

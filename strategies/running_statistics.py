@@ -20,11 +20,11 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.moments import ENOUGH
 from fedhp.proportion import Change, Proportion, norm
-from fedhp.recipe import Recipe, choose_batch
 from fedhp.rows import ClientReport
-from fedhp.update import Moments
+from fedhp.training.moments import ENOUGH
+from fedhp.training.recipe import Recipe, choose_batch
+from fedhp.training.update import Moments
 
 from .questions import content_of
 from .replies import Sent

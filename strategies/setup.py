@@ -10,10 +10,10 @@ from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.model.architecture import initial_state
 from fedhp.pruning.regularizers import REGULARIZERS
-from fedhp.recipe import Recipe
 from fedhp.references import resolve
 from fedhp.schema import Scenario
 from fedhp.strategy import StrategyConfig
+from fedhp.training.recipe import Recipe
 
 from . import STRATEGIES
 from .fleet import FleetStrategy

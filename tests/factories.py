@@ -13,7 +13,7 @@ from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.simulation.identity import acting_as
-from fedhp.update import Statistics, Update
+from fedhp.training.update import Statistics, Update
 
 
 def dense_layout(width: int = 3, floor: int = 1) -> Layout:

@@ -7,7 +7,6 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from fedhp.batches import MemoryConfig
 from fedhp.data import Shard
 from fedhp.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
@@ -15,10 +14,11 @@ from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe
-from fedhp.update import RoundTask
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import Recipe
+from fedhp.training.update import RoundTask
 
 torch.set_num_threads(1)
 

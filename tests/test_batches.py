@@ -8,14 +8,14 @@ import torch
 from small_models import normalised_net, random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.noise import _STRIDE, NoiseScale, head_of
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
-from fedhp.recipe import choose_batch
-from fedhp.trainer import _Session, train_locally
+from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import choose_batch
+from fedhp.training.trainer import _Session, train_locally
 
 
 @pytest.mark.parametrize(

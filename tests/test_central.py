@@ -13,11 +13,11 @@ from fedhp.config import load_scenario
 from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.evaluation import evaluate
 from fedhp.model.architecture import initial_state
 from fedhp.tracking import columns, load_state
-from fedhp.trainer import train_locally
-from fedhp.update import RoundTask
+from fedhp.training.evaluation import evaluate
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask
 
 SMALL = {"model.widths": [24, 16], "data.max_train": 400, "train.epochs": 4}
 

@@ -16,11 +16,11 @@ from fedhp.config import load_scenario
 from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.devices import DeviceProfile, assign_classes
 from fedhp.errors import DataError, ScenarioError
-from fedhp.evaluation import evaluate
 from fedhp.model.architecture import initial_state
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
+from fedhp.training.evaluation import evaluate
 
 NODE = 7
 OTHER_NODE = 2**64 - 8

@@ -23,7 +23,6 @@ from flwr.cli.app import app as flwr_cli
 from typer.testing import CliRunner
 
 import fedhp
-from fedhp.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.cli import app
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.costs.rehearsal import rehearsed
@@ -32,12 +31,13 @@ from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.errors import ScenarioError
 from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
-from fedhp.optimizers import LR_SCHEDULES, OPTIMIZERS
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.schema import WANDB_MODES, Scenario
 from fedhp.sizes import parse_size
 from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
+from fedhp.training.batches import BATCH_POLICIES, LR_SCALINGS
+from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent

@@ -11,16 +11,16 @@ from torch import nn
 from torch.nn import functional
 
 import fedhp
-from fedhp import trainer
-from fedhp.evaluation import evaluate
 from fedhp.model.architecture import initial_state
 from fedhp.model.draws import drawing
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.tracking import load_state
-from fedhp.trainer import train_locally
+from fedhp.training import trainer
+from fedhp.training.evaluation import evaluate
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.trainer import train_locally
 
 SHAPE = (1, 4, 4)
 
@@ -78,7 +78,7 @@ def same(one: ModelState, other: ModelState) -> bool:
 @pytest.mark.parametrize("network", ["drop_out", "drop_channels", "Stream", "Always"])
 def test_a_seed_gives_one_result_whatever_was_drawn_before(network, monkeypatch):
     """The first training rehearses and measures its steps, the second one does neither."""
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     first = trained(network)
     torch.rand(7)
     assert same(trained(network), first)

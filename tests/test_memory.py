@@ -17,16 +17,16 @@ from small_models import (
 )
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from fedhp.batches import MemoryConfig
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import MODELS, ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.trainer import _Session
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.trainer import _Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
 

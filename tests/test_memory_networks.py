@@ -13,17 +13,17 @@ import torch
 from small_models import random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp import trainer
-from fedhp.batches import MemoryConfig
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.evidence import groups_without_scales, groups_without_takers
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe
+from fedhp.training import trainer
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
+from fedhp.training.recipe import Recipe
 
 
 class Residual(nn.Module):
@@ -139,7 +139,7 @@ def test_whatever_training_holds_is_counted(number, monkeypatch):
     """Never more than was said; and the largest step within 5 %, but for 8 bytes of scores per unit."""
     for trial in range(2):
         recipe = random_recipe(number, trial)
-        monkeypatch.setattr("fedhp.meter._MEASURED", {})
+        monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
         with monkeypatch.context() as patch:
             meter = Meter(patch)
             shard = random_shard((2, 6, 6), 2, 5 * recipe.train.batch_size)
@@ -173,7 +173,7 @@ class Stream(nn.Module):
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer, clip_norm, monkeypatch):
     """Adam counts the steps of all 64 tensors; that makes 256 bytes more than without."""
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     arch = architecture(ModelConfig(target=f"{__name__}:Stream"), (1, 8, 8), 10)
     train = TrainConfig(
         optimizer=optimizer, batch_size=16, learning_rate=1e-9, clip_norm=clip_norm, device="cpu"

@@ -15,9 +15,9 @@ from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
 from fedhp.model.structure import Structure
 from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
-from fedhp.optimizers import TrainConfig
 from fedhp.rows import ClientReport, RoundReport
 from fedhp.schema import Scenario
+from fedhp.training.optimizers import TrainConfig
 
 SMALL = {
     "rounds": 1,

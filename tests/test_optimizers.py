@@ -10,12 +10,14 @@ import torch
 from small_models import fancy, random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp import trainer
-from fedhp.batches import MemoryConfig
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import to_module
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import (
+from fedhp.pruning.schedule import PruneConfig
+from fedhp.seeds import generator
+from fedhp.training import trainer
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
     TrainConfig,
@@ -24,10 +26,8 @@ from fedhp.optimizers import (
     pull_back,
     state_tensors,
 )
-from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe
-from fedhp.seeds import generator
-from fedhp.trainer import train_locally
+from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
 
 PLAIN = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.01),
@@ -245,7 +245,7 @@ def test_the_budget_counts_the_received_weights(name, monkeypatch):
     recipe, without = proximal(name, prune=PRUNE), proximal(name, mu=0.0, prune=PRUNE)
     said, plain = (r.memory_model(1).training_bytes(ARCH.layout.widths, 8) for r in (recipe, without))
     assert said - plain == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     for one, budget in ((recipe, said), (without, plain)):
         session = trainer._Session(one, small_task(one, SHARD, budget), SHARD)
         update = session.run()
@@ -308,7 +308,7 @@ def test_a_rate_that_diverges_learns_with_clipped_gradients():
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
     """Eleven layers of one unit, so that the norms of their gradients weigh; to the byte."""
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     arch = architecture(ModelConfig("mlp", [2] * 11, 1, prune_inputs=False), (1, 1, 1), 2)
     train = replace(config_of(name), clip_norm=0.5, local_epochs=2, batch_size=2, device="cpu")
     recipe, shard = small_recipe(arch, train), random_shard((1, 1, 1), 2, 8)

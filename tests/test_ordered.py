@@ -8,15 +8,15 @@ import torch
 from small_models import ARCHITECTURES, random_shard, small_recipe, small_task
 from torch import nn
 
-from fedhp.batches import MemoryConfig
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
-from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
-from fedhp.ordered import OrderedDropout, check_ordered
 from fedhp.submodels import first
-from fedhp.trainer import train_locally, training_step
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
+from fedhp.training.ordered import OrderedDropout, check_ordered
+from fedhp.training.trainer import train_locally, training_step
 
 ARCH = {case: ARCHITECTURES[case] for case in ("mlp-whole-inputs", "cnn-2-convs", "resnet20-group")}
 

@@ -14,10 +14,10 @@ from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.modules import put_weights, take_weights
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA, Criterion, magnitude
 from fedhp.pruning.cutting import cut, select
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
 
 OPTIMISERS = {
     "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),

@@ -16,18 +16,18 @@ from small_models import (
 )
 from torch import nn
 
-from fedhp import trainer
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import Layout
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import evidence
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.trainer import train_locally
+from fedhp.training import trainer
+from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.trainer import train_locally
 
 
 def gradients(module: nn.Module, layout: Layout, name: str, strength: float) -> dict[str, torch.Tensor]:
@@ -207,7 +207,7 @@ def test_the_budget_counts_what_a_regulariser_keeps(name, monkeypatch):
         return result
 
     monkeypatch.setattr(trainer._Session, "_step", measured)
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     update = train_locally(recipe, small_task(recipe, SHARD, said), SHARD)
     assert 0.95 * said <= max(peaks) <= said
     assert 0.95 * said <= update.statistics.memory_measured_bytes <= said

@@ -15,7 +15,7 @@ from fedhp.errors import TrainingError
 from fedhp.model.state import ModelState
 from fedhp.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
-from fedhp.update import Update
+from fedhp.training.update import Update
 from fedhp.watch import Look
 from strategies import STRATEGIES, FleetStrategy
 from strategies.patience import Patience

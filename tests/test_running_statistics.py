@@ -18,11 +18,11 @@ from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, WireError
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
-from fedhp.moments import ENOUGH, take_moments
 from fedhp.rows import ClientReport
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.update import Moments, RoundTask
+from fedhp.training.moments import ENOUGH, take_moments
+from fedhp.training.update import Moments, RoundTask
 from strategies import FleetStrategy
 from strategies.roster import Device
 from strategies.setup import prepare

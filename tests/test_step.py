@@ -15,11 +15,11 @@ from fedhp.model.architecture import to_module
 from fedhp.model.gradients import class_mask, gradients
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe
 from fedhp.seeds import generator
-from fedhp.trainer import train_locally
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
 
 
 def test_the_mask_takes_absent_classes_out():
@@ -140,7 +140,7 @@ def test_a_client_of_one_class_learns_nothing():
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_the_budget_holds_with_a_mask(regularizer, mu, monkeypatch):
     """To the byte: 4 bytes per class more than without. And a device just too small for them is refused."""
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
     prune = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5, regularizer=regularizer)
     train = replace(PLAIN_SGD, proximal_mu=mu)
     recipe, without = (masked(replace(train, masked_loss=on), prune) for on in (True, False))

@@ -24,7 +24,6 @@ from small_models import (
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
-from fedhp.batches import MemoryConfig
 from fedhp.costs.memory import memory_model
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import initial_state, to_module
@@ -33,10 +32,11 @@ from fedhp.model.modules import batch_norms
 from fedhp.model.state import ModelState
 from fedhp.model.wiring.tracing import trace
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.evidence import groups_without_scales
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.trainer import train_locally
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.trainer import train_locally
 
 
 class Joined(nn.Module):

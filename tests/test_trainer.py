@@ -9,26 +9,26 @@ import torch
 from small_models import random_shard, random_structure, small_recipe, small_task
 from torch import nn
 
-import fedhp.meter
-from fedhp import moments, trainer
-from fedhp.batches import MemoryConfig
+import fedhp.training.meter
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
-from fedhp.evaluation import evaluate
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig, state_tensors
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.recipe import Recipe, choose_batch
 from fedhp.reconcile import Reconciliation
 from fedhp.seeds import generator
-from fedhp.trainer import train_locally
-from fedhp.update import Update
+from fedhp.training import moments, trainer
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.evaluation import evaluate
+from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.recipe import Recipe, choose_batch
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import Update
 
 ARCH = architecture(ModelConfig("mlp", [40, 20]), (1, 6, 6), 5)
 CNN = architecture(ModelConfig("cnn", [6, 8, 16]), (1, 9, 7), 5)
@@ -42,7 +42,7 @@ DENSE_NEED = memory_model(ARCH, 1, 1).training_bytes(ARCH.layout.widths, 8)
 
 @pytest.fixture(autouse=True)
 def _nothing_measured_yet(monkeypatch):
-    monkeypatch.setattr("fedhp.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
 
 
 def pruned(memory: MemoryConfig, **changes) -> Recipe:
@@ -157,10 +157,10 @@ def test_measuring_does_not_change_results():
     recipe = pruned(FILL)
     task = small_task(recipe, SHARD, DENSE_NEED)
     measured = train_locally(recipe, task, SHARD)
-    known = dict(fedhp.meter._MEASURED)
+    known = dict(fedhp.training.meter._MEASURED)
     assert len(known) > 2
     unmeasured = train_locally(recipe, task, SHARD)
-    assert known == fedhp.meter._MEASURED
+    assert known == fedhp.training.meter._MEASURED
     assert same(measured.state, unmeasured.state)
     assert replace(measured.statistics, seconds=0) == replace(unmeasured.statistics, seconds=0)
 
@@ -316,7 +316,7 @@ def test_a_phase_that_starts_with_a_short_step_is_measured(monkeypatch):
     assert spy.structures[0] != spy.structures[1] == small
     assert spy.batches[:4] == [8, 1, 8, 1]
     shapes = tuple(ARCH.layout.shape(name, small.counts) for name in ARCH.layout.shapes)
-    measured = [peak for key, peak in fedhp.meter._MEASURED.items() if shapes in key]
+    measured = [peak for key, peak in fedhp.training.meter._MEASURED.items() if shapes in key]
     assert max(measured) >= max(spy.peaks[1:]) - 64
 
 
@@ -481,7 +481,7 @@ def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, 
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, batch)
     session = trainer._Session(recipe, small_task(recipe, shard, need), shard, held_out)
     assert session.batch == batch
-    peaks = [peak for key, peak in fedhp.meter._MEASURED.items() if key[0] == "evaluation"]
+    peaks = [peak for key, peak in fedhp.training.meter._MEASURED.items() if key[0] == "evaluation"]
     with LiveTensors(session._held()) as meter:
         session._local_accuracy()
     assert peaks == [meter.peak]
@@ -607,7 +607,7 @@ def test_the_budget_holds_while_statistics_are_taken_anew():
     recipe = small_recipe(TWO_NORMS, STILL, prune)
     need = recipe.memory_model(1).training_bytes(TWO_NORMS.layout.widths, 16)
     update = train_locally(recipe, small_task(recipe, shard, need), shard)
-    ((_, peak),) = [entry for entry in fedhp.meter._MEASURED.items() if entry[0][0] == "statistics"]
+    ((_, peak),) = [entry for entry in fedhp.training.meter._MEASURED.items() if entry[0][0] == "statistics"]
     left = recipe.memory_model(1).training_bytes(update.state.structure.counts, 16)
     assert 0.3 * need < peak <= left < need
 

@@ -16,11 +16,11 @@ from small_models import (
     unsettled,
 )
 
-from fedhp.batches import MemoryConfig
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.trainer import train_locally
+from fedhp.training.batches import MemoryConfig
+from fedhp.training.optimizers import TrainConfig
+from fedhp.training.trainer import train_locally
 
 SHAPES = dict.fromkeys(IMAGES, (2, 16, 16)) | dict.fromkeys(SIGNALS, (1, 4, 32))
 NETWORKS = {

@@ -15,10 +15,10 @@ from fedhp.model.gradients import class_mask
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA
-from fedhp.trainer import training_step
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
+from fedhp.training.trainer import training_step
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])

@@ -15,8 +15,8 @@ from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.errors import FedhpError
 from fedhp.schema import Scenario
-from fedhp.trainer import train_locally
-from fedhp.update import RoundTask
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask
 
 # A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}

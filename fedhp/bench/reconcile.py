@@ -16,7 +16,7 @@ from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.reconcile import Reconciliation
 from fedhp.submodels import first, random_part
-from fedhp.update import Statistics, Update
+from fedhp.training.update import Statistics, Update
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %
 _CLASSES = (1.0, 0.75, 0.5, 0.25)

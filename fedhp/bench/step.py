@@ -10,10 +10,10 @@ from fedhp.central import Central, prepare_central
 from fedhp.config import load_scenario
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
-from fedhp.recipe import Recipe
 from fedhp.submodels import first
-from fedhp.trainer import train_locally
-from fedhp.update import RoundTask
+from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask
 
 SCENARIOS = ("fashion_mnist", "cifar10")
 _BATCH, _STEPS = 32, 100

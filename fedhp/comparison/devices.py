@@ -8,11 +8,11 @@ from fedhp.bounds import one_line
 from fedhp.data import Shard, client_shard, local_parts, open_dataset
 from fedhp.devices import assign_classes
 from fedhp.errors import RecordError
-from fedhp.evaluation import evaluate
 from fedhp.model.zoo import architecture
 from fedhp.report.series import Frame
 from fedhp.schema import Scenario
 from fedhp.tracking import RunResult, load_state, replace_text
+from fedhp.training.evaluation import evaluate
 
 _FILE = "devices.csv"
 _COLUMNS: Any = {"client": int, "device_class": str, "samples": int, "right": int}

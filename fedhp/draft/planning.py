@@ -9,10 +9,10 @@ from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
 from fedhp.model.zoo import MODELS, ModelConfig
-from fedhp.optimizers import TrainConfig
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
+from fedhp.training.optimizers import TrainConfig
 
 # What each class of devices can train, as a share of the dense model's parameters. Not of its bytes: of a
 # convolutional network, whose activations rule, 15 % of them hold next to nothing.

@@ -14,11 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp import moments
 from fedhp.data import Shard
 from fedhp.errors import TrainingError
-from fedhp.evaluation import evaluate_module
-from fedhp.meter import Key, Meter, step_key
 from fedhp.model.architecture import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import class_mask, gradients
@@ -26,7 +23,16 @@ from fedhp.model.modules import restart_statistics, retake_statistics, take_weig
 from fedhp.model.noise import NoiseScale, head_of
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
-from fedhp.optimizers import (
+from fedhp.pruning.contributions import Contributions
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.cutting import cut, select
+from fedhp.pruning.regularizers import REGULARIZERS, allocate
+from fedhp.pruning.schedule import scheduled_size
+from fedhp.seeds import derive, generator
+from fedhp.training import moments
+from fedhp.training.evaluation import evaluate_module
+from fedhp.training.meter import Key, Meter, step_key
+from fedhp.training.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
     allocate_state,
@@ -35,15 +41,9 @@ from fedhp.optimizers import (
     pull_back,
     state_tensors,
 )
-from fedhp.ordered import OrderedDropout, Part
-from fedhp.pruning.contributions import Contributions
-from fedhp.pruning.criteria import CRITERIA
-from fedhp.pruning.cutting import cut, select
-from fedhp.pruning.regularizers import REGULARIZERS, allocate
-from fedhp.pruning.schedule import scheduled_size
-from fedhp.recipe import Recipe, choose_batch
-from fedhp.seeds import derive, generator
-from fedhp.update import RoundTask, Statistics, Update
+from fedhp.training.ordered import OrderedDropout, Part
+from fedhp.training.recipe import Recipe, choose_batch
+from fedhp.training.update import RoundTask, Statistics, Update
 
 _T = TypeVar("_T")
 

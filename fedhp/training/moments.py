@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data import Shard
-from fedhp.meter import Meter, step_key
 from fedhp.model.architecture import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.modules import retake_statistics, take_weights
-from fedhp.recipe import Recipe, choose_batch
 from fedhp.seeds import derive, generator
-from fedhp.update import Moments, RoundTask
+from fedhp.training.meter import Meter, step_key
+from fedhp.training.recipe import Recipe, choose_batch
+from fedhp.training.update import Moments, RoundTask
 
 # Samples that running statistics cover at least, where a client has as many. Our choice: in a layer of single
 # values, the error of a mean is then a thirtieth of their deviation, and far less over the places of maps.

@@ -17,7 +17,7 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.layout import Layout
 from fedhp.model.modules import set_parameter, thin_before_convolutions
 from fedhp.model.shrinking import at_level
-from fedhp.optimizers import TrainConfig
+from fedhp.training.optimizers import TrainConfig
 
 Part = tuple[nn.Module, torch.optim.Optimizer]
 

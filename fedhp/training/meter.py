@@ -9,7 +9,7 @@ from torch import nn
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Shard
-from fedhp.recipe import Recipe
+from fedhp.training.recipe import Recipe
 
 _T = TypeVar("_T")
 Key = tuple[object, ...]

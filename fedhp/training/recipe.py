@@ -6,17 +6,17 @@ from functools import cached_property, lru_cache
 
 import torch
 
-from fedhp.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.costs.memory import Extras, MemoryModel, memory_model, samples
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.noise import head_of
 from fedhp.model.shrinking import Shape
 from fedhp.model.structure import Structure
-from fedhp.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.pruning.criteria import CRITERIA, check_criterion
 from fedhp.pruning.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
 from fedhp.pruning.schedule import PruneConfig, Schedule
+from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
 
 
 @dataclass(frozen=True, eq=False)
