@@ -7,8 +7,8 @@ from pathlib import Path
 from fedhp.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
-from fedhp.devices import DeviceProfile
 from fedhp.errors import MissingExtraError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.model.state import ModelState
 from fedhp.notes import run_notes

@@ -13,8 +13,8 @@ from omegaconf.errors import ConfigKeyError, ConfigTypeError, OmegaConfBaseExcep
 
 from fedhp.bounds import one_line, shown
 from fedhp.choices import file_meant
-from fedhp.devices import DeviceClassConfig
 from fedhp.errors import ScenarioError
+from fedhp.fleet.devices import DeviceClassConfig
 from fedhp.keys import is_known, keys_named, misfit, section_amiss, unknown_key, value_amiss
 from fedhp.schema import KEYS, Scenario
 

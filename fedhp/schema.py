@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 
 from fedhp.choices import check_choice
 from fedhp.data import DataConfig
-from fedhp.devices import FleetConfig
 from fedhp.errors import ScenarioError
+from fedhp.fleet.devices import FleetConfig
 from fedhp.keys import keys_of, value_amiss
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA

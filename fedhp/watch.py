@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard
-from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
 from fedhp.reconcile import Shares

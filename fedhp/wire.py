@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from fedhp.arrays import read_array, write_array
 from fedhp.data import Normalisation
-from fedhp.devices import DeviceProfile, name_flaw
 from fedhp.errors import WireError
+from fedhp.fleet.devices import DeviceProfile, name_flaw
 from fedhp.model.layout import Layout
 from fedhp.model.modules import impossible_squares
 from fedhp.model.state import ModelState

@@ -13,8 +13,8 @@ from flwr.serverapp import Grid
 
 from fedhp import wire
 from fedhp.bounds import one_line
-from fedhp.devices import DeviceProfile
 from fedhp.errors import FedhpError, TrainingError
+from fedhp.fleet.devices import DeviceProfile
 
 from .questions import Questions, content_of
 

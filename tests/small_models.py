@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from fedhp.data import Shard
-from fedhp.devices import DeviceProfile
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState

@@ -14,7 +14,7 @@ PACKAGES = ("fedhp", "clients", "strategies")
 ROWS = (
     {"bounds", "errors", "locks", "seeds", "threads"},
     {"arrays", "cache", "choices", "sizes", "terminal"},
-    {"data", "devices", "keys", "references"},
+    {"data", "fleet", "keys", "references"},
     {"model"},
     {"coverage", "pruning", "sums"},
     {"costs"},

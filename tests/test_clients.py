@@ -14,8 +14,8 @@ from clients.device import open_device
 from fedhp import wire
 from fedhp.config import load_scenario
 from fedhp.data import Normalisation, Shard, partition_rows
-from fedhp.devices import DeviceProfile, assign_classes
 from fedhp.errors import DataError, ScenarioError
+from fedhp.fleet.devices import DeviceProfile, assign_classes
 from fedhp.model.architecture import initial_state
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as

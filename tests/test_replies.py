@@ -10,8 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.constant import ErrorCode
 
 from fedhp.config import load_scenario
-from fedhp.devices import DeviceProfile
 from fedhp.errors import TrainingError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.schema import ServerConfig
 from fedhp.simulation.identity import acting_as

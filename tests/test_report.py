@@ -19,8 +19,8 @@ from factories import dense_layout, random_state, structure
 from typer.testing import CliRunner
 
 from fedhp.cli import app
-from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival

@@ -14,8 +14,8 @@ import fedhp
 from fedhp import wire
 from fedhp.config import load_scenario
 from fedhp.data import client_shard
-from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, WireError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.rows import ClientReport

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import ARCHITECTURES, FEW
 
-from fedhp.devices import DeviceClassConfig, FleetConfig, assign_classes
 from fedhp.errors import ScenarioError
+from fedhp.fleet.devices import DeviceClassConfig, FleetConfig, assign_classes
 from fedhp.model.shrinking import Shape
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig, Schedule, scheduled_size

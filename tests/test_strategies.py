@@ -25,8 +25,8 @@ from fedhp import wire
 from fedhp.config import load_scenario
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Normalisation
-from fedhp.devices import DeviceProfile
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

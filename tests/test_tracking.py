@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

@@ -14,8 +14,8 @@ from small_models import ARCHITECTURES
 
 from fedhp import wire
 from fedhp.data import Normalisation
-from fedhp.devices import DeviceProfile
 from fedhp.errors import WireError
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

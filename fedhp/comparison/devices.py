@@ -6,8 +6,8 @@ import pandas as pd
 
 from fedhp.bounds import one_line
 from fedhp.data import Shard, client_shard, local_parts, open_dataset
-from fedhp.devices import assign_classes
 from fedhp.errors import RecordError
+from fedhp.fleet.devices import assign_classes
 from fedhp.model.zoo import architecture
 from fedhp.report.series import Frame
 from fedhp.schema import Scenario

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 from fedhp.assignment import budget_for
 from fedhp.data import DataConfig, PartitionConfig, partition_rows
-from fedhp.devices import DeviceClassConfig, FleetConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
+from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.zoo import MODELS, ModelConfig
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.schema import Scenario, ServerConfig

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedhp.data import DataConfig
-from fedhp.devices import DeviceClassConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.draft.planning import SHARES, Draft
+from fedhp.fleet.devices import DeviceClassConfig
 from fedhp.sizes import format_size
 
 _PAGE = """\

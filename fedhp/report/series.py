@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from fedhp.devices import assign_classes
+from fedhp.fleet.devices import assign_classes
 
 if TYPE_CHECKING:
     from fedhp.tracking import RunResult

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fedhp.devices import DeviceProfile
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 

@@ -1,0 +1,1 @@
+"""Who trains: devices and their classes."""
