@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from fedhp.assignment import fit_structure
+from fedhp.aggregation.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
 from fedhp.errors import MissingExtraError

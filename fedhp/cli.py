@@ -212,9 +212,9 @@ def show(
 @app.command()
 def strategies() -> None:
     """List the aggregation strategies."""
+    from fedhp.aggregation.options import StrategyConfig
     from fedhp.api import STRATEGIES
     from fedhp.references import resolve
-    from fedhp.strategy import StrategyConfig
 
     usual = StrategyConfig()
     for name, kind in resolve(STRATEGIES).items():

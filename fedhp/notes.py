@@ -8,7 +8,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.assignment import budget_for, fit_counts
+from fedhp.aggregation.assignment import budget_for, fit_counts
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, data_notes
 from fedhp.rows import RoundReport, mean_train_loss

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fedhp.aggregation.options import StrategyConfig
 from fedhp.choices import check_choice
 from fedhp.data import DataConfig
 from fedhp.errors import ScenarioError
@@ -21,7 +22,6 @@ from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.strategy import StrategyConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe

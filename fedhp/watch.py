@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedhp.aggregation.reconcile import Shares
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard
 from fedhp.errors import FedhpError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
-from fedhp.reconcile import Shares
 from fedhp.report import drawn
 from fedhp.rows import ClientReport, RoundReport
 from fedhp.schema import Scenario

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedhp.submodels import first, level_counts
+from fedhp.aggregation.submodels import first, level_counts
 
 from .fleet import FleetStrategy
 from .roster import Device

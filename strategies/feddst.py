@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from fedhp.aggregation.reconcile import Reconciliation, majority
 from fedhp.model.structure import Structure
-from fedhp.reconcile import Reconciliation, majority
 
 from .mask_intersection import MaskIntersection
 from .roster import Device

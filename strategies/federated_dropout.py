@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from fedhp.aggregation.submodels import random_part
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
-from fedhp.submodels import random_part
 
 from .roster import Device
 from .submodel import SubModel

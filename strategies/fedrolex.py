@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from fedhp.aggregation.submodels import rolling
 from fedhp.model.structure import Structure
-from fedhp.submodels import rolling
 
 from .roster import Device
 from .submodel import SubModel

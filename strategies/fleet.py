@@ -10,14 +10,14 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedhp import wire
-from fedhp.assignment import check_smallest
+from fedhp.aggregation.assignment import check_smallest
+from fedhp.aggregation.proportion import Proportion, changes
+from fedhp.aggregation.reconcile import Reconciliation, Shares
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.proportion import Proportion, changes
-from fedhp.reconcile import Reconciliation, Shares
 from fedhp.rows import ClientReport, mean_train_loss
 from fedhp.schema import Scenario
 from fedhp.seeds import generator

@@ -1,7 +1,7 @@
 """The union of the masks: the mildest rule for clients that prune."""
 
+from fedhp.aggregation.reconcile import Reconciliation, intersection
 from fedhp.model.structure import Structure
-from fedhp.reconcile import Reconciliation, intersection
 
 from .mask_intersection import MaskIntersection
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from fedhp.assignment import fit_structure
+from fedhp.aggregation.assignment import fit_structure
+from fedhp.aggregation.reconcile import Reconciliation, intersection
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.reconcile import Reconciliation, intersection
 
 from .fleet import FleetStrategy
 from .roster import Device

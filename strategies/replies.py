@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 
 from flwr.app import Message, Metadata
 
+from fedhp.aggregation.proportion import Change
 from fedhp.bounds import one_line
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
-from fedhp.proportion import Change
 from fedhp.rows import ClientReport
 from fedhp.training.update import Update
 

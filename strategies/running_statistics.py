@@ -16,11 +16,11 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from fedhp import wire
+from fedhp.aggregation.proportion import Change, Proportion, norm
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.proportion import Change, Proportion, norm
 from fedhp.rows import ClientReport
 from fedhp.training.moments import ENOUGH
 from fedhp.training.recipe import Recipe, choose_batch

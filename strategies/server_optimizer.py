@@ -7,10 +7,10 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvgM, FedYogi
 
+from fedhp.aggregation.options import ServerOptimizerConfig
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.strategy import ServerOptimizerConfig
 
 
 def server_optimizer(config: ServerOptimizerConfig, layout: Layout) -> "ServerOptimizer | None":

@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
 from fedhp import wire
+from fedhp.aggregation.options import StrategyConfig
 from fedhp.choices import check_choice
 from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
@@ -12,7 +13,6 @@ from fedhp.model.architecture import initial_state
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.references import resolve
 from fedhp.schema import Scenario
-from fedhp.strategy import StrategyConfig
 from fedhp.training.recipe import Recipe
 
 from . import STRATEGIES

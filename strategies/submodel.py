@@ -4,8 +4,8 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+from fedhp.aggregation.submodels import first, level_counts
 from fedhp.model.structure import Structure
-from fedhp.submodels import first, level_counts
 
 from .fleet import FleetStrategy
 from .roster import Device

@@ -1,7 +1,7 @@
 """The weak control: averaging that knows nothing of structures."""
 
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.model.state import ModelState
-from fedhp.reconcile import Reconciliation
 
 from .mask_intersection import MaskIntersection
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import ARCHITECTURES, FEW, random_structure
 
-from fedhp.assignment import fit_counts, fit_structure, unit_norms
+from fedhp.aggregation.assignment import fit_counts, fit_structure, unit_norms
 from fedhp.costs.memory import memory_model
 from fedhp.errors import BudgetError
 from fedhp.model.architecture import initial_state

@@ -23,6 +23,7 @@ from flwr.cli.app import app as flwr_cli
 from typer.testing import CliRunner
 
 import fedhp
+from fedhp.aggregation.options import SERVER_OPTIMIZERS, UNCOVERED
 from fedhp.cli import app
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.costs.rehearsal import rehearsed
@@ -35,7 +36,6 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.schema import WANDB_MODES, Scenario
 from fedhp.sizes import parse_size
-from fedhp.strategy import SERVER_OPTIMIZERS, UNCOVERED
 from fedhp.training.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from strategies import STRATEGIES

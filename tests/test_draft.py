@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 import fedhp
+from fedhp.aggregation.assignment import fit_counts
 from fedhp.api import PREPARE
-from fedhp.assignment import fit_counts
 from fedhp.cli import app
 from fedhp.config import load_scenario
 from fedhp.data import open_dataset

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import fedhp
-from fedhp.assignment import fit_counts
+from fedhp.aggregation.assignment import fit_counts
 from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
 from fedhp.model.structure import Structure

@@ -8,11 +8,11 @@ import torch
 from small_models import ARCHITECTURES, random_shard, small_recipe, small_task
 from torch import nn
 
+from fedhp.aggregation.submodels import first
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
-from fedhp.submodels import first
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
 from fedhp.training.ordered import OrderedDropout, check_ordered

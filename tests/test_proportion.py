@@ -6,7 +6,7 @@ from factories import dense_layout, filled_state, structure, update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhp.proportion import Change, Proportion, changes
+from fedhp.aggregation.proportion import Change, Proportion, changes
 
 
 def judged(norms, factor: float = 10.0, before: float = 0.0, judge: Proportion | None = None) -> list[bool]:

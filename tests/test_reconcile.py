@@ -14,11 +14,11 @@ from factories import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedhp.aggregation.options import StrategyConfig
+from fedhp.aggregation.reconcile import Reconciliation, intersection, majority
 from fedhp.errors import ScenarioError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.reconcile import Reconciliation, intersection, majority
-from fedhp.strategy import StrategyConfig
 
 LAYOUT = dense_layout(3)
 GLOBAL = filled_state(

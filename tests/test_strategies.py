@@ -22,6 +22,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from small_models import ARCHITECTURES
 
 from fedhp import wire
+from fedhp.aggregation.options import ServerOptimizerConfig
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.config import load_scenario
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Normalisation
@@ -30,10 +32,8 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.reconcile import Reconciliation
 from fedhp.schema import Scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.strategy import ServerOptimizerConfig
 from strategies import (
     STRATEGIES,
     Dense,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from small_models import ARCHITECTURES
 
+from fedhp.aggregation.submodels import first, level_counts, random_part, rolling
 from fedhp.costs.memory import memory_model
 from fedhp.errors import BudgetError
 from fedhp.model.shrinking import at_level
-from fedhp.submodels import first, level_counts, random_part, rolling
 
 WIDTHS = {"a": 5, "b": 3}
 MLP = ARCHITECTURES["mlp-whole-inputs"]  # 12 inputs, hidden 7 and 6, 3 classes; floors 1

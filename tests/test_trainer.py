@@ -10,6 +10,7 @@ from small_models import random_shard, random_structure, small_recipe, small_tas
 from torch import nn
 
 import fedhp.training.meter
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import memory_model
 from fedhp.data import Shard
@@ -20,7 +21,6 @@ from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.reconcile import Reconciliation
 from fedhp.seeds import generator
 from fedhp.training import moments, trainer
 from fedhp.training.batches import MemoryConfig

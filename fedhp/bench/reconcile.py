@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedhp.aggregation.reconcile import Reconciliation
+from fedhp.aggregation.submodels import first, random_part
 from fedhp.bench.isolation import isolated
 from fedhp.model.architecture import Architecture, initial_state
 from fedhp.model.shrinking import at_level
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.reconcile import Reconciliation
-from fedhp.submodels import first, random_part
 from fedhp.training.update import Statistics, Update
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
+from fedhp.aggregation.submodels import first
 from fedhp.central import Central, prepare_central
 from fedhp.config import load_scenario
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
-from fedhp.submodels import first
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask

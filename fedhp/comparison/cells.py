@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
+from fedhp.aggregation.options import StrategyConfig
 from fedhp.api import simulate
 from fedhp.config import given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.schema import Scenario, SimulationConfig, TrackingConfig
-from fedhp.strategy import StrategyConfig
 from fedhp.studies.cell import Cell, check_names
 
 _STRATEGY = "strategies.setup:strategy_class"

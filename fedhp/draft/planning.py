@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
-from fedhp.assignment import budget_for
+from fedhp.aggregation.assignment import budget_for
 from fedhp.data import DataConfig, PartitionConfig, partition_rows
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError

@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 
+from fedhp.aggregation.reconcile import MEANS
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
-from fedhp.reconcile import MEANS
 
 UNCOVERED = tuple(name for name in MEANS if name != "zero_filled")
 # The server's optimisers, and the learning rates that Flower gives them.

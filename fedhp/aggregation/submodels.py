@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fedhp.assignment import fit_counts, halvings
+from fedhp.aggregation.assignment import fit_counts, halvings
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError
 from fedhp.model.shrinking import Shape, at_level

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.coverage import Coverage
+from fedhp.aggregation.holders import Coverage
+from fedhp.aggregation.weighted_sums import WeightedSums
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
-from fedhp.sums import WeightedSums
 from fedhp.training.update import Update
 
 Shares = Mapping[str, NDArray[np.float64]]
