@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedhp import wire
 from fedhp.aggregation.submodels import FJORD_LEVELS
-from fedhp.config import from_json
+from fedhp.scenario.loading import from_json
 from fedhp.training.moments import take_moments
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally

@@ -16,10 +16,10 @@ from functools import lru_cache
 from typing import Any
 
 from fedhp.bounds import MOST_THREADS, shown
-from fedhp.config import from_json
 from fedhp.data import Shard, client_shard, device_shard, local_parts
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes, name_flaw
+from fedhp.scenario.loading import from_json
 from fedhp.seeds import derive
 from fedhp.sizes import format_size, parse_size
 from fedhp.wire import Brief

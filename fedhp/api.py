@@ -11,7 +11,6 @@ from flwr.app import Context, RecordDict
 from torch import nn
 
 from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
-from fedhp.config import given_keys, load_scenario
 from fedhp.data import Normalisation
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.model.architecture import Architecture
@@ -19,7 +18,8 @@ from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.references import resolve
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import given_keys, load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
 from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads

@@ -37,7 +37,7 @@ class _Commands(TyperGroup):
             options = [one for one in error.possibilities or () if one.startswith(error.option_name)]
             if options or error.ctx is None or not _takes_keys(error.ctx.command):
                 raise
-            from fedhp.config import keys_like
+            from fedhp.scenario.loading import keys_like
 
             keys = keys_like(error.option_name.lstrip("-").replace("-", "_"))
             if not keys:
@@ -113,7 +113,7 @@ def run(
     """
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
-        from fedhp.config import load_scenario
+        from fedhp.scenario.loading import load_scenario
         from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
@@ -143,7 +143,7 @@ def train(
     """
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
-        from fedhp.config import load_scenario
+        from fedhp.scenario.loading import load_scenario
         from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
@@ -187,7 +187,7 @@ def report(
 @app.command()
 def scenarios() -> None:
     """List the scenarios that ship."""
-    from fedhp.config import load_scenario, shipped_scenarios
+    from fedhp.scenario.loading import load_scenario, shipped_scenarios
 
     for name in shipped_scenarios():
         one = load_scenario(name)
@@ -203,7 +203,7 @@ def show(
 ) -> None:
     """Print a scenario as it would run, every key with its value, as YAML."""
     with readable_errors(debug):
-        from fedhp.config import load_scenario
+        from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
         typer.echo(load_scenario(name, overrides).to_yaml(), nl=False)

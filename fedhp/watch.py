@@ -18,7 +18,7 @@ from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
 from fedhp.report import drawn
 from fedhp.rows import ClientReport, RoundReport
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.terminal import OutputHandler
 from fedhp.tracking import (
     ConsoleTracker,

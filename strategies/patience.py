@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 
 from fedhp.errors import TrainingError
 from fedhp.rows import ClientReport
-from fedhp.schema import ServerConfig
+from fedhp.scenario.schema import ServerConfig
 
 from .roster import wait_for
 

@@ -10,11 +10,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from fedhp import wire
-from fedhp.config import from_json, load_scenario
 from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import from_json, load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import RunPlan, Trackers, run_folder
 from fedhp.watch import RunWatch, plan_run, reporting

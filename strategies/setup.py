@@ -12,7 +12,7 @@ from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
 from fedhp.model.architecture import initial_state
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.references import resolve
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.training.recipe import Recipe
 
 from . import STRATEGIES

@@ -8,8 +8,8 @@ from flwr.app import ConfigRecord
 
 from fedhp import wire
 from fedhp.api import CLIENT_APP, PREPARE
-from fedhp.config import load_scenario
 from fedhp.references import resolve
+from fedhp.scenario.loading import load_scenario
 from fedhp.simulation import open_grid
 
 ROUNDS, CLIENTS, SECONDS = 3, 4, 60.0

@@ -15,12 +15,12 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import fedhp
-from fedhp.config import load_scenario
 from fedhp.data import Normalisation, open_dataset, partition_rows
 from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.model.inference import normalised
 from fedhp.model.structure import Structure
+from fedhp.scenario.loading import load_scenario
 from fedhp.tracking import columns
 
 SMALL = {

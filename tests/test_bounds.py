@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from fedhp.bounds import MOST_PARAMETERS, one_line, shown
 from fedhp.cli import app
-from fedhp.config import from_json, load_scenario
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.references import resolve
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import from_json, load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.sizes import parse_size
 
 

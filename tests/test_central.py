@@ -9,11 +9,11 @@ import torch
 
 import fedhp
 from fedhp.central import prepare_central
-from fedhp.config import load_scenario
 from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.model.architecture import initial_state
+from fedhp.scenario.loading import load_scenario
 from fedhp.tracking import columns, load_state
 from fedhp.training.evaluation import evaluate
 from fedhp.training.trainer import train_locally

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.comparison.command import DEFAULT
-from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.errors import MissingExtraError, RecordError, ScenarioError
+from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.terminal import readable_errors
 from fedhp.tracking import load_run
 

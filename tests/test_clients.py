@@ -12,12 +12,12 @@ from torch import nn
 from clients.client_app import app
 from clients.device import open_device
 from fedhp import wire
-from fedhp.config import load_scenario
 from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.errors import DataError, ScenarioError
 from fedhp.fleet.devices import DeviceProfile, assign_classes
 from fedhp.model.architecture import initial_state
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
 from fedhp.training.evaluation import evaluate

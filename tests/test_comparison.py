@@ -30,9 +30,9 @@ from fedhp.comparison.terminal import show
 from fedhp.comparison.texts import arm_texts, class_texts, measured, said_few, said_identical
 from fedhp.comparison.tradeoffs import pareto
 from fedhp.comparison.writing import escaped, write
-from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.errors import DataError, RecordError, ScenarioError
+from fedhp.scenario.loading import load_scenario
 from fedhp.seeds import generator
 from fedhp.studies.cell import run_cell
 from fedhp.studies.folder import held

@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 
-from fedhp.config import from_json, load_scenario, shipped_scenarios
 from fedhp.data import open_dataset
 from fedhp.errors import DataError, ScenarioError
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import from_json, load_scenario, shipped_scenarios
+from fedhp.scenario.schema import Scenario
 
 SHIPPED = ["fashion_mnist_cnn_fleet", "fashion_mnist_fleet", "mnist_fleet", "quickstart"]
 

@@ -20,9 +20,9 @@ from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
 from fedhp import wire
-from fedhp.config import load_scenario
 from fedhp.data import Normalisation
 from fedhp.errors import ScenarioError
+from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as
 from fedhp.tracking import RunResult, load_run
 from strategies.server_app import app as server_app

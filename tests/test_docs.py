@@ -25,7 +25,6 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.aggregation.options import SERVER_OPTIMIZERS, UNCOVERED
 from fedhp.cli import app
-from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.costs.rehearsal import rehearsed
 from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
@@ -34,7 +33,8 @@ from fedhp.errors import ScenarioError
 from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
-from fedhp.schema import WANDB_MODES, Scenario
+from fedhp.scenario.loading import load_scenario, shipped_scenarios
+from fedhp.scenario.schema import WANDB_MODES, Scenario
 from fedhp.sizes import parse_size
 from fedhp.training.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS

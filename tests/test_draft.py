@@ -11,7 +11,6 @@ import fedhp
 from fedhp.aggregation.assignment import fit_counts
 from fedhp.api import PREPARE
 from fedhp.cli import app
-from fedhp.config import load_scenario
 from fedhp.data import open_dataset
 from fedhp.draft import planning
 from fedhp.draft.looking import Kind, look
@@ -20,6 +19,7 @@ from fedhp.draft.writing import page
 from fedhp.errors import DataError
 from fedhp.notes import run_notes
 from fedhp.references import resolve
+from fedhp.scenario.loading import load_scenario
 
 UINT8, FLOAT = np.dtype(np.uint8), np.dtype(np.float64)
 

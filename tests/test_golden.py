@@ -11,8 +11,8 @@ from flwr.serverapp import Grid
 
 import fedhp
 from fedhp.api import CLIENT_APP
-from fedhp.config import load_scenario
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
 from strategies import STRATEGIES
 from strategies.server_app import app as server_app

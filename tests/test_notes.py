@@ -11,12 +11,12 @@ import torch
 
 import fedhp
 from fedhp.aggregation.assignment import fit_counts
-from fedhp.config import load_scenario, shipped_scenarios
 from fedhp.data import data_notes, open_dataset
 from fedhp.model.structure import Structure
 from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
 from fedhp.rows import ClientReport, RoundReport
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario, shipped_scenarios
+from fedhp.scenario.schema import Scenario
 from fedhp.training.optimizers import TrainConfig
 
 SMALL = {

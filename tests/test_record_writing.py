@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.config import load_scenario
 from fedhp.data import partition_rows
 from fedhp.errors import RecordError
+from fedhp.scenario.loading import load_scenario
 from fedhp.terminal import OutputHandler
 from fedhp.tracking import RunRecord, RunTotals, Trackers, load_run, load_state, run_folder
 

@@ -9,11 +9,11 @@ from factories import MemoryGrid, altered, reply, same_bits, stamped, trained
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
-from fedhp.config import load_scenario
 from fedhp.errors import TrainingError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
-from fedhp.schema import ServerConfig
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
 from fedhp.training.update import Update
 from fedhp.watch import Look

@@ -25,7 +25,7 @@ from fedhp.pruning.schedule import PruneConfig
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
 from fedhp.rows import ClientReport, RoundReport
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.tracking import RunPlan, RunRecord, RunResult, RunTotals, load_run
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")

@@ -12,14 +12,14 @@ from torch import nn
 
 import fedhp
 from fedhp import wire
-from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.errors import BudgetError, WireError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.rows import ClientReport
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as
 from fedhp.training.moments import ENOUGH, take_moments
 from fedhp.training.update import Moments, RoundTask

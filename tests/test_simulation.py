@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fedhp.errors import FedhpError, MissingExtraError
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation import load_app, open_grid
 from fedhp.simulation.answering import Answer
 from fedhp.simulation.batch import Batch, Span
@@ -435,7 +435,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 def test_without_workers_ray_is_not_imported() -> None:
     code = (
         "import sys\n"
-        "from fedhp.schema import SimulationConfig\n"
+        "from fedhp.scenario.schema import SimulationConfig\n"
         "from fedhp.simulation import open_grid\n"
         f"with open_grid(SimulationConfig(num_workers=0), '{APP}', 2, 1.0): pass\n"
         "assert 'ray' not in sys.modules\n"
@@ -457,7 +457,7 @@ def train(message: Message, context: Context) -> Message:
 
 if __name__ == "__main__":
     from ray.cluster_utils import Cluster
-    from fedhp.schema import SimulationConfig
+    from fedhp.scenario.schema import SimulationConfig
     from fedhp.simulation import open_grid
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
@@ -493,7 +493,7 @@ def test_an_existing_cluster_of_two_nodes_is_used_whole(tmp_path: Path) -> None:
 INTERRUPTED = f"""
 import psutil
 from flwr.app import ConfigRecord, Message, RecordDict
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation import open_grid
 
 order = ConfigRecord({{"do": "sleep", "nodes": [1, 2], "seconds": 600.0}})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation import open_grid
 from fedhp.simulation.tasks import open_tasks
 
@@ -21,7 +21,7 @@ APP = "simulated_app:app"
 
 LISTENING = f"""
 import psutil
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation import open_grid
 
 def places():

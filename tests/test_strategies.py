@@ -24,7 +24,6 @@ from small_models import ARCHITECTURES
 from fedhp import wire
 from fedhp.aggregation.options import ServerOptimizerConfig
 from fedhp.aggregation.reconcile import Reconciliation
-from fedhp.config import load_scenario
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Normalisation
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
@@ -32,7 +31,8 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as
 from strategies import (
     STRATEGIES,

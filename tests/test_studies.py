@@ -23,7 +23,7 @@ from fedhp.cli import app
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.pruning.criteria import CRITERIA, Criterion
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study
 from fedhp.studies.figure import draw

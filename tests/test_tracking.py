@@ -30,7 +30,7 @@ from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig
 from fedhp.report import write_report
 from fedhp.rows import ClientReport, RoundReport
-from fedhp.schema import Scenario, WandbConfig
+from fedhp.scenario.schema import Scenario, WandbConfig
 from fedhp.tracking import (
     ConsoleTracker,
     RunPlan,

@@ -52,7 +52,7 @@ def run_engine(
         ``ratio``.
     """
     # Not above: workers import this file for its app, and a scenario's schema brings torch along.
-    from fedhp.schema import SimulationConfig
+    from fedhp.scenario.schema import SimulationConfig
 
     rounds = rounds or max(1, _MESSAGES_WANTED // num_nodes)
     config = SimulationConfig(num_workers=num_workers)

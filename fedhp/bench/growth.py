@@ -6,8 +6,8 @@ from typing import Any
 
 from fedhp.api import PREPARE, simulate
 from fedhp.bench.isolation import isolated
-from fedhp.config import load_scenario
 from fedhp.references import resolve
+from fedhp.scenario.loading import load_scenario
 
 _FEW_CLIENTS, _MANY_CLIENTS = 100, 1000
 _FEW_ROUNDS, _MANY_ROUNDS = 20, 100

@@ -11,10 +11,10 @@ from typing import Any
 
 from fedhp.bench.isolation import isolated
 from fedhp.central import prepare_central
-from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.errors import FedhpError
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
 

@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from fedhp.api import CLIENT_APP, PREPARE, QUERY_FLEET
-from fedhp.config import load_scenario
 from fedhp.data import client_shard
 from fedhp.model.architecture import initial_state
 from fedhp.model.zoo import architecture
 from fedhp.references import resolve
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
 from fedhp.wire import pack_state
 
@@ -148,7 +148,7 @@ def _bare_workers(scenario: Scenario, num_workers: int) -> Iterator[_BareWorkers
 
 def _bare_loop(pipe: Any, scenario_json: str) -> None:
     """Trains the clients it is sent and returns the sum of their models. Runs in its own process."""
-    from fedhp.config import from_json
+    from fedhp.scenario.loading import from_json
 
     torch.set_num_threads(1)
     scenario = from_json(scenario_json)

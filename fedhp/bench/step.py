@@ -8,9 +8,9 @@ import torch
 
 from fedhp.aggregation.submodels import first
 from fedhp.central import Central, prepare_central
-from fedhp.config import load_scenario
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
+from fedhp.scenario.loading import load_scenario
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask

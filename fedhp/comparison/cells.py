@@ -11,10 +11,10 @@ import yaml
 
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.api import simulate
-from fedhp.config import given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
-from fedhp.schema import Scenario, SimulationConfig, TrackingConfig
+from fedhp.scenario.loading import given_keys, load_scenario
+from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.studies.cell import Cell, check_names
 
 _STRATEGY = "strategies.setup:strategy_class"

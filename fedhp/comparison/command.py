@@ -63,7 +63,7 @@ def _compare(
 ) -> None:
     from fedhp.comparison.cells import Comparison, parse_grid
     from fedhp.comparison.run import run_comparison
-    from fedhp.config import load_scenario
+    from fedhp.scenario.loading import load_scenario
     from fedhp.studies.running import check_outcomes
 
     grid = parse_grid(over)

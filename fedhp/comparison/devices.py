@@ -10,7 +10,7 @@ from fedhp.errors import RecordError
 from fedhp.fleet.devices import assign_classes
 from fedhp.model.zoo import architecture
 from fedhp.report.series import Frame
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.tracking import RunResult, load_state, replace_text
 from fedhp.training.evaluation import evaluate
 

@@ -7,7 +7,7 @@ import yaml
 from fedhp.comparison.result import Result
 from fedhp.comparison.texts import said_seeds, said_varied
 from fedhp.report.facts import Fact
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.sizes import format_size
 
 

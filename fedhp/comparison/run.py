@@ -13,7 +13,7 @@ from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_mani
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.report.writing import COMPARISON
-from fedhp.schema import Scenario, SimulationConfig, WandbConfig
+from fedhp.scenario.schema import Scenario, SimulationConfig, WandbConfig
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.folder import claim, held
 from fedhp.studies.progress import shown

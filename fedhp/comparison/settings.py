@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedhp.schema import Scenario
+from fedhp.scenario.schema import Scenario
 
 # What a comparison sets in each run (`model.prune_inputs` is off for strategies that cut no inputs), and what
 # no result depends on.

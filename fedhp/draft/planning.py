@@ -10,7 +10,7 @@ from fedhp.errors import DataError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.zoo import MODELS, ModelConfig
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.schema import Scenario, ServerConfig
+from fedhp.scenario.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
 from fedhp.training.optimizers import TrainConfig
 

@@ -21,7 +21,7 @@ from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
-    from fedhp.schema import SimulationConfig
+    from fedhp.scenario.schema import SimulationConfig
 
 __all__ = ["load_app", "open_grid"]
 

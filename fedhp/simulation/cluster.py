@@ -27,7 +27,7 @@ from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.worker import SLICE_BYTES, Worker
 
 if TYPE_CHECKING:
-    from fedhp.schema import SimulationConfig
+    from fedhp.scenario.schema import SimulationConfig
 
 _LOCAL = "local"  # Ray's own word for one that is started for this process
 _ANSWER_SECONDS = 5.0

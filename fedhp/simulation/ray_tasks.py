@@ -11,7 +11,7 @@ from fedhp.simulation.cluster import join_ray, leave_ray, worker_environment
 from fedhp.simulation.tasks import LostTaskError
 
 if TYPE_CHECKING:
-    from fedhp.schema import SimulationConfig
+    from fedhp.scenario.schema import SimulationConfig
 
 
 class RayTasks:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedhp.bounds import one_line
-from fedhp.config import load_scenario
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.schema import Scenario, SimulationConfig, TrackingConfig
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.tracking import has_finished
 
 _logger = logging.getLogger(__name__)

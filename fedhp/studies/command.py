@@ -100,7 +100,7 @@ def _taste(quick: bool) -> tuple[str, ...]:
 
 def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
     from fedhp.api import warn_unused
-    from fedhp.config import load_scenario
+    from fedhp.scenario.loading import load_scenario
     from fedhp.studies.running import check_outcomes
     from fedhp.studies.study import run_study
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.central import as_recorded, train_central
-from fedhp.config import given_keys, load_scenario
 from fedhp.errors import ScenarioError
 from fedhp.pruning.criteria import CRITERIA
-from fedhp.schema import Scenario
+from fedhp.scenario.loading import given_keys, load_scenario
+from fedhp.scenario.schema import Scenario
 from fedhp.studies.cell import Cell
 from fedhp.studies.scratch import fresh_start
 

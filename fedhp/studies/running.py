@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedhp.bounds import one_line
 from fedhp.errors import TrainingError
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation.tasks import LostTaskError, Tasks, open_tasks
 from fedhp.studies.cell import Cell, Outcome, check_names, is_finished, run_cell
 

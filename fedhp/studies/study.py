@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fedhp.errors import MissingExtraError
-from fedhp.schema import SimulationConfig
+from fedhp.scenario.schema import SimulationConfig
 from fedhp.studies.cell import Outcome, Study
 from fedhp.studies.figure import draw
 from fedhp.studies.folder import claim, held

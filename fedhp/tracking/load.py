@@ -21,7 +21,7 @@ from fedhp.tracking.totals import Summary
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedhp.schema import Scenario
+    from fedhp.scenario.schema import Scenario
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _known(value: float | None) -> float | None:
 
 
 def _config(path: Path) -> "Scenario":
-    from fedhp.config import load_scenario
+    from fedhp.scenario.loading import load_scenario
 
     if not path.is_file():
         raise RecordError(f"{path} is missing: the folder is no complete run record; {_GIVE}")

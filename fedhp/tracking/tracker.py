@@ -13,7 +13,7 @@ from fedhp.rows import RoundReport
 from fedhp.tracking.totals import Summary
 
 if TYPE_CHECKING:
-    from fedhp.schema import Scenario
+    from fedhp.scenario.schema import Scenario
 
 logger = logging.getLogger(__name__)
 

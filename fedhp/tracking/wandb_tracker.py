@@ -14,7 +14,7 @@ from fedhp.tracking.totals import Summary
 from fedhp.tracking.tracker import RunPlan
 
 if TYPE_CHECKING:
-    from fedhp.schema import Scenario, WandbConfig
+    from fedhp.scenario.schema import Scenario, WandbConfig
 
 
 class WandbTracker:

@@ -15,8 +15,8 @@ from fedhp.bounds import one_line, shown
 from fedhp.choices import file_meant
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig
-from fedhp.keys import is_known, keys_named, misfit, section_amiss, unknown_key, value_amiss
-from fedhp.schema import KEYS, Scenario
+from fedhp.scenario.explain import is_known, keys_named, misfit, section_amiss, unknown_key, value_amiss
+from fedhp.scenario.schema import KEYS, Scenario
 
 _SUFFIXES = (".yaml", ".yml")
 _DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp init says what it makes
@@ -24,7 +24,7 @@ _DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp 
 
 def scenarios_folder() -> Path:
     """Returns the folder of the scenarios that ship: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "scenarios"
     return installed if installed.is_dir() else package.parent / "scenarios"
 

@@ -17,11 +17,11 @@ from fedhp.choices import check_choice
 from fedhp.data import DataConfig
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import FleetConfig
-from fedhp.keys import keys_of, value_amiss
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
+from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
