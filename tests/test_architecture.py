@@ -12,8 +12,8 @@ PACKAGES = ("fedhp", "clients", "strategies")
 
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
-    {"bounds", "errors", "locks", "seeds", "threads"},
-    {"arrays", "cache", "choices", "sizes", "terminal"},
+    {"bounds", "errors", "seeds", "threads"},
+    {"arrays", "choices", "files", "sizes", "terminal"},
     {"data", "fleet", "references"},
     {"model"},
     {"pruning"},

@@ -16,7 +16,6 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fedhp.cache import cache_folder, prepared
 from fedhp.data import (
     DataConfig,
     Normalisation,
@@ -31,6 +30,7 @@ from fedhp.data import (
 )
 from fedhp.data.normalisation import measure
 from fedhp.errors import DataError, MissingExtraError, ScenarioError
+from fedhp.files.cache import cache_folder, prepared
 from fedhp.seeds import generator
 
 test_shard.__test__ = False  # a function of the product, not a test

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedhp.cache import _temporary, _writable_folder, cache_folder, prepared
 from fedhp.errors import DataError
+from fedhp.files.cache import _temporary, _writable_folder, cache_folder, prepared
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_user_without_a_home_has_the_temporary_folder(shared, monkeypatch):
 KILLED = """
 import os, signal, sys
 import numpy as np
-from fedhp import cache
+from fedhp.files import cache
 save = np.save
 def killed(*args, **named):
     save(*args, **named)

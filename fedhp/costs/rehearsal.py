@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.cache import prepared
 from fedhp.costs.forms import Counts, forms_by_size, telling_counts
 from fedhp.costs.live_tensors import StorageWatch
 from fedhp.errors import DataError, ScenarioError
+from fedhp.files.cache import prepared
 from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients

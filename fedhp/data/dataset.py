@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.cache import cache_folder, key_of, prepared
 from fedhp.data.config import DataConfig
 from fedhp.data.normalisation import Normalisation, measure, middle_spread, widest_step
 from fedhp.data.sources import SOURCES, Arrays, Source
+from fedhp.files.cache import cache_folder, key_of, prepared
 from fedhp.seeds import generator
 
 

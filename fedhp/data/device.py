@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.cache import cache_folder, key_of, prepared
 from fedhp.data.checks import checked_images
 from fedhp.data.dataset import stamps
 from fedhp.data.labels import checked_labels
@@ -18,6 +17,7 @@ from fedhp.data.normalisation import Normalisation, spreads
 from fedhp.data.npz import read_npz
 from fedhp.data.shard import Shard
 from fedhp.errors import DataError
+from fedhp.files.cache import cache_folder, key_of, prepared
 
 # How much wider, and how much narrower, a device's values may spread than the server's. No single image of
 # what ships spreads twice as widely; but a device that always sees about the same may be right.

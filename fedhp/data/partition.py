@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.cache import key_of, prepared
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.overhearing import overheard
 from fedhp.errors import DivisionError, MissingExtraError
+from fedhp.files.cache import key_of, prepared
 from fedhp.seeds import derive, generator
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedhp.errors import RecordError
-from fedhp.locks import locked
+from fedhp.files.locks import locked
 from fedhp.tracking import is_taken, not_writable
 
 MARKER = "study.txt"

@@ -4,6 +4,7 @@ A tracker is told what happens and changes nothing. The server builds them and t
 which tells all of them.
 """
 
+from fedhp.files.atomic import replace_text as replace_text
 from fedhp.tracking.console import ConsoleTracker as ConsoleTracker
 from fedhp.tracking.load import RunResult as RunResult
 from fedhp.tracking.load import has_finished as has_finished
@@ -14,7 +15,6 @@ from fedhp.tracking.record import RunRecord as RunRecord
 from fedhp.tracking.record import is_taken as is_taken
 from fedhp.tracking.record import not_writable as not_writable
 from fedhp.tracking.record import run_folder as run_folder
-from fedhp.tracking.replacing import replace_text as replace_text
 from fedhp.tracking.totals import RunTotals as RunTotals
 from fedhp.tracking.totals import Summary as Summary
 from fedhp.tracking.tracker import RunPlan as RunPlan

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
 from fedhp.errors import RecordError
+from fedhp.files.atomic import replacing
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.tracking.replacing import replacing
 from fedhp.tracking.tracker import RunPlan
 
 _PREFIX = "structure."

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from fedhp.tracking.replacing import replacing
+from fedhp.files.atomic import replacing
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 # What a column may be once another program has written the table anew.

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.files.atomic import replace_text
 from fedhp.model.state import ModelState
 from fedhp.rows import RoundReport
 from fedhp.tracking import columns, wording
-from fedhp.tracking.replacing import replace_text
 from fedhp.tracking.totals import RunTotals, Summary
 from fedhp.tracking.tracker import RunPlan
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
 from fedhp.errors import DataError
-from fedhp.locks import locked
+from fedhp.files.locks import locked
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
 _FORMAT = 11
