@@ -17,13 +17,13 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.records import RunResult, load_run, load_state, run_folder
 from fedhp.references import resolve
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
 from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads
-from fedhp.tracking import RunResult, load_run, load_state, run_folder
 
 _logger = logging.getLogger("fedhp")
 

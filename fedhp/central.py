@@ -12,7 +12,7 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.model.state import ModelState
 from fedhp.notes import run_notes
-from fedhp.rows import ClientReport
+from fedhp.records.rows import ClientReport
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers

@@ -113,8 +113,8 @@ def run(
     """
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
+        from fedhp.records import run_folder
         from fedhp.scenario.loading import load_scenario
-        from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
@@ -143,8 +143,8 @@ def train(
     """
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
+        from fedhp.records import run_folder
         from fedhp.scenario.loading import load_scenario
-        from fedhp.tracking import run_folder
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
@@ -251,8 +251,8 @@ def main() -> None:
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
     """Reports on the run that goes on meanwhile; on one that failed too, as far as it came."""
+    from fedhp.records import has_finished
     from fedhp.report import report_on
-    from fedhp.tracking import has_finished
 
     has_begun = (folder / "rounds.parquet").exists
     try:

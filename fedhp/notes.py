@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedhp.aggregation.assignment import budget_for, fit_counts
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, data_notes
-from fedhp.rows import RoundReport, mean_train_loss
+from fedhp.records.rows import RoundReport, mean_train_loss
 from fedhp.sizes import at_least, format_size
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe

@@ -16,19 +16,12 @@ from fedhp.errors import FedhpError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.notes import LossNotes
+from fedhp.records import RunPlan, RunRecord, RunTotals
+from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import drawn
-from fedhp.rows import ClientReport, RoundReport
 from fedhp.scenario.schema import Scenario
 from fedhp.terminal import OutputHandler
-from fedhp.tracking import (
-    ConsoleTracker,
-    RunPlan,
-    RunRecord,
-    RunTotals,
-    Tracker,
-    Trackers,
-    WandbTracker,
-)
+from fedhp.tracking import ConsoleTracker, Tracker, Trackers, WandbTracker
 from fedhp.training.evaluation import evaluate
 from fedhp.training.recipe import Recipe
 

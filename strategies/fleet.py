@@ -18,7 +18,7 @@ from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.rows import ClientReport, mean_train_loss
+from fedhp.records.rows import ClientReport, mean_train_loss
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import generator
 from fedhp.training.recipe import Recipe

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from flwr.serverapp import Grid
 
 from fedhp.errors import TrainingError
-from fedhp.rows import ClientReport
+from fedhp.records.rows import ClientReport
 from fedhp.scenario.schema import ServerConfig
 
 from .roster import wait_for

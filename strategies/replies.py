@@ -9,7 +9,7 @@ from fedhp.aggregation.proportion import Change
 from fedhp.bounds import one_line
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
-from fedhp.rows import ClientReport
+from fedhp.records.rows import ClientReport
 from fedhp.training.update import Update
 
 from .questions import Questions

@@ -3,7 +3,7 @@
 import logging
 import math
 
-from fedhp.tracking.wording import percent
+from fedhp.records.wording import percent
 from fedhp.watch import Look, RunWatch
 
 from .fleet import FleetStrategy

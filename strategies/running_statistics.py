@@ -21,7 +21,7 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.rows import ClientReport
+from fedhp.records.rows import ClientReport
 from fedhp.training.moments import ENOUGH
 from fedhp.training.recipe import Recipe, choose_batch
 from fedhp.training.update import Moments

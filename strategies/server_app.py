@@ -13,10 +13,11 @@ from fedhp import wire
 from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
+from fedhp.records import RunPlan, run_folder
 from fedhp.scenario.loading import from_json, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
-from fedhp.tracking import RunPlan, Trackers, run_folder
+from fedhp.tracking import Trackers
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .rollback import RollBack

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedhp.tracking import RunResult, load_state
+from fedhp.records import RunResult, load_state
 
 FILE = Path(__file__).with_suffix(".json")
 

@@ -20,8 +20,8 @@ from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.model.inference import normalised
 from fedhp.model.structure import Structure
+from fedhp.records import columns
 from fedhp.scenario.loading import load_scenario
-from fedhp.tracking import columns
 
 SMALL = {
     "rounds": 3,
@@ -33,7 +33,7 @@ SMALL = {
 }
 
 
-def simulate(out, **overrides) -> fedhp.tracking.RunResult:
+def simulate(out, **overrides) -> fedhp.records.RunResult:
     return fedhp.simulate("quickstart", out, **{**SMALL, **overrides})
 
 
@@ -141,7 +141,7 @@ def test_the_loaded_model_has_the_accuracy_that_the_record_says(run):
     assert sum(p.numel() for p in model.parameters()) == run.summary["params_final"]
 
 
-def fingerprint(run: fedhp.tracking.RunResult) -> list:
+def fingerprint(run: fedhp.records.RunResult) -> list:
     """What a run's outcome is, without durations."""
     rounds = run.rounds[["accuracy", "loss", "params", "structure", "bytes_up", "bytes_down"]]
     rounds, clients = rounds.fillna(-1), run.clients.drop(columns="seconds").fillna(-1)

@@ -13,8 +13,8 @@ from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.model.architecture import initial_state
+from fedhp.records import columns, load_state
 from fedhp.scenario.loading import load_scenario
-from fedhp.tracking import columns, load_state
 from fedhp.training.evaluation import evaluate
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
@@ -22,7 +22,7 @@ from fedhp.training.update import RoundTask
 SMALL = {"model.widths": [24, 16], "data.max_train": 400, "train.epochs": 4}
 
 
-def train(out, **overrides) -> fedhp.tracking.RunResult:
+def train(out, **overrides) -> fedhp.records.RunResult:
     return fedhp.train("quickstart", out, **{**SMALL, **overrides})
 
 
@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     return train(tmp_path_factory.mktemp("central") / "run")
 
 
-def fingerprint(run: fedhp.tracking.RunResult) -> list:
+def fingerprint(run: fedhp.records.RunResult) -> list:
     """What must be the same in every run: all but times; None, unlike NaN, is equal to itself."""
     rounds = run.rounds.drop(columns=["seconds", "evaluation_seconds"]).astype(object)
     clients = run.clients.drop(columns="seconds").astype(object)

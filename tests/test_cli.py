@@ -18,9 +18,9 @@ import fedhp
 from fedhp.cli import app
 from fedhp.comparison.command import DEFAULT
 from fedhp.errors import MissingExtraError, RecordError, ScenarioError
+from fedhp.records import load_run
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.terminal import readable_errors
-from fedhp.tracking import load_run
 
 ROOT = Path(__file__).parent.parent
 FAST = ["rounds=1", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=0"]

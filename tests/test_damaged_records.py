@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fedhp.cli import app
 from fedhp.errors import RecordError
-from fedhp.tracking import RunRecord, RunTotals, load_run
+from fedhp.records import RunRecord, RunTotals, load_run
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 

@@ -22,9 +22,9 @@ from clients.client_app import app as client_app
 from fedhp import wire
 from fedhp.data import Normalisation
 from fedhp.errors import ScenarioError
+from fedhp.records import RunResult, load_run
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.tracking import RunResult, load_run
 from strategies.server_app import app as server_app
 
 ROOT = Path(__file__).parent.parent

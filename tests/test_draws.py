@@ -16,7 +16,7 @@ from fedhp.model.draws import drawing
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.tracking import load_state
+from fedhp.records import load_state
 from fedhp.training import trainer
 from fedhp.training.evaluation import evaluate
 from fedhp.training.optimizers import TrainConfig

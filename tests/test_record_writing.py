@@ -16,9 +16,10 @@ import fedhp
 from fedhp.cli import app
 from fedhp.data import partition_rows
 from fedhp.errors import RecordError
+from fedhp.records import RunRecord, RunTotals, load_run, load_state, run_folder
 from fedhp.scenario.loading import load_scenario
 from fedhp.terminal import OutputHandler
-from fedhp.tracking import RunRecord, RunTotals, Trackers, load_run, load_state, run_folder
+from fedhp.tracking import Trackers
 
 SMALL = {"fleet.num_clients": 2, "server.clients_per_round": 0, "simulation.num_workers": 0, "rounds": 1}
 
@@ -157,7 +158,7 @@ def test_a_record_that_cannot_begin_for_whatever_cause_ends_the_run(tmp_path, mo
     def fails(*_):
         raise RuntimeError("no such codec")
 
-    monkeypatch.setattr("fedhp.tracking.parquet.PartedTable.write", fails)
+    monkeypatch.setattr("fedhp.records.parquet.PartedTable.write", fails)
     trackers = Trackers([RunRecord(tmp_path / "run")])
     with pytest.raises(RecordError, match="cannot be written: no such codec"):
         trackers.on_start(make_plan())

@@ -22,11 +22,11 @@ from fedhp.cli import app
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.pruning.schedule import PruneConfig
+from fedhp.records import RunPlan, RunRecord, RunResult, RunTotals, load_run
+from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
-from fedhp.rows import ClientReport, RoundReport
 from fedhp.scenario.schema import Scenario
-from fedhp.tracking import RunPlan, RunRecord, RunResult, RunTotals, load_run
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 image = pytest.importorskip("matplotlib.image", reason="reports need the extra 'plots'")

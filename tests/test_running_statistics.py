@@ -17,7 +17,7 @@ from fedhp.errors import BudgetError, WireError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
-from fedhp.rows import ClientReport
+from fedhp.records.rows import ClientReport
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as

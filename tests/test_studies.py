@@ -23,6 +23,7 @@ from fedhp.cli import app
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.pruning.criteria import CRITERIA, Criterion
+from fedhp.records import load_state
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.cell import Cell, Outcome, Study
@@ -32,7 +33,6 @@ from fedhp.studies.grids import ARMS, Grid, criteria_cells, dynhp_cells, train
 from fedhp.studies.running import run_cells
 from fedhp.studies.study import run_study
 from fedhp.studies.writing import show_tables, write_tables
-from fedhp.tracking import load_state
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.epochs=1", "data.max_train=200", "model.widths=[24,16]")
@@ -263,8 +263,8 @@ def test_fresh_weights_fit_the_small_networks_own_fan_in(name):
 
 def write_record(folder: Path, scenario, last: float, best: float, final: int, means: list[int], seconds):
     """A finished run whose full model takes 1,000 bytes to train, and which compresses fourfold."""
-    from fedhp.tracking import columns, parquet
-    from fedhp.tracking.totals import Summary
+    from fedhp.records import columns, parquet
+    from fedhp.records.totals import Summary
 
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(scenario.to_yaml())

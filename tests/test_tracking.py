@@ -28,21 +28,11 @@ from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig
+from fedhp.records import RunPlan, RunRecord, RunTotals, load_run, load_state, run_folder, wording
+from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import write_report
-from fedhp.rows import ClientReport, RoundReport
 from fedhp.scenario.schema import Scenario, WandbConfig
-from fedhp.tracking import (
-    ConsoleTracker,
-    RunPlan,
-    RunRecord,
-    RunTotals,
-    Trackers,
-    WandbTracker,
-    load_run,
-    load_state,
-    run_folder,
-    wording,
-)
+from fedhp.tracking import ConsoleTracker, Trackers, WandbTracker
 from fedhp.tracking.console import plain_line
 from fedhp.tracking.progress import Progress, Trace
 
@@ -495,7 +485,7 @@ def test_damaged_record_is_refused_by_name(
 KILLED = """
 import os, signal, sys
 import fedhp
-from fedhp.tracking import RunRecord
+from fedhp.records import RunRecord
 
 record_round = RunRecord.on_round
 

@@ -7,11 +7,12 @@ import pandas as pd
 from fedhp.bounds import one_line
 from fedhp.data import Shard, client_shard, local_parts, open_dataset
 from fedhp.errors import RecordError
+from fedhp.files.atomic import replace_text
 from fedhp.fleet.devices import assign_classes
 from fedhp.model.zoo import architecture
+from fedhp.records import RunResult, load_state
 from fedhp.report.series import Frame
 from fedhp.scenario.schema import Scenario
-from fedhp.tracking import RunResult, load_state, replace_text
 from fedhp.training.evaluation import evaluate
 
 _FILE = "devices.csv"

@@ -10,10 +10,10 @@ from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.texts import three_digits
+from fedhp.records import RunResult
 from fedhp.report import labels, series
 from fedhp.report.axes import Climb, over_rounds
 from fedhp.report.plot import Plot
-from fedhp.tracking import RunResult
 
 _MARKS = 7  # on a line, by which it is known without colours
 

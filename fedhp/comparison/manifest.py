@@ -8,8 +8,8 @@ from secrets import token_hex
 from typing import Any
 
 from fedhp.errors import RecordError
+from fedhp.files.atomic import replace_text
 from fedhp.report.writing import COMPARISON
-from fedhp.tracking import replace_text
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.records import undamaged
 from fedhp.report import write_report
 from fedhp.report.writing import COMPARISON, write_page
 from fedhp.studies.folder import MARKER
-from fedhp.tracking import undamaged
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result

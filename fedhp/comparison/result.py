@@ -14,7 +14,7 @@ from fedhp.comparison.pairs import pair_rows
 from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, run_rows
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import RecordError
-from fedhp.tracking import RunResult, load_run
+from fedhp.records import RunResult, load_run
 
 _AGAIN = "repeat the 'fedhp compare' that wrote it, which goes on where it was cut short"
 

@@ -10,7 +10,7 @@ from scipy.stats import sem, t
 
 from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
-from fedhp.tracking import RunResult
+from fedhp.records import RunResult
 
 Row = dict[str, Any]
 

@@ -12,13 +12,14 @@ from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import MissingExtraError, RecordError
+from fedhp.records import has_finished
 from fedhp.report.writing import COMPARISON
 from fedhp.scenario.schema import Scenario, SimulationConfig, WandbConfig
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.folder import claim, held
 from fedhp.studies.progress import shown
 from fedhp.studies.running import check_outcomes, run_cells
-from fedhp.tracking import has_finished, log_comparison
+from fedhp.tracking import log_comparison
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator
 
+from fedhp.records.wording import percent
 from fedhp.report import facts, series
 from fedhp.report.axes import (
     Climb,
@@ -20,10 +21,9 @@ from fedhp.report.axes import (
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT, looks
 from fedhp.sizes import format_size
-from fedhp.tracking.wording import percent
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _MOST_CLASSES = 8  # whose panels or lines can be told apart
 _FAR_ABOVE = 3  # times the peak: drawn to that scale, memory would be a line at the bottom

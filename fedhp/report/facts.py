@@ -4,12 +4,12 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedhp.bounds import one_line
+from fedhp.records import wording
 from fedhp.report import series
 from fedhp.sizes import format_size
-from fedhp.tracking import wording
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 MOST_CLASSES = 100
 MOST_FAILURES = 50

@@ -7,7 +7,7 @@ from fedhp.report import class_figures, learning_figures, partition_figures, uni
 from fedhp.report.plot import Plot
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _FIGURES = (
     learning_figures.accuracy,

@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import StrMethodFormatter
 
+from fedhp.records.wording import percent
 from fedhp.report import series
 from fedhp.report.axes import Climb, byte_unit, dots, over_rounds
 from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT
 from fedhp.sizes import format_size
-from fedhp.tracking.wording import percent
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _FAR_ABOVE = 10  # times the median: on a linear axis, that would be a line at the bottom
 

@@ -12,7 +12,7 @@ from fedhp.report.plot import Picture, Plot
 from fedhp.report.style import DARK, LIGHT
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from fedhp.report.plot import Plot
 from fedhp.report.style import LIGHT
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _NAME, _TITLE = "partition", "Who holds which labels"
 _MOST_CLIENTS = 1000  # that are drawn one by one: no screen is much wider, and each is a shape in the file

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from fedhp.fleet.devices import assign_classes
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 Frame = Any  # a pandas frame; what its own types say of a selection is too little to go by
 

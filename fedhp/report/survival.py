@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fedhp.errors import RecordError
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fedhp.report.plot import Plot
 from fedhp.report.survival import Survival, survival
 
 if TYPE_CHECKING:
-    from fedhp.tracking import RunResult
+    from fedhp.records import RunResult
 
 _MOST_GROUPS = 12
 _BLANK = "#00000000"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError
-from fedhp.tracking import load_run, replace_text, undamaged
+from fedhp.files.atomic import replace_text
+from fedhp.records import load_run, undamaged
 
 if TYPE_CHECKING:
     from fedhp.report.plot import Picture, Plot

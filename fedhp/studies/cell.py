@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from fedhp.bounds import one_line
 from fedhp.errors import BudgetError, RecordError, ScenarioError
+from fedhp.records import has_finished
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
-from fedhp.tracking import has_finished
 
 _logger = logging.getLogger(__name__)
 

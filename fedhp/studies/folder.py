@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fedhp.errors import RecordError
 from fedhp.files.locks import locked
-from fedhp.tracking import is_taken, not_writable
+from fedhp.records import is_taken, not_writable
 
 MARKER = "study.txt"
 

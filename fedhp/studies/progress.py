@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from fedhp.records.wording import duration
 from fedhp.studies.cell import Cell, Outcome
 from fedhp.studies.running import OnDone
-from fedhp.tracking.wording import duration
 
 _logger = logging.getLogger("fedhp")
 

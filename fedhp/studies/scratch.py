@@ -6,9 +6,9 @@ from fedhp.data import open_dataset
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
+from fedhp.records import load_state
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import derive
-from fedhp.tracking import load_state
 
 
 def fresh_start(scenario: Scenario, folder: Path) -> ModelState:

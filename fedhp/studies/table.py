@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from fedhp.records import RunResult, load_run
 from fedhp.studies.cell import Cell, Outcome
-from fedhp.tracking import RunResult, load_run
 
 Row = dict[str, Any]
 

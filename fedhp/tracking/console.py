@@ -11,14 +11,14 @@ from rich.live import Live
 
 from fedhp.bounds import one_line
 from fedhp.model.state import ModelState
-from fedhp.rows import RoundReport
+from fedhp.records import wording
+from fedhp.records.classes import ClassRound, by_class
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import RoundReport
+from fedhp.records.totals import Summary
 from fedhp.sizes import format_size
-from fedhp.tracking import wording
-from fedhp.tracking.classes import ClassRound, by_class
 from fedhp.tracking.display import render
 from fedhp.tracking.progress import Progress
-from fedhp.tracking.totals import Summary
-from fedhp.tracking.tracker import RunPlan
 
 logger = logging.getLogger("fedhp")
 

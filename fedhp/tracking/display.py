@@ -7,9 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fedhp.records import wording
+from fedhp.records.classes import ClassRound
 from fedhp.sizes import format_size
-from fedhp.tracking import wording
-from fedhp.tracking.classes import ClassRound
 from fedhp.tracking.progress import Progress
 
 _WIDE = 112

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from fedhp.rows import RoundReport
-from fedhp.tracking.classes import ClassRound, by_class
-from fedhp.tracking.totals import Status
-from fedhp.tracking.tracker import RunPlan
+from fedhp.records.classes import ClassRound, by_class
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import RoundReport
+from fedhp.records.totals import Status
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT_ROUNDS = 20

@@ -1,55 +1,19 @@
 """The tracker protocol, what a tracker is told at the start, and the fan-out to several."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from fedhp.data import Normalisation
 from fedhp.errors import RecordError
-from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
-from fedhp.rows import RoundReport
-from fedhp.tracking.totals import Summary
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import RoundReport
+from fedhp.records.totals import Summary
 
 if TYPE_CHECKING:
-    from fedhp.scenario.schema import Scenario
+    pass
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What is known of a run before its first round.
-
-    Attributes:
-        scenario: The resolved scenario.
-        layout: How the full model is wired.
-        devices: Per device class, the number of clients.
-        budgets: Per device class, the memory budget in bytes; None where there is none.
-        params_full: Parameters of the full model.
-        training_bytes_full: The memory model's bytes to train the full model at the scenario's
-            batch size.
-        input_shape: The shape of one sample.
-        num_classes: The number of classes to tell apart.
-        partition: Per client that plays a part of the scenario's data set, its training samples per label.
-        owners: The name in the data of each client that plays an owner of samples.
-        normalisation: What brings the data's raw samples to those that the model takes.
-        label_names: The classes' names, in order; none where they have numbers only.
-    """
-
-    scenario: "Scenario"
-    layout: Layout
-    devices: Mapping[str, int]
-    budgets: Mapping[str, int | None]
-    params_full: int
-    training_bytes_full: int
-    input_shape: tuple[int, ...]
-    num_classes: int
-    partition: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    owners: Mapping[int, str] = field(default_factory=dict)
-    normalisation: Normalisation | None = None
-    label_names: tuple[str, ...] = ()
 
 
 class Tracker(Protocol):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.model.state import ModelState
-from fedhp.rows import RoundReport
-from fedhp.tracking import columns
-from fedhp.tracking.classes import by_class
-from fedhp.tracking.totals import Summary
-from fedhp.tracking.tracker import RunPlan
+from fedhp.records import columns
+from fedhp.records.classes import by_class
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import RoundReport
+from fedhp.records.totals import Summary
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import Scenario, WandbConfig

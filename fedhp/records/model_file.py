@@ -22,7 +22,7 @@ from fedhp.errors import RecordError
 from fedhp.files.atomic import replacing
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.tracking.tracker import RunPlan
+from fedhp.records.plan import RunPlan
 
 _PREFIX = "structure."
 _METADATA = "fedhp"

@@ -1,10 +1,10 @@
 """The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
 
 from fedhp.bounds import one_line
-from fedhp.rows import ClientReport, RoundReport
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import ClientReport, RoundReport
+from fedhp.records.totals import Summary
 from fedhp.sizes import format_size
-from fedhp.tracking.totals import Summary
-from fedhp.tracking.tracker import RunPlan
 
 
 def percent(share: float | None) -> str:

@@ -24,10 +24,10 @@ from fedhp.bounds import one_line
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.files.atomic import replace_text
 from fedhp.model.state import ModelState
-from fedhp.rows import RoundReport
-from fedhp.tracking import columns, wording
-from fedhp.tracking.totals import RunTotals, Summary
-from fedhp.tracking.tracker import RunPlan
+from fedhp.records import columns, wording
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import RoundReport
+from fedhp.records.totals import RunTotals, Summary
 
 _LONGEST_NAME = 50  # of a folder, in characters: of up to four bytes each, and no name may have over 255
 
@@ -95,10 +95,10 @@ class RunRecord:
 
     def __init__(self, folder: Path) -> None:
         try:
-            from fedhp.tracking import checkpoint, parquet
+            from fedhp.records import model_file, parquet
         except ModuleNotFoundError as error:
             raise MissingExtraError("a run record", error.name or "pyarrow", "server") from None
-        self._checkpoint, self._parquet = checkpoint, parquet
+        self._model_file, self._parquet = model_file, parquet
         self.folder = folder
         _make_empty(folder)
         self._events: TextIO | None = None
@@ -128,7 +128,7 @@ class RunRecord:
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
             ) from error
-        self._metadata = self._checkpoint.describe(plan)
+        self._metadata = self._model_file.describe(plan)
         self._totals = RunTotals(plan)
         self._event(wording.start(plan))
 
@@ -145,7 +145,7 @@ class RunRecord:
                 self._event(wording.failure(row))
             self._clients.write(report.round, [vars(row) for row in report.clients])
             self._rounds.write(report.round, [round_row(report)])
-            self._checkpoint.save(self.folder / "model.safetensors", state, self._metadata)
+            self._model_file.save(self.folder / "model.safetensors", state, self._metadata)
         self._totals.add(report)
 
     def on_note(self, text: str) -> None:

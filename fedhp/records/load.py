@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from fedhp.bounds import one_line, shown
 from fedhp.errors import FedhpError, MissingExtraError, RecordError, ScenarioError
 from fedhp.model.state import ModelState
-from fedhp.tracking import columns
-from fedhp.tracking.totals import Summary
+from fedhp.records import columns
+from fedhp.records.totals import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,10 +127,10 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
             one that does not fit its structure.
     """
     try:
-        from fedhp.tracking import checkpoint
+        from fedhp.records import model_file
     except ModuleNotFoundError as error:
         raise MissingExtraError("reading a model", error.name or "safetensors", "server") from None
-    return checkpoint.load(_existing(folder) / "model.safetensors")
+    return model_file.load(_existing(folder) / "model.safetensors")
 
 
 def _last_alive(folder: Path) -> datetime:
@@ -228,7 +228,7 @@ def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
     try:
         import pandas as pd
 
-        from fedhp.tracking import parquet
+        from fedhp.records import parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("reading a run record", error.name or "pandas", "server") from None
     complete, damaged = parquet.files(path)

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedhp.rows import RoundReport
+from fedhp.records.rows import RoundReport
 
 if TYPE_CHECKING:
-    from fedhp.tracking.tracker import RunPlan
+    from fedhp.records.plan import RunPlan
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -21,7 +21,7 @@ class Summary:
     Attributes:
         status: "finished"; "failed" where an error ended the run, such as that no client ever answered; or
             "interrupted" by Ctrl-C or a signal. A run that was killed writes no summary;
-            `fedhp.tracking.load_run` adds one up whose status is "unfinished".
+            `fedhp.records.load_run` adds one up whose status is "unfinished".
         cause: Why a failed run failed; None of all others.
         rounds: Rounds done; the model before training, round 0, does not count.
         final_accuracy: The global model's accuracy after the last round; None before the first.

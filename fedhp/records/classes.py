@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedhp.rows import ClientReport, RoundReport, local_accuracies
+from fedhp.records.rows import ClientReport, RoundReport, local_accuracies
 
 
 @dataclass(frozen=True)
