@@ -6,8 +6,8 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedhp import wire
 from fedhp.aggregation.submodels import FJORD_LEVELS
+from fedhp.federation import wire
 from fedhp.scenario.loading import from_json
 from fedhp.training.moments import take_moments
 from fedhp.training.recipe import Recipe

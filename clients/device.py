@@ -18,11 +18,11 @@ from typing import Any
 from fedhp.bounds import MOST_THREADS, shown
 from fedhp.data import Shard, client_shard, device_shard, local_parts
 from fedhp.errors import ScenarioError
+from fedhp.federation.wire import Brief
 from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes, name_flaw
 from fedhp.scenario.loading import from_json
 from fedhp.seeds import derive
 from fedhp.sizes import format_size, parse_size
-from fedhp.wire import Brief
 
 NodeConfig = Mapping[str, Any]
 

@@ -32,7 +32,7 @@ SERVER_APP = "strategies.server_app:app"
 STRATEGY = "strategies.setup:checked_strategy"
 PREPARE = "strategies.setup:prepare"
 STRATEGIES = "strategies:STRATEGIES"
-QUERY_FLEET = "strategies.roster:query_fleet"
+QUERY_FLEET = "fedhp.federation.roster:query_fleet"
 
 _LOAD = "load it with the version of fedhp that wrote it"
 

@@ -1,11 +1,12 @@
 """Aggregation strategies: Flower strategies, one file each, thin over pure rules in `fedhp`."""
 
+from fedhp.federation.strategy import FleetStrategy
+
 from .dense import Dense, Exclusive, Smallest
 from .feddst import FedDST
 from .federated_dropout import FederatedDropout
 from .fedrolex import FedRolex
 from .fjord import Fjord
-from .fleet import FleetStrategy
 from .heterofl import HeteroFL
 from .holders_mean import HoldersMean
 from .mask_intersection import MaskIntersection

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from fedhp.aggregation.submodels import first, level_counts
-
-from .fleet import FleetStrategy
-from .roster import Device
+from fedhp.federation.roster import Device
+from fedhp.federation.strategy import FleetStrategy
 
 _FEDAVG = "FedAvg: McMahan et al. 2017, arXiv 1602.05629"
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from fedhp.aggregation.reconcile import Reconciliation, majority
+from fedhp.federation.roster import Device
 from fedhp.model.structure import Structure
 
 from .mask_intersection import MaskIntersection
-from .roster import Device
 
 
 class FedDST(MaskIntersection):

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from fedhp.aggregation.submodels import random_part
+from fedhp.federation.roster import Device
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
 
-from .roster import Device
 from .submodel import SubModel
 
 

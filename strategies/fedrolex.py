@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from fedhp.aggregation.submodels import rolling
+from fedhp.federation.roster import Device
 from fedhp.model.structure import Structure
 
-from .roster import Device
 from .submodel import SubModel
 
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from fedhp.aggregation.assignment import fit_structure
 from fedhp.aggregation.reconcile import Reconciliation, intersection
+from fedhp.federation.roster import Device
+from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-
-from .fleet import FleetStrategy
-from .roster import Device
 
 
 class MaskIntersection(FleetStrategy):

@@ -9,9 +9,10 @@ from pathlib import Path
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
-from fedhp import wire
 from fedhp.data import label_counts, partition_notes
 from fedhp.errors import FedhpError, ScenarioError
+from fedhp.federation import wire
+from fedhp.federation.roster import Device, query_fleet
 from fedhp.notes import few_held_out, odd_spreads, run_notes, tiny_parts
 from fedhp.records import RunPlan, run_folder
 from fedhp.scenario.loading import from_json, load_scenario
@@ -21,7 +22,6 @@ from fedhp.tracking import Trackers
 from fedhp.watch import RunWatch, plan_run, reporting
 
 from .rollback import RollBack
-from .roster import Device, query_fleet
 from .setup import Setup, prepare
 
 _notes = logging.getLogger("fedhp.notes")

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
-from fedhp import wire
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.choices import check_choice
 from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
+from fedhp.federation import wire
+from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.architecture import initial_state
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.references import resolve
@@ -16,7 +17,6 @@ from fedhp.scenario.schema import Scenario
 from fedhp.training.recipe import Recipe
 
 from . import STRATEGIES
-from .fleet import FleetStrategy
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from fedhp.aggregation.submodels import first, level_counts
+from fedhp.federation.roster import Device
+from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.structure import Structure
-
-from .fleet import FleetStrategy
-from .roster import Device
 
 
 class SubModel(FleetStrategy):

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord
 
-from fedhp import wire
 from fedhp.api import CLIENT_APP, PREPARE
+from fedhp.federation import wire
 from fedhp.references import resolve
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation import open_grid
@@ -27,7 +27,9 @@ def main() -> None:
         setup = resolve(PREPARE)(load_scenario("quickstart", values=values))
     strategy = setup.strategy
     with open_grid(setup.scenario.simulation, CLIENT_APP, CLIENTS, SECONDS) as grid:
-        devices, left_out = resolve("strategies.roster:query_fleet")(grid, strategy.brief, CLIENTS, SECONDS)
+        devices, left_out = resolve("fedhp.federation.roster:query_fleet")(
+            grid, strategy.brief, CLIENTS, SECONDS
+        )
         assert not left_out, left_out
         strategy.enlist(devices)
         strategy.start(

@@ -8,7 +8,7 @@ from flwr.app import Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
 from flwr.serverapp import Grid
 
-from fedhp import wire
+from fedhp.federation import wire
 from fedhp.model.layout import AxisRef, Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

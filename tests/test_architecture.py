@@ -13,17 +13,17 @@ PACKAGES = ("fedhp", "clients", "strategies")
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
     {"bounds", "errors", "seeds", "threads"},
-    {"arrays", "choices", "files", "sizes", "terminal"},
+    {"choices", "files", "sizes", "terminal"},
     {"data", "fleet", "references"},
     {"model"},
     {"pruning"},
     {"costs"},
     {"training"},
-    {"aggregation", "wire"},
+    {"aggregation"},
     {"scenario"},
-    {"clients", "draft", "records", "simulation"},
-    {"notes", "report", "tracking"},
-    {"watch"},
+    {"draft", "records", "simulation"},
+    {"federation", "notes", "report", "tracking"},
+    {"clients", "watch"},
     {"central", "strategies"},
     {"api"},
     {"bench", "studies"},
@@ -35,7 +35,7 @@ ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 
 # Who may know a library: each stays behind as few doors as possible.
 DOORS = {
-    "flwr": {"wire", "arrays", "simulation", "bench", "api", "terminal", "clients", "strategies"},
+    "flwr": {"federation", "simulation", "bench", "api", "terminal", "clients", "strategies"},
     "jinja2": {"report"},
     "matplotlib": {"report", "studies", "comparison"},
     "omegaconf": {"scenario"},

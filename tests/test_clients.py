@@ -11,9 +11,9 @@ from torch import nn
 
 from clients.client_app import app
 from clients.device import open_device
-from fedhp import wire
 from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.errors import DataError, ScenarioError
+from fedhp.federation import wire
 from fedhp.fleet.devices import DeviceProfile, assign_classes
 from fedhp.model.architecture import initial_state
 from fedhp.scenario.loading import load_scenario

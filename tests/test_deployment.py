@@ -19,9 +19,9 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from clients.client_app import app as client_app
-from fedhp import wire
 from fedhp.data import Normalisation
 from fedhp.errors import ScenarioError
+from fedhp.federation import wire
 from fedhp.records import RunResult, load_run
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as

@@ -10,6 +10,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.constant import ErrorCode
 
 from fedhp.errors import TrainingError
+from fedhp.federation.patience import Patience
+from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.scenario.loading import load_scenario
@@ -18,9 +20,7 @@ from fedhp.simulation.identity import acting_as
 from fedhp.training.update import Update
 from fedhp.watch import Look
 from strategies import STRATEGIES, FleetStrategy
-from strategies.patience import Patience
 from strategies.rollback import RollBack, has_lost_all
-from strategies.roster import Device
 from strategies.setup import prepare
 
 
@@ -272,7 +272,7 @@ def test_devices_that_fail_have_three_rounds():
 
 def test_devices_that_are_gone_are_waited_for_and_the_run_goes_on_when_one_is_back(monkeypatch, caplog):
     """Rounds 1 to 4 fail at once; each next one begins only when node 1000 or 999 is connected again."""
-    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    monkeypatch.setattr("fedhp.federation.roster._POLL_SECONDS", 0.0)
     strategy = fleet(2)
     for number in range(1, 5):
         round_in_vain(strategy, number, gone, nodes=[[7], [7], [7, 999]])
@@ -286,7 +286,7 @@ def back() -> MemoryGrid:
 
 
 def test_patience_has_an_end(monkeypatch):
-    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    monkeypatch.setattr("fedhp.federation.roster._POLL_SECONDS", 0.0)
     strategy = fleet(2, **{"server.patience_seconds": 0})
     round_in_vain(strategy, 1, gone)
     with pytest.raises(TrainingError, match=r"in round 1; .*Node Unavailable; server\.patience_seconds = 0"):

@@ -11,9 +11,10 @@ from small_models import random_shard
 from torch import nn
 
 import fedhp
-from fedhp import wire
 from fedhp.data import client_shard
 from fedhp.errors import BudgetError, WireError
+from fedhp.federation import wire
+from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
@@ -24,7 +25,6 @@ from fedhp.simulation.identity import acting_as
 from fedhp.training.moments import ENOUGH, take_moments
 from fedhp.training.update import Moments, RoundTask
 from strategies import FleetStrategy
-from strategies.roster import Device
 from strategies.setup import prepare
 
 NAMES = ("running_mean", "running_square")

@@ -21,12 +21,15 @@ from factories import (
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from small_models import ARCHITECTURES
 
-from fedhp import wire
 from fedhp.aggregation.options import ServerOptimizerConfig
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Normalisation
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
+from fedhp.federation import wire
+from fedhp.federation.replies import Sent, in_order
+from fedhp.federation.roster import Device, query_fleet
+from fedhp.federation.server_optimizer import ServerOptimizer
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
@@ -47,9 +50,6 @@ from strategies import (
     MaskIntersection,
     Smallest,
 )
-from strategies.replies import Sent, in_order
-from strategies.roster import Device, query_fleet
-from strategies.server_optimizer import ServerOptimizer
 from strategies.setup import prepare
 
 BRIEF = wire.Brief("{}", (1, 2, 2), 3, Normalisation((0.5,), (0.25,)), prunes=True, budgeted=True)
@@ -931,7 +931,7 @@ def test_the_query_goes_to_every_node_once_and_carries_the_brief():
 
 
 def test_the_roster_waits_until_all_nodes_are_there(monkeypatch):
-    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    monkeypatch.setattr("fedhp.federation.roster._POLL_SECONDS", 0.0)
     grid = fleet_of({1: (0, 1), 2: (1, 1), 3: (2, 1)})
     grid._nodes = [[], [2], [2, 1], [2, 1, 3]]
     devices, _ = query_fleet(grid, BRIEF, 3, 60.0)
@@ -939,7 +939,7 @@ def test_the_roster_waits_until_all_nodes_are_there(monkeypatch):
 
 
 def test_nodes_that_never_connect_are_counted(monkeypatch):
-    monkeypatch.setattr("strategies.roster._POLL_SECONDS", 0.0)
+    monkeypatch.setattr("fedhp.federation.roster._POLL_SECONDS", 0.0)
     with pytest.raises(TrainingError, match="1 of 2 devices connected"):
         query_fleet(fleet_of({1: (0, 1)}), BRIEF, 2, 0.01)
 

@@ -12,9 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from small_models import ARCHITECTURES
 
-from fedhp import wire
 from fedhp.data import Normalisation
 from fedhp.errors import WireError
+from fedhp.federation import wire
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState

@@ -15,13 +15,13 @@ from torch import nn
 
 from fedhp.api import CLIENT_APP, PREPARE, QUERY_FLEET
 from fedhp.data import client_shard
+from fedhp.federation.wire import pack_state
 from fedhp.model.architecture import initial_state
 from fedhp.model.zoo import architecture
 from fedhp.references import resolve
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
-from fedhp.wire import pack_state
 
 _CLIENTS_PER_ROUND = 50
 _MEBIBYTE = 2**20

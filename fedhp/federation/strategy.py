@@ -9,12 +9,19 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from fedhp import wire
 from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.proportion import Proportion, changes
 from fedhp.aggregation.reconcile import Reconciliation, Shares
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError, ScenarioError, WireError
+from fedhp.federation import wire
+from fedhp.federation.claims import Counts, with_servers_memory
+from fedhp.federation.patience import Patience
+from fedhp.federation.questions import content_of
+from fedhp.federation.replies import Arrived, Sent, in_order
+from fedhp.federation.roster import Device
+from fedhp.federation.running_statistics import RunningStatistics
+from fedhp.federation.server_optimizer import server_optimizer
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
@@ -22,14 +29,6 @@ from fedhp.records.rows import ClientReport, mean_train_loss
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import generator
 from fedhp.training.recipe import Recipe
-
-from .claims import Counts, with_servers_memory
-from .patience import Patience
-from .questions import content_of
-from .replies import Arrived, Sent, in_order
-from .roster import Device
-from .running_statistics import RunningStatistics
-from .server_optimizer import server_optimizer
 
 _notes = logging.getLogger("fedhp.notes")
 

@@ -7,10 +7,9 @@ from collections.abc import Collection, Sequence
 from flwr.serverapp import Grid
 
 from fedhp.errors import TrainingError
+from fedhp.federation.roster import wait_for
 from fedhp.records.rows import ClientReport
 from fedhp.scenario.schema import ServerConfig
-
-from .roster import wait_for
 
 _ROUNDS = 3
 

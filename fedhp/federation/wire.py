@@ -14,9 +14,9 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedhp.arrays import read_array, write_array
 from fedhp.data import Normalisation
 from fedhp.errors import WireError
+from fedhp.federation.arrays import read_array, write_array
 from fedhp.fleet.devices import DeviceProfile, name_flaw
 from fedhp.model.layout import Layout
 from fedhp.model.modules import impossible_squares

@@ -11,12 +11,11 @@ from typing import NamedTuple
 from flwr.app import Message, MessageType, Metadata
 from flwr.serverapp import Grid
 
-from fedhp import wire
 from fedhp.bounds import one_line
 from fedhp.errors import FedhpError, TrainingError
+from fedhp.federation import wire
+from fedhp.federation.questions import Questions, content_of
 from fedhp.fleet.devices import DeviceProfile
-
-from .questions import Questions, content_of
 
 _POLL_SECONDS = 0.5
 

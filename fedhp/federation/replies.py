@@ -7,13 +7,12 @@ from flwr.app import Message, Metadata
 
 from fedhp.aggregation.proportion import Change
 from fedhp.bounds import one_line
+from fedhp.federation.questions import Questions
+from fedhp.federation.roster import Device
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
 from fedhp.training.update import Update
-
-from .questions import Questions
-from .roster import Device
 
 
 @dataclass(frozen=True)

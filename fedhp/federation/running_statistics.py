@@ -15,20 +15,19 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from fedhp import wire
 from fedhp.aggregation.proportion import Change, Proportion, norm
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
+from fedhp.federation import wire
+from fedhp.federation.questions import content_of
+from fedhp.federation.replies import Sent
+from fedhp.federation.roster import Device
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
 from fedhp.training.moments import ENOUGH
 from fedhp.training.recipe import Recipe, choose_batch
 from fedhp.training.update import Moments
-
-from .questions import content_of
-from .replies import Sent
-from .roster import Device
 
 _notes = logging.getLogger("fedhp.notes")
 
