@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, RecordDict
 from torch import nn
 
-from fedhp.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.data import Normalisation
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.model.architecture import Architecture
@@ -18,7 +16,10 @@ from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.records import RunResult, load_run, load_state, run_folder
-from fedhp.references import resolve
+from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
+from fedhp.run.fleet_run import run_fleet
+from fedhp.run.reporting import reporting
+from fedhp.run.setup import checked_strategy, prepare
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
@@ -28,11 +29,6 @@ from fedhp.threads import torch_threads
 _logger = logging.getLogger("fedhp")
 
 CLIENT_APP = "clients.client_app:app"
-SERVER_APP = "strategies.server_app:app"
-STRATEGY = "strategies.setup:checked_strategy"
-PREPARE = "strategies.setup:prepare"
-STRATEGIES = "strategies:STRATEGIES"
-QUERY_FLEET = "fedhp.federation.roster:query_fleet"
 
 _LOAD = "load it with the version of fedhp that wrote it"
 
@@ -62,21 +58,18 @@ def simulate(
 
 
 def _simulate(scenario: Scenario, folder: Path, show: bool) -> None:
-    data, clients = scenario.data.name, scenario.fleet.num_clients
-    resolve(STRATEGY)(scenario)  # before anything is said, let alone done
+    simulation, clients = scenario.simulation, scenario.fleet.num_clients
+    checked_strategy(scenario)  # before anything is said, let alone done
     if show:
-        _logger.info("preparing '%s' for %d clients", data, clients)
-    with torch_threads(scenario.simulation.threads_per_worker):
-        message_bytes = resolve(PREPARE)(scenario).message_bytes  # every check before any process starts
-    if scenario.simulation.num_workers:
-        _logger.info("starting the workers")
-    run_config = {"resolved": scenario.to_json(), "out": str(folder), "show": show}
-    context = Context(0, 0, {}, RecordDict(), run_config)  # type: ignore[arg-type]
-    notes = logging.getLogger("fedhp.notes")
-    timeout = scenario.server.timeout_seconds
-    simulation = scenario.simulation
-    with open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, message_bytes) as grid:
-        resolve(SERVER_APP)(grid, context)
+        _logger.info("preparing '%s' for %d clients", scenario.data.name, clients)
+    with torch_threads(simulation.threads_per_worker):
+        setup = prepare(scenario)  # every check before any process starts
+        if simulation.num_workers:
+            _logger.info("starting the workers")
+        notes, timeout = logging.getLogger("fedhp.notes"), scenario.server.timeout_seconds
+        grids = open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, setup.message_bytes)
+        with grids as grid, reporting(scenario, folder, show) as trackers:
+            run_fleet(grid, setup, trackers)
 
 
 def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:

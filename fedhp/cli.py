@@ -213,11 +213,10 @@ def show(
 def strategies() -> None:
     """List the aggregation strategies."""
     from fedhp.aggregation.options import StrategyConfig
-    from fedhp.api import STRATEGIES
-    from fedhp.references import resolve
+    from fedhp.run.setup import registry
 
     usual = StrategyConfig()
-    for name, kind in resolve(STRATEGIES).items():
+    for name, kind in registry().items():
         summary = (kind.__doc__ or "").partition("\n")[0]
         own = {key: getattr(usual, key) for key in sorted(kind.options)}
         told = {"paper": kind.paper, "options": _options("strategy", own)}

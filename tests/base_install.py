@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord
 
-from fedhp.api import CLIENT_APP, PREPARE
+from fedhp.api import CLIENT_APP
 from fedhp.federation import wire
-from fedhp.references import resolve
+from fedhp.federation.roster import query_fleet
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation import open_grid
 
@@ -24,12 +25,10 @@ def main() -> None:
         np.savez(data, x_train=points, y_train=labels, x_test=points[:2], y_test=labels[:2])
         values = {"data.name": "npz", "data.root": str(data), "data.partition.name": "iid"}
         values |= {"rounds": ROUNDS, "fleet.num_clients": CLIENTS, "simulation.num_workers": 0}
-        setup = resolve(PREPARE)(load_scenario("quickstart", values=values))
+        setup = prepare(load_scenario("quickstart", values=values))
     strategy = setup.strategy
     with open_grid(setup.scenario.simulation, CLIENT_APP, CLIENTS, SECONDS) as grid:
-        devices, left_out = resolve("fedhp.federation.roster:query_fleet")(
-            grid, strategy.brief, CLIENTS, SECONDS
-        )
+        devices, left_out = query_fleet(grid, strategy.brief, CLIENTS, SECONDS)
         assert not left_out, left_out
         strategy.enlist(devices)
         strategy.start(

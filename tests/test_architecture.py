@@ -22,10 +22,9 @@ ROWS = (
     {"aggregation"},
     {"scenario"},
     {"draft", "records", "simulation"},
-    {"federation", "notes", "report", "tracking"},
-    {"clients", "watch"},
-    {"central", "strategies"},
-    {"api"},
+    {"federation", "report", "tracking"},
+    {"clients", "run"},
+    {"api", "strategies"},
     {"bench", "studies"},
     {"comparison"},
     {"cli"},
@@ -35,7 +34,7 @@ ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 
 # Who may know a library: each stays behind as few doors as possible.
 DOORS = {
-    "flwr": {"federation", "simulation", "bench", "api", "terminal", "clients", "strategies"},
+    "flwr": {"federation", "simulation", "run", "bench", "terminal", "clients", "strategies"},
     "jinja2": {"report"},
     "matplotlib": {"report", "studies", "comparison"},
     "omegaconf": {"scenario"},

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import fedhp
-from fedhp.central import prepare_central
 from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.model.architecture import initial_state
 from fedhp.records import columns, load_state
+from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
 from fedhp.training.evaluation import evaluate
 from fedhp.training.trainer import train_locally
@@ -158,7 +158,7 @@ def test_what_a_command_has_no_use_for_is_told(run, tmp_path, caplog):
 def test_torch_has_its_threads_before_anything_is_built(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "fedhp.central.prepare_central", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0
+        "fedhp.run.central.prepare_central", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0
     )
     before = torch.get_num_threads()
     for threads in (1, 2):

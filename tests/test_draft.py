@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.aggregation.assignment import fit_counts
-from fedhp.api import PREPARE
 from fedhp.cli import app
 from fedhp.data import open_dataset
 from fedhp.draft import planning
@@ -17,8 +16,8 @@ from fedhp.draft.looking import Kind, look
 from fedhp.draft.planning import draft
 from fedhp.draft.writing import page
 from fedhp.errors import DataError
-from fedhp.notes import run_notes
-from fedhp.references import resolve
+from fedhp.run.advice import run_notes
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 
 UINT8, FLOAT = np.dtype(np.uint8), np.dtype(np.float64)
@@ -59,7 +58,7 @@ def test_the_scenario_is_ready_to_run_and_its_budgets_hold_shares_of_the_model(t
     scenario = load_scenario(file)
     assert scenario == made.scenario
     assert (scenario.model.name, scenario.data.layout) == (model, layout)
-    setup = resolve(PREPARE)(scenario)
+    setup = prepare(scenario)
     budgets = {kind.name: kind.memory_bytes for kind in scenario.fleet.classes}
     assert list(run_notes(seen.dataset, setup.recipe, setup.memory, budgets)) == []
     layout, batch = setup.recipe.architecture.layout, scenario.train.batch_size
@@ -87,7 +86,7 @@ def test_few_rows_are_divided_among_few_clients(tmp_path, num_rows, num_clients)
     """50 rows each; where there are fewer, one client for each of the four classes, of 10 rows at least."""
     made = draft(look(stored(tmp_path / "few.npz", (8,), FLOAT, num_rows)), "few")
     assert made.scenario.fleet.num_clients == num_clients
-    resolve(PREPARE)(made.scenario)
+    prepare(made.scenario)
 
 
 @pytest.mark.parametrize(("most", "rounds"), [(10**6, 40), (50_000, 25), (1000, 15)])

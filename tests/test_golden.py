@@ -6,16 +6,17 @@ from typing import Any
 
 import golden
 import pytest
-from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 import fedhp
 from fedhp.api import CLIENT_APP
+from fedhp.run.fleet_run import run_fleet
+from fedhp.run.reporting import reporting
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
 from strategies import STRATEGIES
-from strategies.server_app import app as server_app
 
 LITTLE = {"train.epochs": 2, "data.max_train": 300, "prune.target_compression": 3}
 NETWORKS: dict[str, Mapping[str, Any]] = {
@@ -50,8 +51,9 @@ def test_a_fleet_in_one_process(strategy, tmp_path, holds_golden):
 def test_a_fleet_with_two_workers(strategy, tmp_path, holds_golden, workers):
     """Under the same name: results do not depend on the number of workers."""
     folder = tmp_path / "run"
-    run_config = {"resolved": scenario(strategy).to_json(), "out": str(folder), "show": False}
-    server_app(workers, Context(0, 0, {}, RecordDict(), run_config))
+    setup = prepare(scenario(strategy))
+    with reporting(setup.scenario, folder, show=False) as trackers:
+        run_fleet(workers, setup, trackers)
     holds_golden(f"run {strategy}", golden.digest(fedhp.load_run(folder)))
 
 

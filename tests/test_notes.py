@@ -13,8 +13,8 @@ import fedhp
 from fedhp.aggregation.assignment import fit_counts
 from fedhp.data import data_notes, open_dataset
 from fedhp.model.structure import Structure
-from fedhp.notes import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
 from fedhp.records.rows import ClientReport, RoundReport
+from fedhp.run.advice import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.scenario.schema import Scenario
 from fedhp.training.optimizers import TrainConfig

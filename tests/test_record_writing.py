@@ -70,7 +70,7 @@ def test_notes_go_into_the_record_of_their_own_run(tmp_path):
     start = threading.Barrier(2)
 
     def note(name):
-        from fedhp.watch import reporting
+        from fedhp.run.reporting import reporting
 
         with reporting(scenario, tmp_path / name, show=False) as trackers:
             trackers.on_start(make_plan())

@@ -14,14 +14,14 @@ from fedhp.federation.patience import Patience
 from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
+from fedhp.run.reporting import Look
+from fedhp.run.rollback import RollBack, has_lost_all
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import ServerConfig
 from fedhp.simulation.identity import acting_as
 from fedhp.training.update import Update
-from fedhp.watch import Look
 from strategies import STRATEGIES, FleetStrategy
-from strategies.rollback import RollBack, has_lost_all
-from strategies.setup import prepare
 
 
 @pytest.fixture(autouse=True)

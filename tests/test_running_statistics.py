@@ -19,13 +19,13 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as
 from fedhp.training.moments import ENOUGH, take_moments
 from fedhp.training.update import Moments, RoundTask
 from strategies import FleetStrategy
-from strategies.setup import prepare
 
 NAMES = ("running_mean", "running_square")
 # A single late cut, with steps so small that nothing else changes the network.

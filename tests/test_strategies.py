@@ -34,6 +34,7 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as
@@ -50,7 +51,6 @@ from strategies import (
     MaskIntersection,
     Smallest,
 )
-from strategies.setup import prepare
 
 BRIEF = wire.Brief("{}", (1, 2, 2), 3, Normalisation((0.5,), (0.25,)), prunes=True, budgeted=True)
 

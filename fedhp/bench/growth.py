@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from fedhp.api import PREPARE, simulate
+from fedhp.api import simulate
 from fedhp.bench.isolation import isolated
-from fedhp.references import resolve
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 
 _FEW_CLIENTS, _MANY_CLIENTS = 100, 1000
@@ -25,7 +25,7 @@ def run_growth(num_workers: int = 2) -> dict[str, Any]:
         ``by_clients`` and ``by_rounds``.
     """
     for num_clients in (_FEW_CLIENTS, _MANY_CLIENTS):
-        resolve(PREPARE)(load_scenario("fashion_mnist_fleet", values=_values(num_clients, _FEW_ROUNDS, 2)))
+        prepare(load_scenario("fashion_mnist_fleet", values=_values(num_clients, _FEW_ROUNDS, 2)))
     rows = [
         _measured(num_clients, rounds, num_workers)
         for num_clients, rounds in (

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.bench.isolation import isolated
-from fedhp.central import prepare_central
 from fedhp.data import client_shard
 from fedhp.errors import FedhpError
+from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.training.trainer import train_locally

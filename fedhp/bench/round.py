@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedhp.api import CLIENT_APP, PREPARE, QUERY_FLEET
+from fedhp.api import CLIENT_APP
 from fedhp.data import client_shard
+from fedhp.federation.roster import query_fleet
 from fedhp.federation.wire import pack_state
 from fedhp.model.architecture import initial_state
 from fedhp.model.zoo import architecture
-from fedhp.references import resolve
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
@@ -67,7 +68,7 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         ``pss_mebibytes``: the proportional set size of the run's processes, Ray's included, while it trains.
     """
     scenario = plain_averaging(num_workers)
-    setup = resolve(PREPARE)(scenario)
+    setup = prepare(scenario)
     strategy = setup.strategy
     fleet, bare = [], []
     with (
@@ -81,7 +82,7 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         ) as grid,
     ):
         bare_pids = {worker.pid for worker in bare_workers.processes}
-        devices, _ = resolve(QUERY_FLEET)(grid, strategy.brief, scenario.fleet.num_clients, 600.0)
+        devices, _ = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, 600.0)
         strategy.enlist(devices)
         strategy.start(grid, pack_state(strategy.state), num_rounds=3, timeout=600.0)  # warm-up
         bare_workers.run(3)

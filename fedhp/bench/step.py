@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from fedhp.aggregation.submodels import first
-from fedhp.central import Central, prepare_central
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
+from fedhp.run.central import Central, prepare_central
 from fedhp.scenario.loading import load_scenario
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally

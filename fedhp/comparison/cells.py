@@ -12,12 +12,11 @@ import yaml
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.api import simulate
 from fedhp.errors import ScenarioError
-from fedhp.references import resolve
+from fedhp.run.setup import strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.studies.cell import Cell, check_names
 
-_STRATEGY = "strategies.setup:strategy_class"
 _HELD_OUT = "data.local_test"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
 _MOST_KEYS = 2
@@ -122,7 +121,7 @@ def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]
 
 def _heeds(strategy: str, key: str) -> bool:
     """Says whether a key makes any difference to a strategy: those of pruning only where devices prune."""
-    prunes = resolve(_STRATEGY)(strategy).prunes
+    prunes = strategy_class(strategy).prunes
     return key not in _unused(strategy) and (prunes or not f"{key}.".startswith("prune."))
 
 
@@ -162,7 +161,7 @@ def _said(value: Any) -> str:
 
 def _unused(strategy: str) -> dict[str, Any]:
     """Returns the keys that a strategy has no use for, with their defaults: one scenario serves all."""
-    kind, usual = resolve(_STRATEGY)(strategy), StrategyConfig()
+    kind, usual = strategy_class(strategy), StrategyConfig()
     foreign = {option.name for option in fields(usual)} - {"name", "optimizer", *kind.options}
     unused = {f"strategy.{option}": getattr(usual, option) for option in foreign}
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}

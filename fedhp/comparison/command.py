@@ -74,11 +74,10 @@ def _compare(
 
 
 def _names(strategies: str) -> list[str]:
-    from fedhp.api import STRATEGIES
-    from fedhp.references import resolve
+    from fedhp.run.setup import registry
 
     if strategies == "all":
-        return list(resolve(STRATEGIES))
+        return list(registry())
     return [name.strip() for name in strategies.split(",")]
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedhp.central import as_recorded, train_central
 from fedhp.errors import ScenarioError
 from fedhp.pruning.criteria import CRITERIA
+from fedhp.run.central import as_recorded, train_central
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.studies.cell import Cell

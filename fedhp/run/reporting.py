@@ -15,10 +15,10 @@ from fedhp.data import Dataset, Shard
 from fedhp.errors import FedhpError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
-from fedhp.notes import LossNotes
 from fedhp.records import RunPlan, RunRecord, RunTotals
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import drawn
+from fedhp.run.advice import LossNotes
 from fedhp.scenario.schema import Scenario
 from fedhp.terminal import OutputHandler
 from fedhp.tracking import ConsoleTracker, Tracker, Trackers, WandbTracker

@@ -5,7 +5,7 @@ import math
 
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.records.wording import percent
-from fedhp.watch import Look, RunWatch
+from fedhp.run.reporting import Look, RunWatch
 
 # What a model must be ahead of guessing to have something to lose, and what is left of the lead when it has
 # lost it: a cut costs a few points and training wins them back, but nobody falls to guessing by accident.

@@ -1,5 +1,6 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 
@@ -16,7 +17,8 @@ from fedhp.references import resolve
 from fedhp.scenario.schema import Scenario
 from fedhp.training.recipe import Recipe
 
-from . import STRATEGIES
+# The strategies themselves stand outside of the core, which knows them by this reference alone.
+_REGISTRY = "strategies:STRATEGIES"
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def _check_simulation(scenario: Scenario) -> None:
         )
 
 
+def registry() -> Mapping[str, type[FleetStrategy]]:
+    """Returns the strategies that ship, by name."""
+    return resolve(_REGISTRY)
+
+
 def strategy_class(name: str) -> type[FleetStrategy]:
     """Returns the strategy of a name, or of the user's own by reference.
 
@@ -104,8 +111,8 @@ def strategy_class(name: str) -> type[FleetStrategy]:
     """
     if ":" not in name:
         own = "; or give a class of your own as 'package.module:Class'"
-        check_choice("strategy.name", name, STRATEGIES, own)
-        return STRATEGIES[name]
+        check_choice("strategy.name", name, registry(), own)
+        return registry()[name]
     found = resolve(name, "strategy.name")
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
@@ -130,7 +137,7 @@ def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
         key = option.name
         if key in ("name", "optimizer", *kind.options) or getattr(config, key) == getattr(usual, key):
             continue
-        owners = [name for name, strategy in STRATEGIES.items() if key in strategy.options]
+        owners = [name for name, strategy in registry().items() if key in strategy.options]
         raise ScenarioError(
             f"strategy.{key}: strategy '{config.name}' has no use for it; leave it out, or choose one of "
             f"{', '.join(owners)}"

@@ -11,15 +11,15 @@ from fedhp.errors import MissingExtraError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.model.state import ModelState
-from fedhp.notes import run_notes
 from fedhp.records.rows import ClientReport
+from fedhp.run.advice import run_notes
+from fedhp.run.reporting import RunWatch, plan_run, reporting
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask, Update
-from fedhp.watch import RunWatch, plan_run, reporting
 
 # What a scenario says of fleets, which a device that trains alone has no use for.
 FLEET_KEYS = (
