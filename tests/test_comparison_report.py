@@ -24,8 +24,8 @@ from matplotlib.text import Text  # noqa: E402
 from fedhp.comparison.facets import Facet, facets  # noqa: E402
 from fedhp.comparison.learning import over_seeds  # noqa: E402
 from fedhp.comparison.tradeoffs import far_off, front_of  # noqa: E402
-from fedhp.report.labels import apart, around  # noqa: E402
-from fedhp.report.style import marked_looks  # noqa: E402
+from fedhp.drawing.labels import apart, around  # noqa: E402
+from fedhp.drawing.style import marked_looks  # noqa: E402
 
 NAMES = ["signature", "sent", "accuracy", "traffic", "size", "classes", "fairness", "memory"]
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]

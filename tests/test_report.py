@@ -261,7 +261,7 @@ def test_where_nothing_is_held_out_the_page_says_that_accuracy_is_on_training_sa
 def test_the_first_climb_is_cut_off(shares, limits):
     from matplotlib.figure import Figure
 
-    from fedhp.report.axes import Climb
+    from fedhp.drawing.axes import Climb
 
     axes, before = Figure().subplots(), (3.0, 7.0)
     axes.set_ylim(before)
@@ -382,7 +382,8 @@ def test_the_same_record_gives_the_same_report_and_replaces_the_one_before(run, 
 
 
 def test_the_dark_scheme_has_none_of_the_light_ones_colours(run):
-    from fedhp.report import figures, plot, style
+    from fedhp.drawing import plot, style
+    from fedhp.report import figures
 
     assert set(style.LIGHT) == set(style.DARK)
     assert len(set(style.LIGHT.values())) == len(style.LIGHT)

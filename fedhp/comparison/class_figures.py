@@ -10,9 +10,9 @@ from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.rows import Row
 from fedhp.comparison.texts import measured, own_samples
-from fedhp.report.axes import intervals, legend_above, lines_of
-from fedhp.report.plot import Plot
-from fedhp.report.style import LIGHT, marked_looks
+from fedhp.drawing.axes import intervals, legend_above, lines_of
+from fedhp.drawing.plot import Plot
+from fedhp.drawing.style import LIGHT, marked_looks
 
 _SPREAD = 0.7  # of an arm's line, over which its classes stand
 _BUDGET = {"color": LIGHT["limit"], "linestyle": "--"}

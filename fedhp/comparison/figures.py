@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from fedhp.comparison import class_figures, learning, tradeoffs
 from fedhp.comparison.result import Result
-from fedhp.report.plot import Plot
+from fedhp.drawing.plot import Plot
 
 _FIGURES = (
     tradeoffs.memory,

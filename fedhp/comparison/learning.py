@@ -10,10 +10,11 @@ from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.texts import three_digits
+from fedhp.drawing import labels
+from fedhp.drawing.axes import Climb, over_rounds
+from fedhp.drawing.plot import Plot
 from fedhp.records import RunResult
-from fedhp.report import labels, series
-from fedhp.report.axes import Climb, over_rounds
-from fedhp.report.plot import Plot
+from fedhp.report import series
 
 _MARKS = 7  # on a line, by which it is known without colours
 

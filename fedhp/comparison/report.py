@@ -69,7 +69,8 @@ def write_comparison_report(result: "Result", out: str | Path | None = None) -> 
     """
     try:
         from fedhp.comparison import figures
-        from fedhp.report import page, plot
+        from fedhp.drawing import plot
+        from fedhp.report import page
     except ModuleNotFoundError as error:
         raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
     pictures = [(one, plot.render(one)) for one in figures.plots(result)]

@@ -5,9 +5,9 @@ from typing import Any
 
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.report import labels
-from fedhp.report.axes import Look, byte_unit, legend_above
-from fedhp.report.style import LIGHT, marked_looks
+from fedhp.drawing import labels
+from fedhp.drawing.axes import Look, byte_unit, legend_above
+from fedhp.drawing.style import LIGHT, marked_looks
 
 CEILING = "dense"  # trains the whole model on every device, whatever its budget
 _MOST = 6  # facets that a page has room for

@@ -5,9 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import MaxNLocator
 
-from fedhp.records.wording import percent
-from fedhp.report import facts, series
-from fedhp.report.axes import (
+from fedhp.drawing.axes import (
     Climb,
     byte_unit,
     dots,
@@ -18,8 +16,10 @@ from fedhp.report.axes import (
     panels,
     short,
 )
-from fedhp.report.plot import Plot
-from fedhp.report.style import LIGHT, looks
+from fedhp.drawing.plot import Plot
+from fedhp.drawing.style import LIGHT, looks
+from fedhp.records.wording import percent
+from fedhp.report import facts, series
 from fedhp.sizes import format_size
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fedhp.drawing.plot import Plot
 from fedhp.report import class_figures, learning_figures, partition_figures, unit_figures
-from fedhp.report.plot import Plot
 
 if TYPE_CHECKING:
     from fedhp.records import RunResult

@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.ticker import StrMethodFormatter
 
+from fedhp.drawing.axes import Climb, byte_unit, dots, over_rounds
+from fedhp.drawing.plot import Plot
+from fedhp.drawing.style import LIGHT
 from fedhp.records.wording import percent
 from fedhp.report import series
-from fedhp.report.axes import Climb, byte_unit, dots, over_rounds
-from fedhp.report.plot import Plot
-from fedhp.report.style import LIGHT
 from fedhp.sizes import format_size
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.ticker import FuncFormatter, MaxNLocator, StrMethodFormatter
 
+from fedhp.drawing.axes import image, lines_of
+from fedhp.drawing.plot import Plot
+from fedhp.drawing.style import LIGHT
 from fedhp.report import series
-from fedhp.report.axes import image, lines_of
-from fedhp.report.plot import Plot
-from fedhp.report.style import LIGHT
 
 if TYPE_CHECKING:
     from fedhp.records import RunResult

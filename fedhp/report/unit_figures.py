@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fedhp.report.axes import image, panel_lines, panels, short
-from fedhp.report.plot import Plot
+from fedhp.drawing.axes import image, panel_lines, panels, short
+from fedhp.drawing.plot import Plot
 from fedhp.report.survival import Survival, survival
 
 if TYPE_CHECKING:

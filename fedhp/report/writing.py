@@ -10,7 +10,7 @@ from fedhp.files.atomic import replace_text
 from fedhp.records import load_run, undamaged
 
 if TYPE_CHECKING:
-    from fedhp.report.plot import Picture, Plot
+    from fedhp.drawing.plot import Picture, Plot
 
 _logger = logging.getLogger("fedhp")
 
@@ -32,7 +32,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         MissingExtraError: If what draws or lays out is not installed.
     """
     try:
-        from fedhp.report import figures, page, plot
+        from fedhp.drawing import plot
+        from fedhp.report import figures, page
     except ModuleNotFoundError as error:
         raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
     if (Path(folder) / COMPARISON).is_file():
@@ -59,7 +60,8 @@ def drawn(folder: Path) -> dict[str, bytes]:
         RecordError: If the folder holds no record.
     """
     try:
-        from fedhp.report import figures, plot
+        from fedhp.drawing import plot
+        from fedhp.report import figures
     except ModuleNotFoundError:
         return {}
     pictures = {one.name: plot.render(one) for one in figures.plots(load_run(folder))}

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
-from fedhp.report.style import LIGHT
+from fedhp.drawing.style import LIGHT
 
 _SIZE = 8
 _AWAY = (6, 14, 24, 36, 50)  # points from a mark to its name, the nearest first

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from fedhp.report.style import LIGHT
+from fedhp.drawing.style import LIGHT
 
 Look = dict[str, Any]
 

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from fedhp.report.style import SETTINGS, darkened
+from fedhp.drawing.style import SETTINGS, darkened
 
 _WIDTH = 4.6  # inches: on a phone, where a picture shrinks to three quarters, its letters can still be read
 _PNG_DPI = 160
