@@ -22,11 +22,10 @@ ROWS = (
     {"aggregation"},
     {"scenario"},
     {"draft", "records", "simulation"},
-    {"federation", "report", "tracking"},
+    {"federation", "report", "sweep", "tracking"},
     {"clients", "run"},
     {"api", "strategies"},
-    {"bench", "studies"},
-    {"comparison"},
+    {"bench", "comparison", "studies"},
     {"cli"},
     {"__main__"},
 )
@@ -38,7 +37,7 @@ DOORS = {
     "jinja2": {"drawing"},
     "matplotlib": {"drawing", "report", "studies", "comparison"},
     "omegaconf": {"scenario"},
-    "ray": {"simulation", "bench"},
+    "ray": {"simulation", "sweep", "bench"},
     "wandb": {"tracking"},
 }
 

@@ -34,9 +34,9 @@ from fedhp.data import client_shard
 from fedhp.errors import DataError, RecordError, ScenarioError
 from fedhp.scenario.loading import load_scenario
 from fedhp.seeds import generator
-from fedhp.studies.cell import run_cell
-from fedhp.studies.folder import held
-from fedhp.studies.writing import markdown_table
+from fedhp.sweep.cell import run_cell
+from fedhp.sweep.folder import held
+from fedhp.sweep.texts import markdown_table
 
 CHEAP = ["rounds=2", "data.max_train=400", "fleet.num_clients=8", "simulation.num_workers=0"]
 

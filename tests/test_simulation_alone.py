@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation import open_grid
-from fedhp.simulation.tasks import open_tasks
+from fedhp.sweep.running import open_tasks
 
 HERE = Path(__file__).parent
 APP = "simulated_app:app"

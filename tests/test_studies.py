@@ -26,13 +26,13 @@ from fedhp.pruning.criteria import CRITERIA, Criterion
 from fedhp.records import load_state
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.studies import table
-from fedhp.studies.cell import Cell, Outcome, Study
 from fedhp.studies.figure import draw
-from fedhp.studies.folder import held
 from fedhp.studies.grids import ARMS, Grid, criteria_cells, dynhp_cells, train
-from fedhp.studies.running import run_cells
 from fedhp.studies.study import run_study
 from fedhp.studies.writing import show_tables, write_tables
+from fedhp.sweep.cell import Cell, Outcome, Study
+from fedhp.sweep.folder import held
+from fedhp.sweep.running import run_cells
 
 ROOT = Path(__file__).parent.parent
 TINY = ("train.epochs=1", "data.max_train=200", "model.widths=[24,16]")
@@ -120,7 +120,7 @@ def test_a_cell_that_was_cut_short_is_run_again_and_no_other(tmp_path):
 HOLDING = """
 import sys, time
 from pathlib import Path
-from fedhp.studies.folder import held
+from fedhp.sweep.folder import held
 
 with held(Path(sys.argv[1])):
     print("held", flush=True)

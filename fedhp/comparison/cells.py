@@ -15,7 +15,7 @@ from fedhp.errors import ScenarioError
 from fedhp.run.setup import strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
-from fedhp.studies.cell import Cell, check_names
+from fedhp.sweep.cell import Cell, check_names
 
 _HELD_OUT = "data.local_test"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best

@@ -64,7 +64,7 @@ def _compare(
     from fedhp.comparison.cells import Comparison, parse_grid
     from fedhp.comparison.run import run_comparison
     from fedhp.scenario.loading import load_scenario
-    from fedhp.studies.running import check_outcomes
+    from fedhp.sweep.running import check_outcomes
 
     grid = parse_grid(over)
     comparison = Comparison(scenario, _names(strategies), seeds, grid, overrides)

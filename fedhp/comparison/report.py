@@ -7,7 +7,7 @@ from fedhp.errors import MissingExtraError, RecordError
 from fedhp.records import undamaged
 from fedhp.report import write_report
 from fedhp.report.writing import COMPARISON, write_page
-from fedhp.studies.folder import MARKER
+from fedhp.sweep.folder import MARKER
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result

@@ -15,10 +15,10 @@ from fedhp.errors import MissingExtraError, RecordError
 from fedhp.records import has_finished
 from fedhp.report.writing import COMPARISON
 from fedhp.scenario.schema import Scenario, SimulationConfig, WandbConfig
-from fedhp.studies.cell import Cell, Outcome
-from fedhp.studies.folder import claim, held
-from fedhp.studies.progress import shown
-from fedhp.studies.running import check_outcomes, run_cells
+from fedhp.sweep.cell import Cell, Outcome
+from fedhp.sweep.folder import claim, held
+from fedhp.sweep.progress import shown
+from fedhp.sweep.running import check_outcomes, run_cells
 from fedhp.tracking import log_comparison
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from fedhp.comparison import texts
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.studies.writing import markdown_table, write_csv
+from fedhp.sweep.texts import markdown_table, write_csv
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},

@@ -10,7 +10,7 @@ from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
 
 if TYPE_CHECKING:
-    from fedhp.studies.cell import Study
+    from fedhp.sweep.cell import Study
 
 app = typer.Typer(
     help="Run a whole study: many runs in parallel, then a table and a picture. Repeated, it goes on.",
@@ -50,7 +50,7 @@ def dynhp(
     """
     with readable_errors(debug):
         from fedhp.studies import grids
-        from fedhp.studies.cell import Study
+        from fedhp.sweep.cell import Study
 
         names = _scenarios(scenarios, quick, grids.SCENARIOS)
         grid = grids.Grid(names, range(1 if quick else seeds), overrides or ())
@@ -78,7 +78,7 @@ def criteria(
     """
     with readable_errors(debug):
         from fedhp.studies import grids
-        from fedhp.studies.cell import Study
+        from fedhp.sweep.cell import Study
 
         names = _scenarios(scenarios, quick, grids.CRITERIA_SCENARIOS)
         varied = ("prune.criterion",)
@@ -101,8 +101,8 @@ def _taste(quick: bool) -> tuple[str, ...]:
 def _run(study: "Study", out: Path | None, name: str, quick: bool, overrides: Sequence[str]) -> None:
     from fedhp.api import warn_unused
     from fedhp.scenario.loading import load_scenario
-    from fedhp.studies.running import check_outcomes
     from fedhp.studies.study import run_study
+    from fedhp.sweep.running import check_outcomes
 
     where = [entry for entry in overrides if entry.startswith("simulation.")]
     warn_unused("train", [entry for entry in overrides if entry not in where])

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.errors import MissingExtraError
-from fedhp.studies.table import Row
 from fedhp.studies.writing import scenarios
+from fedhp.sweep.texts import Row
 
 _MARKERS = ("o", "s", "^")
 _COLOURS = [f"C{number}" for number in range(7)]  # of the usual ten, without the grey of the dense band

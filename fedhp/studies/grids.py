@@ -10,8 +10,8 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.run.central import as_recorded, train_central
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.studies.cell import Cell
 from fedhp.studies.scratch import fresh_start
+from fedhp.sweep.cell import Cell
 
 SCENARIOS = ("mnist", "fashion_mnist", "cifar10")
 TARGETS = (2.0, 5.0, 10.0, 20.0)

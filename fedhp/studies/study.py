@@ -8,13 +8,13 @@ from rich.console import Console
 
 from fedhp.errors import MissingExtraError
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.studies.cell import Outcome, Study
 from fedhp.studies.figure import draw
-from fedhp.studies.folder import claim, held
-from fedhp.studies.progress import shown
-from fedhp.studies.running import run_cells
 from fedhp.studies.table import arm_rows, cell_rows
 from fedhp.studies.writing import show_tables, write_tables
+from fedhp.sweep.cell import Outcome, Study
+from fedhp.sweep.folder import claim, held
+from fedhp.sweep.progress import shown
+from fedhp.sweep.running import run_cells
 
 _logger = logging.getLogger("fedhp")
 

@@ -6,9 +6,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from fedhp.records import RunResult, load_run
-from fedhp.studies.cell import Cell, Outcome
-
-Row = dict[str, Any]
+from fedhp.sweep.cell import Cell, Outcome
+from fedhp.sweep.texts import Row
 
 _DENSE = "dense"
 

@@ -1,14 +1,13 @@
 """A study's table, for the terminal, as Markdown and as CSV."""
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from fedhp.studies.cell import Study
-from fedhp.studies.table import Row
+from fedhp.sweep.cell import Study
+from fedhp.sweep.texts import Row, markdown_table, number, spread, write_csv
 
 COLUMNS = (
     *("arm", "seeds", "last accuracy", "best", "below dense"),
@@ -72,18 +71,6 @@ def _arm(row: Row, names: Mapping[str, str]) -> str:
     return str(names.get(row["arm"], row["arm"])) + target
 
 
-def spread(value: float | None, deviation: float | None) -> str:
-    """Writes a mean with its deviation; a dash where there is none."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if deviation is None else f"{value:.2f} ± {deviation:.2f}"
-
-
-def number(value: float | None, form: str, unit: str = "") -> str:
-    """Writes a number by a format, with its unit; a dash where there is none."""
-    return "-" if value is None else f"{value:{form}}{unit}"
-
-
 def _markdown(study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> Iterator[str]:
     yield f"# {study.title}"
     yield from (f"\n{note}" for note in study.notes)
@@ -93,14 +80,6 @@ def _markdown(study: Study, rows: Sequence[Row], arms: Sequence[Row]) -> Iterato
         yield from markdown_table([COLUMNS, *(cells(row, study.names) for row in own)])
         yield from _causes([row for row in rows if row["scenario"] == scenario], study.names)
     yield _LEGEND
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yields the lines of a table, the first row of which is its heading."""
-    heading, *body = (" | ".join(cell.replace("|", r"\|") for cell in row) for row in rows)
-    yield f"| {heading} |"
-    yield f"|{'---|' * len(rows[0])}"
-    yield from (f"| {row} |" for row in body)
 
 
 def _causes(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
@@ -114,12 +93,3 @@ def _causes(rows: Sequence[Row], names: Mapping[str, str]) -> Iterator[str]:
         yield ""
     for (arm, status, reason), own in seeds.items():
         yield f"- {arm}, seed {', '.join(own)}, {status}: {reason}"
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows with every digit; their columns are all the keys that any of them has."""
-    columns = dict.fromkeys(key for row in rows for key in row)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(columns), restval="")
-        writer.writeheader()
-        writer.writerows(rows)

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedhp.records.wording import duration
-from fedhp.studies.cell import Cell, Outcome
-from fedhp.studies.running import OnDone
+from fedhp.sweep.cell import Cell, Outcome
+from fedhp.sweep.running import OnDone
 
 _logger = logging.getLogger("fedhp")
 

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayError
 
 from fedhp.simulation.cluster import join_ray, leave_ray, worker_environment
-from fedhp.simulation.tasks import LostTaskError
+from fedhp.sweep.tasks import LostTaskError
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig

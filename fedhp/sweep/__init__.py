@@ -1,0 +1,1 @@
+"""Many runs, each with a whole record: cells in one folder, in parallel."""
