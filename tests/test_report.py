@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -593,10 +594,11 @@ def test_the_command_names_the_page(run, tmp_path):
 
 def lacking(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
     """Makes a library seem not installed, to modules that have loaded it before too."""
-    for name in [name for name in sys.modules if name.startswith("fedhp.report.")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("figures", "page", "plot"):
-        monkeypatch.delattr(sys.modules["fedhp.report"], name, raising=False)
+    for room in ("fedhp.report", "fedhp.drawing"):
+        for name in [name for name in sys.modules if name.startswith(f"{room}.")]:
+            monkeypatch.delitem(sys.modules, name)
+        for name in ("figures", "page", "plot"):
+            monkeypatch.delattr(import_module(room), name, raising=False)
     monkeypatch.setitem(sys.modules, library, None)
 
 

@@ -625,7 +625,8 @@ def test_what_mixes_channels_leaves_those_of_others_to_be_cut():
 def test_tracing_loads_no_compiler():
     """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
     code = (
-        "import sys; from fedhp.model.architecture import ModelConfig, architecture, initial_state; "
+        "import sys; from fedhp.model.architecture import initial_state; "
+        "from fedhp.model.zoo import ModelConfig, architecture; "
         "from fedhp.costs.rehearsal import rehearsed; "
         "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); rehearsed(arch); "
         "initial_state(arch, 0); assert not {'torch._dynamo', 'sympy'} & {*sys.modules}"
