@@ -6,8 +6,6 @@ from fedhp.bounds import LARGEST_BYTES, shown
 from fedhp.errors import ScenarioError
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-
-
 _BY_CAPITALS = {unit.upper(): size for unit, size in _UNITS.items()}
 
 

@@ -47,10 +47,12 @@ class Extras:
     """What a training holds beside the step of a network and what is kept per parameter.
 
     Attributes:
-        counts: Whether the optimiser counts each parameter's steps. clips: Whether the norm of the gradients
-        is limited. noisy: Whether the gradient-noise scale is looked at. scratch: What a look at activations
-        takes, as `fedhp.pruning.criteria.Criterion.scratch`; None without any. unit_bytes: Per group, the
-        bytes per unit that scores and penalties take at most while they are made
+        counts: Whether the optimiser counts each parameter's steps.
+        clips: Whether the norm of the gradients is limited.
+        noisy: Whether the gradient-noise scale is looked at.
+        scratch: What a look at activations takes, as `fedhp.pruning.criteria.Criterion.scratch`; None
+            without any.
+        unit_bytes: Per group, the bytes per unit that scores and penalties take at most while they are made
             of gradients; empty where nothing is ever cut.
     """
 

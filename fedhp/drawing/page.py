@@ -2,14 +2,11 @@
 
 import base64
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedhp.drawing.style import DARK, LIGHT
-
-if TYPE_CHECKING:
-    pass
 
 _HERE = Path(__file__).parent
 

@@ -1,7 +1,7 @@
 """What fedhp needs to know of a network, and its weights before training."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,6 @@ from torch import nn
 from fedhp.model.layout import Layout
 from fedhp.model.modules import put_weights
 from fedhp.model.networks.chain import INPUTS, Build
-from fedhp.model.networks.layers import Norm
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.seeds import derive
@@ -81,6 +80,3 @@ def to_module(arch: Architecture, state: ModelState, device: torch.device | str 
     module = arch.build(state.structure.counts)
     put_weights(module, arch.layout, state.weights, device)
     return module
-
-
-Normalised = Callable[[Sequence[int], Norm, tuple[int, ...], int], nn.Module]

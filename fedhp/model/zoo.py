@@ -15,7 +15,7 @@ from torch import nn
 from fedhp.bounds import MOST_PARAMETERS
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import Architecture, Normalised
+from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.modules import hollow, resize, settle, take_weights
 from fedhp.model.networks import chain, resnet, sensors, vgg
@@ -25,6 +25,8 @@ from fedhp.references import resolve
 from fedhp.seeds import derive
 
 NORMS = ("batch", "group")
+
+Normalised = Callable[[Sequence[int], Norm, tuple[int, ...], int], nn.Module]
 
 
 @dataclass(frozen=True)

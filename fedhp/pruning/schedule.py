@@ -24,7 +24,8 @@ class PruneConfig:
         marginal: Units whose contribution is below this share of their group's mean are cut ahead of
             schedule, down to the target's number; 0 switches it off.
         regularizer: A name in ``fedhp.pruning.regularizers.REGULARIZERS``; at work while there is something
-        to cut. regularizer_strength: The factor of its penalty.
+            to cut.
+        regularizer_strength: The factor of its penalty.
     """
 
     criterion: str = "taylor"

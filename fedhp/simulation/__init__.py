@@ -23,7 +23,7 @@ from fedhp.simulation.turn import TURN
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig
 
-__all__ = ["load_app", "open_grid"]
+__all__ = ["load_app", "need_ray", "open_grid"]
 
 
 @contextmanager
@@ -60,6 +60,19 @@ def open_grid(
         yield SimulatedGrid(executor, num_nodes, timeout_seconds)
 
 
+def need_ray(purpose: str) -> None:
+    """Imports Ray, which is an extra.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
+            import ray  # noqa: F401
+    except ImportError:
+        raise MissingExtraError(f"{purpose} (or set simulation.num_workers=0)", "ray", "sim") from None
+
+
 @contextmanager
 def _local(config: "SimulationConfig", client_app: str, num_nodes: int) -> Iterator[Executor]:
     app = load_app(client_app)
@@ -79,13 +92,7 @@ def _pool(
     message_bytes: int,
     on_note: Callable[[str], None],
 ) -> Iterator[Executor]:
-    try:
-        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
-            import ray  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "simulation with workers (or set simulation.num_workers=0)", "ray", "sim"
-        ) from None
+    need_ray("simulation with workers")
     from fedhp.simulation.cluster import open_pool
 
     with open_pool(config, client_app, num_nodes, message_bytes, on_note) as pool:

@@ -3,18 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedhp.bounds import one_line
-from fedhp.errors import MissingExtraError, TrainingError
+from fedhp.errors import TrainingError
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation.signals import keeping_handlers
+from fedhp.simulation import need_ray
 from fedhp.simulation.turn import TURN
 from fedhp.sweep.cell import Cell, Outcome, check_names, is_finished, run_cell
 from fedhp.sweep.tasks import LocalTasks, LostTaskError, Tasks
-
-if TYPE_CHECKING:
-    from fedhp.scenario.schema import SimulationConfig
 
 OnDone = Callable[[Cell, Outcome], None]
 
@@ -97,7 +93,7 @@ def _next(tasks: Tasks) -> tuple[Cell, Outcome]:
 
 
 @contextmanager
-def open_tasks(config: "SimulationConfig", num_tasks: int) -> Iterator[Tasks]:
+def open_tasks(config: SimulationConfig, num_tasks: int) -> Iterator[Tasks]:
     """Opens as many workers as ``simulation.num_workers`` says, but not more than there are calls.
 
     Raises:
@@ -107,13 +103,7 @@ def open_tasks(config: "SimulationConfig", num_tasks: int) -> Iterator[Tasks]:
     if config.num_workers == 0:
         yield LocalTasks()
         return
-    try:
-        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
-            import ray  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(
-            "working in parallel (or set simulation.num_workers=0)", "ray", "sim"
-        ) from None
+    need_ray("working in parallel")
     from fedhp.sweep.ray_tasks import open_ray_tasks
 
     with TURN, open_ray_tasks(config, num_tasks) as tasks:

@@ -2,16 +2,13 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from fedhp.errors import RecordError
 from fedhp.model.state import ModelState
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import RoundReport
 from fedhp.records.totals import Summary
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
