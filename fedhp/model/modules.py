@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.utils.hooks import RemovableHandle
 
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
@@ -139,21 +140,25 @@ def restart_statistics(module: nn.Module) -> None:
     """Makes running statistics the mean over the samples to come, whatever they were before."""
     for _, layer in batch_norms(module):
         layer.reset_running_stats()
-        _SEEN[layer] = 0
-        if _by_samples not in layer._forward_pre_hooks.values():
-            layer.register_forward_pre_hook(_by_samples)
+        if layer in _WEIGHING:
+            _WEIGHING.pop(layer).remove()
+        _WEIGHING[layer] = layer.register_forward_pre_hook(_by_samples())
 
 
-# How many samples a layer has seen since its statistics were begun anew.
-_SEEN: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_WEIGHING: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
 
 
-def _by_samples(layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+def _by_samples() -> Callable[[_BatchNorm, tuple[torch.Tensor, ...]], None]:
     """Lets a batch count by its samples: torch's own mean is over batches, and the last may be short."""
-    if layer.training:
-        number = len(inputs[0])
-        _SEEN[layer] = _SEEN.get(layer, 0) + number
-        layer.momentum = number / _SEEN[layer]
+    seen = 0
+
+    def weigh(layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal seen
+        if layer.training:
+            seen += len(inputs[0])
+            layer.momentum = len(inputs[0]) / seen
+
+    return weigh
 
 
 @torch.no_grad()
