@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_tracking import LAYOUT, make_plan, make_report, make_state
+from recorded_runs import LAYOUT, make_plan, make_report, make_state
 from typer.testing import CliRunner
 
 from fedhp.cli import app

@@ -1,5 +1,6 @@
 """The cache trusts nobody else, survives kills, and says when it is damaged."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -7,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import npz_config
 
+from fedhp.data import open_dataset
 from fedhp.errors import DataError
 from fedhp.files.cache import _temporary, _writable_folder, cache_folder, prepared
+
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -117,3 +122,76 @@ def test_damage_names_the_folder_to_delete(harm, name):
     ) as error:
         prepared("kind", "key", dict)
     assert "\n" not in str(error.value)
+
+
+def test_arrays_are_read_only_maps_of_one_file(tmp_path):
+    dataset = open_dataset(npz_config(tmp_path))
+    assert isinstance(dataset.train_images.base, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.train_images[0] = 0
+
+
+def test_changed_file_is_prepared_again(tmp_path):
+    first = open_dataset(npz_config(tmp_path))
+    folder = tmp_path / "other"
+    folder.mkdir()
+    config = npz_config(folder, x_train=np.ones((12, 3), np.float32))
+    second = open_dataset(config)
+    assert first.key != second.key
+    assert (second.mean == 1).all()
+
+
+def _prepare_slowly(cache: str, barrier, value: int, answers) -> None:
+    os.environ["FEDHP_CACHE"] = cache
+
+    def prepare() -> dict[str, np.ndarray]:
+        barrier.wait(60)  # both processes have found the cache empty
+        return {"a": np.full(5, value)}
+
+    answers.put(prepared("race", "key", prepare)["a"].tolist())
+
+
+def test_racing_processes_agree(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    cache = str(tmp_path / "cache")
+    workers = [
+        context.Process(target=_prepare_slowly, args=(cache, barrier, value, answers)) for value in (1, 2)
+    ]
+    for worker in workers:
+        worker.start()
+    got = [answers.get(timeout=60) for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert got[0] == got[1]
+    assert got[0] in ([1] * 5, [2] * 5)
+    assert [path.name for path in (tmp_path / "cache" / "race").iterdir()] == ["key"]
+
+
+def test_failed_preparation_leaves_nothing_behind():
+    with pytest.raises(RuntimeError):
+        prepared("kind", "key", lambda: (_ for _ in ()).throw(RuntimeError()))
+    assert prepared("kind", "key", lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
+
+
+def test_damaged_cache_names_the_folder_to_delete():
+    prepared("kind", "key", lambda: {"a": np.ones(1000)})
+    file = cache_folder() / "kind" / "key" / "a.npy"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match="delete that folder"):
+        prepared("kind", "key", dict)
+
+
+def test_cache_folder_that_cannot_be_made_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FEDHP_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="set FEDHP_CACHE"):
+        cache_folder()
+
+
+def test_cache_falls_back_to_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("FEDHP_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_folder().parent == tmp_path

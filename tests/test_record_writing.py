@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_tracking import LAYOUT, make_plan, make_report, make_state
+from recorded_runs import LAYOUT, make_plan, make_report, make_state
 from typer.testing import CliRunner
 
 import fedhp
