@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.chains import chain_gradients, dense_chain
-from fedhp.model.gradients import class_mask, gradients
+from fedhp.model.gradients import chain_gradients, class_mask, dense_chain, gradients
 from fedhp.model.zoo import ModelConfig, architecture
 
 SHAPE = (1, 4, 5)
