@@ -3,18 +3,21 @@
 import dataclasses
 import json
 import re
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
-from fedhp.bounds import MOST_PARAMETERS, one_line, shown
+from fedhp.aggregation.options import StrategyConfig
+from fedhp.bounds import MOST_PARAMETERS, Bounds, one_line, shown
+from fedhp.choices import OneOf, check_values
 from fedhp.cli import app
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.references import resolve
 from fedhp.scenario.loading import from_json, load_scenario
+from fedhp.scenario.schema import KEYS as SCHEMA
 from fedhp.scenario.schema import Scenario
 from fedhp.sizes import parse_size
 
@@ -108,6 +111,64 @@ def test_zero_and_less_are_taken_only_where_they_mean_something(key):
 
 FORGED = ["a\nb", "a\x1b[31mb", "a\N{RIGHT-TO-LEFT OVERRIDE}b", "x" * 20_000]
 STANDING_FOR = ["???", "${oc.env:HOME}", "${seed}"]
+
+
+RANGES = [
+    (Bounds(at_least=1), [1, 2.5], [0, 0.99], "at least 1"),
+    (Bounds(at_least=0), [0, 10**9], [-0.1], "0 or more"),
+    (Bounds(above=0), [1e-9], [0, -1], "above 0"),
+    (Bounds(at_least=0, below=1), [0, 0.99], [1, -0.1], "from 0 to below 1"),
+    (Bounds(at_least=0, at_most=1), [0, 1], [1.01, -0.1], "from 0 to 1"),
+    (Bounds(above=0, at_most=1), [0.01, 1], [0, 1.01], "above 0 and at most 1"),
+    (Bounds(above=0, below=1), [0.5], [0, 1], "above 0 and below 1"),
+    (Bounds(at_least=1, or_zero=True), [0, 1], [0.5, -1], "0, or at least 1"),
+]
+
+
+@pytest.mark.parametrize(("bounds", "inside", "outside", "said"), RANGES, ids=[row[-1] for row in RANGES])
+def test_a_range_holds_what_it_says(bounds, inside, outside, said):
+    """The ends of each by hand: at_least and at_most are inside, above and below are not."""
+    assert str(bounds) == said
+    assert [bounds.amiss(value) for value in inside] == [None] * len(inside)
+    for value in outside:
+        assert f"{said}, got {value}" in bounds.amiss(value)
+    for value in (float("nan"), float("inf"), float("-inf")):
+        assert bounds.amiss(value)
+
+
+@dataclasses.dataclass
+class Part:
+    size: Annotated[int, Bounds(at_least=1, largest=9, hint="2 is usual")] = 1
+    rate: Annotated[float | None, Bounds(above=0)] = None
+    sizes: Annotated[list[int], Bounds(at_least=1)] = dataclasses.field(default_factory=list)
+    shape: Annotated[str, OneOf(lambda: ["round", "square"], "or draw your own")] = "round"
+    free: str = ""
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"size": 0}, "part.size must be at least 1, got 0; 2 is usual"),
+        ({"size": 10}, "part.size must be at most 9, got 10"),
+        ({"rate": float("inf")}, "part.rate must be finite and above 0, got inf"),
+        ({"sizes": [3, 0]}, "part.sizes[1] must be at least 1, got 0"),
+        ({"shape": "rond"}, "part.shape must be one of round, square, got 'rond'; or draw your own. "
+         "Did you mean 'round'?"),
+    ],
+)  # fmt: skip
+def test_a_part_is_held_to_what_its_fields_declare(values, said):
+    check_values(Part(), "part.")
+    assert refusal(check_values, Part(**values), "part.") == said
+
+
+def test_every_number_of_the_schema_declares_its_bounds():
+    """And so does a part that is made by itself, of which no scenario is read."""
+    declared = {key: one.bounds for key, one in SCHEMA.items() if key in NUMBERS}
+    assert len(declared) == len(NUMBERS)
+    assert all(isinstance(bounds, Bounds) for bounds in declared.values())
+    assert refusal(StrategyConfig, "dense", 0.5, 2, "keep", [0.5, 2]) == (
+        "strategy.levels[1] must be above 0 and at most 1, got 2"
+    )
 
 
 @pytest.mark.parametrize("text", FORGED + STANDING_FOR)

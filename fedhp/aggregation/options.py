@@ -1,23 +1,16 @@
 """What a scenario says of the aggregation strategy; the strategies themselves are in ``strategies/``."""
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 from fedhp.aggregation.reconcile import MEANS
-from fedhp.choices import check_choice
+from fedhp.bounds import Bounds
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 
 UNCOVERED = tuple(name for name in MEANS if name != "zero_filled")
 # The server's optimisers, and the learning rates that Flower gives them.
 SERVER_OPTIMIZERS = {"none": 1.0, "fedavgm": 1.0, "fedadam": 0.1, "fedyogi": 0.01}
-
-_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
-    "learning_rate": (lambda value: 0 < value < math.inf, "finite and above 0"),
-    "momentum": (lambda value: 0 <= value < 1, "from 0 to below 1"),
-    "beta_2": (lambda value: 0 <= value < 1, "from 0 to below 1"),
-    "tau": (lambda value: 0 < value < math.inf, "finite and above 0"),
-}
 
 
 @dataclass(frozen=True)
@@ -33,24 +26,20 @@ class ServerOptimizerConfig:
         tau: Their degree of adaptivity.
     """
 
-    name: str = "none"
-    learning_rate: float | None = None
-    momentum: float = 0.9
-    beta_2: float = 0.99
-    tau: float = 1e-3
+    name: Annotated[str, OneOf(SERVER_OPTIMIZERS)] = "none"
+    learning_rate: Annotated[float | None, Bounds(above=0)] = None
+    momentum: Annotated[float, Bounds(at_least=0, below=1)] = 0.9
+    beta_2: Annotated[float, Bounds(at_least=0, below=1)] = 0.99
+    tau: Annotated[float, Bounds(above=0)] = 1e-3
 
     def __post_init__(self) -> None:
-        check_choice("strategy.optimizer.name", self.name, SERVER_OPTIMIZERS)
+        check_values(self, "strategy.optimizer.")
         set_in_vain = [entry.name for entry in fields(self) if getattr(self, entry.name) != entry.default]
         if self.name == "none" and set_in_vain:
             raise ScenarioError(
                 f"strategy.optimizer.{set_in_vain[0]} has no effect with strategy.optimizer.name = none; "
                 f"leave it out, or choose one of {', '.join(list(SERVER_OPTIMIZERS)[1:])}"
             )
-        for key, (is_right, expected) in _NUMBERS.items():
-            value = getattr(self, key)
-            if value is not None and not is_right(value):
-                raise ScenarioError(f"strategy.optimizer.{key} must be {expected}, got {value}")
 
     @property
     def rate(self) -> float:
@@ -74,18 +63,12 @@ class StrategyConfig:
         optimizer: The server's optimiser, which every strategy can have.
     """
 
-    name: str = "mask_intersection"
-    quorum: float = 1.0
-    min_votes: int = 2
-    uncovered: str = "keep"
-    levels: list[float] = field(default_factory=list)
+    name: Annotated[str, STABLE] = "mask_intersection"
+    quorum: Annotated[float, Bounds(above=0, at_most=1), STABLE] = 1.0
+    min_votes: Annotated[int, Bounds(at_least=1)] = 2
+    uncovered: Annotated[str, OneOf(UNCOVERED)] = "keep"
+    levels: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
     optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
 
     def __post_init__(self) -> None:
-        if not 0 < self.quorum <= 1:
-            raise ScenarioError(f"strategy.quorum must be above 0 and at most 1, got {self.quorum}")
-        if self.min_votes < 1:
-            raise ScenarioError(f"strategy.min_votes must be at least 1, got {self.min_votes}")
-        check_choice("strategy.uncovered", self.uncovered, UNCOVERED)
-        if not all(0 < level <= 1 for level in self.levels):
-            raise ScenarioError(f"strategy.levels must be above 0 and at most 1 each, got {self.levels}")
+        check_values(self, "strategy.")

@@ -1,8 +1,10 @@
 """The data part of a scenario."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from fedhp.choices import check_choice
+from fedhp.bounds import Bounds, Text
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.data.layout import LAYOUTS
 from fedhp.data.sources import SOURCES
 from fedhp.errors import ScenarioError
@@ -24,19 +26,14 @@ class PartitionConfig:
         min_samples: Rows that every client must get.
     """
 
-    name: str = "dirichlet"
-    alpha: float = 0.5
-    shards_per_client: int = 2
-    classes_per_client: int = 2
-    min_samples: int = 10
+    name: Annotated[str, OneOf(PARTITIONS), STABLE] = "dirichlet"
+    alpha: Annotated[float, Bounds(above=0), STABLE] = 0.5
+    shards_per_client: Annotated[int, Bounds(at_least=1)] = 2
+    classes_per_client: Annotated[int, Bounds(at_least=1)] = 2
+    min_samples: Annotated[int, Bounds(at_least=1)] = 10
 
     def __post_init__(self) -> None:
-        check_choice("data.partition.name", self.name, PARTITIONS)
-        if not 0 < self.alpha < float("inf"):
-            raise ScenarioError(f"data.partition.alpha must be a number above 0, got {self.alpha}")
-        for key in ("shards_per_client", "classes_per_client", "min_samples"):
-            if getattr(self, key) < 1:
-                raise ScenarioError(f"data.partition.{key} must be at least 1, got {getattr(self, key)}")
+        check_values(self, "data.partition.")
 
 
 @dataclass(frozen=True)
@@ -56,22 +53,17 @@ class DataConfig:
             ``fedhp.data.layout``).
     """
 
-    name: str = "digits"
-    root: str = ""
+    name: Annotated[str, OneOf(SOURCES, "bring your own data as 'npz'"), STABLE] = "digits"
+    root: Annotated[str, Text(longest=4096), STABLE] = ""
     partition: PartitionConfig = field(default_factory=PartitionConfig)
-    max_train: int = 0
-    local_test: float = 0.0
-    layout: str = "auto"
+    max_train: Annotated[int, Bounds(at_least=0, hint="0 takes all")] = 0
+    local_test: Annotated[float, Bounds(at_least=0, below=1, hint="a share of each client's rows")] = 0.0
+    layout: Annotated[str, OneOf(LAYOUTS)] = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("data.name", self.name, SOURCES, "; bring your own data as 'npz'")
-        check_choice("data.layout", self.layout, LAYOUTS)
+        check_values(self, "data.")
         if self.layout != "auto" and self.name != "npz":
             raise ScenarioError(
                 f"data.layout is for data of your own (data.name npz): the axes of '{self.name}' are known; "
                 f"leave it out"
             )
-        if self.max_train < 0:
-            raise ScenarioError(f"data.max_train must be 0 (all) or more, got {self.max_train}")
-        if not 0 <= self.local_test < 1:
-            raise ScenarioError(f"data.local_test must be a share from 0 to below 1, got {self.local_test}")

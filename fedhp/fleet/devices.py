@@ -1,9 +1,11 @@
 """Devices and fleets: who trains, and how much memory each may use."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
+from fedhp.bounds import MOST_CLIENTS, Bounds
+from fedhp.choices import STABLE, check_values
 from fedhp.errors import ScenarioError
 from fedhp.sizes import parse_size
 
@@ -47,18 +49,15 @@ class DeviceProfile:
 class DeviceClassConfig:
     """A kind of device: its share of the fleet and its training-memory budget (such as ``4MiB``)."""
 
-    name: str = "device"
-    share: float = 1.0
-    memory: str = "1GiB"
+    name: Annotated[str, STABLE] = "device"
+    share: Annotated[float, Bounds(above=0), STABLE] = 1.0
+    memory: Annotated[str, STABLE] = "1GiB"
 
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ScenarioError("fleet.classes: a class must have a name that is not empty")
         parse_size(self.memory, f"fleet class '{self.name}'")
-        if not 0 < self.share < math.inf:
-            raise ScenarioError(
-                f"fleet class '{self.name}': share must be finite and above 0, got {self.share}"
-            )
+        check_values(self, f"fleet class '{self.name}': ")
 
     @property
     def memory_bytes(self) -> int:
@@ -70,13 +69,12 @@ class DeviceClassConfig:
 class FleetConfig:
     """The fleet: how many clients, of which classes (shares are relative to their sum)."""
 
-    num_clients: int = 20
-    classes: list[DeviceClassConfig] = field(default_factory=lambda: [DeviceClassConfig()])
+    num_clients: Annotated[int, Bounds(at_least=1, largest=MOST_CLIENTS), STABLE] = 20
+    classes: Annotated[list[DeviceClassConfig], STABLE] = field(default_factory=lambda: [DeviceClassConfig()])
 
     def __post_init__(self) -> None:
+        check_values(self, "fleet.")
         names = [entry.name for entry in self.classes]
-        if self.num_clients < 1:
-            raise ScenarioError(f"fleet.num_clients must be at least 1, got {self.num_clients}")
         if not names or len(set(names)) < len(names):
             raise ScenarioError(
                 f"fleet.classes must be one or more, each of another name; got {', '.join(names) or 'none'}"

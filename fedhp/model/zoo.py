@@ -5,15 +5,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.bounds import MOST_PARAMETERS
-from fedhp.choices import check_choice
+from fedhp.bounds import MOST_PARAMETERS, WIDEST, Bounds
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
@@ -46,22 +46,18 @@ class ModelConfig:
             parameters for.
     """
 
-    name: str = "mlp"
-    widths: list[int] = field(default_factory=list)
-    floor: int = 2
+    name: Annotated[str, OneOf(lambda: MODELS), STABLE] = "mlp"
+    widths: Annotated[list[int], Bounds(at_least=1, largest=WIDEST), STABLE] = field(default_factory=list)
+    floor: Annotated[int, Bounds(at_least=1, largest=WIDEST)] = 2
     prune_inputs: bool = True
-    norm: str = "batch"
+    norm: Annotated[str, OneOf(NORMS)] = "batch"
     target: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("model.name", self.name, MODELS)
-        check_choice("model.norm", self.norm, NORMS)
-        if self.widths and min(self.widths) < 1:
-            raise ScenarioError(f"model.widths must be a list of positive numbers, got {self.widths}")
-        smallest = min(self.widths, default=self.floor)
-        if not 1 <= self.floor <= smallest:
+        check_values(self, "model.")
+        if self.floor > min(self.widths, default=self.floor):
             raise ScenarioError(
-                f"model.floor must be from 1 to the smallest width, {smallest}, got {self.floor}"
+                f"model.floor must be at most the smallest width, {min(self.widths)}, got {self.floor}"
             )
 
     @property

@@ -1,12 +1,16 @@
 """When to prune, and how small by then."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
+from fedhp.bounds import Bounds
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 from fedhp.model.shrinking import Shape
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.regularizers import REGULARIZERS
 
 
 @dataclass(frozen=True)
@@ -28,37 +32,22 @@ class PruneConfig:
         regularizer_strength: The factor of its penalty.
     """
 
-    criterion: str = "taylor"
-    target_compression: float = 10.0
-    start: float = 0.05
-    end: float = 0.6
-    cuts: int = 40
-    blend: float = 0.5
-    marginal: float = 0.0
-    regularizer: str = "none"
-    regularizer_strength: float = 1e-5
+    criterion: Annotated[str, OneOf(CRITERIA), STABLE] = "taylor"
+    target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
+    start: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.05
+    end: Annotated[float, Bounds(above=0, at_most=1), STABLE] = 0.6
+    cuts: Annotated[int, Bounds(at_least=1)] = 40
+    blend: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.5
+    marginal: Annotated[float, Bounds(at_least=0, below=1)] = 0.0
+    regularizer: Annotated[str, OneOf(REGULARIZERS)] = "none"
+    regularizer_strength: Annotated[float, Bounds(above=0, hint="prune.regularizer=none switches it off")] = (
+        1e-5
+    )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.target_compression < math.inf:
-            raise ScenarioError(
-                f"prune.target_compression must be finite and at least 1, got {self.target_compression}"
-            )
-        if not 0 <= self.start < self.end <= 1:
-            raise ScenarioError(
-                f"prune.start and prune.end must satisfy 0 <= start < end <= 1, "
-                f"got {self.start} and {self.end}"
-            )
-        if self.cuts < 1:
-            raise ScenarioError(f"prune.cuts must be at least 1, got {self.cuts}")
-        if not 0 <= self.blend <= 1:
-            raise ScenarioError(f"prune.blend must be from 0 to 1, got {self.blend}")
-        if not 0 <= self.marginal < 1:
-            raise ScenarioError(f"prune.marginal must be in [0, 1), got {self.marginal}")
-        if not 0 < self.regularizer_strength < math.inf:
-            raise ScenarioError(
-                f"prune.regularizer_strength must be finite and above 0, got {self.regularizer_strength}; "
-                "prune.regularizer=none switches it off"
-            )
+        check_values(self, "prune.")
+        if self.start >= self.end:
+            raise ScenarioError(f"prune.start must be below prune.end, got {self.start} and {self.end}")
         if self.marginal and self.target_compression == 1:
             raise ScenarioError(
                 "prune.marginal has no effect with prune.target_compression = 1, which never prunes; "

@@ -110,7 +110,7 @@ def strategy_class(name: str) -> type[FleetStrategy]:
         ScenarioError: If there is none.
     """
     if ":" not in name:
-        own = "; or give a class of your own as 'package.module:Class'"
+        own = "or give a class of your own as 'package.module:Class'"
         check_choice("strategy.name", name, registry(), own)
         return registry()[name]
     found = resolve(name, "strategy.name")

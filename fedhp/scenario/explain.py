@@ -2,14 +2,23 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from fedhp.bounds import UNWRITTEN, beyond, shown
-from fedhp.choices import TELLING, near
+from fedhp.bounds import UNWRITTEN, Bounds, Text, beyond, shown
+from fedhp.choices import TELLING, declared, near
 
-# Per dotted key, what its value must be; the keys of a list's entries have ``[]`` where the number would be.
-Keys = Mapping[str, str]
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a key's value must be, in words, and its `Bounds` or `Text`, where it has any."""
+
+    wanted: str
+    bounds: Bounds | Text | None = None
+
+
+# By dotted key; the keys of a list's entries have ``[]`` where the number would be.
+Keys = Mapping[str, Key]
 
 _WANTED = {
     str: "a text ('' is the empty one)",
@@ -28,22 +37,27 @@ def keys_of(schema: type, examples: Mapping[str, str]) -> Keys:
         schema: A dataclass.
         examples: A value of every key that takes a list.
     """
-    types = get_type_hints(schema)
-    found = [_described(entry.name, types[entry.name], examples) for entry in fields(schema)]
-    return {key: wanted for one in found for key, wanted in one}
+    types = get_type_hints(schema, include_extras=True)
+    return {key: one for name, kind in types.items() for key, one in _described(name, kind, None, examples)}
 
 
-def _described(key: str, kind: Any, examples: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _described(
+    key: str, kind: Any, bounds: Bounds | Text | None, examples: Mapping[str, str]
+) -> Iterator[tuple[str, Key]]:
+    """Yields a key with what it must be, and those below it; a list's bounds are those of its entries."""
+    if get_origin(kind) is Annotated:
+        bounds = next((one for one in declared(kind) if isinstance(one, Bounds | Text)), None)
+        kind = get_args(kind)[0]
     if is_dataclass(kind):
-        types = get_type_hints(kind)
-        yield key, f"a section of the keys {', '.join(types)}"
+        types = get_type_hints(kind, include_extras=True)
+        yield key, Key(f"a section of the keys {', '.join(types)}")
         for name, below in types.items():
-            yield from _described(f"{key}.{name}", below, examples)
+            yield from _described(f"{key}.{name}", below, None, examples)
     elif get_origin(kind) is list:
-        yield key, f"a list, such as {key}={examples[key]}"
-        yield from _described(f"{key}[]", get_args(kind)[0], examples)
+        yield key, Key(f"a list, such as {key}={examples[key]}")
+        yield from _described(f"{key}[]", get_args(kind)[0], bounds, examples)
     else:
-        yield key, _WANTED[kind]
+        yield key, Key(_WANTED[kind], bounds)
 
 
 def unknown_key(key: str, known: Keys) -> str:
@@ -74,7 +88,7 @@ def _near(last: str, keys: Collection[str]) -> list[str]:
 def misfit(key: str, value: Any, known: Keys) -> str:
     """Says what a key's value must be, and what came."""
     came = shown(value)  # by which a text is told from a number, whatever node it is wrapped in
-    return f"{key} must be {known[_indexed(key)]}, got {'nothing' if came == 'None' else came}"
+    return f"{key} must be {known[_indexed(key)].wanted}, got {'nothing' if came == 'None' else came}"
 
 
 def is_known(key: str, known: Keys) -> bool:
@@ -103,7 +117,7 @@ def value_amiss(key: str, value: Any, known: Keys) -> str | None:
         known: The keys. Others are left to whoever merges.
     """
     if isinstance(value, dict) and not value and key.endswith("]") and is_known(key, known):
-        return f"{key} is empty; it must be {known[_indexed(key)]}"
+        return f"{key} is empty; it must be {known[_indexed(key)].wanted}"
     if isinstance(value, dict):
         below = [(f"{key}.{name}" if key else str(name), one) for name, one in value.items()]
     elif isinstance(value, list):
@@ -115,14 +129,14 @@ def value_amiss(key: str, value: Any, known: Keys) -> str | None:
 
 
 def _flaw(key: str, value: Any, known: Keys) -> str | None:
-    wanted = known[_indexed(key)]
+    wanted = known[_indexed(key)].wanted
     if wanted in _NUMBERS and isinstance(value, str) and not value.isascii():
         return misfit(key, value, known)  # Python's int takes the digits of all scripts
     if wanted == _WANTED[bool] and isinstance(value, int) and value not in (0, 1):
         return misfit(key, value, known)
     if wanted == _WANTED[str] and isinstance(value, int | float):  # taken as written: 2000000 bytes
         return f"{key} has more than 30 digits" if abs(value) >= UNWRITTEN else None
-    flaw = beyond(_indexed(key), value)
+    flaw = beyond(value, known[_indexed(key)].bounds)
     return f"{key} {flaw}" if flaw else None
 
 

@@ -5,21 +5,19 @@ to no other part, of how a round is held, simulation and tracking, are here, and
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.choices import check_choice
+from fedhp.bounds import MOST_CLIENTS, MOST_EPOCHS, MOST_THREADS, Bounds, Text
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.data import DataConfig
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import FleetConfig
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.criteria import CRITERIA
-from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.training.batches import MemoryConfig
@@ -44,28 +42,17 @@ class ServerConfig:
             loss is not finite always is.
     """
 
-    clients_per_round: int = 0
-    min_replies: int = 1
-    timeout_seconds: float = 600.0
-    patience_seconds: float = 300.0
-    max_times_median: float = 10.0
+    clients_per_round: Annotated[
+        int, Bounds(at_least=0, largest=MOST_CLIENTS, hint="0 takes all"), STABLE
+    ] = 0
+    min_replies: Annotated[int, Bounds(at_least=1, largest=MOST_CLIENTS), STABLE] = 1
+    timeout_seconds: Annotated[float, Bounds(above=0, largest=10**7), STABLE] = 600.0
+    patience_seconds: Annotated[float, Bounds(at_least=0)] = 300.0
+    max_times_median: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 sets no limit")] = 10.0
     roll_back: bool = True
 
     def __post_init__(self) -> None:
-        if self.clients_per_round < 0:
-            raise ScenarioError(
-                f"server.clients_per_round must be 0 (all) or more, got {self.clients_per_round}"
-            )
-        if self.min_replies < 1:
-            raise ScenarioError(f"server.min_replies must be at least 1, got {self.min_replies}")
-        if not 0 < self.timeout_seconds < math.inf:
-            raise ScenarioError(f"server.timeout_seconds must be above 0, got {self.timeout_seconds}")
-        if not 0 <= self.patience_seconds < math.inf:
-            raise ScenarioError(f"server.patience_seconds must be 0 or more, got {self.patience_seconds}")
-        if not (self.max_times_median == 0 or 1 <= self.max_times_median < math.inf):
-            raise ScenarioError(
-                f"server.max_times_median must be 0 (no limit) or at least 1, got {self.max_times_median}"
-            )
+        check_values(self, "server.")
 
 
 @dataclass(frozen=True)
@@ -79,22 +66,15 @@ class SimulationConfig:
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
     """
 
-    num_workers: int = -1
-    address: str = ""
-    gpus_per_worker: float = 0.0
-    threads_per_worker: int = 1
+    num_workers: Annotated[
+        int, Bounds(at_least=-1, largest=4096, hint="-1 takes one per core, 0 runs without Ray"), STABLE
+    ] = -1
+    address: Annotated[str, STABLE] = ""
+    gpus_per_worker: Annotated[float, Bounds(at_least=0, largest=64)] = 0.0
+    threads_per_worker: Annotated[int, Bounds(at_least=1, largest=MOST_THREADS)] = 1
 
     def __post_init__(self) -> None:
-        if self.num_workers < -1:
-            raise ScenarioError(
-                f"simulation.num_workers must be -1 (one per core), 0 (no Ray) or more, "
-                f"got {self.num_workers}"
-            )
-        if not 0 <= self.gpus_per_worker < math.inf or self.threads_per_worker < 1:
-            raise ScenarioError(
-                "simulation.gpus_per_worker must be 0 or more and simulation.threads_per_worker at "
-                f"least 1, got {self.gpus_per_worker} and {self.threads_per_worker}"
-            )
+        check_values(self, "simulation.")
 
 
 WANDB_MODES = ("none", "offline", "online", "disabled")
@@ -104,14 +84,14 @@ WANDB_MODES = ("none", "offline", "online", "disabled")
 class WandbConfig:
     """Weights & Biases: ``mode`` is none (not used), offline, online or disabled."""
 
-    mode: str = "none"
+    mode: Annotated[str, OneOf(WANDB_MODES), STABLE] = "none"
     project: str = "fedhp"
     entity: str = ""
     group: str = ""
     name: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("tracking.wandb.mode", self.mode, WANDB_MODES)
+        check_values(self, "tracking.wandb.")
 
 
 @dataclass(frozen=True)
@@ -125,10 +105,10 @@ class TrackingConfig:
 class Scenario:
     """Everything that a run depends on."""
 
-    name: str = "unnamed"
-    description: str = ""
-    seed: int = 0
-    rounds: int = 10
+    name: Annotated[str, STABLE] = "unnamed"
+    description: Annotated[str, Text(longest=10_000, lines=True)] = ""
+    seed: Annotated[int, Bounds(at_least=0, largest=2**63 - 1), STABLE] = 0
+    rounds: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS), STABLE] = 10
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     fleet: FleetConfig = field(default_factory=FleetConfig)
@@ -143,10 +123,7 @@ class Scenario:
     def __post_init__(self) -> None:
         if flaw := value_amiss("", self.to_dict(), KEYS):
             raise ScenarioError(flaw)
-        if self.rounds < 1:
-            raise ScenarioError(f"rounds must be at least 1, got {self.rounds}")
-        if self.seed < 0:
-            raise ScenarioError(f"seed must be 0 or more, got {self.seed}")
+        check_values(self)
         if self.server.clients_per_round > self.fleet.num_clients:
             raise ScenarioError(
                 f"server.clients_per_round = {self.server.clients_per_round} exceeds "
@@ -156,8 +133,6 @@ class Scenario:
             raise ScenarioError(
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
             )
-        check_choice("prune.criterion", self.prune.criterion, CRITERIA)
-        check_choice("prune.regularizer", self.prune.regularizer, REGULARIZERS)
 
     def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
         """Returns what the trainer needs, for samples of this shape and this many classes."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
-from fedhp.choices import check_choice
-from fedhp.errors import ScenarioError
+from fedhp.bounds import LARGEST_BATCH, Bounds
+from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.sizes import parse_size
 
 Policy = Callable[[int, int, float], int]
@@ -56,16 +57,13 @@ class MemoryConfig:
             ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
     """
 
-    batch_policy: str = "fixed"
-    max_batch: int = 256
-    lr_scaling: str = "sqrt"
+    batch_policy: Annotated[str, OneOf(BATCH_POLICIES), STABLE] = "fixed"
+    max_batch: Annotated[int, Bounds(at_least=1, largest=LARGEST_BATCH), STABLE] = 256
+    lr_scaling: Annotated[str, OneOf(LR_SCALINGS), STABLE] = "sqrt"
     budget: str = ""
 
     def __post_init__(self) -> None:
-        check_choice("memory.batch_policy", self.batch_policy, BATCH_POLICIES)
-        check_choice("memory.lr_scaling", self.lr_scaling, LR_SCALINGS)
-        if self.max_batch < 1:
-            raise ScenarioError(f"memory.max_batch must be at least 1, got {self.max_batch}")
+        check_values(self, "memory.")
         if self.budget:
             parse_size(self.budget, "memory.budget")
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import nn
 
-from fedhp.choices import check_choice
-from fedhp.errors import ScenarioError
+from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds
+from fedhp.choices import STABLE, OneOf, check_values
 
 _RECEIVED = "received"  # the key, in an optimiser's state, of the weights that FedProx pulls towards
 
@@ -38,38 +39,21 @@ class TrainConfig:
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
-    epochs: int = 10
-    local_epochs: int = 1
-    batch_size: int = 32
-    learning_rate: float = 0.02
-    optimizer: str = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    proximal_mu: float = 0.0
-    clip_norm: float = 0.0
+    epochs: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS)] = 10
+    local_epochs: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS), STABLE] = 1
+    batch_size: Annotated[int, Bounds(at_least=1, largest=LARGEST_BATCH), STABLE] = 32
+    learning_rate: Annotated[float, Bounds(above=0), STABLE] = 0.02
+    optimizer: Annotated[str, OneOf(lambda: OPTIMIZERS), STABLE] = "sgd"
+    momentum: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.9
+    weight_decay: Annotated[float, Bounds(at_least=0), STABLE] = 0.0
+    proximal_mu: Annotated[float, Bounds(at_least=0)] = 0.0
+    clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
     masked_loss: bool = False
-    lr_schedule: str = "cosine"
-    device: str = "auto"
+    lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("train.optimizer", self.optimizer, OPTIMIZERS)
-        check_choice("train.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        check_choice("train.device", self.device, ("auto", "cpu", "cuda"))
-        for key in ("epochs", "local_epochs", "batch_size"):
-            if getattr(self, key) < 1:
-                raise ScenarioError(f"train.{key} must be at least 1, got {getattr(self, key)}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ScenarioError(f"train.learning_rate must be finite and above 0, got {self.learning_rate}")
-        if not 0 <= self.momentum < 1:
-            raise ScenarioError(f"train.momentum must be from 0 to below 1, got {self.momentum}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ScenarioError(f"train.weight_decay must be finite and 0 or more, got {self.weight_decay}")
-        if not 0 <= self.proximal_mu < math.inf:
-            raise ScenarioError(f"train.proximal_mu must be finite and 0 or more, got {self.proximal_mu}")
-        if not 0 <= self.clip_norm < math.inf:
-            raise ScenarioError(
-                f"train.clip_norm must be finite and 0 or more, got {self.clip_norm}; 0 does not clip"
-            )
+        check_values(self, "train.")
 
     @property
     def state_slots(self) -> int:
