@@ -5,6 +5,9 @@ Each also derives from the built-in that fits, so that callers may catch broadly
 ``assert``; these classes are for input, data, devices and messages from outside.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class FedhpError(Exception):
     """Anything that fedhp refuses on purpose; the command line prints it without a traceback."""
@@ -46,3 +49,21 @@ class MissingExtraError(FedhpError, ImportError):
             f"{purpose} needs the package '{module}', which is not installed. "
             f"Install it with: pip install 'fedhp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
         )
+
+
+@contextmanager
+def require(purpose: str, extra: str, package: str | None = None) -> Iterator[None]:
+    """Has the imports of the block say how to install what they lack.
+
+    Args:
+        purpose: What they are for.
+        extra: Which extra of fedhp brings them.
+        package: What is asked for where one is missing; by default the one that is.
+
+    Raises:
+        MissingExtraError: If a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(purpose, package or error.name or extra, extra) from None

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedhp.errors import MissingExtraError, RecordError
+from fedhp.errors import RecordError, require
 from fedhp.records import undamaged
 from fedhp.report import write_report
 from fedhp.report.writing import COMPARISON, write_page
@@ -30,10 +30,8 @@ def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     folder = Path(folder)
     if (folder / COMPARISON).is_file():
-        try:
+        with require("a comparison", "server"):
             from fedhp.comparison.result import load_result
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
         with undamaged(folder):
             return write_comparison_report(load_result(folder), out)
     if (folder / MARKER).is_file():
@@ -67,12 +65,10 @@ def write_comparison_report(result: "Result", out: str | Path | None = None) -> 
         RecordError: If ``out`` cannot be written to.
         MissingExtraError: If what draws or lays out is not installed.
     """
-    try:
+    with require("a report", "plots"):
         from fedhp.comparison import figures
         from fedhp.drawing import plot
         from fedhp.report import page
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
     pictures = [(one, plot.render(one)) for one in figures.plots(result)]
     text = page.fill(_TEMPLATE, pictures=pictures, **_values(result))
     return write_page(Path(out) if out is not None else result.root, text, pictures)

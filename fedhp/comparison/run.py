@@ -11,7 +11,7 @@ from rich.console import Console
 from fedhp.comparison.cells import Comparison, comparison_cells
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
-from fedhp.errors import MissingExtraError, RecordError
+from fedhp.errors import RecordError, require
 from fedhp.records import has_finished
 from fedhp.report.writing import COMPARISON
 from fedhp.scenario.schema import Scenario, SimulationConfig, WandbConfig
@@ -45,10 +45,8 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
         TrainingError: If all runs failed.
         MissingExtraError: If what reads records is not installed.
     """
-    try:
+    with require("a comparison", "server"):
         from fedhp.comparison.result import load_result
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("a comparison", error.name or "pandas", "server") from None
     cells = comparison_cells(comparison)
     console = Console()
     with held(root):

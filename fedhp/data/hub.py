@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.errors import DataError, MissingExtraError
+from fedhp.errors import DataError, require
 
 _SECONDS = 5.0
 
@@ -35,10 +35,8 @@ def read_hub(hub: Hub, looked: str, remedy: str) -> dict[str, NDArray[Any]]:
         MissingExtraError: If its client is not installed.
     """
     purpose = f"loading '{hub.repository}' from the Hugging Face hub ({looked})"
-    try:
+    with require(purpose, "server", "datasets"):
         from datasets import config, load_dataset
-    except ImportError:
-        raise MissingExtraError(purpose, "datasets", "server") from None
     unreachable = None
     try:
         unreachable = _unreachable(config.HF_ENDPOINT)

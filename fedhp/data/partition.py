@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedhp.data.config import DataConfig, PartitionConfig
 from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.data.overhearing import overheard
-from fedhp.errors import DivisionError, MissingExtraError
+from fedhp.errors import DivisionError, require
 from fedhp.files.cache import key_of, prepared
 from fedhp.seeds import derive, generator
 
@@ -121,13 +121,10 @@ def _partitioned(
     dataset: Dataset, order: NDArray[np.intp], config: PartitionConfig, num_clients: int, seed: int
 ) -> tuple[list[NDArray[np.intp]], list[str]]:
     """Returns the parts that flwr-datasets makes of the rows in this order, and what it warns of."""
-    try:
+    with require(f"the partition '{config.name}'", "server", "flwr-datasets"):
         import datasets
 
         partitioner = _PARTITIONERS[config.name](config, num_clients, derive(seed, "partition"))
-    except ImportError:
-        purpose = f"the partition '{config.name}'"
-        raise MissingExtraError(purpose, "flwr-datasets", "server") from None
     columns = {"row": order, "label": dataset.train_labels[order]}
     try:
         with overheard() as heard:

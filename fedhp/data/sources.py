@@ -16,7 +16,7 @@ from fedhp.data.files import read_cifar10, read_idx
 from fedhp.data.hub import Hub, read_hub
 from fedhp.data.labels import checked_labels, checked_owners, names_in
 from fedhp.data.npz import read_npz
-from fedhp.errors import DataError, MissingExtraError
+from fedhp.errors import DataError, require
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -92,11 +92,9 @@ def _gathered(raw: Arrays, place: str, num_classes: int | None = None, layout: s
 
 
 def _read_digits(layout: str) -> Arrays:
-    try:
+    with require("the data set 'digits'", "server", "scikit-learn"):
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
-    except ImportError:
-        raise MissingExtraError("the data set 'digits'", "scikit-learn", "server") from None
     values, targets = load_digits(return_X_y=True)
     # Values are 0 .. 16; as uint8 a stored sample takes a quarter of the memory.
     images = np.rint(values * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)

@@ -13,7 +13,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from fedhp.bounds import one_line, shown
-from fedhp.errors import FedhpError, MissingExtraError, RecordError, ScenarioError
+from fedhp.errors import FedhpError, RecordError, ScenarioError, require
 from fedhp.model.state import ModelState
 from fedhp.records import columns
 from fedhp.records.totals import Summary
@@ -126,10 +126,8 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
         RecordError: If the model is missing, is no safetensors file, lacks a tensor, or holds
             one that does not fit its structure.
     """
-    try:
+    with require("reading a model", "server"):
         from fedhp.records import model_file
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("reading a model", error.name or "safetensors", "server") from None
     return model_file.load(_existing(folder) / "model.safetensors")
 
 
@@ -225,12 +223,10 @@ def _config(path: Path) -> "Scenario":
 
 
 def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
-    try:
+    with require("reading a run record", "server"):
         import pandas as pd
 
         from fedhp.records import parquet
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("reading a run record", error.name or "pandas", "server") from None
     complete, damaged = parquet.files(path)
     if not complete:
         raise RecordError(

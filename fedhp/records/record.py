@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
-from fedhp.errors import MissingExtraError, RecordError
+from fedhp.errors import RecordError, require
 from fedhp.files.atomic import replace_text
 from fedhp.model.state import ModelState
 from fedhp.records import columns, wording
@@ -94,10 +94,8 @@ class RunRecord:
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
+        with require("a run record", "server"):
             from fedhp.records import model_file, parquet
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("a run record", error.name or "pyarrow", "server") from None
         self._model_file, self._parquet = model_file, parquet
         self.folder = folder
         _make_empty(folder)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedhp.errors import MissingExtraError, RecordError
+from fedhp.errors import MissingExtraError, RecordError, require
 from fedhp.files.atomic import replace_text
 from fedhp.records import load_run, undamaged
 
@@ -31,11 +31,9 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> Path:
         RecordError: If the folder holds no record, or one without a round, or ``out`` cannot be written to.
         MissingExtraError: If what draws or lays out is not installed.
     """
-    try:
+    with require("a report", "plots"):
         from fedhp.drawing import plot
         from fedhp.report import figures, page
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("a report", error.name or "matplotlib", "plots") from None
     if (Path(folder) / COMPARISON).is_file():
         raise RecordError(
             f"{folder} is a comparison: 'fedhp report' takes it, and from Python "

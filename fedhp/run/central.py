@@ -1,13 +1,11 @@
 """Training on one device, without a federation: the client's own loop, in one round of many epochs."""
 
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 from fedhp.aggregation.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
-from fedhp.errors import MissingExtraError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import fresh_state, initial_state
 from fedhp.model.state import ModelState
@@ -17,6 +15,7 @@ from fedhp.run.reporting import RunWatch, plan_run, reporting
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
+from fedhp.tracking.wandb_tracker import check_installed
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask, Update
@@ -87,8 +86,7 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         BudgetError: If the budget does not hold even the smallest structure.
         DataError: If the data is missing or wrong.
     """
-    if scenario.tracking.wandb.mode != "none" and find_spec("wandb") is None:
-        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb")
+    check_installed(scenario.tracking.wandb)
     dataset, epochs = open_dataset(scenario.data), scenario.train.epochs
     recipe = replace(
         scenario.recipe(dataset.input_shape, dataset.num_classes),

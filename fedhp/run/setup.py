@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from importlib.util import find_spec
 
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.choices import check_choice
 from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
-from fedhp.errors import BudgetError, MissingExtraError, ScenarioError
+from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.architecture import initial_state
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.references import resolve
 from fedhp.scenario.schema import Scenario
+from fedhp.tracking.wandb_tracker import check_installed
 from fedhp.training.recipe import Recipe
 
 # The strategies themselves stand outside of the core, which knows them by this reference alone.
@@ -88,8 +88,7 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
 
 
 def _check_simulation(scenario: Scenario) -> None:
-    if scenario.tracking.wandb.mode != "none" and find_spec("wandb") is None:
-        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb")
+    check_installed(scenario.tracking.wandb)
     simulation = scenario.simulation
     if scenario.train.device == "cuda" and simulation.num_workers and not simulation.gpus_per_worker:
         raise ScenarioError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from flwr.serverapp import Grid
 
-from fedhp.errors import MissingExtraError
+from fedhp.errors import require
 from fedhp.simulation.grid import Executor, SimulatedGrid
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
 from fedhp.simulation.loading import limit_threads, load_app
@@ -66,11 +66,9 @@ def need_ray(purpose: str) -> None:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        with keeping_handlers():  # an import that is cut short leaves half a Ray behind
-            import ray  # noqa: F401
-    except ImportError:
-        raise MissingExtraError(f"{purpose} (or set simulation.num_workers=0)", "ray", "sim") from None
+    # An import that is cut short leaves half a Ray behind.
+    with require(f"{purpose} (or set simulation.num_workers=0)", "sim", "ray"), keeping_handlers():
+        import ray  # noqa: F401
 
 
 @contextmanager

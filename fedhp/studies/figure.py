@@ -5,7 +5,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from fedhp.errors import MissingExtraError
+from fedhp.errors import require
 from fedhp.studies.writing import scenarios
 from fedhp.sweep.texts import Row
 
@@ -36,10 +36,8 @@ def new_figure(width: float, height: float) -> Any:
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    try:
+    with require("drawing a figure", "plots", "matplotlib"):
         from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("drawing a figure", "matplotlib", "plots") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

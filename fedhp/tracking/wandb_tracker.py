@@ -1,11 +1,12 @@
 """Weights & Biases: one W&B run per experiment, and one per comparison."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedhp.errors import MissingExtraError, RecordError
+from fedhp.errors import MissingExtraError, RecordError, require
 from fedhp.model.state import ModelState
 from fedhp.records import columns
 from fedhp.records.classes import by_class
@@ -15,6 +16,8 @@ from fedhp.records.totals import Summary
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import Scenario, WandbConfig
+
+_PURPOSE = "tracking with Weights & Biases"
 
 
 class WandbTracker:
@@ -140,11 +143,19 @@ def log_comparison(
         run.log({**logged, **_images(wandb, figures)})
 
 
+def check_installed(config: "WandbConfig") -> None:
+    """Asks for W&B before a run that is to be reported there, and does not import it, which takes seconds.
+
+    Raises:
+        MissingExtraError: If wandb is not installed.
+    """
+    if config.mode != "none" and find_spec("wandb") is None:
+        raise MissingExtraError(_PURPOSE, "wandb", "wandb")
+
+
 def _library() -> Any:
-    try:
+    with require(_PURPOSE, "wandb", "wandb"):
         import wandb
-    except ModuleNotFoundError:
-        raise MissingExtraError("tracking with Weights & Biases", "wandb", "wandb") from None
     return wandb
 
 
