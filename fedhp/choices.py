@@ -109,11 +109,11 @@ def check_values(part: Any, prefix: str = "") -> None:
     Raises:
         ScenarioError: If one may not be, with its key, what it must be and what it is.
     """
-    for name, declared in limits_of(type(part)).items():
+    for name, limits in limits_of(type(part)).items():
         value = getattr(part, name)
         several = isinstance(value, list | tuple)
         for place, one in enumerate(value if several else [value]):
-            if one is not None and (flaw := declared.amiss(one)):
+            if one is not None and (flaw := limits.amiss(one)):
                 raise ScenarioError(f"{prefix}{name}{f'[{place}]' if several else ''} {flaw}")
 
 

@@ -35,6 +35,7 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.scenario.schema import WANDB_MODES, Scenario
+from fedhp.scenario.tables import with_tables
 from fedhp.sizes import parse_size
 from fedhp.training.batches import BATCH_POLICIES, LR_SCALINGS
 from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS
@@ -116,6 +117,7 @@ class Row:
 
     type: str
     default: Any
+    allowed: str
     stable: str
     meaning: str
 
@@ -135,9 +137,9 @@ def tables(text: str, *header: str) -> Iterator[list[str]]:
 
 def documented() -> dict[str, Row]:
     rows = {}
-    for key, kind, default, stable, meaning in tables(REFERENCE, "key", "type", "default"):
+    for key, kind, default, allowed, stable, meaning in tables(REFERENCE, "key", "type", "default"):
         assert key not in rows, f"{key} stands in the page twice"
-        rows[key.strip("`")] = Row(kind, yaml.safe_load(default.strip("`")), stable, meaning)
+        rows[key.strip("`")] = Row(kind, yaml.safe_load(default.strip("`")), allowed, stable, meaning)
     return rows
 
 
@@ -159,6 +161,22 @@ SCHEMA = {key: (kind, default) for key, kind, default in schema(Scenario())}
 ROWS = documented()
 
 
+def test_the_tables_of_keys_are_those_of_the_schema():
+    wanted = with_tables(REFERENCE)
+    assert wanted.count("<!-- keys of ") == wanted.count("<!-- end of keys -->") == 11
+    said = "python -m fedhp.scenario.tables docs/scenarios.md writes the tables anew"
+    assert wanted == REFERENCE, f"docs/scenarios.md is not as the schema has it: {said}"
+
+
+def test_a_row_says_what_the_field_beside_it_declares():
+    """Of a name, of a number, of a list, and of a text: each by hand."""
+    assert ROWS["train.device"].allowed == "`auto`, `cpu`, `cuda`"
+    assert ROWS["server.max_times_median"].allowed == "0, or at least 1"
+    assert ROWS["strategy.levels"].allowed == "each above 0 and at most 1"
+    assert ROWS["data.root"].allowed == ""
+    assert ROWS["train.momentum"].meaning == "Of `sgd`; 0 keeps no state."
+
+
 def test_the_page_has_every_key_of_the_schema_and_no_other():
     missing, unknown = sorted(set(SCHEMA) - set(ROWS)), sorted(set(ROWS) - set(SCHEMA))
     assert not missing, f"docs/scenarios.md lacks a row for {', '.join(missing)}"
@@ -175,7 +193,7 @@ def test_a_row_has_the_type_and_default_of_the_schema(key):
 
 @pytest.mark.parametrize("key", sorted(CHOICES))
 def test_a_row_names_every_value_that_can_be_chosen(key):
-    missing = [name for name in CHOICES[key] if f"`{name}`" not in ROWS[key].meaning]
+    missing = [name for name in CHOICES[key] if f"`{name}`" not in ROWS[key].allowed + ROWS[key].meaning]
     assert not missing, f"docs/scenarios.md: {key} does not name {', '.join(missing)}"
 
 

@@ -18,12 +18,14 @@ class ServerOptimizerConfig:
     """What the server does with the clients' mean: takes it as it is, or as a step of an optimiser.
 
     Attributes:
-        name: ``none``, or one of Flower's: ``fedavgm`` (Hsu et al. 2019, arXiv 1909.06335), ``fedadam`` or
-            ``fedyogi`` (Reddi et al. 2020, arXiv 2003.00295).
-        learning_rate: The server's step; by default Flower's own, of `SERVER_OPTIMIZERS`.
-        momentum: ``server_momentum`` of ``fedavgm``, ``beta_1`` of the others.
+        name: What the server does with the clients' mean: ``none`` takes it as it is; Flower's ``fedavgm``
+            (Hsu et al. 2019, arXiv 1909.06335), ``fedadam`` and ``fedyogi`` (Reddi et al. 2020, arXiv
+            2003.00295) take it for a gradient. With any strategy.
+        learning_rate: The server's step; ``null`` for Flower's own: 1 for ``fedavgm``, 0.1 for ``fedadam``,
+            0.01 for ``fedyogi``.
+        momentum: Of ``fedavgm``; ``beta_1`` of the others.
         beta_2: Memory of the squares, of ``fedadam`` and ``fedyogi``.
-        tau: Their degree of adaptivity.
+        tau: Their degree of adaptivity: the smaller, the more like Adam.
     """
 
     name: Annotated[str, OneOf(SERVER_OPTIMIZERS)] = "none"
@@ -52,14 +54,21 @@ class StrategyConfig:
     """How updates become one model. Each strategy has some of these options, and refuses the others.
 
     Attributes:
-        name: A strategy's name (``fedhp strategies`` lists them) or ``package.module:Class``.
-        quorum: Share (by examples) of the clients that were assigned a unit that must have kept it for the
-            unit to survive; 1 is the intersection of the masks.
-        min_votes: Clients that must have kept a unit for it to survive, of ``feddst``.
-        uncovered: What becomes of weights that no client held in a round: ``keep`` their value, ``zero``,
-            or ``residual``: whoever did not hold a weight counts as having left it as it was.
-        levels: Widths, as shares of the full model's, of which a device trains the largest that fits; none
-            takes the largest that fits at all.
+        name: ``mask_intersection``, ``holders_mean``, ``feddst``, ``zero_filled``, ``heterofl``,
+            ``fedrolex``, ``fjord``, ``federated_dropout``, ``exclusive``, ``smallest``, ``dense`` (below), or
+            a [class of yours](#a-strategy-of-your-own), ``package.module:Class``.
+        quorum: Share, by examples, of the clients that were assigned a unit that must have kept it for the
+            unit to survive; 1 is the intersection of the masks. Of ``mask_intersection`` and ``zero_filled``.
+        min_votes: Clients that must have kept a unit for it to survive, at most the clients per round. Of
+            ``feddst``.
+        uncovered: What becomes of weights that a client did not hold: ``keep`` (means over the holders; what
+            nobody held stays), ``zero`` (the same, but what nobody held is lost) or ``residual`` (whoever did
+            not hold a weight counts as having left it as it was). Of all that send parts, but
+            ``zero_filled``.
+        levels: Widths, as shares of the full model's, of which a device trains the largest that fits, such as
+            HeteroFL's ``[1,0.5,0.25,0.125,0.0625]``; none for any width. Of ``heterofl``, ``fedrolex``,
+            ``federated_dropout`` and ``fjord``, whose steps draw among them too (without, among its paper's
+            0.2, 0.4, 0.6, 0.8 and 1).
         optimizer: The server's optimiser, which every strategy can have.
     """
 

@@ -17,13 +17,16 @@ class PartitionConfig:
     """How the training rows are divided among the clients.
 
     Attributes:
-        name: ``iid``; ``dirichlet`` (class shares drawn per client, arXiv 1905.12022); ``shards``
-            (rows sorted by label and dealt in blocks of one size, to a row, arXiv 1602.05629);
-            ``pathological`` (few classes per client); ``natural`` (the owners that come with the data).
+        name: How the training rows are divided among the clients. ``iid``: evenly; ``dirichlet``: class
+            shares drawn per client (arXiv 1905.12022); ``shards``: rows sorted by label and dealt in blocks
+            of one size, to a row (arXiv 1602.05629); ``pathological``: few classes per client, where few
+            clients leave classes unused, which a run notes; ``natural``: by the owners that come with the
+            data (``npz`` only), one client each.
         alpha: Concentration of ``dirichlet``: small is skewed, large is even.
         shards_per_client: Blocks per client in ``shards``.
         classes_per_client: Classes per client in ``pathological``.
-        min_samples: Rows that every client must get.
+        min_samples: Rows that every client must get, those that it holds out included; a partition that gives
+            less is refused.
     """
 
     name: Annotated[str, OneOf(PARTITIONS), STABLE] = "dirichlet"
@@ -41,16 +44,17 @@ class DataConfig:
     """Which data set, and how it is divided.
 
     Attributes:
-        name: A name in ``fedhp.data.SOURCES``.
-        root: The folder that holds the files (for ``npz``, also the file itself); when empty, the
-            environment variable ``FEDHP_DATA``.
+        name: Which data set: ``digits`` comes with scikit-learn, ``npz`` is data of your own.
+        root: The folder that holds the files; for ``npz`` also the file itself. When empty, the environment
+            variable ``FEDHP_DATA``; data that is in neither is fetched from the Hugging Face hub; see below.
         partition: How the training rows are divided.
-        max_train: Take at most this many training rows, the first of a fixed permutation; 0 takes
-            all of them.
-        local_test: Share of its own rows that each client holds out to evaluate on, rounded down to rows.
-        layout: Which axis of the samples in an ``.npz`` file, also of a device's own, holds the channels:
-            ``channels_first``, ``channels_last``, or ``auto`` by their number and sizes (see
-            ``fedhp.data.layout``).
+        max_train: Take at most this many training rows, the first of a fixed permutation; 0 takes all.
+        local_test: Share of its own rows that each client holds out, rounded down to rows: a seeded draw, the
+            same in every round, and never trained on. In every round the client evaluates there the model
+            that it received, and its own after local training: ``local_accuracy_global`` and
+            ``local_accuracy_personal`` in the record.
+        layout: Of ``npz`` only: which axis of a sample holds its channels. ``auto`` goes by the number of
+            axes and their sizes. Applies to the own data of devices too. See [below](#data-of-your-own).
     """
 
     name: Annotated[str, OneOf(SOURCES, "bring your own data as 'npz'"), STABLE] = "digits"

@@ -47,7 +47,14 @@ class DeviceProfile:
 
 @dataclass(frozen=True)
 class DeviceClassConfig:
-    """A kind of device: its share of the fleet and its training-memory budget (such as ``4MiB``)."""
+    """A kind of device.
+
+    Attributes:
+        name: The class's name in every record; no two alike.
+        share: Its share of the fleet, relative to the sum over the classes.
+        memory: The [size](#sizes) that training may take on such a device: parameters, gradients, optimiser
+            state, activations and the batch.
+    """
 
     name: Annotated[str, STABLE] = "device"
     share: Annotated[float, Bounds(above=0), STABLE] = 1.0
@@ -67,7 +74,13 @@ class DeviceClassConfig:
 
 @dataclass(frozen=True)
 class FleetConfig:
-    """The fleet: how many clients, of which classes (shares are relative to their sum)."""
+    """The fleet.
+
+    Attributes:
+        num_clients: Devices. Under Flower, the number of SuperNodes.
+        classes: The kinds of devices, one or more, each with the three keys below. They are interleaved, so
+            that the first clients are a fair sample of the fleet.
+    """
 
     num_clients: Annotated[int, Bounds(at_least=1, largest=MOST_CLIENTS), STABLE] = 20
     classes: Annotated[list[DeviceClassConfig], STABLE] = field(default_factory=lambda: [DeviceClassConfig()])

@@ -34,16 +34,25 @@ class ModelConfig:
     """Which network, and how wide.
 
     Attributes:
-        name: A name in `MODELS`.
-        widths: Units per group of the full model, from the input to the output (see each model); none takes
-            the model's usual ones.
-        floor: Units that every group keeps at least.
-        prune_inputs: Whether the entries of a sample (its pixels) are units too, which can be cut. Of
-            ``mlp`` only: a convolution reads whole images.
-        norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``: ``batch`` or ``group``.
-        target: A network of the user's own instead, ``"package.module:build"``: called for a module, with
-            those of ``input_shape``, ``num_classes`` and, where any are given, ``widths`` that it has
-            parameters for.
+        name: ``mlp``: dense layers with ReLU; ``cnn``: 3x3 convolutions, each with ReLU and 2x2 max-pooling,
+            then one hidden dense layer; ``vgg11``: eight 3x3 convolutions with normalisation; ``resnet20``:
+            three stages of three residual blocks; ``conv1d``: convolutions over time, for windows of sensor
+            readings stored as ``(samples, channels, time)``.
+        widths: Units per group of the full model, from the input to the output; none takes the model's usual
+            ones. ``mlp`` (300, 100): its hidden layers; ``cnn`` (16, 32, 128): the channels of its
+            convolutions and then the dense layer, two or more in all; ``vgg11`` (64, 128, 256, 256, 512, 512,
+            512, 512): the channels of its convolutions; ``resnet20`` (16, 32, 64): the channels of its
+            stages; ``conv1d`` (32, 64, 64): the channels of its convolutions.
+        floor: Units that every group keeps at least, at most the smallest width. With group normalisation a
+            unit is [several channels](#normalisation).
+        prune_inputs: Whether the entries of a sample (its pixels) are units too, which can be cut. Of ``mlp``
+            only: a convolution reads whole images.
+        norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``. ``batch``: over the batch, with
+            statistics of all clients' samples together; ``group``: over groups of four channels of each
+            sample, which are cut as a whole. See [normalisation](#normalisation).
+        target: A network of your own instead of ``model.name``, as ``package.module:build``. A ``model.name``
+            that overrides or a file give later, alone, takes its place. See [your own
+            network](#your-own-network).
     """
 
     name: Annotated[str, OneOf(lambda: MODELS), STABLE] = "mlp"

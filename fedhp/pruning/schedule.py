@@ -18,18 +18,20 @@ class PruneConfig:
     """How the model shrinks. Progress is the share of the *whole* training done, 0 to 1.
 
     Attributes:
-        criterion: A name in ``fedhp.pruning.criteria.CRITERIA``.
-        target_compression: Parameters of the full model per parameter of the final one; 1 never prunes.
-        start: Progress at which cutting begins.
+        criterion: Which units go first: the lowest by one of the [criteria](#criteria).
+        target_compression: Parameters of the full model per parameter of the final one; 1 never prunes. [How
+            groups share it](#how-groups-share-the-shrinking).
+        start: Progress at which cutting begins, below ``prune.end``.
         end: Progress at which the target is reached.
-        cuts: The number of cuts between start and end, evenly spread.
-        blend: Weight of the fleet's scores against the client's own when it selects, 0 to 1: clients with few
-            classes should not vote out what others need.
-        marginal: Units whose contribution is below this share of their group's mean are cut ahead of
-            schedule, down to the target's number; 0 switches it off.
-        regularizer: A name in ``fedhp.pruning.regularizers.REGULARIZERS``; at work while there is something
-            to cut.
-        regularizer_strength: The factor of its penalty.
+        cuts: Cuts between start and end, evenly spread.
+        blend: Weight of the fleet's scores against the client's own: clients with few classes should not vote
+            out what others need.
+        marginal: Units whose contribution is below this share of their group's mean go ahead of schedule, as
+            soon as ``prune.start`` is reached, but no more of a group than the target takes in the end; 0
+            switches it off.
+        regularizer: A penalty that presses on units while there is something left to cut: ``none``, or one of
+            the [regularisers](#regularisers).
+        regularizer_strength: The factor of that penalty.
     """
 
     criterion: Annotated[str, OneOf(CRITERIA), STABLE] = "taylor"

@@ -30,16 +30,19 @@ class ServerConfig:
     """How a round is held.
 
     Attributes:
-        clients_per_round: Clients sampled per round; 0 takes all.
-        min_replies: Valid replies below which a round changes nothing.
-        timeout_seconds: How long one client may take.
-        patience_seconds: How long to wait for devices to come back when a round failed because they were not
-            there. Rounds that fail for other reasons end the run after three in a row.
+        clients_per_round: Clients sampled per round, at most ``fleet.num_clients``; 0 takes all.
+        min_replies: Valid replies below which a round changes nothing, at most the clients per round, of whom
+            the strategy may admit fewer.
+        timeout_seconds: In simulation, how long one client may take; under Flower, how long the server waits
+            in a round for training, and once more for running statistics where it asks for them.
+        patience_seconds: Under Flower, how long to wait for devices to come back when a round failed because
+            they were not there; rounds that fail for other reasons end the run after three in a row.
         max_times_median: How many times the median of the others one client may count: an update is refused
-            whose norm is beyond it, and a device with data of its own counts for no more samples. 0 sets no
-            limit.
-        roll_back: Whether a round that loses all that was learned is undone. One after which the model or its
-            loss is not finite always is.
+            whose norm is beyond it, unless it changes less than a tenth, and a device with data of its own
+            counts for no more samples. 0 sets no limit.
+        roll_back: Whether a round is undone that leaves a tenth or less of the lead over guessing, as a
+            broken update does. Set to ``false`` where cuts are meant to go so deep that training has to begin
+            anew. A round after which the model or its loss is not finite is always undone.
     """
 
     clients_per_round: Annotated[
@@ -60,9 +63,10 @@ class SimulationConfig:
     """Where simulated clients run.
 
     Attributes:
-        num_workers: Ray actors; -1 takes one per core, 0 runs the clients in the server's process, no Ray.
-        address: Address of an existing Ray cluster; empty starts a local one for the run.
-        gpus_per_worker: GPUs (or a fraction of one) that each worker reserves.
+        num_workers: Ray workers; -1 takes one per core, 0 runs the clients in the server's process, without
+            Ray.
+        address: Address of a Ray cluster that runs already; empty starts a local one for the run.
+        gpus_per_worker: GPUs, or a fraction of one, that each worker reserves.
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
     """
 
@@ -82,7 +86,17 @@ WANDB_MODES = ("none", "offline", "online", "disabled")
 
 @dataclass(frozen=True)
 class WandbConfig:
-    """Weights & Biases: ``mode`` is none (not used), offline, online or disabled."""
+    """Weights & Biases.
+
+    Attributes:
+        mode: Weights & Biases: ``none`` (not used), ``offline`` (into the run record, to be uploaded later),
+            ``online``, or ``disabled`` (loaded, but reports nothing).
+        project: The project that the run appears in.
+        entity: The account or team; empty is your own default.
+        group: Groups runs that belong together; ``fedhp compare`` makes a group of its runs.
+        name: What the run is called there; empty takes the name of the record's folder, and ``fedhp compare``
+            that below the comparison's.
+    """
 
     mode: Annotated[str, OneOf(WANDB_MODES), STABLE] = "none"
     project: str = "fedhp"
@@ -103,7 +117,14 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class Scenario:
-    """Everything that a run depends on."""
+    """Everything that a run depends on.
+
+    Attributes:
+        name: What the run is called, in the terminal and in the folder of its record.
+        description: What it is, in a line: shown by ``fedhp scenarios``.
+        seed: Fixes everything random: partitions, initial weights, who is sampled, the order of samples.
+        rounds: Rounds of training. The pruning schedule stretches with them.
+    """
 
     name: Annotated[str, STABLE] = "unnamed"
     description: Annotated[str, Text(longest=10_000, lines=True)] = ""

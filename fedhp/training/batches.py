@@ -47,14 +47,13 @@ class MemoryConfig:
     """What is done with memory that pruning frees.
 
     Attributes:
-        batch_policy: A name in `BATCH_POLICIES`: ``fixed`` keeps ``train.batch_size`` (or
-            what fits, if less); ``fill`` grows the batch into the budget; ``noise`` does so only as far as
-            the gradient-noise scale says that it helps.
-        max_batch: The largest batch that a policy may reach.
-        lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``: ``none``,
-            ``sqrt`` or ``linear``.
-        budget: Bytes that training may take where one device trains alone (``fedhp train``), such as
-            ``2MiB``; empty is no limit. In a fleet, budgets are those of its classes.
+        batch_policy: ``fixed`` keeps ``train.batch_size`` (or what fits, if less); ``fill`` grows the batch
+            into the budget; ``noise`` does so only as far as the gradient-noise scale says that it helps. See
+            [batch policies](#batch-policies).
+        max_batch: The largest batch that ``fill`` and ``noise`` may reach.
+        lr_scaling: How the learning rate follows the batch relative to ``train.batch_size``.
+        budget: The device's budget in ``fedhp train``, a [size](#sizes); empty is no limit. A fleet ignores
+            it: its classes have budgets.
     """
 
     batch_policy: Annotated[str, OneOf(BATCH_POLICIES), STABLE] = "fixed"

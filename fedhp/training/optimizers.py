@@ -24,19 +24,30 @@ class TrainConfig:
     """Local training.
 
     Attributes:
-        epochs: Passes over the data where one device trains alone (``fedhp train``).
+        epochs: Passes over all training data in ``fedhp train``; a fleet ignores it.
         local_epochs: Passes over the local data per round.
-        batch_size: Samples per step; the reference for the batch policies.
-        learning_rate: At the reference batch and the start of the schedule.
-        optimizer: A name in `OPTIMIZERS`.
-        momentum: Of SGD.
-        weight_decay: L2 penalty (decoupled for adamw).
-        proximal_mu: Strength of FedProx's pull towards the weights that a client received; 0 is none.
-        clip_norm: The largest norm of a step's gradients, taken as one vector: longer ones are scaled down to
-            it; 0 leaves them as they are.
-        masked_loss: Whether classes that a client has no samples of take no part in its loss.
-        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant``.
-        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+        batch_size: Samples per step: what the memory policies start from. A device trains with fewer where
+            the budget asks for it.
+        learning_rate: At that batch and at the start of the schedule.
+        optimizer: Whose steps are taken. Adam keeps twice the state of SGD with momentum, which counts
+            against the budget.
+        momentum: Of ``sgd``; 0 keeps no state.
+        weight_decay: L2 penalty; decoupled in ``adamw``.
+        proximal_mu: FedProx (Li et al. 2020, arXiv 1812.06127): adds to a client's loss ``mu/2`` times the
+            squared distance to the weights that it received, which keeps clients with unlike data together; 0
+            switches it off. The received weights stay on the device, one more tensor per parameter, which the
+            budget counts.
+        clip_norm: The largest Euclidean norm of a step's gradients, all parameters' together; longer ones are
+            scaled down to it by one factor. It comes after the penalties of ``prune.regularizer`` and the
+            pull of ``train.proximal_mu``, whose gradients it clips too, and before the optimiser with its
+            ``train.weight_decay``; what units are judged by is not clipped. 0 does not clip.
+        masked_loss: Whether classes that a client has no samples of take no part in its softmax (after
+            HeteroFL, Diao et al. 2021, arXiv 2010.01264), so that it does not push down what it never sees. A
+            client of a single class then learns nothing, and a client's training accuracy is among its own
+            classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
+            try it with ``data.local_test``.
+        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant`` does not.
+        device: Where it runs: ``auto`` takes CUDA where there is one.
     """
 
     epochs: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS)] = 10
