@@ -50,15 +50,17 @@ class Bounds:
         return inside or (self.or_zero and value == 0)
 
     def __str__(self) -> str:
+        return f"{self._range()}{', or 0' if self.or_zero else ''}"
+
+    def _range(self) -> str:
         low, high = max(self.at_least, self.above), min(self.at_most, self.below)
-        zero = "0, or " if self.or_zero else ""
         if high == math.inf and low == self.at_least:
-            return f"{zero}at least {low}" if low else "0 or more"
+            return f"at least {low}" if low else "0 or more"
         if high == math.inf:
-            return f"{zero}above {low}"
+            return f"above {low}"
         if low == self.above:
-            return f"{zero}above {low} and {'below' if high == self.below else 'at most'} {high}"
-        return f"{zero}from {low} to {'below ' if high == self.below else ''}{high}"
+            return f"above {low} and {'below' if high == self.below else 'at most'} {high}"
+        return f"from {low} to {'below ' if high == self.below else ''}{high}"
 
     def amiss(self, value: float) -> str | None:
         """Says what is wrong with a number; None where nothing is."""

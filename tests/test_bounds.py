@@ -121,7 +121,7 @@ RANGES = [
     (Bounds(at_least=0, at_most=1), [0, 1], [1.01, -0.1], "from 0 to 1"),
     (Bounds(above=0, at_most=1), [0.01, 1], [0, 1.01], "above 0 and at most 1"),
     (Bounds(above=0, below=1), [0.5], [0, 1], "above 0 and below 1"),
-    (Bounds(at_least=1, or_zero=True), [0, 1], [0.5, -1], "0, or at least 1"),
+    (Bounds(at_least=1, or_zero=True), [0, 1], [0.5, -1], "at least 1, or 0"),
 ]
 
 
