@@ -512,7 +512,6 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_a_comparison_at_which_another_process_works_is_refused_and_left_as_it_is(earlier):
-    pytest.importorskip("fcntl", reason="Windows has no such lock")
     before = contents(earlier)
     with held(earlier):
         refused = extend(earlier, "dense,exclusive")
@@ -523,7 +522,6 @@ def test_a_comparison_at_which_another_process_works_is_refused_and_left_as_it_i
 
 
 def test_a_comparison_is_held_until_its_tables_are_written(earlier, monkeypatch):
-    pytest.importorskip("fcntl", reason="Windows has no such lock")
     refused = []
 
     def write_while_another_comes(result):

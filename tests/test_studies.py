@@ -129,7 +129,6 @@ with held(Path(sys.argv[1])):
 
 
 def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(study, tmp_path):
-    pytest.importorskip("fcntl", reason="Windows has no such lock")
     dense = Study("A title", [cell for cell in study.cells if cell.labels["arm"] == "dense"])
     command = [sys.executable, "-c", HOLDING, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
@@ -144,7 +143,6 @@ def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(stud
 
 
 def test_a_study_is_held_until_its_tables_are_written(study, tmp_path, monkeypatch):
-    pytest.importorskip("fcntl", reason="Windows has no such lock")
     refused = []
 
     def write_while_another_comes(root, *rest):

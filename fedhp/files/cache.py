@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
 from fedhp.errors import DataError
-from fedhp.files.locks import locked
+from fedhp.files.locks import NAME, beside, locked
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
 _FORMAT = 11
@@ -99,7 +99,9 @@ def _is_ours(place: Path) -> bool:
 def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(folder.parent) as temporary:
+        with _temporary(folder.parent) as whose:
+            temporary = whose / folder.name
+            temporary.mkdir()
             for name, array in arrays.items():
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, array, allow_pickle=False)
@@ -121,18 +123,18 @@ def _write(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def _temporary(parent: Path) -> Iterator[Path]:
     """Makes a folder for as long as this process writes it, and removes those of processes that were killed.
 
-    It is locked, which a process that dies undoes; the folder above is so that nobody takes a folder just
-    made for one left behind.
+    It is locked, which a process that dies undoes; all such folders of the place are so that nobody takes one
+    just made for one left behind.
     """
     with ExitStack() as held:
-        with locked(parent):
+        with locked(beside(parent)):
             for other in parent.glob(".*"):
-                with suppress(BlockingIOError), locked(other, wait=False) as is_abandoned:
+                with suppress(BlockingIOError), locked(other / NAME, wait=False) as is_abandoned:
                     if is_abandoned:
                         shutil.rmtree(other, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(prefix=".", dir=parent))
             held.callback(shutil.rmtree, temporary, ignore_errors=True)
-            held.enter_context(locked(temporary))
+            held.enter_context(locked(temporary / NAME))
         yield temporary
 
 

@@ -1,28 +1,26 @@
-"""Folders of one process at a time."""
+"""Files that one process at a time holds."""
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-try:
-    from fcntl import LOCK_EX, LOCK_NB, flock
-except ImportError:  # Windows, where folders cannot even be opened
+from filelock import FileLock, Timeout
 
-    def _lock(handle: int, wait: bool) -> None:
-        raise OSError("no locks")
-else:
+NAME = ".lock"
 
-    def _lock(handle: int, wait: bool) -> None:
-        flock(handle, LOCK_EX if wait else LOCK_EX | LOCK_NB)
+
+def beside(folder: Path) -> Path:
+    """Returns the file that stands for a folder, in which nothing is to be left: a hidden one next to it."""
+    place = folder.resolve()
+    return place.parent / f".{place.name}{NAME}"
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Locks a folder, until the block or this process ends, however that ends.
+def locked(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Locks a file, which is there meanwhile, until the block or this process ends, however that ends.
 
     Yields:
-        Whether it is locked; on systems and disks without such locks, it is not.
+        Whether it is locked; on disks without such locks, it is not.
 
     Raises:
         BlockingIOError: If another process has it, and ``wait`` is false.
@@ -30,12 +28,17 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     with ExitStack() as held:
         is_ours = False
         try:
-            handle = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, handle)
-            _lock(handle, wait)
+            # A marker in place of a lock would outlive a process that is killed.
+            held.enter_context(FileLock(file, blocking=wait, fallback_to_soft=False))
+            held.callback(_remove, file)  # while it is held: who waits for it makes another one
             is_ours = True
-        except BlockingIOError:
-            raise
-        except OSError:  # some network file systems lock no folders
+        except Timeout:
+            raise BlockingIOError(f"another process has {file}") from None
+        except OSError:  # some network file systems lock nothing
             pass
         yield is_ours
+
+
+def _remove(file: Path) -> None:
+    with suppress(OSError):  # Windows removes nothing that is open
+        file.unlink()

@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedhp.errors import RecordError
-from fedhp.files.locks import locked
+from fedhp.files.locks import beside, locked
 from fedhp.records import is_taken, not_writable
 
 MARKER = "study.txt"
@@ -37,7 +37,8 @@ def held(root: Path) -> Iterator[None]:
     """Keeps other processes on this machine from working in a study's folder, which is made, meanwhile.
 
     It is held from before anything in it is read until all is written. The lock ends with the process,
-    however that ends; where the file system knows no locks, there is none.
+    however that ends; where the file system knows no locks, or nothing can be written beside the folder,
+    there is none.
 
     Raises:
         RecordError: If another process is at work there, or nothing can be written to it.
@@ -45,7 +46,7 @@ def held(root: Path) -> Iterator[None]:
     _make(root)
     with ExitStack() as ours:
         try:
-            ours.enter_context(locked(root, wait=False))
+            ours.enter_context(locked(beside(root), wait=False))
         except BlockingIOError:
             raise RecordError(
                 f"another process is at work in {root}; wait for its end, after which the same command goes "
