@@ -40,7 +40,7 @@ def main() -> None:
         )
     failures = [row.failure for row in strategy.reports if row.status != "ok"]
     assert not failures, failures
-    accuracy = sum(row.accuracy for row in strategy.reports) / CLIENTS
+    accuracy = sum(row.value("accuracy") for row in strategy.reports) / CLIENTS
     left = strategy.state.num_parameters() / strategy.layout.num_parameters(strategy.layout.widths)
     assert accuracy > 0.9
     assert left < 0.5

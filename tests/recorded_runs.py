@@ -11,6 +11,7 @@ from fedhp.model.structure import Structure
 from fedhp.records import RunPlan, RunRecord
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.scenario.schema import Scenario
+from fedhp.training.update import Statistics
 
 LAYOUT = Layout(
     widths={"hidden": 10},
@@ -127,19 +128,21 @@ def ok_row(round: int, client: int, name: str, budget: int, measured: int) -> Cl
         params_received=62,
         bytes_down=248,
         bytes_up=100,
-        memory_predicted_bytes=measured - 8,
-        memory_measured_bytes=measured,
-        memory_mean_bytes=measured - 16,
-        batch_size_first=4,
-        batch_size_last=8,
         params_sent=20,
         units_pruned=7,
-        train_loss=0.5,
-        accuracy=0.25 if client else 0.75,
-        num_local_test=1 if client else 3,
-        local_accuracy_global=0.0 if client else 1 / 3,
-        local_accuracy_personal=1.0 if client else 2 / 3,
-        seconds=0.1,
+        statistics=Statistics(
+            memory_predicted_bytes=measured - 8,
+            memory_measured_bytes=measured,
+            memory_mean_bytes=measured - 16,
+            batch_size_first=4,
+            batch_size_last=8,
+            train_loss=0.5,
+            accuracy=0.25 if client else 0.75,
+            num_local_test=1 if client else 3,
+            local_accuracy_global=0.0 if client else 1 / 3,
+            local_accuracy_personal=1.0 if client else 2 / 3,
+            seconds=0.1,
+        ),
     )
 
 

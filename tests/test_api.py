@@ -20,7 +20,7 @@ from fedhp.data import test_shard as held_out
 from fedhp.errors import BudgetError, DataError, RecordError, ScenarioError, TrainingError
 from fedhp.model.inference import normalised
 from fedhp.model.structure import Structure
-from fedhp.records import columns
+from fedhp.records.rows import CLIENTS, ROUNDS
 from fedhp.scenario.loading import load_scenario
 
 SMALL = {
@@ -43,8 +43,8 @@ def run(tmp_path_factory):
 
 
 def test_the_frames_have_the_columns_of_the_record(run):
-    assert list(run.rounds.columns) == list(columns.ROUNDS)
-    assert list(run.clients.columns) == list(columns.CLIENTS)
+    assert list(run.rounds.columns) == list(ROUNDS)
+    assert list(run.clients.columns) == list(CLIENTS)
     assert run.rounds["round"].tolist() == [0, 1, 2, 3]
     assert run.clients["client"].tolist() == list(range(8)) * 3
     assert run.clients["device_class"].tolist() == ["gateway", "sensor"] * 12

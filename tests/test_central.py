@@ -12,7 +12,8 @@ from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.model.architecture import initial_state
-from fedhp.records import columns, load_state
+from fedhp.records import load_state
+from fedhp.records.rows import ROUNDS
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
 from fedhp.training.evaluation import evaluate
@@ -40,7 +41,7 @@ def fingerprint(run: fedhp.records.RunResult) -> list:
 
 def test_the_record_is_that_of_a_run_with_a_round_per_epoch(run):
     """A perceptron 64-24-16-10 has 24*65 + 16*25 + 10*17 = 2,130 parameters; the target is a sixth."""
-    assert list(run.rounds.columns) == list(columns.ROUNDS)
+    assert list(run.rounds.columns) == list(ROUNDS)
     assert run.rounds["round"].tolist() == [0, 1, 2, 3, 4]
     assert run.clients["round"].tolist() == [1, 2, 3, 4]
     assert run.summary["status"] == "finished"

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from factories import STATISTICS
 
 import fedhp
 from fedhp.aggregation.assignment import fit_counts
@@ -263,9 +264,22 @@ def test_a_single_device_is_told_so_too_and_one_without_a_budget_is_not(tmp_path
 
 def after_round(number: int, loss: float, training: float | None = None, params: int = 1) -> RoundReport:
     """Returns what a round reports of these losses, the training loss that of its only client."""
-    row = ClientReport(number, 0, "device", "ok", "", 10, None, 1, 0, train_loss=training)
-    rows = () if training is None else (row,)
-    return RoundReport(number, 0.5, loss, Structure.full({"a": 1}), params, 1.0, 1, rows, 1.0, 1.0)
+    rows = ()
+    if training is not None:
+        said = replace(STATISTICS, train_loss=training)
+        rows = (ClientReport(number, 0, "device", "ok", "", 10, None, 1, 0, statistics=said),)
+    return RoundReport(
+        round=number,
+        accuracy=0.5,
+        loss=loss,
+        structure=Structure.full({"a": 1}),
+        params=params,
+        compression=1.0,
+        training_bytes=1,
+        clients=rows,
+        seconds=1.0,
+        evaluation_seconds=1.0,
+    )
 
 
 def losses_told(

@@ -142,7 +142,7 @@ def test_predicted_memory_is_the_servers_own():
         said = replace(update.statistics, memory_predicted_bytes=claim, batch_size_last=8)
         answers.append(reply(message, replace(update, statistics=said)))
     strategy.aggregate_train(1, answers)
-    assert [row.memory_predicted_bytes for row in strategy.reports] == [expected] * 3
+    assert [row.value("memory_predicted_bytes") for row in strategy.reports] == [expected] * 3
 
 
 def test_memory_claimed_beyond_the_budget_is_noted_by_name(caplog):

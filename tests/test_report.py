@@ -28,6 +28,7 @@ from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import facts, report_on, series, write_report
 from fedhp.report.survival import survival
 from fedhp.scenario.schema import Scenario
+from fedhp.training.update import Statistics
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 image = pytest.importorskip("matplotlib.image", reason="reports need the extra 'plots'")
@@ -58,18 +59,26 @@ def row(
         params_received=12,
         bytes_down=100,
         bytes_up=50,
-        memory_predicted_bytes=peak + 8,
-        memory_measured_bytes=peak,
-        memory_mean_bytes=peak,
-        batch_size_first=batches[0],
-        batch_size_last=batches[1],
         params_sent=9,
         units_pruned=1,
         update_norm=float(1 + round + client),
-        train_loss=0.5,
-        accuracy=accuracy,
-        seconds=0.1,
+        statistics=Statistics(
+            memory_predicted_bytes=peak + 8,
+            memory_measured_bytes=peak,
+            memory_mean_bytes=peak,
+            batch_size_first=batches[0],
+            batch_size_last=batches[1],
+            train_loss=0.5,
+            accuracy=accuracy,
+            seconds=0.1,
+        ),
     )
+
+
+def measuring(one: ClientReport, **figures) -> ClientReport:
+    """The same row with other figures, of a client that measured any."""
+    said = one.statistics and dataclasses.replace(one.statistics, **figures)
+    return dataclasses.replace(one, statistics=said)
 
 
 def failed(round: int, client: int, cause: str = f"train: {EVIL}") -> ClientReport:
@@ -218,9 +227,7 @@ def test_a_clients_accuracy_is_its_mean_since_the_first_of_the_last_rounds(run):
 
 
 def held_out(one: ClientReport, number: int, received: float) -> ClientReport:
-    return dataclasses.replace(
-        one, num_local_test=number, local_accuracy_global=received, local_accuracy_personal=1.0
-    )
+    return measuring(one, num_local_test=number, local_accuracy_global=received, local_accuracy_personal=1.0)
 
 
 def test_clients_are_judged_on_their_held_out_samples_where_any_has_some(tmp_path):
@@ -431,7 +438,7 @@ def test_clients_that_were_never_asked_are_of_the_scenarios_class(run):
 def test_batches_that_never_change_are_one_line(tmp_path):
     from fedhp.report import class_figures
 
-    rows = tuple(dataclasses.replace(one, batch_size_last=one.batch_size_first) for one in ROWS[1][:2])
+    rows = tuple(measuring(one, batch_size_last=one.value("batch_size_first")) for one in ROWS[1][:2])
     run = record(tmp_path / "run", [make_report(0), make_report(1, clients=rows)])
     plot = class_figures.batches(run)
     assert (plot.draw, plot.caption) == (None, "They never change. small: 2 samples; big: 4 samples.")
@@ -444,7 +451,7 @@ def test_batches_that_never_change_are_one_line(tmp_path):
     "reports",
     [
         [
-            make_report(n, loss=NAN, clients=tuple(dataclasses.replace(r, train_loss=NAN) for r in ROWS[n]))
+            make_report(n, loss=NAN, clients=tuple(measuring(r, train_loss=NAN) for r in ROWS[n]))
             for n in range(3)
         ],
         [make_report(0), make_report(1, clients=ROWS[1][:1])],

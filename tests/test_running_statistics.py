@@ -343,7 +343,7 @@ def test_the_rows_hold_the_larger_of_both_peaks_and_none_of_a_refused_answer():
     answers = [reply(m, statistics(strategy, 1.0, peak)) for m, peak in zip(messages, peaks, strict=True)]
     answers[2].content.array_records["model"]["2.running_mean"] = wire.write_array(np.zeros(3, np.float32))
     strategy.aggregate_evaluate(1, answers)
-    assert [row.memory_measured_bytes for row in strategy.reports] == [900, 5_000, 900]
+    assert [row.value("memory_measured_bytes") for row in strategy.reports] == [900, 5_000, 900]
 
 
 def test_flowers_own_result_holds_the_statistics_that_were_taken():

@@ -261,7 +261,8 @@ def test_fresh_weights_fit_the_small_networks_own_fan_in(name):
 
 def write_record(folder: Path, scenario, last: float, best: float, final: int, means: list[int], seconds):
     """A finished run whose full model takes 1,000 bytes to train, and which compresses fourfold."""
-    from fedhp.records import columns, parquet
+    from fedhp.records import parquet
+    from fedhp.records.rows import CLIENTS
     from fedhp.records.totals import Summary
 
     folder.mkdir(parents=True)
@@ -278,9 +279,9 @@ def write_record(folder: Path, scenario, last: float, best: float, final: int, m
     }
     summary |= {"training_bytes_full": 1000, "training_bytes_final": final}
     (folder / "summary.json").write_text(json.dumps(summary))
-    clients = parquet.PartedTable(folder / "clients.parquet", columns.CLIENTS)
+    clients = parquet.PartedTable(folder / "clients.parquet", CLIENTS)
     rows = [{"memory_mean_bytes": m, "seconds": s} for m, s in zip(means, seconds, strict=True)]
-    clients.write(1, [{**dict.fromkeys(columns.CLIENTS), **row} for row in rows])
+    clients.write(1, [{**dict.fromkeys(CLIENTS), **row} for row in rows])
     clients.merge()
 
 

@@ -358,7 +358,7 @@ def test_another_number_of_held_out_samples_than_announced_is_refused(announced)
         ({"num_local_test": None}, "num-local-test: expected int, got None"),
         ({"num_local_test": -1}, "num-local-test: expected a number from 0"),
         ({"num_local_test": 4.0}, "num-local-test: expected int"),
-        ({"num_local_test": 0}, "num-local-test: is 0, and of the two .* 'local-accuracy-personal'"),
+        ({"num_local_test": 0}, "num-local-test: is 0, and of the figures .* 'local-accuracy-personal'"),
         ({"local_accuracy_global": None}, r"num-local-test: is 4, .* \['local-accuracy-personal'\]"),
         ({"local_accuracy_personal": None}, r"num-local-test: is 4, .* \['local-accuracy-global'\]"),
         ({"local_accuracy_global": 1.01}, "local-accuracy-global: expected a share from 0 to 1, got 1.01"),

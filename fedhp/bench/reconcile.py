@@ -22,7 +22,16 @@ _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters wi
 _CLASSES = (1.0, 0.75, 0.5, 0.25)
 _DISTINCT = 32  # updates that are really there, together many times the size of any cache
 _MEBIBYTE = 2**20
-_NOTHING = Statistics(0.0, 0.0, 0, 0, 0, 1, 1, 0.0)
+_NOTHING = Statistics(
+    memory_predicted_bytes=0,
+    memory_measured_bytes=0,
+    memory_mean_bytes=0,
+    batch_size_first=1,
+    batch_size_last=1,
+    train_loss=0.0,
+    accuracy=0.0,
+    seconds=0.0,
+)
 
 Parts = Callable[[Architecture], Iterator[Structure]]
 

@@ -143,16 +143,18 @@ class RunningStatistics:
         row = replace(
             row, bytes_down=row.bytes_down + one.sent.num_bytes, bytes_up=row.bytes_up + one.num_bytes
         )
-        if one.moments is None:
+        if one.moments is None or row.statistics is None:
             return row
         device = one.sent.device
         batch = min(self._batch(device, one.sent.structure), ENOUGH, device.profile.num_examples)
         predicted = self._memory.training_bytes(one.sent.structure.counts, batch)
-        return replace(
-            row,
-            memory_predicted_bytes=max(row.memory_predicted_bytes or 0, predicted),
-            memory_measured_bytes=max(row.memory_measured_bytes or 0, one.moments.memory_measured_bytes),
+        said, measured = row.statistics, one.moments.memory_measured_bytes
+        statistics = replace(
+            said,
+            memory_predicted_bytes=max(said.memory_predicted_bytes, predicted),
+            memory_measured_bytes=max(said.memory_measured_bytes, measured),
         )
+        return replace(row, statistics=statistics)
 
     def _batch(self, device: Device, structure: Structure) -> int:
         """Returns in batches of how many samples a device looks at a model; 0 where it has no room for it."""

@@ -25,7 +25,7 @@ from fedhp.federation.server_optimizer import server_optimizer
 from fedhp.model.architecture import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.records.rows import ClientReport, mean_train_loss
+from fedhp.records.rows import ClientReport, together
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import generator
 from fedhp.training.recipe import Recipe
@@ -237,7 +237,7 @@ class FleetStrategy(Strategy):
         if self.prunes:
             self.votes = reconciliation.votes()
         examples = sum(row.num_examples for row in valid)
-        metrics = MetricRecord({"num-examples": examples, "train-loss": mean_train_loss(valid) or 0.0})
+        metrics = MetricRecord({"num-examples": examples, "train-loss": together(valid, "train_loss") or 0.0})
         return wire.pack_state(self.state), metrics
 
     def _next_state(self, reconciliation: Reconciliation, server_round: int) -> ModelState:

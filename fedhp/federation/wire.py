@@ -6,7 +6,7 @@ Weights and kept units travel in one ``ArrayRecord``: parameters by name, and pe
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -22,14 +22,13 @@ from fedhp.model.layout import Layout
 from fedhp.model.modules import impossible_squares
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.training.update import Moments, Statistics, Update
+from fedhp.training.update import STATISTICS, Moments, Statistics, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
 _NO_BUDGET = _NO_PARTITION = -1
 _MEASURED = "memory-measured-bytes"
 _HUGE = 1e6
-_LOCAL = ("local_accuracy_global", "local_accuracy_personal")
 _LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
@@ -208,7 +207,7 @@ def pack_update(update: Update) -> RecordDict:
     metrics = MetricRecord({"num-examples": update.num_examples})
     for name, value in vars(update.statistics).items():
         if value is not None:
-            metrics[name.replace("_", "-")] = value
+            metrics[_key(name)] = value
     return RecordDict({_MODEL: pack_state(update.state), _METRICS: metrics})
 
 
@@ -387,22 +386,25 @@ def _number(metrics: MetricRecord, key: str, kind: type[_Number]) -> _Number:
 
 def _unpack_statistics(metrics: MetricRecord) -> Statistics:
     values = {}
-    for entry in fields(Statistics):
-        key = entry.name.replace("_", "-")
-        if entry.default is None and key not in metrics:
+    for name, column in STATISTICS.items():
+        key = _key(name)
+        if column.optional and key not in metrics:
             continue
-        kind = entry.type if isinstance(entry.type, type) else float
-        values[entry.name] = _number(metrics, key, kind)
-    _check_accuracies(values)
+        values[name] = _number(metrics, key, column.kind)
+        if column.figure.unit == "share" and values[name] > 1:
+            raise WireError(f"{key}: expected a share from 0 to 1, got {values[name]}")
+    _check_held_out(values)
     return Statistics(**values)
 
 
-def _check_accuracies(values: Mapping[str, Any]) -> None:
-    for name in ("accuracy", *_LOCAL):
-        if values.get(name, 0) > 1:
-            raise WireError(f"{name.replace('_', '-')}: expected a share from 0 to 1, got {values[name]}")
-    if any((name in values) != (values["num_local_test"] > 0) for name in _LOCAL):
-        raise WireError(
-            f"num-local-test: is {values['num_local_test']}, and of the two accuracies on as many samples "
-            f"came {[name.replace('_', '-') for name in _LOCAL if name in values]}"
-        )
+def _check_held_out(values: Mapping[str, Any]) -> None:
+    """Checks that what is a share of the held-out samples is there where those are, and only there."""
+    number = values["num_local_test"]
+    shares = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
+    if any((name in values) != (number > 0) for name in shares):
+        came = [_key(name) for name in shares if name in values]
+        raise WireError(f"num-local-test: is {number}, and of the figures of as many samples came {came}")
+
+
+def _key(name: str) -> str:
+    return name.replace("_", "-")

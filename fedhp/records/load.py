@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_h
 from fedhp.bounds import one_line, shown
 from fedhp.errors import FedhpError, RecordError, ScenarioError, require
 from fedhp.model.state import ModelState
-from fedhp.records import columns
-from fedhp.records.totals import Summary
+from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS
+from fedhp.records.totals import SUMMARY, Summary, Sums
+from fedhp.training.figures import Column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,18 +54,18 @@ class RunResult:
     @cached_property
     def rounds(self) -> "pd.DataFrame":
         """One row per round, round 0 first."""
-        return _table(self.folder / "rounds.parquet", columns.ROUNDS)
+        return _table(self.folder / "rounds.parquet", ROUNDS)
 
     @cached_property
     def clients(self) -> "pd.DataFrame":
         """One row per round and sampled client."""
-        return _table(self.folder / "clients.parquet", columns.CLIENTS)
+        return _table(self.folder / "clients.parquet", CLIENTS)
 
     @cached_property
     def partition(self) -> "pd.DataFrame | None":
         """One row per client and label: its number of samples; None where devices have their own data."""
         path = self.folder / "partition.parquet"
-        return _table(path, columns.PARTITION) if path.exists() else None
+        return _table(path, PARTITION) if path.exists() else None
 
 
 def load_run(folder: str | Path) -> RunResult:
@@ -79,7 +80,7 @@ def load_run(folder: str | Path) -> RunResult:
     config, file = _config(folder / "config.yaml"), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
-    rounds = _table(folder / "rounds.parquet", columns.ROUNDS)
+    rounds = _table(folder / "rounds.parquet", ROUNDS)
     cause = f"no end is on record; it was last alive at {_last_alive(folder):%Y-%m-%d %H:%M:%S}"
     with undamaged(folder):
         return RunResult(folder, {**_added_up(config, rounds.to_dict("records")), "cause": cause}, config)
@@ -151,10 +152,9 @@ def _summary(path: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
     if isinstance(summary, dict):
-        summary = {**dict.fromkeys(columns.LATER_SUMMARY), **summary}
-    expected = {field.name for field in fields(Summary)}
-    if not isinstance(summary, dict) or not expected <= set(summary):
-        missing = sorted(expected - set(summary)) if isinstance(summary, dict) else sorted(expected)
+        summary = {**dict.fromkeys(_later(SUMMARY)), **summary}
+    if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
+        missing = sorted(set(SUMMARY) - set(summary)) if isinstance(summary, dict) else sorted(SUMMARY)
         raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}; {_WITHOUT}")
     for key, kind in get_type_hints(Summary).items():
         if not _is(summary[key], kind):
@@ -173,36 +173,20 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any]:
     """Returns the keys of `Summary`, from the rows of ``rounds.parquet``."""
+    sums = Sums()
+    for row in rounds:
+        sums.add({name: _known(value) if ROUNDS[name].optional else value for name, value in row.items()})
     first, last = (rounds[0], rounds[-1]) if rounds else ({}, {})
-    answered = next((row for row in reversed(rounds) if row["num_replies"]), {})
-
-    def total(key: str) -> Any:
-        return sum(row[key] for row in rounds)
-
-    seconds = total("seconds")
     return {
+        **dict.fromkeys(SUMMARY),
         "status": "unfinished",
-        "cause": None,
         "scenario": config.name,
         "seed": config.seed,
-        "rounds": last.get("round", 0),
-        "final_accuracy": last.get("accuracy"),
-        "best_accuracy": max((row["accuracy"] for row in rounds), default=None),
-        "local_accuracy_global": _known(answered.get("local_accuracy_global")),
-        "local_accuracy_personal": _known(answered.get("local_accuracy_personal")),
         "params_full": round(last["params"] * last["compression"]) if last else None,
-        "params_final": last.get("params"),
-        "compression": last.get("compression"),
         # Where no device can train the full model, not even round 0 has it.
         "training_bytes_full": first["training_bytes"] if first.get("compression") == 1 else None,
-        "training_bytes_final": last.get("training_bytes"),
-        "budget_violations": total("budget_violations"),
-        "failures": total("num_failures"),
-        "bytes_up": total("bytes_up"),
-        "bytes_down": total("bytes_down"),
-        "seconds": seconds,
-        "client_rounds_per_second": total("num_replies") / seconds if seconds else 0.0,
         "versions": {},
+        **sums.told(),
     }
 
 
@@ -222,7 +206,7 @@ def _config(path: Path) -> "Scenario":
         raise RecordError(f"{path} holds no scenario of this version: {error}") from None
 
 
-def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
+def _table(path: Path, expected: Mapping[str, Column]) -> "pd.DataFrame":
     with require("reading a run record", "server"):
         import pandas as pd
 
@@ -239,10 +223,15 @@ def _table(path: Path, expected: Mapping[str, type]) -> "pd.DataFrame":
         table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from None
-    for name in columns.LATER.intersection(expected).difference(table.columns):
+    for name in _later(expected).difference(table.columns):
         table[name] = None
     if set(table.columns) != set(expected):
         raise RecordError(f"{path}: expected the columns {list(expected)}, got {list(table.columns)}")
     if flaw := parquet.mistyped(complete, expected):
         raise RecordError(f"{path} is damaged: {flaw}")
     return pd.DataFrame(table[list(expected)])
+
+
+def _later(expected: Mapping[str, Column]) -> set[str]:
+    """Returns what records of earlier versions lack."""
+    return {name for name, column in expected.items() if column.figure.later}

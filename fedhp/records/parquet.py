@@ -21,6 +21,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from fedhp.files.atomic import replacing
+from fedhp.training.figures import Column
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 # What a column may be once another program has written the table anew.
@@ -37,10 +38,10 @@ class PartedTable:
 
     Args:
         path: Where the table is read from; must not exist.
-        columns: The Python type of each column; any column may hold nulls.
+        columns: The columns by name; any may hold nulls.
     """
 
-    def __init__(self, path: Path, columns: Mapping[str, type]) -> None:
+    def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
         self._path = path
         self._schema = _schema(columns)
         path.mkdir()
@@ -73,18 +74,18 @@ class PartedTable:
         yield pa.Table.from_batches(batches, schema=self._schema)
 
 
-def write_table(path: Path, columns: Mapping[str, type], values: Mapping[str, Sequence[Any]]) -> None:
+def write_table(path: Path, columns: Mapping[str, Column], values: Mapping[str, Sequence[Any]]) -> None:
     """Writes a table that is known as a whole, column by column, at once or not at all."""
     _write(path, pa.table(dict(values), schema=_schema(columns)))
 
 
-def mistyped(paths: Sequence[Path], columns: Mapping[str, type]) -> str | None:
+def mistyped(paths: Sequence[Path], columns: Mapping[str, Column]) -> str | None:
     """Says which column of a table's files holds something else than it should; None where none does."""
     for path in paths:
         for field in pq.read_schema(path):
-            kind = columns.get(field.name)
-            if kind is not None and not any(is_kind(field.type) for is_kind in _KINDS[kind]):
-                return f"column '{field.name}' of {path.name} holds {field.type}, not {_TYPES[kind]}"
+            column = columns.get(field.name)
+            if column is not None and not any(is_kind(field.type) for is_kind in _KINDS[column.kind]):
+                return f"column '{field.name}' of {path.name} holds {field.type}, not {_TYPES[column.kind]}"
     return None
 
 
@@ -102,8 +103,8 @@ def files(path: Path) -> tuple[list[Path], list[Path]]:
     return [file for file in (path, _merged(path)) if file.exists()][:1], []
 
 
-def _schema(columns: Mapping[str, type]) -> pa.Schema:
-    return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+def _schema(columns: Mapping[str, Column]) -> pa.Schema:
+    return pa.schema([(name, _TYPES[column.kind]) for name, column in columns.items()])
 
 
 def _write(final: Path, table: pa.Table) -> None:

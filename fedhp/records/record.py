@@ -10,23 +10,20 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedhp.bounds import one_line
 from fedhp.errors import RecordError, require
 from fedhp.files.atomic import replace_text
 from fedhp.model.state import ModelState
-from fedhp.records import columns, wording
+from fedhp.records import wording
 from fedhp.records.plan import RunPlan
-from fedhp.records.rows import RoundReport
+from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS, RoundReport
 from fedhp.records.totals import RunTotals, Summary
 
 _LONGEST_NAME = 50  # of a folder, in characters: of up to four bytes each, and no name may have over 255
@@ -115,11 +112,11 @@ class RunRecord:
             with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
                 file.write(plan.scenario.to_yaml())
             self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
-            self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", columns.ROUNDS)
-            self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", columns.CLIENTS)
+            self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", ROUNDS)
+            self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", CLIENTS)
             if plan.partition:
                 path = self.folder / "partition.parquet"
-                self._parquet.write_table(path, columns.PARTITION, partition_columns(plan))
+                self._parquet.write_table(path, PARTITION, partition_columns(plan))
         except FileExistsError:
             raise _taken(self.folder) from None
         except Exception as error:  # whatever it is: nobody can look at a run without a record
@@ -141,8 +138,8 @@ class RunRecord:
             self._event(wording.round_line(report))
             for row in report.failures:
                 self._event(wording.failure(row))
-            self._clients.write(report.round, [vars(row) for row in report.clients])
-            self._rounds.write(report.round, [round_row(report)])
+            self._clients.write(report.round, [row.values() for row in report.clients])
+            self._rounds.write(report.round, [report.values()])
             self._model_file.save(self.folder / "model.safetensors", state, self._metadata)
         self._totals.add(report)
 
@@ -216,31 +213,6 @@ class RunRecord:
         replace_text(self.folder / "summary.json", json.dumps(asdict(summary), indent=2) + "\n")
 
 
-def round_row(report: RoundReport) -> dict[str, Any]:
-    """Returns a round as a row of ``rounds.parquet``."""
-    bits = report.structure.to_bits()
-    received, own = report.local_accuracies
-    return {
-        "round": report.round,
-        "accuracy": report.accuracy,
-        "loss": report.loss,
-        "local_accuracy_global": received,
-        "local_accuracy_personal": own,
-        "params": report.params,
-        "compression": report.compression,
-        "training_bytes": report.training_bytes,
-        "num_replies": len(report.clients) - len(report.failures),
-        "num_failures": len(report.failures),
-        "budget_violations": report.budget_violations,
-        "bytes_down": report.bytes_down,
-        "bytes_up": report.bytes_up,
-        "seconds": report.seconds,
-        "evaluation_seconds": report.evaluation_seconds,
-        "structure": json.dumps({group: packed.tobytes().hex() for group, packed in bits.items()}),
-        "votes": _votes(report.votes),
-    }
-
-
 def check_room(folder: Path) -> None:
     """Checks that a folder is empty, or can be made: before anything costs time.
 
@@ -292,14 +264,6 @@ def partition_columns(plan: RunPlan) -> dict[str, list[Any]]:
         "count": [int(count) for _, counts in parts for count in counts],
         "owner": [plan.owners.get(client) for client, counts in parts for _ in counts],
     }
-
-
-def _votes(votes: Mapping[str, NDArray[np.float64]]) -> str | None:
-    """Writes votes as JSON, which has no NaN: null stands where nobody judged."""
-    if not votes:
-        return None
-    shares = {group: share.round(6).tolist() for group, share in votes.items()}
-    return json.dumps({group: [None if x != x else x for x in share] for group, share in shares.items()})
 
 
 def _make_empty(folder: Path) -> None:

@@ -1,159 +1,202 @@
-"""What is recorded of a run: one row per client and round, and what a round comes to."""
+"""What is recorded of a run: one row per client and round, one per round, and who had which samples."""
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
-from fedhp.training.update import Update
+from fedhp.training.figures import Figure, columns, side_by_side
+from fedhp.training.update import STATISTICS, Statistics, Update
 
 
 @dataclass(frozen=True)
 class ClientReport:
-    """One client in one round: a row of ``clients.parquet``.
+    """One client in one round: a row of ``clients.parquet``; a failed one's has None of all not found out.
 
-    For a client that failed, ``failure`` reads ``"stage: cause"`` and what was not measured is None.
-    Sizes are in bytes, ``seconds`` is the client's own training time, ``update_norm`` the Euclidean norm of
-    what it changed of the weights that it sent back.
+    Attributes:
+        round: The round, from 1.
+        client: The client's partition id.
+        device_class: The class of its device.
+        status: "ok" or "failed".
+        failure: ``"stage: cause"`` of a client that failed, else empty.
+        num_examples: The training samples for which it counts.
+        memory_budget_bytes: The device's budget; None where it has none to keep to.
+        params_received: Parameters of the model that it was sent.
+        params_sent: Parameters of the model that it sent back.
+        units_pruned: Units that it has cut.
+        bytes_down: Payload sent to it.
+        bytes_up: Payload received from it.
+        update_norm: The Euclidean norm of what it changed of the weights that it sent back.
+        statistics: What it measured, each figure a column of its own; None where it failed.
     """
 
-    round: int
-    client: int
-    device_class: str
-    status: str
-    failure: str
-    num_examples: int
-    memory_budget_bytes: int | None
-    params_received: int
-    bytes_down: int
-    bytes_up: int = 0
-    memory_predicted_bytes: int | None = None
-    memory_measured_bytes: int | None = None
-    memory_mean_bytes: int | None = None
-    batch_size_first: int | None = None
-    batch_size_last: int | None = None
-    params_sent: int | None = None
-    units_pruned: int | None = None
-    update_norm: float | None = None
-    train_loss: float | None = None
-    accuracy: float | None = None
-    num_local_test: int | None = None
-    local_accuracy_global: float | None = None
-    local_accuracy_personal: float | None = None
-    seconds: float | None = None
+    round: Annotated[int, Figure()]
+    client: Annotated[int, Figure()]
+    device_class: Annotated[str, Figure()]
+    status: Annotated[str, Figure()]
+    failure: Annotated[str, Figure()]
+    num_examples: Annotated[int, Figure("samples")]
+    memory_budget_bytes: Annotated[int | None, Figure("bytes")]
+    params_received: Annotated[int, Figure()]
+    params_sent: Annotated[int | None, Figure()] = field(default=None, kw_only=True)
+    units_pruned: Annotated[int | None, Figure("units")] = field(default=None, kw_only=True)
+    bytes_down: Annotated[int, Figure("bytes", over_clients=sum)]
+    bytes_up: Annotated[int, Figure("bytes", over_clients=sum)] = 0
+    update_norm: Annotated[float | None, Figure(later=True)] = None
+    statistics: Statistics | None = None
 
     def succeeded(self, update: Update, layout: Layout) -> "ClientReport":
         """Returns the row with what the client's update says; what it cost to send stays as it is."""
-        statistics = update.statistics
         return replace(
             self,
             status="ok",
             failure="",
             num_examples=update.num_examples,
-            memory_predicted_bytes=statistics.memory_predicted_bytes,
-            memory_measured_bytes=statistics.memory_measured_bytes,
-            memory_mean_bytes=statistics.memory_mean_bytes,
-            batch_size_first=statistics.batch_size_first,
-            batch_size_last=statistics.batch_size_last,
             params_sent=layout.num_parameters(update.state.structure.counts),
             units_pruned=update.assigned.num_units() - update.state.structure.num_units(),
-            train_loss=statistics.train_loss,
-            accuracy=statistics.accuracy,
-            num_local_test=statistics.num_local_test,
-            local_accuracy_global=statistics.local_accuracy_global,
-            local_accuracy_personal=statistics.local_accuracy_personal,
-            seconds=statistics.seconds,
+            statistics=update.statistics,
         )
+
+    def value(self, column: str) -> Any:
+        """Returns what stands in a column; None where nothing does."""
+        return getattr(self.statistics if column in STATISTICS else self, column, None)
+
+    def values(self) -> dict[str, Any]:
+        """Returns the row as its table holds it, by column."""
+        return {column: self.value(column) for column in CLIENTS}
 
     def violates_budget(self) -> bool:
         """Says whether the device's budget was exceeded, by the model or by measurement."""
-        if self.memory_budget_bytes is None:
+        if self.memory_budget_bytes is None or self.statistics is None:
             return False
-        peaks = (self.memory_predicted_bytes, self.memory_measured_bytes)
-        return any(peak is not None and peak > self.memory_budget_bytes for peak in peaks)
+        said = self.statistics
+        return max(said.memory_predicted_bytes, said.memory_measured_bytes) > self.memory_budget_bytes
 
 
-def mean_train_loss(rows: Iterable[ClientReport]) -> float | None:
-    """Returns the training loss, the mean over the samples of all clients that answered; None if none did."""
-    known = [(row.num_examples, row.train_loss) for row in rows if row.train_loss is not None]
-    total = sum(number for number, _ in known)
-    return sum(number * loss for number, loss in known) / total if total else None
+CLIENTS = side_by_side(columns(ClientReport), STATISTICS)
 
 
-def local_accuracies(rows: Iterable[ClientReport]) -> tuple[float | None, float | None]:
-    """Returns the clients' mean accuracies on their own held-out samples, weighted by their number.
-
-    Returns:
-        That of the models that they received, and that of those that they made of them; None where no client
-        has held-out samples.
-    """
-    known = [
-        (row.num_local_test, row.local_accuracy_global or 0.0, row.local_accuracy_personal or 0.0)
-        for row in rows
-        if row.num_local_test
-    ]
-    total = sum(number for number, _, _ in known)
-    if not total:
-        return None, None
-    received, own = (sum(one[0] * one[kind] for one in known) / total for kind in (1, 2))
-    return received, own
+def together(rows: Iterable[ClientReport], column: str) -> Any:
+    """Returns what a column comes to over some clients, as its `Figure` says; None where none has it."""
+    figure = CLIENTS[column].figure
+    known = [row for row in rows if row.value(column) is not None]
+    values = [row.value(column) for row in known]
+    if not figure.weight:
+        assert figure.over_clients is not None
+        return figure.over_clients(values) if values or figure.over_clients is sum else None
+    weights = [row.value(figure.weight) for row in known]
+    total = sum(weights)
+    return (
+        sum(weight * value for weight, value in zip(weights, values, strict=True)) / total if total else None
+    )
 
 
-@dataclass(frozen=True)
+def _structure(structure: Structure) -> str:
+    """Writes a structure as JSON: per group, its packed bits in hexadecimal."""
+    return json.dumps({group: bits.tobytes().hex() for group, bits in structure.to_bits().items()})
+
+
+def _votes(votes: Mapping[str, NDArray[np.float64]]) -> str | None:
+    """Writes votes as JSON, which has no NaN: null stands where nobody judged."""
+    if not votes:
+        return None
+    shares = {group: share.round(6).tolist() for group, share in votes.items()}
+    return json.dumps({group: [None if x != x else x for x in share] for group, share in shares.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundReport:
-    """What happened in one round; round 0 is the model before training.
+    """What happened in one round: a row of ``rounds.parquet``; round 0 is the model before training.
+
+    A figure of the server's more is a field here, and where it is measured.
 
     Attributes:
         round: The round's number.
-        accuracy: The global model's accuracy on the held-out set, 0 to 1.
+        accuracy: The global model's accuracy on the held-out set.
         loss: Its mean cross-entropy there.
-        structure: The global structure after the round.
+        local_accuracy_global: The clients' mean, weighted by ``num_local_test``; None where nobody has any.
+        local_accuracy_personal: The same of their own models.
         params: Number of parameters of the global model after the round.
         compression: Parameters of the full model per parameter of the global one.
         training_bytes: The memory model's bytes to train the global model at the scenario's batch size.
-        clients: One row per sampled client, by partition id.
+        num_replies: Clients that succeeded.
+        num_failures: Clients that failed.
+        budget_violations: Clients whose device's budget was exceeded.
+        bytes_down: Payload sent to clients.
+        bytes_up: Payload received from clients.
         seconds: Duration of the round, evaluation included.
         evaluation_seconds: Duration of the server's evaluation alone.
-        votes: Per group, for each unit of the full model, the share (by examples) of the clients that were
+        structure: The global structure after the round.
+        votes: Per group, for each unit of the full model, the share (by samples) of the clients that were
             assigned it in the round and kept it; NaN where none was. Empty where nobody votes.
+        clients: One row per sampled client, by partition id.
     """
 
-    round: int
-    accuracy: float
-    loss: float
-    structure: Structure
-    params: int
-    compression: float
-    training_bytes: int
+    round: Annotated[int, Figure()]
+    accuracy: Annotated[float, Figure("share")]
+    loss: Annotated[float, Figure("nats")]
+    local_accuracy_global: Annotated[float | None, Figure("share", later=True)] = field(init=False)
+    local_accuracy_personal: Annotated[float | None, Figure("share", later=True)] = field(init=False)
+    params: Annotated[int, Figure()]
+    compression: Annotated[float, Figure()]
+    training_bytes: Annotated[int, Figure("bytes")]
+    num_replies: Annotated[int, Figure(adds_up=True)] = field(init=False)
+    num_failures: Annotated[int, Figure(adds_up=True)] = field(init=False)
+    budget_violations: Annotated[int, Figure(adds_up=True)] = field(init=False)
+    bytes_down: Annotated[int, Figure("bytes", adds_up=True)] = field(init=False)
+    bytes_up: Annotated[int, Figure("bytes", adds_up=True)] = field(init=False)
+    seconds: Annotated[float, Figure("seconds", adds_up=True)]
+    evaluation_seconds: Annotated[float, Figure("seconds")]
+    structure: Annotated[Structure, Figure("JSON", written=_structure)]
+    votes: Annotated[Mapping[str, NDArray[np.float64]], Figure("JSON", written=_votes, later=True)] = field(
+        default_factory=dict
+    )
     clients: tuple[ClientReport, ...]
-    seconds: float
-    evaluation_seconds: float
-    votes: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Finds what the clients' rows tell."""
+        found = {
+            "num_replies": len(self.clients) - len(self.failures),
+            "num_failures": len(self.failures),
+            "budget_violations": sum(row.violates_budget() for row in self.clients),
+        }
+        for one in fields(self):
+            if not one.init:
+                value = found[one.name] if one.name in found else together(self.clients, one.name)
+                object.__setattr__(self, one.name, value)
 
     @property
     def failures(self) -> tuple[ClientReport, ...]:
         """The rows of the clients that failed."""
         return tuple(row for row in self.clients if row.status != "ok")
 
-    @property
-    def local_accuracies(self) -> tuple[float | None, float | None]:
-        """Mean accuracies on the clients' own held-out samples, as `local_accuracies`."""
-        return local_accuracies(self.clients)
+    def values(self) -> dict[str, Any]:
+        """Returns the row as its table holds it, by column."""
+        return {name: column.written(getattr(self, name)) for name, column in ROUNDS.items()}
 
-    @property
-    def bytes_down(self) -> int:
-        """Payload bytes sent to clients in the round."""
-        return sum(row.bytes_down for row in self.clients)
 
-    @property
-    def bytes_up(self) -> int:
-        """Payload bytes received from clients in the round."""
-        return sum(row.bytes_up for row in self.clients)
+ROUNDS = columns(RoundReport)
 
-    @property
-    def budget_violations(self) -> int:
-        """The number of clients whose budget was exceeded."""
-        return sum(row.violates_budget() for row in self.clients)
+
+class LabelCount:
+    """How many training samples of one label a client has: a row of ``partition.parquet``.
+
+    Attributes:
+        client: The client's partition id.
+        label: The label.
+        count: The number of samples.
+        owner: The name in the data of whoever the client plays; None where it plays nobody.
+    """
+
+    client: Annotated[int, Figure()]
+    label: Annotated[int, Figure()]
+    count: Annotated[int, Figure("samples")]
+    owner: Annotated[str | None, Figure(later=True)]
+
+
+PARTITION = columns(LabelCount)

@@ -4,9 +4,10 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fedhp.records.rows import RoundReport
+from fedhp.records.rows import ROUNDS, RoundReport
+from fedhp.training.figures import Figure, columns
 
 if TYPE_CHECKING:
     from fedhp.records.plan import RunPlan
@@ -23,6 +24,8 @@ class Summary:
             "interrupted" by Ctrl-C or a signal. A run that was killed writes no summary;
             `fedhp.records.load_run` adds one up whose status is "unfinished".
         cause: Why a failed run failed; None of all others.
+        scenario: The scenario's name.
+        seed: Its seed.
         rounds: Rounds done; the model before training, round 0, does not count.
         final_accuracy: The global model's accuracy after the last round; None before the first.
         best_accuracy: The best of all rounds.
@@ -30,92 +33,109 @@ class Summary:
             held-out samples and weighted by their number, in the last round with replies; None where nobody
             holds any out.
         local_accuracy_personal: The same of the clients' own models, after their local training.
+        params_full: Parameters of the full model.
+        params_final: Parameters of the last global model.
         compression: Parameters of the full model per parameter of the last global one.
-        training_bytes_final: The memory model's bytes to train the last global model.
+        training_bytes_full: The memory model's bytes to train the full model at the scenario's batch size.
+        training_bytes_final: The same of the last global model.
         budget_violations: Client rounds in which a device's budget was exceeded.
         failures: Client rounds that failed.
+        bytes_up: Payload received from clients.
+        bytes_down: Payload sent to clients.
         seconds: Sum of the rounds' durations.
         client_rounds_per_second: Client rounds that succeeded, per second.
         versions: Versions of what the result depends on.
     """
 
-    status: Status
-    cause: str | None
-    scenario: str
-    seed: int
-    rounds: int
-    final_accuracy: float | None
-    best_accuracy: float | None
-    local_accuracy_global: float | None
-    local_accuracy_personal: float | None
-    params_full: int
-    params_final: int
-    compression: float
-    training_bytes_full: int
-    training_bytes_final: int
-    budget_violations: int
-    failures: int
-    bytes_up: int
-    bytes_down: int
-    seconds: float
-    client_rounds_per_second: float
-    versions: Mapping[str, str]
+    status: Annotated[Status, Figure()]
+    cause: Annotated[str | None, Figure(later=True)]
+    scenario: Annotated[str, Figure()]
+    seed: Annotated[int, Figure()]
+    rounds: Annotated[int, Figure()]
+    final_accuracy: Annotated[float | None, Figure("share")]
+    best_accuracy: Annotated[float | None, Figure("share")]
+    local_accuracy_global: Annotated[float | None, Figure("share", later=True)]
+    local_accuracy_personal: Annotated[float | None, Figure("share", later=True)]
+    params_full: Annotated[int, Figure()]
+    params_final: Annotated[int, Figure()]
+    compression: Annotated[float, Figure()]
+    training_bytes_full: Annotated[int, Figure("bytes")]
+    training_bytes_final: Annotated[int, Figure("bytes")]
+    budget_violations: Annotated[int, Figure()]
+    failures: Annotated[int, Figure()]
+    bytes_up: Annotated[int, Figure("bytes")]
+    bytes_down: Annotated[int, Figure("bytes")]
+    seconds: Annotated[float, Figure("seconds")]
+    client_rounds_per_second: Annotated[float, Figure()]
+    versions: Annotated[Mapping[str, str], Figure()]
+
+
+SUMMARY = columns(Summary)
+
+
+class Sums:
+    """What the rows of ``rounds.parquet`` come to, in constant memory.
+
+    Args:
+        before: Of a row, what is known before the first.
+    """
+
+    def __init__(self, before: Mapping[str, Any] | None = None) -> None:
+        self._last: Mapping[str, Any] = before or {}
+        self._answered: Mapping[str, Any] = {}
+        self._best: float | None = None
+        self._total = {name: column.kind() for name, column in ROUNDS.items() if column.figure.adds_up}
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a round; round 0, the model before training, too."""
+        self._last = row
+        self._best = row["accuracy"] if self._best is None else max(self._best, row["accuracy"])
+        if row["num_replies"]:
+            self._answered = row
+        for name in self._total:
+            self._total[name] += row[name]
+
+    def told(self) -> dict[str, Any]:
+        """Returns the keys of `Summary` that rounds tell; None of what there is to know after the first."""
+        last, answered, total = self._last, self._answered, self._total
+        return {
+            "rounds": last.get("round", 0),
+            "final_accuracy": last.get("accuracy"),
+            "best_accuracy": self._best,
+            "local_accuracy_global": answered.get("local_accuracy_global"),
+            "local_accuracy_personal": answered.get("local_accuracy_personal"),
+            "params_final": last.get("params"),
+            "compression": last.get("compression"),
+            "training_bytes_final": last.get("training_bytes"),
+            "failures": total["num_failures"],
+            "client_rounds_per_second": total["num_replies"] / total["seconds"] if total["seconds"] else 0.0,
+            **{name: value for name, value in total.items() if name in SUMMARY},
+        }
 
 
 class RunTotals:
-    """Sums over the rounds of a run, in constant memory."""
+    """Adds up the rounds of a run that goes on."""
 
     def __init__(self, plan: "RunPlan") -> None:
         self._plan = plan
-        self._last: RoundReport | None = None
-        self._best: float | None = None
-        self._local: tuple[float | None, float | None] = None, None
-        self._replies = 0
-        self._failures = 0
-        self._violations = 0
-        self._bytes_up = 0
-        self._bytes_down = 0
-        self._seconds = 0.0
+        full = {"params": plan.params_full, "compression": 1.0, "training_bytes": plan.training_bytes_full}
+        self._sums = Sums(full)
 
     def add(self, report: RoundReport) -> None:
         """Adds a round; round 0, the model before training, too."""
-        failures = len(report.failures)
-        self._last = report
-        self._best = report.accuracy if self._best is None else max(self._best, report.accuracy)
-        if len(report.clients) > failures:
-            self._local = report.local_accuracies
-        self._replies += len(report.clients) - failures
-        self._failures += failures
-        self._violations += report.budget_violations
-        self._bytes_up += report.bytes_up
-        self._bytes_down += report.bytes_down
-        self._seconds += report.seconds
+        self._sums.add(vars(report))
 
     def summary(self, status: Status = "finished", cause: str | None = None) -> Summary:
         """Returns the summary of the rounds added so far."""
-        plan, last = self._plan, self._last
         return Summary(
             status=status,
             cause=cause,
-            scenario=plan.scenario.name,
-            seed=plan.scenario.seed,
-            rounds=last.round if last else 0,
-            final_accuracy=last.accuracy if last else None,
-            best_accuracy=self._best,
-            local_accuracy_global=self._local[0],
-            local_accuracy_personal=self._local[1],
-            params_full=plan.params_full,
-            params_final=last.params if last else plan.params_full,
-            compression=last.compression if last else 1.0,
-            training_bytes_full=plan.training_bytes_full,
-            training_bytes_final=last.training_bytes if last else plan.training_bytes_full,
-            budget_violations=self._violations,
-            failures=self._failures,
-            bytes_up=self._bytes_up,
-            bytes_down=self._bytes_down,
-            seconds=self._seconds,
-            client_rounds_per_second=self._replies / self._seconds if self._seconds > 0 else 0.0,
+            scenario=self._plan.scenario.name,
+            seed=self._plan.scenario.seed,
+            params_full=self._plan.params_full,
+            training_bytes_full=self._plan.training_bytes_full,
             versions=versions(),
+            **self._sums.told(),
         )
 
 

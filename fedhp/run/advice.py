@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedhp.aggregation.assignment import budget_for, fit_counts
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, data_notes
-from fedhp.records.rows import RoundReport, mean_train_loss
+from fedhp.records.rows import RoundReport, together
 from fedhp.sizes import at_least, format_size
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
@@ -205,7 +205,7 @@ class LossNotes:
             )
 
     def _risen(self, report: RoundReport) -> Iterator[str]:
-        loss = mean_train_loss(report.clients)
+        loss: float | None = together(report.clients, "train_loss")
         if loss is None or self._has_risen:
             return
         self._first = loss if self._first is None else self._first

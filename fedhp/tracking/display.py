@@ -1,5 +1,8 @@
 """The live display, drawn from a `Progress` for a terminal of a given size."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich import box
 from rich.console import ConsoleDimensions, Group, RenderableType
 from rich.panel import Panel
@@ -8,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fedhp.records import wording
-from fedhp.records.classes import ClassRound
 from fedhp.sizes import format_size
 from fedhp.tracking.progress import Progress
 
@@ -118,13 +120,14 @@ def _class_table(progress: Progress, wide: bool) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for name, clients in progress.plan.devices.items():
         seen = progress.classes.get(name)
+        figures = seen.figures if seen else {}
         budget = progress.plan.budgets[name]
         cells = [Text(name, style="bold"), Text(str(clients)), Text(wording.budget(budget))]
         if wide:
-            cells += [_size(seen and seen.memory_predicted_bytes)]
-            cells += [_size(seen and seen.memory_measured_bytes)]
-        cells += [_gauge(seen and seen.memory_peak_bytes, budget, 20 if wide else 12)]
-        cells += [_batch(seen), Text(wording.percent(seen.accuracy if seen else None))]
+            cells += [_size(figures.get("memory_predicted_bytes"))]
+            cells += [_size(figures.get("memory_measured_bytes"))]
+        cells += [_gauge(figures.get("memory_measured_bytes"), budget, 20 if wide else 12)]
+        cells += [_batch(figures), Text(wording.percent(figures.get("accuracy")))]
         cells += [_failed(progress.failures.get(name, 0))]
         table.add_row(*cells)
     return table
@@ -147,10 +150,10 @@ def _gauge(peak: int | None, budget: int | None, width: int) -> Text:
     return Text.assemble((f"{bar:<{width}}", f"{colour} on grey23"), (f"{share:>5.0%}", colour))
 
 
-def _batch(seen: ClassRound | None) -> Text:
-    if seen is None or seen.batch_size_min is None:
+def _batch(figures: Mapping[str, Any]) -> Text:
+    low, high = figures.get("batch_size_first"), figures.get("batch_size_last")
+    if low is None:
         return Text("-")
-    low, high = seen.batch_size_min, seen.batch_size_max
     return Text(f"{low}" if low == high else f"{low}-{high}")
 
 

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedhp.errors import MissingExtraError, RecordError, require
 from fedhp.model.state import ModelState
-from fedhp.records import columns
 from fedhp.records.classes import by_class
 from fedhp.records.plan import RunPlan
-from fedhp.records.rows import RoundReport
+from fedhp.records.rows import CLIENTS, ROUNDS, RoundReport
 from fedhp.records.totals import Summary
 
 if TYPE_CHECKING:
@@ -66,9 +65,8 @@ class WandbTracker:
         for group, kept in report.structure.counts.items():
             metrics[f"structure/{group}"] = kept
         if report.clients:
-            names = list(columns.CLIENTS)
-            rows = [[getattr(client, name) for name in names] for client in report.clients]
-            metrics["clients"] = self._wandb.Table(columns=names, data=rows)
+            rows = [list(client.values().values()) for client in report.clients]
+            metrics["clients"] = self._wandb.Table(columns=list(CLIENTS), data=rows)
         self._run.log(metrics)
 
     def on_note(self, text: str) -> None:
@@ -96,16 +94,13 @@ class WandbTracker:
         metrics: dict[str, Any] = {}
         for name, seen in by_class(report).items():
             values = {
+                **seen.figures,
                 "memory_peak_bytes": seen.memory_peak_bytes,
                 "memory_budget_bytes": self._budgets.get(name),
-                "accuracy": seen.accuracy,
-                "local_accuracy_global": seen.local_accuracy_global,
-                "local_accuracy_personal": seen.local_accuracy_personal,
-                "batch_size": seen.batch_size_max,
+                "batch_size": seen.figures.get("batch_size_last"),
                 "failures": seen.failures,
             }
-            known = {key: value for key, value in values.items() if value is not None}
-            metrics.update({f"class/{name}/{key}": value for key, value in known.items()})
+            metrics.update({f"class/{name}/{key}": value for key, value in _known(values).items()})
         return metrics
 
 
@@ -200,19 +195,9 @@ def _images(wandb: Any, figures: Mapping[str, bytes]) -> dict[str, Any]:
 
 
 def _global_metrics(report: RoundReport) -> dict[str, Any]:
-    received, own = report.local_accuracies
-    local = {"local_accuracy_global": received, "local_accuracy_personal": own}
-    return {
-        "round": report.round,
-        "accuracy": report.accuracy,
-        "loss": report.loss,
-        **{key: value for key, value in local.items() if value is not None},
-        "compression": report.compression,
-        "params": report.params,
-        "training_bytes": report.training_bytes,
-        "bytes_up": report.bytes_up,
-        "bytes_down": report.bytes_down,
-        "failures": len(report.failures),
-        "budget_violations": report.budget_violations,
-        "seconds": report.seconds,
-    }
+    numbers = {name: getattr(report, name) for name, column in ROUNDS.items() if column.kind is not str}
+    return {**_known(numbers), "failures": report.num_failures}
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
