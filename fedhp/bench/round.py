@@ -1,11 +1,9 @@
 """Plain federated averaging beside a bare PyTorch loop: what the federation costs on top of training."""
 
 import multiprocessing
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from statistics import median
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import nn
 
 from fedhp.api import CLIENT_APP
 from fedhp.data import client_shard
+from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
 from fedhp.federation.wire import pack_state
 from fedhp.model.architecture import initial_state
@@ -67,6 +66,8 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         ``clients_per_second``, ``bare_clients_per_second``, ``ratio`` (median of the pairs' ratios) and
         ``pss_mebibytes``: the proportional set size of the run's processes, Ray's included, while it trains.
     """
+    with require("the benchmark of rounds", "server"):
+        import psutil
     scenario = plain_averaging(num_workers)
     setup = prepare(scenario)
     strategy = setup.strategy
@@ -93,7 +94,7 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
             started = time.perf_counter()
             bare_workers.run(rounds)
             bare.append(rounds * _CLIENTS_PER_ROUND / (time.perf_counter() - started))
-        pss = sum(_pss_bytes(pid) for pid in _family(os.getpid()) - bare_pids)
+        pss = _pss_bytes(psutil, without=bare_pids)
     return {
         "workers": num_workers,
         "clients_per_second": median(fleet),
@@ -182,26 +183,10 @@ def _architecture(scenario: Scenario) -> Any:
     return architecture(scenario.model, (1, 28, 28), 10)
 
 
-def _family(pid: int) -> set[int]:
-    """Returns a process and its descendants, Ray's daemons among them."""
-    parents = {int(p.name): _parent(p) for p in Path("/proc").iterdir() if p.name.isdigit()}
-    family = {pid}
-    while more := {child for child, parent in parents.items() if parent in family} - family:
-        family |= more
-    return family
-
-
-def _parent(folder: Path) -> int:
-    try:
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0  # it ended meanwhile
-
-
-def _pss_bytes(pid: int) -> int:
-    try:
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    fields: Mapping[str, str] = dict(line.split(":", 1) for line in rollup.splitlines()[1:])
-    return int(fields["Pss"].split()[0]) * 1024
+def _pss_bytes(psutil: Any, without: Collection[int]) -> int:
+    """Returns what this process and its descendants hold, Ray's daemons among them."""
+    total, here = 0, psutil.Process()
+    for process in [here, *here.children(recursive=True)]:
+        with suppress(psutil.Error):  # it ended meanwhile
+            total += process.memory_full_info().pss if process.pid not in without else 0
+    return total
