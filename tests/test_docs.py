@@ -33,6 +33,7 @@ from fedhp.errors import ScenarioError
 from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
+from fedhp.records import tables as tables_of_records
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.scenario.schema import WANDB_MODES, Scenario
 from fedhp.scenario.tables import with_tables
@@ -166,6 +167,16 @@ def test_the_tables_of_keys_are_those_of_the_schema():
     assert wanted.count("<!-- keys of ") == wanted.count("<!-- end of keys -->") == 11
     said = "python -m fedhp.scenario.tables docs/scenarios.md writes the tables anew"
     assert wanted == REFERENCE, f"docs/scenarios.md is not as the schema has it: {said}"
+
+
+def test_the_tables_of_a_record_are_those_of_the_figures():
+    page = (ROOT / "docs" / "record.md").read_text(encoding="utf-8")
+    wanted = tables_of_records.with_tables(page)
+    assert wanted.count("<!-- figures of ") == wanted.count("<!-- end of figures -->") == 4
+    said = "python -m fedhp.records.tables docs/record.md writes the tables anew"
+    assert wanted == page, f"docs/record.md is not as the fields have it: {said}"
+    by_hand = "| `batch_size_last` | integer | samples | Samples per step after the last cut. |"
+    assert by_hand in page.splitlines()
 
 
 def test_a_row_says_what_the_field_beside_it_declares():

@@ -51,13 +51,13 @@ def _table(section: str) -> str:
 
 
 def _rows(part: Any, prefix: str, nested: bool = True) -> Iterator[str]:
-    meanings = _meanings(type(part))
+    said = meanings(type(part))
     for name, kind in get_type_hints(type(part), include_extras=True).items():
         key, value = f"{prefix}{name}", getattr(part, name)
         if is_dataclass(value):
             yield from _rows(value, f"{key}.") if nested else ()
             continue
-        yield _row(key, kind, value, meanings[name])
+        yield _row(key, kind, value, said[name])
         if isinstance(value, list) and value:
             yield from _rows(value[0], f"{key}[].")
 
@@ -80,7 +80,7 @@ def _allowed(kind: Any) -> str:
     return ""
 
 
-def _meanings(schema: type) -> Mapping[str, str]:
+def meanings(schema: type) -> Mapping[str, str]:
     """Returns what a part's docstring says of its fields, by name, each on one line."""
     _, _, attributes = cleandoc(schema.__doc__ or "").partition("\nAttributes:\n")
     found = _ATTRIBUTE.findall(attributes)

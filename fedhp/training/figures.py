@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 Joining = Callable[[Sequence[Any]], Any]
@@ -73,9 +73,9 @@ def columns(of: type) -> dict[str, Column]:
     for name, hint in get_type_hints(of, include_extras=True).items():
         if get_origin(hint) is Annotated:
             kind, figure = get_args(hint)
-            options = [one for one in get_args(kind) if one is not NoneType] or [kind]
-            optional = NoneType in get_args(kind)
-            found[name] = Column(str if figure.written else options[0], optional, figure)
+            options = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+            (kept,) = (one for one in options if one is not NoneType)
+            found[name] = Column(str if figure.written else kept, NoneType in options, figure)
     return found
 
 
