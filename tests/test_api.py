@@ -84,6 +84,16 @@ def test_the_global_structure_only_shrinks(run):
     assert all(a.contains(b) for a, b in pairwise(structures))
 
 
+def test_the_change_of_the_structure_is_the_share_of_its_units_that_the_round_has_cut(run):
+    """Where none comes back, the units of both are those after, and of either those before: 104 at first."""
+    numbers = [one.num_units() for one in structures_of(run)]
+    change = run.rounds["structure_change"].tolist()
+    assert numbers[0] == 104
+    assert np.isnan(change[0])
+    assert change[1:] == [1 - after / before for before, after in pairwise(numbers)]
+    assert change[1] > 0
+
+
 def test_a_unit_that_went_had_lost_a_vote_and_one_that_was_gone_had_none(run):
     steps = pairwise(structures_of(run))
     assert run.rounds["votes"].isna().tolist() == [True, False, False, False]

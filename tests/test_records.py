@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from recorded_runs import CLIENT_COLUMNS, KEPT, SUMMARY_KEYS, RecordRun, make_report, make_state
 
 from fedhp.errors import RecordError
+from fedhp.model.structure import Structure
 from fedhp.records import RunRecord, load_run, run_folder
+from fedhp.run.reporting import structure_change
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")
@@ -22,6 +25,7 @@ ROUND_COLUMNS = [
     "params",
     "compression",
     "training_bytes",
+    "structure_change",
     "num_replies",
     "num_failures",
     "budget_violations",
@@ -65,6 +69,14 @@ def test_rounds_table_holds_counts_sums_and_structure(record_run: RecordRun, tmp
     assert json.loads(first["structure"]) == {"hidden": "4840"}
     assert json.loads(first["votes"]) == {"hidden": [None, *[0.6666] * 9]}
     assert rounds["votes"].isna().tolist() == [True, False, True]
+
+
+def test_units_that_come_back_change_a_structure_as_those_that_go() -> None:
+    """Of the units 0, 1 of a and 0 of b, one of a goes and one of b comes: 2 of 4 are of both."""
+    before = Structure({"a": np.array([True, True]), "b": np.array([True, False])})
+    after = Structure({"a": np.array([True, False]), "b": np.array([True, True])})
+    assert structure_change(before, after) == structure_change(after, before) == 0.5
+    assert structure_change(before, before) == 0
 
 
 def test_partition_table_has_a_row_per_client_and_label(record_run: RecordRun, tmp_path: Path) -> None:

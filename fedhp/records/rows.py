@@ -124,6 +124,9 @@ class RoundReport:
         params: Number of parameters of the global model after the round.
         compression: Parameters of the full model per parameter of the global one.
         training_bytes: The memory model's bytes to train the global model at the scenario's batch size.
+        structure_change: How far the round has moved the global structure: the Jaccard distance of the sets
+            of units kept before and after it, of all groups; 0 where they are the same, and the share of
+            units that were cut where none came back. None in round 0.
         num_replies: Clients that succeeded.
         num_failures: Clients that failed.
         budget_violations: Clients whose device's budget was exceeded.
@@ -145,6 +148,7 @@ class RoundReport:
     params: Annotated[int, Figure()]
     compression: Annotated[float, Figure()]
     training_bytes: Annotated[int, Figure("bytes")]
+    structure_change: Annotated[float | None, Figure("share", later=True)] = None
     num_replies: Annotated[int, Figure(adds_up=True)] = field(init=False)
     num_failures: Annotated[int, Figure(adds_up=True)] = field(init=False)
     budget_violations: Annotated[int, Figure(adds_up=True)] = field(init=False)

@@ -15,6 +15,7 @@ from fedhp.data import Dataset, Shard
 from fedhp.errors import FedhpError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.records import RunPlan, RunRecord, RunTotals
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import drawn
@@ -75,6 +76,7 @@ class RunWatch:
         self._plan, self._recipe, self._memory = plan, recipe, memory
         self._test, self._trackers = test, trackers
         self._previous = time.perf_counter()
+        self._structure: Structure | None = None
         self._totals = RunTotals(plan)
         self._loss = LossNotes(test.label_counts(), plan.scenario.train, plan.scenario.rounds)
 
@@ -105,12 +107,13 @@ class RunWatch:
             params=params,
             compression=self._plan.params_full / params,
             training_bytes=self._memory.training_bytes(state.structure.counts, batch),
+            structure_change=self._structure and structure_change(self._structure, state.structure),
             clients=clients,
             seconds=now - self._previous,
             evaluation_seconds=look.seconds,
             votes=votes or {},
         )
-        self._previous = now
+        self._previous, self._structure = now, state.structure
         self._totals.add(report)
         self._trackers.on_round(report, state)
         for note in self._loss.after(report):
@@ -119,6 +122,17 @@ class RunWatch:
     def finish(self) -> None:
         """Tells the trackers that the last round is done."""
         self._trackers.on_finish(self._totals.summary())
+
+
+def structure_change(before: Structure, after: Structure) -> float:
+    """Returns the Jaccard distance of two structures of one model, as sets of kept units, 0 to 1.
+
+    One minus the units that both keep per unit that either keeps (Levandowsky and Winter 1971, Distance
+    between sets, Nature 234).
+    """
+    pairs = [(mask, after.masks[group]) for group, mask in before.masks.items()]
+    both, either = sum((a & b).sum() for a, b in pairs), sum((a | b).sum() for a, b in pairs)
+    return 1 - float(both / either)
 
 
 @contextmanager
