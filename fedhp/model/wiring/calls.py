@@ -4,7 +4,7 @@ The network itself runs, on the CPU and on samples of zeros, so that whatever Py
 allowed. What it must not do is to read numbers off its samples, which would let its steps depend on them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -28,6 +28,10 @@ _OPERATORS = {
 }
 
 
+Kind = str | type[nn.Module]
+Layers = Container[type[nn.Module]]
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a function of torch.
@@ -38,7 +42,8 @@ class Call:
         args: What it is given by place.
         kwargs: What it is given by name.
         who: The layer that calls it, or the function and the module that calls it, for people.
-        layer: The layer of torch that calls it; None where a module of the user's own does.
+        layer: The layer of torch that calls it; None where a module of the user's own does. A layer that is
+            shown as one call is its own function.
     """
 
     name: str
@@ -48,6 +53,11 @@ class Call:
     who: str
     layer: nn.Module | None
 
+    @property
+    def kind(self) -> Kind:
+        """What its rule is found by: the function's name, or the class of a layer that is one call."""
+        return type(self.layer) if self.layer is not None and self.function is self.layer else self.name
+
     def argument(self, place: int, name: str, default: Any = None) -> Any:
         """Returns what is given at a place or by a name."""
         return self.args[place] if len(self.args) > place else self.kwargs.get(name, default)
@@ -56,11 +66,12 @@ class Call:
 Watch = Callable[[Call, Any], None]
 
 
-def forward(module: nn.Module, samples: torch.Tensor, watch: Watch, said: str) -> Any:
+def forward(module: nn.Module, whole: Layers, samples: torch.Tensor, watch: Watch, said: str) -> Any:
     """Runs a network's forward pass, shows every call and its result, and returns its output.
 
     Args:
         module: The network.
+        whole: The layers that are shown as one call, and not looked into.
         samples: What it is given.
         watch: Is shown every call whose arguments hold a tensor, and its result.
         said: How the user named the network, for errors.
@@ -69,7 +80,7 @@ def forward(module: nn.Module, samples: torch.Tensor, watch: Watch, said: str) -
         ScenarioError: If the network does not take such samples, or reads numbers off them; the message names
             the layer.
     """
-    with _following(module) as stack, drawing(0, "cpu"), torch.no_grad():
+    with _following(module, whole, watch) as stack, drawing(0, "cpu"), torch.no_grad():
         try:
             with _Watched(watch, stack, f"{said}, on samples of shape {tuple(samples.shape[1:])}"):
                 return module(samples)
@@ -83,12 +94,19 @@ def forward(module: nn.Module, samples: torch.Tensor, watch: Watch, said: str) -
 class _Stack:
     """The modules whose forward passes are under way, the outermost first, with what they are given."""
 
+    whole: Layers
     entries: list[tuple[str, nn.Module, str]] = field(default_factory=list)
 
     @property
     def layer(self) -> tuple[str, nn.Module, str] | None:
-        """The layer of torch that is at work, if one is."""
-        return next((entry for entry in self.entries if _is_torchs(type(entry[1]))), None)
+        """The layer of torch, or shown as one call, that is at work, if one is."""
+        kinds = ((entry, type(entry[1])) for entry in self.entries)
+        return next((entry for entry, kind in kinds if kind in self.whole or _is_torchs(kind)), None)
+
+    @property
+    def inside(self) -> nn.Module | None:
+        """The layer at work that is shown as one call, if one is."""
+        return next((part for _, part, _ in self.entries if type(part) in self.whole), None)
 
     def told(self, name: str) -> str:
         """Says a call as the user knows it: a layer by its path, a function by the module that calls it."""
@@ -110,17 +128,23 @@ def _said(entry: tuple[str, nn.Module, str]) -> str:
 
 
 @contextmanager
-def _following(module: nn.Module) -> Iterator[_Stack]:
-    stack, handles = _Stack(), []
+def _following(module: nn.Module, whole: Layers, watch: Watch) -> Iterator[_Stack]:
+    stack, handles = _Stack(whole), []
     for name, part in module.named_modules():
 
         def enter(part: nn.Module, inputs: tuple[Any, ...], name: str = name) -> None:
             stack.entries.append((name, part, _shapes(inputs)))
 
-        def leave(*_: Any) -> None:
+        def leave(part: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+            if stack.inside is part:
+                name = f"{type(part).__module__}.{type(part).__qualname__}"  # no function's: it has a dot
+                watch(Call(name, part, args, kwargs, stack.told(name), part), result)
             stack.entries.pop()
 
-        handles += [part.register_forward_pre_hook(enter), part.register_forward_hook(leave)]
+        handles += [
+            part.register_forward_pre_hook(enter),
+            part.register_forward_hook(leave, with_kwargs=True),
+        ]
     try:
         yield stack
     finally:
@@ -140,6 +164,8 @@ class _Watched(TorchFunctionMode):
     ) -> Any:
         """Runs the function and shows what it returned."""
         name, kwargs = _name(func), kwargs or {}
+        if self._stack.inside is not None:
+            return func(*args, **kwargs)
         _, layer, taken = self._stack.layer or ("", None, _shapes((args, kwargs)))
         call = Call(name, func, args, kwargs, self._stack.told(name), layer)
         try:

@@ -14,7 +14,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedhp.errors import ScenarioError
 from fedhp.model.modules import batch_norms, statistics_names
-from fedhp.model.wiring.calls import Call, reads_numbers, tensors
+from fedhp.model.wiring.calls import Call, Kind, reads_numbers, tensors
 from fedhp.model.wiring.channels import FIXED, Channels, Identities, fixed
 from fedhp.model.wiring.identities import Value
 
@@ -25,7 +25,7 @@ _ALIKE = {
 _KNOWN = (
     "Known are linear layers, 1-d and 2-d convolutions, normalisations, pooling, activations and arithmetic "
     "of every entry by itself, dropout, what only rearranges (flatten, slices, concatenation and the like), "
-    "and means, sums and maxima"
+    "and means, sums and maxima; a layer of your own can be given a rule (fedhp.model.wiring.WIRING)"
 )
 
 
@@ -52,7 +52,7 @@ class Wiring:
 
     Attributes:
         module: The network.
-        rules: What functions do to the channels of the tensors that they take, by name.
+        rules: What functions, by name, and layers, by class, do to the channels of what they take.
         refuse: Makes the error for a cause.
         batch: The number of samples.
         channels: The identities of all channels.
@@ -65,7 +65,7 @@ class Wiring:
     """
 
     module: nn.Module
-    rules: Mapping[str, "Rule"]
+    rules: Mapping[Kind, "Rule"]
     refuse: Callable[[str], ScenarioError]
     batch: int
     channels: Identities = field(default_factory=Identities)
@@ -136,13 +136,13 @@ class Wiring:
             )
         if not made and result is not None:
             return []  # a question, such as for the shape
-        if call.name not in self.rules:
+        if call.kind not in self.rules:
             raise (
                 self.unknown(call.who)
                 if of_samples
                 else self.refuse(f"{call.who} computes its weight from others")
             )
-        return self.rules[call.name](self, call, result)
+        return self.rules[call.kind](self, call, result)
 
     def unknown(self, who: str) -> ScenarioError:
         """Returns the error for what is not known to keep channels apart."""
@@ -210,6 +210,19 @@ class Wiring:
         """Says that a parameter is never cut."""
         if tensor is not None and id(tensor) in self._parameters:
             self._place(self._parameters[id(tensor)], [fixed(size) for size in tensor.shape])
+
+    def place_rows(self, call: Call, parameter: torch.Tensor, channels: Channels) -> None:
+        """Says that a layer's parameter holds an entry or a row for every channel, or one entry for all."""
+        if parameter.numel() == 1:
+            self.place_fixed(parameter)
+        elif len(parameter) != len(channels):
+            raise self.refuse(
+                f"{call.who} has a rule by which its parameters have a row for every channel, and "
+                f"'{self._parameters[id(parameter)]}' has {len(parameter)} for {len(channels)} channels"
+            )
+        else:
+            rows = [channels, *(fixed(size) for size in parameter.shape[1:])]
+            self._place(self._parameters[id(parameter)], rows)
 
     def place_slopes(self, tensor: torch.Tensor, channels: Channels) -> None:
         """Says that a parameter holds one slope for every channel, or one for all."""

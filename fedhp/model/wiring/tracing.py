@@ -22,6 +22,7 @@ from fedhp.model.modules import hollow, statistics_names
 from fedhp.model.wiring.calls import forward
 from fedhp.model.wiring.channels import Channels, fixed
 from fedhp.model.wiring.known import Wiring
+from fedhp.model.wiring.layers import WIRING
 from fedhp.model.wiring.rules import RULES
 from fedhp.model.wiring.trying import SAMPLES, blamed
 
@@ -57,7 +58,7 @@ class _Tracer:
     ) -> None:
         self._module, self._input_shape, self._said = module, input_shape, said
         self._num_classes, self._floor = num_classes, floor
-        self._wiring = Wiring(module, RULES, self._refusal, SAMPLES)
+        self._wiring = Wiring(module, {**RULES, **WIRING}, self._refusal, SAMPLES)
 
     def layout(self) -> Layout:
         """Runs the network, and returns the layout that it has shown."""
@@ -83,7 +84,7 @@ class _Tracer:
     def _run(self) -> None:
         samples = torch.zeros(SAMPLES, *self._input_shape)
         self._wiring.begin(samples)
-        result = forward(self._module, samples, self._wiring.watch, self._said)
+        result = forward(self._module, WIRING, samples, self._wiring.watch, self._said)
         value = self._wiring.value(result) if isinstance(result, torch.Tensor) else None
         if value is None or value.shape != (SAMPLES, self._num_classes):
             raise ScenarioError(
@@ -100,7 +101,7 @@ class _Tracer:
 
     def _check_parameters(self) -> None:
         for name, layer in self._module.named_modules():
-            if isinstance(layer, _MIXERS):
+            if isinstance(layer, _MIXERS) and type(layer) not in WIRING:
                 raise self._wiring.unknown(f"layer '{name}' ({type(layer).__name__})")
         if frozen := [name for name, p in self._module.named_parameters() if not p.requires_grad]:
             raise self._refusal(f"'{frozen[0]}' is frozen (requires_grad is False), and all would be trained")

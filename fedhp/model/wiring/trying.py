@@ -16,6 +16,7 @@ from fedhp.model.wiring.calls import Call, forward, tensors
 from fedhp.model.wiring.channels import Groups
 from fedhp.model.wiring.identities import CutValue, Value
 from fedhp.model.wiring.known import Step
+from fedhp.model.wiring.layers import WIRING
 from fedhp.model.wiring.rules import REARRANGES, rearrange
 
 SAMPLES = 2  # of the batch that is traced: one is a special case of some layers
@@ -54,7 +55,7 @@ def blamed(
         resize(compact, {name: layout.shape(name, counts) for name in layout.shapes})
         fill(compact)
         try:
-            forward(compact, torch.zeros(_OTHERS, *input_shape), trial.watch, said)
+            forward(compact, WIRING, torch.zeros(_OTHERS, *input_shape), trial.watch, said)
         except _FoundError as found:
             return _judged(found.step, said, trial)
         except ScenarioError as error:
