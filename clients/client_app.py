@@ -6,7 +6,6 @@ from functools import lru_cache
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedhp.aggregation.submodels import FJORD_LEVELS
 from fedhp.federation import wire
 from fedhp.scenario.loading import from_json
 from fedhp.training.moments import take_moments
@@ -60,8 +59,4 @@ def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, Roun
 
 @lru_cache(maxsize=4)
 def _recipe(brief: wire.Brief) -> Recipe:
-    scenario = from_json(brief.scenario)
-    recipe = scenario.recipe(brief.input_shape, brief.num_classes)
-    if brief.ordered:
-        recipe = recipe.with_ordered_dropout(scenario.strategy.levels or FJORD_LEVELS)
-    return recipe if brief.prunes else recipe.without_pruning()
+    return from_json(brief.scenario).recipe(brief.input_shape, brief.num_classes, brief.methods)

@@ -1,8 +1,6 @@
 """FjORD: ordered dropout."""
 
-from fedhp.errors import ScenarioError
-from fedhp.training.ordered import check_ordered
-from fedhp.training.recipe import Recipe
+from fedhp.training.methods import OrderedDropout
 
 from .submodel import Nested
 
@@ -14,12 +12,5 @@ class Fjord(Nested):
     paper's 0.2, 0.4, 0.6, 0.8 and 1.
     """
 
-    ordered = True
+    methods = (OrderedDropout.name,)
     paper = "Horvath et al. 2021, arXiv 2102.13451"
-
-    @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        """Checks that steps can train the first units of the model, and that nothing watches the whole."""
-        check_ordered(recipe.architecture.layout, recipe.train)
-        if recipe.memory.batch_policy == "noise":
-            raise ScenarioError("strategy 'fjord' takes memory.batch_policy = fixed or fill, got noise")

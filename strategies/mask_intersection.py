@@ -8,6 +8,7 @@ from fedhp.federation.roster import Device
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.training.methods import PRUNING
 
 
 class MaskIntersection(FleetStrategy):
@@ -19,7 +20,7 @@ class MaskIntersection(FleetStrategy):
     would shrink many times faster than each of them was asked to.
     """
 
-    prunes = True
+    methods = PRUNING
     options = frozenset({"quorum", "uncovered"})
     paper = "the devices prune by DynHP: Valerio et al. 2022, arXiv 2011.08545"
 

@@ -11,9 +11,10 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
+from fedhp.training.methods import PRUNING
 from strategies import FleetStrategy, MaskIntersection
 
-BRIEF = wire.Brief("{}", (1, 2, 2), 3, Normalisation((0.5,), (0.25,)), prunes=True, budgeted=True)
+BRIEF = wire.Brief("{}", (1, 2, 2), 3, Normalisation((0.5,), (0.25,)), methods=PRUNING, budgeted=True)
 
 
 def scenario(**values) -> Scenario:

@@ -16,6 +16,7 @@ from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.training.batches import MemoryConfig
+from fedhp.training.methods import PRUNING, methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.update import RoundTask
@@ -161,6 +162,7 @@ def small_recipe(
         memory or MemoryConfig(),
         rounds,
         seed,
+        methods_for(PRUNING),
     )
 
 

@@ -144,7 +144,7 @@ def test_the_batch_grows_with_the_noise_that_was_found(monkeypatch):
 
     def spied(session, rows):
         taken.append(len(rows))
-        rates.append(session.optimizer.param_groups[0]["lr"])
+        rates.append(session.run.optimizer.param_groups[0]["lr"])
         return step(session, rows)
 
     monkeypatch.setattr(_Session, "_step", spied)

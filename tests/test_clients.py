@@ -21,6 +21,7 @@ from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
 from fedhp.training.evaluation import evaluate
+from fedhp.training.methods import PRUNING
 
 NODE = 7
 OTHER_NODE = 2**64 - 8
@@ -31,9 +32,11 @@ def scenario(**values) -> Scenario:
     return load_scenario("quickstart", values={**small, **values})
 
 
-def brief(chosen: Scenario | None = None, prunes: bool = True, budgeted: bool = True) -> wire.Brief:
+def brief(
+    chosen: Scenario | None = None, methods: tuple[str, ...] = PRUNING, budgeted: bool = True
+) -> wire.Brief:
     return wire.Brief(
-        (chosen or scenario()).to_json(), (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), prunes, budgeted
+        (chosen or scenario()).to_json(), (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), methods, budgeted
     )
 
 
@@ -105,7 +108,7 @@ def test_a_devices_own_windows_are_read_scaled_and_labelled_as_the_servers_are(t
         (1, 3, 16),
         3,
         Normalisation(means, stds, axis=1),
-        prunes=True,
+        methods=PRUNING,
         budgeted=True,
         label_names=("run", "sit", "walk"),
     )
@@ -292,7 +295,7 @@ def test_a_device_without_a_number_trains_alike_whatever_its_node_id_and_otherwi
 
 
 def test_a_dense_yardstick_prunes_nothing_and_knows_no_budget():
-    update, state = train({"partition-id": 0, "memory-budget": "4KiB"}, prunes=False, budgeted=False)
+    update, state = train({"partition-id": 0, "memory-budget": "4KiB"}, methods=(), budgeted=False)
     assert update.state.structure == state.structure
 
 
@@ -312,7 +315,7 @@ def test_a_task_that_is_not_as_it_must_be_is_answered_with_what_is_wrong(content
 
 
 def test_a_brief_whose_scenario_is_no_json_is_answered_with_what_is_wrong():
-    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), True, True))
+    broken = wire.pack_query(wire.Brief("{", (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), PRUNING, True))
     assert "no JSON" in refusal(broken, MessageType.QUERY, {"partition-id": 0})
 
 

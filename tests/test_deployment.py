@@ -25,6 +25,7 @@ from fedhp.federation import wire
 from fedhp.records import RunResult, load_run
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as
+from fedhp.training.methods import PRUNING
 from strategies.server_app import app as server_app
 
 ROOT = Path(__file__).parent.parent
@@ -211,7 +212,7 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
 )
 def test_a_misconfigured_device_says_so_in_one_line(node: dict[str, object], reason: str) -> None:
     scenario = load_scenario("quickstart").to_json()
-    brief = wire.Brief(scenario, (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), prunes=True, budgeted=True)
+    brief = wire.Brief(scenario, (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), methods=PRUNING, budgeted=True)
     node_id = 2**64 - 1  # real node ids use all 64 bits
     with acting_as(0):
         question = Message(wire.pack_query(brief), node_id, MessageType.QUERY)

@@ -78,7 +78,7 @@ def same(one: ModelState, other: ModelState) -> bool:
 @pytest.mark.parametrize("network", ["drop_out", "drop_channels", "Stream", "Always"])
 def test_a_seed_gives_one_result_whatever_was_drawn_before(network, monkeypatch):
     """The first training rehearses and measures its steps, the second one does neither."""
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     first = trained(network)
     torch.rand(7)
     assert same(trained(network), first)
@@ -92,9 +92,9 @@ def test_rounds_and_epochs_draw_anew():
     arch = architecture(ModelConfig(target=f"{__name__}:drop_out"), SHAPE, 3)
     recipe, shard = small_recipe(arch, TrainConfig(local_epochs=3, device="cpu")), random_shard(SHAPE, 3, 8)
     session = trainer._Session(recipe, small_task(recipe, shard), shard)
-    dropout = next(m for m in session.module.modules() if isinstance(m, nn.Dropout))
+    dropout = next(m for m in session.run.module.modules() if isinstance(m, nn.Dropout))
     dropout.register_forward_hook(lambda _m, _i, output: seen.append(output == 0))
-    session.run()
+    session.train()
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
 

@@ -18,13 +18,14 @@ from small_models import (
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.costs.memory import memory_model
+from fedhp.costs.memory import Extras, memory_model
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import MODELS, ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.training.batches import MemoryConfig
+from fedhp.training.methods import DynHP
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import _Session
 
@@ -129,7 +130,7 @@ def test_many_classes_make_the_loss_the_peak():
 
 def test_a_mask_of_absent_classes_takes_its_own_bytes_alone():
     """50 classes of 4 bytes on top: masked logits take the place of the ones before, which are freed."""
-    plain, masked = (memory_model(MANY_CLASSES, 0, 1, masked) for masked in (False, True))
+    plain, masked = (memory_model(MANY_CLASSES, 0, 1, Extras(masked=masked)) for masked in (False, True))
     assert masked.training_bytes({"fc1": 1}, 10) == plain.training_bytes({"fc1": 1}, 10) + 200
 
 
@@ -207,28 +208,28 @@ def tracked_session(
     recipe = small_recipe(arch, replace(OPTIMISERS[optimiser], **penalties), prune)
     session = _Session(recipe, small_task(recipe, shard, state=state), shard)
     session._step(np.arange(batch))
-    assert session.contributions is not None
     return session
 
 
 def averages(session: _Session) -> list[torch.Tensor]:
     """Returns the contributions, which will be looked at in the next step."""
-    assert session.contributions is not None
-    session.contributions._num_steps = 0
-    return list(session.contributions._average.values())
+    (watch,) = (method._watch for method in session.run.methods if isinstance(method, DynHP))
+    assert watch is not None
+    watch._num_steps = 0
+    return list(watch._average.values())
 
 
 def peak_by_torch(session: _Session, batch: int) -> int:
     tracker = MemTracker()
-    mask = [] if session.mask is None else [session.mask]
-    tracker.track_external(session.module, session.optimizer, *averages(session), *mask)
+    mask = [] if session.run.mask is None else [session.run.mask]
+    tracker.track_external(session.run.module, session.run.optimizer, *averages(session), *mask)
     with tracker:
         session._step(np.arange(batch))
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
 def peak_by_meter(session: _Session, batch: int) -> int:
-    with LiveTensors([*session._held(), *averages(session)]) as meter:
+    with LiveTensors([*session.run.held(), *averages(session)]) as meter:
         session._step(np.arange(batch))
     return meter.peak
 
@@ -245,7 +246,7 @@ def test_the_model_is_within_five_percent_of_torch(model, optimiser, batch):
     batch = max(batch, TRACKED[model].layout.smallest_batch)
     session = tracked_session(model, optimiser, batch)
     seen = peak_by_torch(session, batch)
-    said = session.memory.training_bytes(session.structure.counts, batch)
+    said = session.run.memory.training_bytes(session.run.structure.counts, batch)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
     assert peak_by_meter(session, batch) == seen
 
@@ -255,9 +256,9 @@ def test_the_model_is_within_five_percent_of_torch(model, optimiser, batch):
 @pytest.mark.parametrize("batch", [2, 64, 1024])
 def test_a_masked_and_pulled_step_is_within_five_percent_of_torch(model, optimiser, batch):
     session = tracked_session(model, optimiser, batch, proximal_mu=0.1, masked_loss=True)
-    assert session.mask is not None
+    assert session.run.mask is not None
     seen = peak_by_torch(session, batch)
-    said = session.memory.training_bytes(session.structure.counts, batch)
+    said = session.run.memory.training_bytes(session.run.structure.counts, batch)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
     assert peak_by_meter(session, batch) == seen
 
@@ -265,7 +266,7 @@ def test_a_masked_and_pulled_step_is_within_five_percent_of_torch(model, optimis
 def test_data_stored_as_floats_is_within_five_percent_of_torch():
     session = tracked_session("cnn", "momentum", 64, np.float32)
     seen = peak_by_torch(session, 64)
-    said = session.memory.training_bytes(session.structure.counts, 64)
+    said = session.run.memory.training_bytes(session.run.structure.counts, 64)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
 
 
@@ -278,7 +279,7 @@ def test_a_step_on_some_of_the_inputs_is_within_five_percent_of_torch(dtype, bat
     state = initial_state(arch, 3).cut(arch.layout, structure)
     session = tracked_session("mlp", "momentum", batch, dtype, state)
     seen = peak_by_torch(session, batch)
-    said = session.memory.training_bytes(structure.counts, batch)
+    said = session.run.memory.training_bytes(structure.counts, batch)
     assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
     assert peak_by_meter(session, batch) == seen
 

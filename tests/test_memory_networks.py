@@ -3,7 +3,8 @@
 What is measured are all tensors, storage by storage, which knows nothing of the memory model.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.evidence import groups_without_scales, groups_without_takers
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.pruning.schedule import PruneConfig
-from fedhp.training import trainer
+from fedhp.training import meter, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.training.recipe import Recipe
@@ -109,29 +110,34 @@ def random_recipe(number: int, trial: int) -> Recipe:
     return small_recipe(arch, train, prune, MemoryConfig(str(rng.choice(["fixed", "noise"]))))
 
 
-class Meter:
+class Notes:
     """Runs pieces of a session's work, and notes of each its peak and the bytes that were said."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, int, int]] = []
-        metered, step = trainer._Session._metered, trainer._Session._step
-        monkeypatch.setattr(
-            trainer._Session, "_step", lambda s, rows: self._run(s, "step", len(rows), step, rows)
-        )
-        monkeypatch.setattr(
-            trainer._Session,
-            "_metered",
-            lambda s, key, work: (
-                self._run(s, key[0], s.batch, metered, key, work) if isinstance(key[0], str) else work()
-            ),
-        )
+        watching, step = meter.Meter.watching, trainer._Session._step
 
-    def _run(self, session: Any, what: str, batch: int, work: Callable[..., Any], *given: Any) -> Any:
-        said = session.memory.training_bytes(session.structure.counts, batch)
-        with LiveTensors(session._held()) as meter:
-            result = work(session, *given)
-        self.seen.append((what, meter.peak, said))
-        return result
+        def stepped(session: Any, rows: Any) -> Any:
+            with self._noted(session.run, "step", len(rows)):
+                return step(session, rows)
+
+        @contextmanager
+        def watched(its: meter.Meter, key: Any, held: Any) -> Iterator[None]:
+            run = held.__self__
+            named = isinstance(key[0], str)
+            noted = self._noted(run, key[0], run.steps.batch) if named else nullcontext()
+            with noted, watching(its, key, held):
+                yield
+
+        monkeypatch.setattr(trainer._Session, "_step", stepped)
+        monkeypatch.setattr(meter.Meter, "watching", watched)
+
+    @contextmanager
+    def _noted(self, run: Any, what: str, batch: int) -> Iterator[None]:
+        said = run.memory.training_bytes(run.structure.counts, batch)
+        with LiveTensors(run.held()) as live:
+            yield
+        self.seen.append((what, live.peak, said))
 
 
 @pytest.mark.parametrize("number", range(NUM_NETWORKS))
@@ -139,17 +145,17 @@ def test_whatever_training_holds_is_counted(number, monkeypatch):
     """Never more than was said; and the largest step within 5 %, but for 8 bytes of scores per unit."""
     for trial in range(2):
         recipe = random_recipe(number, trial)
-        monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+        monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
         with monkeypatch.context() as patch:
-            meter = Meter(patch)
+            notes = Notes(patch)
             shard = random_shard((2, 6, 6), 2, 5 * recipe.train.batch_size)
             task = small_task(recipe, shard, 10**9)
-            trainer._Session(recipe, task, shard).run()
-        for what, peak, said in meter.seen:
+            trainer._Session(recipe, task, shard).train()
+        for what, peak, said in notes.seen:
             assert peak <= said, (
                 f"{what}: {peak:,} bytes where {said:,} were said; {recipe.train}, {recipe.prune}"
             )
-        steps = [(peak, said) for what, peak, said in meter.seen if what == "step"]
+        steps = [(peak, said) for what, peak, said in notes.seen if what == "step"]
         units = sum(recipe.architecture.layout.widths.values())
         assert any(said <= 1.05 * peak + 8 * units for peak, said in steps)
 
@@ -173,7 +179,7 @@ class Stream(nn.Module):
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer, clip_norm, monkeypatch):
     """Adam counts the steps of all 64 tensors; that makes 256 bytes more than without."""
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     arch = architecture(ModelConfig(target=f"{__name__}:Stream"), (1, 8, 8), 10)
     train = TrainConfig(
         optimizer=optimizer, batch_size=16, learning_rate=1e-9, clip_norm=clip_norm, device="cpu"
@@ -182,10 +188,10 @@ def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer
     said = recipe.memory_model(1).training_bytes(arch.layout.widths, 16)
     assert said - memory_model(arch, 2, 1).training_bytes(arch.layout.widths, 16) >= 4 * 64
     with monkeypatch.context() as patch:
-        meter = Meter(patch)
-        update = trainer._Session(recipe, small_task(recipe, shard, said), shard).run()
+        notes = Notes(patch)
+        update = trainer._Session(recipe, small_task(recipe, shard, said), shard).train()
     assert update.statistics.memory_measured_bytes <= update.statistics.memory_predicted_bytes == said
-    assert said - 8 * 8 - 64 <= max(peak for _, peak, _ in meter.seen) <= said
+    assert said - 8 * 8 - 64 <= max(peak for _, peak, _ in notes.seen) <= said
 
 
 @pytest.mark.parametrize("criterion", ["activation", "apoz", "correlation"])
@@ -195,9 +201,9 @@ def test_scores_of_a_stream_that_many_layers_take_in_are_counted(criterion, monk
     recipe = small_recipe(arch, TrainConfig(batch_size=2, learning_rate=1e-9, device="cpu"), prune)
     shard = random_shard((1, 8, 8), 10, 40)
     with monkeypatch.context() as patch:
-        meter = Meter(patch)
-        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).run()
-    assert all(peak <= said for _, peak, said in meter.seen)
+        notes = Notes(patch)
+        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).train()
+    assert all(peak <= said for _, peak, said in notes.seen)
 
 
 class Recurrent(nn.Module):
@@ -223,7 +229,7 @@ def test_parts_of_the_gradient_of_a_layer_that_is_used_several_times_are_counted
     recipe = small_recipe(arch, TrainConfig(batch_size=16, learning_rate=1e-9, device="cpu"), prune)
     shard = random_shard((1, 8, 8), 10, 64)
     with monkeypatch.context() as patch:
-        meter = Meter(patch)
-        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).run()
-    assert all(peak <= said <= 1.02 * peak for what, peak, said in meter.seen if what == "step")
-    assert all(peak <= said for _, peak, said in meter.seen)
+        notes = Notes(patch)
+        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).train()
+    assert all(peak <= said <= 1.02 * peak for what, peak, said in notes.seen if what == "step")
+    assert all(peak <= said for _, peak, said in notes.seen)

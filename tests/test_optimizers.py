@@ -12,18 +12,21 @@ from torch import nn
 
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import to_module
+from fedhp.model.noise import NoiseScale
 from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
+from fedhp.training.methods import fedprox
+from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
     TrainConfig,
     allocate_state,
     clip_gradients,
-    pull_back,
     state_tensors,
 )
 from fedhp.training.recipe import Recipe
@@ -143,6 +146,7 @@ def test_the_pull_is_the_gradient_of_the_proximal_term(name):
     """Steps of the plain optimiser on the loss with the penalty in it, by autograd."""
     config = replace(config_of(name), proximal_mu=MU)
     ours, optimizer, theirs, plain = twins(name, config)
+    keep_received(optimizer)
     received = [parameter.detach().clone() for parameter in ours.parameters()]
     for seed in range(4):
         inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
@@ -201,12 +205,12 @@ def test_after_a_cut_the_pull_is_towards_what_is_left_of_the_received_weights():
     recipe = proximal(prune=PRUNE)
     task = small_task(recipe, SHARD)
     session = trainer._Session(recipe, task, SHARD)
-    session.run()
-    assert session.structure != task.state.structure
-    kept = {group: session.structure.kept(group) for group in ARCH.layout.widths}
+    session.train()
+    assert session.run.structure != task.state.structure
+    kept = {group: session.run.structure.kept(group) for group in ARCH.layout.widths}
     wanted = fancy(dict(task.state.weights), kept)
-    for name, parameter in session.module.named_parameters():
-        received = session.optimizer.state[parameter]["received"]
+    for name, parameter in session.run.module.named_parameters():
+        received = session.run.optimizer.state[parameter]["received"]
         np.testing.assert_allclose(received, wanted[name], rtol=1e-5, atol=1e-7)
 
 
@@ -218,6 +222,7 @@ def test_what_has_not_moved_is_not_pulled(name):
     before = copy.deepcopy(module)
     optimizer = OPTIMIZERS[config.optimizer].make(module.parameters(), config)
     allocate_state(optimizer, config)
+    keep_received(optimizer)
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     pull_back(optimizer, MU)
@@ -228,9 +233,9 @@ def test_what_has_not_moved_is_not_pulled(name):
 
 def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
     calls = []
-    for kind in (trainer.Contributions, trainer.NoiseScale):
+    for kind in (Contributions, NoiseScale):
         monkeypatch.setattr(kind, "observe", lambda self, kind=kind: calls.append(kind.__name__))
-    monkeypatch.setattr(trainer, "pull_back", lambda optimizer, mu: calls.append("pull"))
+    monkeypatch.setattr(fedprox, "pull_back", lambda optimizer, mu: calls.append("pull"))
     monkeypatch.setattr(trainer, "clip_gradients", lambda optimizer, norm: calls.append("clip"))
     recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
     recipe = replace(recipe, train=replace(recipe.train, clip_norm=1.0))
@@ -245,14 +250,14 @@ def test_the_budget_counts_the_received_weights(name, monkeypatch):
     recipe, without = proximal(name, prune=PRUNE), proximal(name, mu=0.0, prune=PRUNE)
     said, plain = (r.memory_model(1).training_bytes(ARCH.layout.widths, 8) for r in (recipe, without))
     assert said - plain == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     for one, budget in ((recipe, said), (without, plain)):
         session = trainer._Session(one, small_task(one, SHARD, budget), SHARD)
-        update = session.run()
+        update = session.train()
         assert update.state.structure != update.assigned
         assert update.statistics.memory_predicted_bytes == budget
         assert 0.95 * budget <= update.statistics.memory_measured_bytes <= budget
-        assert ("received" in session.optimizer.state[session.module.get_parameter("head.bias")]) == (
+        assert ("received" in session.run.optimizer.state[session.run.module.get_parameter("head.bias")]) == (
             one is recipe
         )
     least = without.memory_model(1).training_bytes(ARCH.layout.widths, 1)
@@ -308,10 +313,10 @@ def test_a_rate_that_diverges_learns_with_clipped_gradients():
 @pytest.mark.parametrize("name", PLAIN)
 def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
     """Eleven layers of one unit, so that the norms of their gradients weigh; to the byte."""
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     arch = architecture(ModelConfig("mlp", [2] * 11, 1, prune_inputs=False), (1, 1, 1), 2)
     train = replace(config_of(name), clip_norm=0.5, local_epochs=2, batch_size=2, device="cpu")
     recipe, shard = small_recipe(arch, train), random_shard((1, 1, 1), 2, 8)
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, 1)
     session = trainer._Session(recipe, small_task(recipe, shard, need), shard)
-    assert session.run().statistics.memory_measured_bytes <= need
+    assert session.train().statistics.memory_measured_bytes <= need

@@ -1,6 +1,7 @@
 """Ordered dropout against training the narrow network by itself."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,10 @@ from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
-from fedhp.training.ordered import OrderedDropout, check_ordered
+from fedhp.training.methods import OrderedDropout, methods_for
+from fedhp.training.methods.fedprox import keep_received, pull_back
+from fedhp.training.methods.ordered_dropout import Widths, check_ordered
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state
 from fedhp.training.trainer import train_locally, training_step
 
 ARCH = {case: ARCHITECTURES[case] for case in ("mlp-whole-inputs", "cnn-2-convs", "resnet20-group")}
@@ -48,7 +51,7 @@ def test_a_narrow_step_is_that_of_the_narrow_network_and_touches_nothing_else(ar
     alone = to_module(arch, whole.cut(arch.layout, part))
     thin_before_convolutions(alone, arch.layout)
     sgd = torch.optim.SGD(alone.parameters(), lr=0.1, momentum=momentum, weight_decay=weight_decay)
-    ordered = OrderedDropout(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
+    ordered = Widths(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
     narrow = ordered._parts[0]
     for images, labels in batches(arch):
         training_step(*narrow, images, labels)
@@ -70,7 +73,7 @@ def test_every_level_up_to_the_devices_own_is_drawn_and_none_above():
     half = at_level(arch.layout, 0.5)
     state = initial_state(arch, 0).cut(arch.layout, first(arch.layout.widths, half))
     module, optimizer = trainer_of(arch, state, TrainConfig())
-    ordered = OrderedDropout(arch, module, optimizer, half, [1.0, 0.2, 0.5], np.random.default_rng(0))
+    ordered = Widths(arch, module, optimizer, half, [1.0, 0.2, 0.5], np.random.default_rng(0))
     drawn = [len(next(ordered.draw()[0].parameters())) for _ in range(200)]
     assert set(drawn) == {2, 4}
     assert 60 < drawn.count(2) < 140
@@ -79,7 +82,7 @@ def test_every_level_up_to_the_devices_own_is_drawn_and_none_above():
 def test_parts_follow_the_learning_rate_of_the_whole():
     arch = ARCH["mlp-whole-inputs"]
     module, optimizer = trainer_of(arch, initial_state(arch, 0), TrainConfig())
-    ordered = OrderedDropout(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
+    ordered = Widths(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
     optimizer.param_groups[0]["lr"] = 0.123
     assert {ordered.draw()[1].param_groups[0]["lr"] for _ in range(20)} == {0.123}
 
@@ -89,7 +92,7 @@ def test_a_client_that_trains_so_keeps_to_the_prediction(arch):
     plain = small_recipe(arch).without_pruning()
     shard = random_shard(arch.input_shape, arch.num_classes, 40)
     whole = train_locally(plain, small_task(plain, shard), shard)
-    ordered = plain.with_ordered_dropout([0.4, 0.7, 1.0])
+    ordered = replace(plain, kinds=methods_for([OrderedDropout.name]), levels=(0.4, 0.7, 1.0))
     update = train_locally(ordered, small_task(ordered, shard), shard)
     assert update.statistics.memory_measured_bytes <= update.statistics.memory_predicted_bytes
     assert update.statistics.memory_predicted_bytes == whole.statistics.memory_predicted_bytes
@@ -103,7 +106,8 @@ def test_the_pull_of_fedprox_acts_on_the_part_that_a_step_trains():
     """Two away from the received weights, at a strength of a half, it is one."""
     arch, config = ARCH["mlp-whole-inputs"], TrainConfig(proximal_mu=0.5)
     module, optimizer = trainer_of(arch, initial_state(arch, 1), config)
-    ordered = OrderedDropout(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
+    keep_received(optimizer)
+    ordered = Widths(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
     part, sgd = ordered._parts[0]
     for parameter in part.parameters():
         parameter.data.add_(2.0)
@@ -126,8 +130,6 @@ def test_what_cannot_be_trained_so_is_refused(case, train, match):
 
 
 def test_fjord_refuses_a_batch_policy_that_watches_the_whole():
-    from strategies import Fjord
-
     recipe = small_recipe(ARCH["mlp-whole-inputs"], memory=MemoryConfig(batch_policy="noise"))
     with pytest.raises(ScenarioError, match="fixed or fill"):
-        Fjord.check(recipe)
+        OrderedDropout.check(recipe)

@@ -21,6 +21,7 @@ from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import initial_state, to_module
 from fedhp.model.layout import Layout
 from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import evidence
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
@@ -163,10 +164,8 @@ def test_a_penalty_ends_with_the_cutting(monkeypatch):
 def test_scores_are_of_the_loss_alone(monkeypatch):
     """A criterion takes its gradients before the regulariser adds to them."""
     calls = []
-    observe = trainer.Contributions.observe
-    monkeypatch.setattr(
-        trainer.Contributions, "observe", lambda self: (calls.append("observe"), observe(self))
-    )
+    observe = Contributions.observe
+    monkeypatch.setattr(Contributions, "observe", lambda self: (calls.append("observe"), observe(self)))
     spy = replace(REGULARIZERS["halo"], push=lambda *args: calls.append("push"))
     monkeypatch.setitem(REGULARIZERS, "halo", spy)
     recipe = regularized("halo")
@@ -201,13 +200,13 @@ def test_the_budget_counts_what_a_regulariser_keeps(name, monkeypatch):
     step = trainer._Session._step
 
     def measured(session, rows):
-        with LiveTensors([*session.module.parameters(), *state_tensors(session.optimizer)]) as meter:
+        with LiveTensors([*session.run.module.parameters(), *state_tensors(session.run.optimizer)]) as meter:
             result = step(session, rows)
         peaks.append(meter.peak)
         return result
 
     monkeypatch.setattr(trainer._Session, "_step", measured)
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     update = train_locally(recipe, small_task(recipe, SHARD, said), SHARD)
     assert 0.95 * said <= max(peaks) <= said
     assert 0.95 * said <= update.statistics.memory_measured_bytes <= said

@@ -12,11 +12,12 @@ from torch import nn
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
 from fedhp.model.architecture import to_module
-from fedhp.model.gradients import class_mask, gradients
+from fedhp.model.gradients import gradients
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.seeds import generator
+from fedhp.training.methods.masked_loss import class_mask
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
@@ -140,7 +141,7 @@ def test_a_client_of_one_class_learns_nothing():
 @pytest.mark.parametrize("mu", [0.0, 0.1])
 def test_the_budget_holds_with_a_mask(regularizer, mu, monkeypatch):
     """To the byte: 4 bytes per class more than without. And a device just too small for them is refused."""
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     prune = PruneConfig(target_compression=4, start=0.1, end=0.7, cuts=5, regularizer=regularizer)
     train = replace(PLAIN_SGD, proximal_mu=mu)
     recipe, without = (masked(replace(train, masked_loss=on), prune) for on in (True, False))

@@ -12,6 +12,7 @@ from fedhp.federation import wire
 from fedhp.model.structure import Structure
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
+from fedhp.training.methods import PRUNING
 from strategies import (
     STRATEGIES,
     Dense,
@@ -123,7 +124,7 @@ def test_every_strategy_that_ships_holds_a_round(name, kind):
             budget = budgets[1000 - message.metadata.dst_node_id]
             counts = structure_of(strategy, message).counts
             assert budget is None or fits(strategy.memory, counts, budget, batch=1)
-        strategy.aggregate_train(server_round, answers(strategy, messages, num_cut=1 if kind.prunes else 0))
+        strategy.aggregate_train(server_round, answers(strategy, messages, num_cut=1 if kind.prunes() else 0))
         assert {row.status for row in strategy.reports} == {"ok"}
         state, counts = strategy.state, strategy.state.structure.counts
         assert {n: w.shape for n, w in state.weights.items()} == {
@@ -234,7 +235,7 @@ def test_the_brief_says_what_a_device_needs_to_know_of_the_run(name, flags):
     brief = prepare(load_scenario("quickstart", values={"strategy.name": name})).strategy.brief
     assert (brief.input_shape, brief.num_classes) == ((1, 8, 8), 10)
     assert brief.normalisation == Normalisation((0.3054,), (0.3760,))
-    assert (brief.prunes, brief.budgeted) == (flags, flags)
+    assert (brief.methods, brief.budgeted) == (PRUNING if flags else (), flags)
 
 
 class Own(MaskIntersection):

@@ -42,7 +42,7 @@ DENSE_NEED = memory_model(ARCH, 1, 1).training_bytes(ARCH.layout.widths, 8)
 
 @pytest.fixture(autouse=True)
 def _nothing_measured_yet(monkeypatch):
-    monkeypatch.setattr("fedhp.training.meter._MEASURED", {})
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
 
 
 def pruned(memory: MemoryConfig, **changes) -> Recipe:
@@ -67,9 +67,11 @@ class Spy:
 
         def spied(session, rows):
             self.batches.append(len(rows))
-            self.rates.append(session.optimizer.param_groups[0]["lr"])
-            self.structures.append(session.structure)
-            with LiveTensors([*session.module.parameters(), *state_tensors(session.optimizer)]) as meter:
+            self.rates.append(session.run.optimizer.param_groups[0]["lr"])
+            self.structures.append(session.run.structure)
+            with LiveTensors(
+                [*session.run.module.parameters(), *state_tensors(session.run.optimizer)]
+            ) as meter:
                 result = step(session, rows)
             self.peaks.append(meter.peak)
             return result
@@ -157,10 +159,10 @@ def test_measuring_does_not_change_results():
     recipe = pruned(FILL)
     task = small_task(recipe, SHARD, DENSE_NEED)
     measured = train_locally(recipe, task, SHARD)
-    known = dict(fedhp.training.meter._MEASURED)
+    known = dict(fedhp.training.meter.PEAKS)
     assert len(known) > 2
     unmeasured = train_locally(recipe, task, SHARD)
-    assert known == fedhp.training.meter._MEASURED
+    assert known == fedhp.training.meter.PEAKS
     assert same(measured.state, unmeasured.state)
     assert replace(measured.statistics, seconds=0) == replace(unmeasured.statistics, seconds=0)
 
@@ -316,7 +318,7 @@ def test_a_phase_that_starts_with_a_short_step_is_measured(monkeypatch):
     assert spy.structures[0] != spy.structures[1] == small
     assert spy.batches[:4] == [8, 1, 8, 1]
     shapes = tuple(ARCH.layout.shape(name, small.counts) for name in ARCH.layout.shapes)
-    measured = [peak for key, peak in fedhp.training.meter._MEASURED.items() if shapes in key]
+    measured = [peak for key, peak in fedhp.training.meter.PEAKS.items() if shapes in key]
     assert max(measured) >= max(spy.peaks[1:]) - 64
 
 
@@ -480,10 +482,10 @@ def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, 
     recipe = small_recipe(arch, train, PRUNE)
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, batch)
     session = trainer._Session(recipe, small_task(recipe, shard, need), shard, held_out)
-    assert session.batch == batch
-    peaks = [peak for key, peak in fedhp.training.meter._MEASURED.items() if key[0] == "evaluation"]
-    with LiveTensors(session._held()) as meter:
-        session._local_accuracy()
+    assert session.run.steps.batch == batch
+    peaks = [peak for key, peak in fedhp.training.meter.PEAKS.items() if key[0] == "evaluation"]
+    with LiveTensors(session.run.held()) as meter:
+        session._local_accuracy("again")
     assert peaks == [meter.peak]
     assert 0.2 * need < meter.peak <= need
 
@@ -607,7 +609,7 @@ def test_the_budget_holds_while_statistics_are_taken_anew():
     recipe = small_recipe(TWO_NORMS, STILL, prune)
     need = recipe.memory_model(1).training_bytes(TWO_NORMS.layout.widths, 16)
     update = train_locally(recipe, small_task(recipe, shard, need), shard)
-    ((_, peak),) = [entry for entry in fedhp.training.meter._MEASURED.items() if entry[0][0] == "statistics"]
+    ((_, peak),) = [entry for entry in fedhp.training.meter.PEAKS.items() if entry[0][0] == "statistics"]
     left = recipe.memory_model(1).training_bytes(update.state.structure.counts, 16)
     assert 0.3 * need < peak <= left < need
 

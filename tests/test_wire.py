@@ -19,11 +19,14 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.training.methods import PRUNING
 
 LAYOUT = conv_layout(floor=2)
 ASSIGNED = structure(LAYOUT, c=[0, 2], f=[0, 1, 3])
 PROFILE = DeviceProfile("phone", 1 << 20, num_examples=50)
-BRIEF = wire.Brief('{"seed": 1}', (1, 8, 8), 10, Normalisation((0.25,), (1.5,)), prunes=True, budgeted=False)
+BRIEF = wire.Brief(
+    '{"seed": 1}', (1, 8, 8), 10, Normalisation((0.25,), (1.5,)), methods=PRUNING, budgeted=False
+)
 
 
 @st.composite
@@ -464,7 +467,8 @@ def test_a_message_without_its_record_is_refused():
         ("label-names", [1, 2]),
         ("normalised-axis", 3),
         ("normalised-axis", -1),
-        ("prunes", 1),
+        ("methods", 1),
+        ("methods", [1]),
         ("budgeted", "yes"),
     ],
 )

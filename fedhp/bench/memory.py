@@ -11,13 +11,14 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from fedhp.costs.memory import Extras, memory_model
 from fedhp.data import Shard
 from fedhp.model.architecture import Architecture, initial_state, to_module
-from fedhp.model.gradients import class_mask
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, pull_back
+from fedhp.training.methods.fedprox import keep_received, pull_back
+from fedhp.training.methods.masked_loss import class_mask
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state
 from fedhp.training.trainer import training_step
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
@@ -76,8 +77,9 @@ def _rows(arch: Architecture, shape: tuple[int, ...], kept: Mapping[str, int]) -
     for (name, train), wanted in product(_OPTIMIZERS, _BATCHES):
         batch = max(wanted, arch.layout.smallest_batch)
         shard = _shard(shape, batch)
-        extras = Extras(counts=OPTIMIZERS[train.optimizer].counts)
-        memory = memory_model(arch, train.state_slots, shard.raw_itemsize, train.masked_loss, extras)
+        slots = train.state_slots + bool(train.proximal_mu)
+        extras = Extras(masked=train.masked_loss, counts=OPTIMIZERS[train.optimizer].counts)
+        memory = memory_model(arch, slots, shard.raw_itemsize, extras)
         predicted = memory.training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {
@@ -103,6 +105,8 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     thin_before_convolutions(module, arch.layout)
     optimizer = OPTIMIZERS[train.optimizer].make(module.parameters(), train)
     allocate_state(optimizer, train)
+    if train.proximal_mu:
+        keep_received(optimizer)
     tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
     rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
     mask = class_mask(shard.classes(), _CLASSES) if train.masked_loss else None

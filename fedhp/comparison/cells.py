@@ -121,7 +121,7 @@ def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]
 
 def _heeds(strategy: str, key: str) -> bool:
     """Says whether a key makes any difference to a strategy: those of pruning only where devices prune."""
-    prunes = strategy_class(strategy).prunes
+    prunes = strategy_class(strategy).prunes()
     return key not in _unused(strategy) and (prunes or not f"{key}.".startswith("prune."))
 
 

@@ -13,7 +13,7 @@ rest, code, the interpreter, and scratch space inside a kernel, which the tensor
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -47,6 +47,8 @@ class Extras:
     """What a training holds beside the step of a network and what is kept per parameter.
 
     Attributes:
+        slots: Tensors kept per parameter.
+        masked: Whether the logits are masked.
         counts: Whether the optimiser counts each parameter's steps.
         clips: Whether the norm of the gradients is limited.
         noisy: Whether the gradient-noise scale is looked at.
@@ -56,11 +58,27 @@ class Extras:
             of gradients; empty where nothing is ever cut.
     """
 
+    slots: int = 0
+    masked: bool = False
     counts: bool = False
     clips: bool = False
     noisy: bool = False
     scratch: Callable[[int, int], tuple[int, int]] | None = None
     unit_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
+
+    @staticmethod
+    def together(parts: "Sequence[Extras]") -> "Extras":
+        """Returns what a training holds that holds all of these; units are looked at one after another."""
+        groups = {group for part in parts for group in part.unit_bytes}
+        return Extras(
+            sum(part.slots for part in parts),
+            any(part.masked for part in parts),
+            any(part.counts for part in parts),
+            any(part.clips for part in parts),
+            any(part.noisy for part in parts),
+            next((part.scratch for part in parts if part.scratch is not None), None),
+            {group: max(part.unit_bytes.get(group, 0) for part in parts) for group in sorted(groups)},
+        )
 
 
 NO_EXTRAS = Extras()
@@ -178,11 +196,7 @@ class MemoryModel:
 
 
 def memory_model(
-    arch: Architecture,
-    state_slots: int,
-    raw_itemsize: int,
-    masked: bool = False,
-    extras: Extras = NO_EXTRAS,
+    arch: Architecture, state_slots: int, raw_itemsize: int, extras: Extras = NO_EXTRAS
 ) -> MemoryModel:
     """Returns a model's memory model.
 
@@ -190,11 +204,10 @@ def memory_model(
         arch: The model.
         state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
         raw_itemsize: Bytes per scalar of the stored data.
-        masked: Whether the logits are masked.
         extras: What else a training holds.
     """
     size = math.prod(arch.input_shape)
     inputs = INPUTS if INPUTS in arch.layout.widths else None
-    told = rehearsed(arch, Step(masked, extras.noisy, extras.scratch is not None))
-    num_masked = arch.num_classes if masked else 0
+    told = rehearsed(arch, Step(extras.masked, extras.noisy, extras.scratch is not None))
+    num_masked = arch.num_classes if extras.masked else 0
     return MemoryModel(arch.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)

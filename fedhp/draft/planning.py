@@ -128,7 +128,7 @@ def _reachable(scenario: Scenario, look: Look) -> PruneConfig:
         prune = PruneConfig("magnitude", target)
         recipe = replace(scenario, prune=prune).recipe(look.dataset.input_shape, look.dataset.num_classes)
         try:
-            recipe.check_pruning()
+            recipe.check_methods()
         except ScenarioError:
             continue
         return prune

@@ -28,6 +28,7 @@ from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport, together
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import generator
+from fedhp.training.methods import DynHP
 from fedhp.training.recipe import Recipe
 
 _notes = logging.getLogger("fedhp.notes")
@@ -50,9 +51,8 @@ class FleetStrategy(Strategy):
         brief: What every message says of the run.
 
     Attributes:
-        prunes: Whether clients prune as they train.
+        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``.
         budgeted: Whether devices keep to their memory budgets.
-        ordered: Whether clients train by ordered dropout.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
         options: Keys of the scenario's ``strategy`` section that it has a use for.
         paper: Where it was published; empty where nowhere.
@@ -63,9 +63,8 @@ class FleetStrategy(Strategy):
         patience: Counts the rounds without any valid reply.
     """
 
-    prunes = False
+    methods: tuple[str, ...] = ()
     budgeted = True
-    ordered = False
     cuts_inputs = True
     options: frozenset[str] = frozenset()
     paper = ""
@@ -89,6 +88,11 @@ class FleetStrategy(Strategy):
         self._asked: dict[int, Sent] = {}
         self._arrays = ArrayRecord()
         self._sources: set[str] = set()
+
+    @classmethod
+    def prunes(cls) -> bool:
+        """Says whether clients prune as they train."""
+        return DynHP.name in cls.methods
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
@@ -234,7 +238,7 @@ class FleetStrategy(Strategy):
         if not self._takes(self._next_state(reconciliation, server_round), server_round):
             return None, None
         self._sources = sources
-        if self.prunes:
+        if self.prunes():
             self.votes = reconciliation.votes()
         examples = sum(row.num_examples for row in valid)
         metrics = MetricRecord({"num-examples": examples, "train-loss": together(valid, "train_loss") or 0.0})

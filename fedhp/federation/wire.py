@@ -94,8 +94,7 @@ class Brief:
         input_shape: Shape of one sample, channels first.
         num_classes: Number of classes.
         normalisation: Of the server's data: a device's own is normalised as that is.
-        prunes: Whether clients prune.
-        ordered: Whether their every step trains the first units only, as many as it draws.
+        methods: The client methods that the strategy asks for, by name.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
         label_names: The classes' names, in order, by which a device's own labels may go; none where they have
             numbers only.
@@ -105,9 +104,8 @@ class Brief:
     input_shape: tuple[int, ...]
     num_classes: int
     normalisation: Normalisation
-    prunes: bool
+    methods: tuple[str, ...]
     budgeted: bool
-    ordered: bool = False
     label_names: tuple[str, ...] = ()
 
 
@@ -185,10 +183,9 @@ def unpack_brief(content: RecordDict) -> Brief:
         sample,
         _field(task, "num-classes", int),
         _unpack_normalisation(task, sample),
-        _field(task, "prunes", bool),
+        _unpack_names(task, "methods"),
         _field(task, "budgeted", bool),
-        _field(task, "ordered", bool),
-        _unpack_names(task),
+        _unpack_names(task, "label-names"),
     )
 
 
@@ -271,9 +268,8 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "mean": list(brief.normalisation.mean),
             "std": list(brief.normalisation.std),
             "normalised-axis": brief.normalisation.axis,
-            "prunes": brief.prunes,
+            "methods": list(brief.methods),
             "budgeted": brief.budgeted,
-            "ordered": brief.ordered,
             "label-names": list(brief.label_names),
         }
     )
@@ -293,10 +289,10 @@ def _unpack_normalisation(task: ConfigRecord, shape: tuple[int, ...]) -> Normali
     return Normalisation(tuple(numbers["mean"]), tuple(numbers["std"]), axis)
 
 
-def _unpack_names(task: ConfigRecord) -> tuple[str, ...]:
-    names = _field(task, "label-names", list)
+def _unpack_names(task: ConfigRecord, key: str) -> tuple[str, ...]:
+    names = _field(task, key, list)
     if not all(type(name) is str for name in names):
-        raise WireError(f"label-names: expected texts, got {names!r:.80}")
+        raise WireError(f"{key}: expected texts, got {names!r:.80}")
     return tuple(names)
 
 

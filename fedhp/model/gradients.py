@@ -8,39 +8,11 @@ saved is its bookkeeping, which is a third of a small network's forward and back
 from collections.abc import Sequence
 from typing import TypeGuard
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 _aten = torch.ops.aten
 _MEAN, _NOTHING_IGNORED = 1, -100
-
-
-def class_mask(
-    present: NDArray[np.int64], num_classes: int, device: torch.device | str = "cpu"
-) -> torch.Tensor | None:
-    """Returns what is added to logits so that absent classes take no part in the softmax.
-
-    Minus infinity: an absent class has the probability 0 and its logit a gradient of exactly 0. HeteroFL
-    (Diao et al. 2021, arXiv 2010.01264) replaces the logits of absent classes by 0 in its code.
-    Their gradients are 0 there too; but each still takes the weight ``exp(0)`` in the softmax, so that the
-    other logits are pushed above 0, even by a client of a single class, which here learns nothing.
-
-    Args:
-        present: The classes that the client has.
-        num_classes: The number of all classes.
-        device: Where the logits are.
-
-    Returns:
-        A tensor of shape ``(num_classes,)``; None where no class is absent.
-    """
-    absent = np.setdiff1d(np.arange(num_classes), present)
-    if not absent.size:
-        return None
-    mask = torch.zeros(num_classes)
-    mask[torch.from_numpy(absent)] = -torch.inf
-    return mask.to(device)
 
 
 def gradients(
@@ -52,7 +24,7 @@ def gradients(
         module: The model.
         images: Samples, float32 of shape ``(batch, *sample)``.
         labels: Classes, int64 of shape ``(batch,)``.
-        mask: What is added to each sample's logits first, a `class_mask`.
+        mask: What is added to each sample's logits first, minus infinity for classes that take no part.
 
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.

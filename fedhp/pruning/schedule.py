@@ -87,6 +87,11 @@ class Schedule:
         """Returns how many units of each group may be left at this progress of the whole training."""
         return dict(self._for_size(scheduled_size(self.config, progress)))
 
+    def asks_for_less(self, counts: Mapping[str, int], progress: float = 1.0) -> bool:
+        """Says whether a group has more units than may be left at this progress, by default at the end."""
+        allowed = self.counts(progress)
+        return any(count > allowed[group] for group, count in counts.items())
+
     @lru_cache(maxsize=1024)  # noqa: B019 - a process holds a handful of schedules
     def _for_size(self, size: float) -> Mapping[str, int]:
         layout = self.shape.layout

@@ -96,8 +96,8 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         prune=replace(scenario.prune, blend=0.0),  # there is no fleet whose scores to heed
     )
     recipe.device()
-    recipe.check_batch_policy()
-    recipe.check_pruning()
+    recipe.check_batch()
+    recipe.check_methods()
     train = train_shard(scenario.data)
     memory = recipe.memory_model(train.raw_itemsize)
     budget, batch = scenario.memory.budget_bytes, scenario.train.batch_size

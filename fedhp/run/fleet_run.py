@@ -65,10 +65,10 @@ def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
 
 def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> Iterator[str]:
     scenario, strategy = setup.scenario, setup.strategy
-    pruned = plan.budgets if strategy.prunes else {}
+    pruned = plan.budgets if strategy.prunes() else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
     yield from run_notes(setup.dataset, setup.recipe, setup.memory, budgets)
-    if not strategy.prunes:
+    if not strategy.prunes():
         first = {device.profile.device_class: device for device in strategy.devices}
         parts = {f"class '{name}'": strategy.assign(device, 1).counts for name, device in first.items()}
         sizes = {name: plan.layout.num_parameters(counts) for name, counts in parts.items()}

@@ -11,7 +11,6 @@ from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.architecture import initial_state
-from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.references import resolve
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
@@ -58,19 +57,18 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
     dataset = open_dataset(scenario.data)
     parts = partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
-    recipe = scenario.recipe(dataset.input_shape, dataset.num_classes)
+    recipe = scenario.recipe(dataset.input_shape, dataset.num_classes, kind.methods)
     test = test_shard(scenario.data)
-    memory = (recipe if kind.prunes else recipe.without_pruning()).memory_model(test.raw_itemsize)
+    memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()
-    recipe.check_batch_policy()
+    recipe.check_batch()
     _check_simulation(scenario)
-    if kind.prunes:
-        recipe.check_pruning()
+    recipe.check_methods()
     kind.check(recipe)
     state = initial_state(recipe.architecture, scenario.seed)
     strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind))
     if simulated:
-        _check_budgets(strategy, recipe if kind.prunes else recipe.without_pruning())
+        _check_budgets(strategy, recipe)
     return Setup(scenario, dataset, recipe, memory, test, strategy, tuple(map(len, parts)))
 
 
@@ -80,9 +78,8 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
         dataset.input_shape,
         dataset.num_classes,
         dataset.normalisation,
-        kind.prunes,
+        kind.methods,
         kind.budgeted,
-        kind.ordered,
         dataset.label_names,
     )
 
@@ -154,8 +151,6 @@ def _check_budgets(strategy: FleetStrategy, recipe: Recipe) -> None:
 
 def _kept(recipe: Recipe) -> str:
     """Says what takes memory that a plain training does without."""
-    regularizer, pull = recipe.prune.regularizer, recipe.train.proximal_mu
-    slots = REGULARIZERS[regularizer].slots
-    kept = [f"prune.regularizer = {regularizer} keeps {slots} tensors per parameter"] if slots else []
-    kept += [f"train.proximal_mu = {pull:g} keeps 1 tensor per parameter"] if pull else []
+    slots = {kind.said(recipe): kind.extras(recipe).slots for kind in recipe.methods}
+    kept = [f"{said} keeps {n} tensor{'s' * (n > 1)} per parameter" for said, n in slots.items() if n]
     return f". Of those bytes, {', and '.join(kept)}" if kept else ""

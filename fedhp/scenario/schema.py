@@ -21,6 +21,7 @@ from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.training.batches import MemoryConfig
+from fedhp.training.methods import PRUNING, methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
 
@@ -155,10 +156,22 @@ class Scenario:
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
             )
 
-    def recipe(self, input_shape: Sequence[int], num_classes: int) -> Recipe:
-        """Returns what the trainer needs, for samples of this shape and this many classes."""
+    def recipe(
+        self, input_shape: Sequence[int], num_classes: int, methods: Sequence[str] = PRUNING
+    ) -> Recipe:
+        """Returns what the trainer needs.
+
+        Args:
+            input_shape: Of one sample, channels first.
+            num_classes: The number of classes.
+            methods: The client methods that the strategy asks for; by default DynHP.
+
+        Raises:
+            ScenarioError: If there is no method of such a name.
+        """
         arch = architecture(self.model, input_shape, num_classes)
-        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed)
+        kinds, levels = methods_for(methods), tuple(self.strategy.levels)
+        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed, kinds, levels)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the scenario as plain nested dicts, lists and scalars."""

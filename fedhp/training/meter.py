@@ -1,7 +1,7 @@
 """What a training takes of memory: as the memory model predicts it, and as its live tensors show it."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,7 +11,6 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.data import Shard
 from fedhp.training.recipe import Recipe
 
-_T = TypeVar("_T")
 Key = tuple[object, ...]
 
 
@@ -42,22 +41,21 @@ class Meter:
         """Returns the mean over the samples that were counted, so many in all."""
         return round(self._byte_samples / num_samples)
 
-    def run(self, key: Key, held: Callable[[], Sequence[torch.Tensor]], work: Callable[[], _T]) -> _T:
-        """Runs some work, and counts its peak of live tensors, measured now or by an equal piece of work.
+    @contextmanager
+    def watching(self, key: Key, held: Callable[[], Sequence[torch.Tensor]]) -> Iterator[None]:
+        """Counts the peak of live tensors of what is done, measured now or on an equal piece of work.
 
         Args:
             key: Everything that the peak depends on.
             held: Returns what lives before the work; whoever keeps it keeps what the work would free.
-            work: The work.
         """
-        if key in _MEASURED:
-            result = work()
+        if key in PEAKS:
+            yield
         else:
             with LiveTensors(held()) as live:
-                result = work()
-            _MEASURED[key] = live.peak
-        self.measured = max(self.measured, _MEASURED[key])
-        return result
+                yield
+            PEAKS[key] = live.peak
+        self.measured = max(self.measured, PEAKS[key])
 
 
 def step_key(
@@ -66,8 +64,7 @@ def step_key(
     shard: Shard,
     modules: Sequence[nn.Module],
     batch: int,
-    masked: bool,
-    shrinking: bool,
+    methods: Sequence[Hashable] = (),
 ) -> Key:
     """Returns everything that a step's peak depends on.
 
@@ -77,24 +74,21 @@ def step_key(
         shard: What is trained on.
         modules: The model, and the part of it that the step trains.
         batch: The samples of the step.
-        masked: Whether the logits are masked.
-        shrinking: Whether there is something left to cut.
+        methods: What of each client method it depends on.
     """
     return (
         recipe.architecture,
         *(tuple(tuple(p.shape) for p in module.parameters()) for module in modules),
         batch,
-        recipe.memory.batch_policy,
         shard.input_shape,
         shard.raw_itemsize,
         recipe.train.optimizer,
         memory.state_slots,
         memory.extras,
-        masked,
-        (recipe.prune.criterion, recipe.prune.regularizer) if shrinking else None,
+        tuple(methods),
         recipe.device().type,
     )
 
 
 # Peaks already measured in this process; a cache, never state.
-_MEASURED: dict[Key, int] = {}
+PEAKS: dict[Key, int] = {}

@@ -47,13 +47,10 @@ def take_moments(recipe: Recipe, task: RoundTask, shard: Shard) -> Moments:
     rows = batches(order, batch, arch.layout.smallest_batch)
     samples = (shard.batch(some, inputs)[0].to(device) for some in rows)
     meter = Meter()
-    key = ("moments", step_key(recipe, memory, shard, (module,), batch, masked=False, shrinking=False))
-    with drawing(derive(recipe.seed, "moments", task.round, task.client), device):
-        meter.run(
-            key,
-            lambda: [*module.parameters(), *module.buffers()],
-            lambda: retake_statistics(module, samples),
-        )
+    key = ("moments", step_key(recipe, memory, shard, (module,), batch))
+    watched = meter.watching(key, lambda: [*module.parameters(), *module.buffers()])
+    with drawing(derive(recipe.seed, "moments", task.round, task.client), device), watched:
+        retake_statistics(module, samples)
     taken = take_weights(module)
     statistics = {name: taken[name] for name in sorted(arch.layout.buffers)}
     return Moments(statistics, meter.measured)

@@ -11,8 +11,6 @@ from torch import nn
 from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds
 from fedhp.choices import STABLE, OneOf, check_values
 
-_RECEIVED = "received"  # the key, in an optimiser's state, of the weights that FedProx pulls towards
-
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -68,8 +66,8 @@ class TrainConfig:
 
     @property
     def state_slots(self) -> int:
-        """Tensors kept per parameter: the optimiser's, and the received weights where they pull."""
-        return len(OPTIMIZERS[self.optimizer].state_names(self)) + bool(self.proximal_mu)
+        """Tensors that the optimiser keeps per parameter."""
+        return len(OPTIMIZERS[self.optimizer].state_names(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
 def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
     """Allocates the optimiser's state before the first step, as zeros, which is what it starts from.
 
-    So every step takes the same memory, the first one too, and a cut finds all state in place. What FedProx
-    pulls towards, the weights as they are now, is kept there too: cut, counted and freed with it.
+    So every step takes the same memory, the first one too, and a cut finds all state in place.
     """
     names = OPTIMIZERS[config.optimizer].state_names(config)
     for group in optimizer.param_groups:
@@ -151,31 +148,6 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
                 state[name] = torch.zeros_like(parameter)
             if OPTIMIZERS[config.optimizer].counts:
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            if config.proximal_mu:
-                state[_RECEIVED] = parameter.detach().clone()
-
-
-@torch.no_grad()
-def pull_back(optimizer: torch.optim.Optimizer, mu: float) -> None:
-    """Adds the gradient of FedProx's proximal term, ``mu * (w - w_received)``, to those of the loss.
-
-    The term is ``mu / 2 * |w - w_received|^2`` (Li et al. 2020, arXiv 1812.06127, equation 2), over what is
-    left of the model. No memory is taken: the difference is made in the place of the received weights, and
-    undone; exactly so unless a weight has changed by more than half, and then but for rounding.
-
-    Args:
-        optimizer: The optimiser, its state allocated for an ``mu`` above 0.
-        mu: The strength.
-    """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                received = optimizer.state[parameter][_RECEIVED]
-                # Not mu * w - mu * w_received: what that leaves where nothing has moved, by rounding, Adam
-                # would scale up to steps of full length.
-                received.sub_(parameter)
-                parameter.grad.sub_(received, alpha=mu)
-                received.add_(parameter)
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> None:

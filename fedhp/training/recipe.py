@@ -1,22 +1,50 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedhp.costs.memory import Extras, MemoryModel, memory_model, samples
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
-from fedhp.model.noise import head_of
 from fedhp.model.shrinking import Shape
 from fedhp.model.structure import Structure
-from fedhp.pruning.criteria import CRITERIA, check_criterion
-from fedhp.pruning.regularizers import REGULARIZERS, bytes_per_unit, check_regularizer
 from fedhp.pruning.schedule import PruneConfig, Schedule
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
+
+
+class MethodKind(Protocol):
+    """What a recipe asks of a client method, before any training: see `fedhp.training.method.Method`."""
+
+    @property
+    def name(self) -> str:
+        """By which a strategy asks for it, and messages name it."""
+        ...
+
+    def __call__(self) -> Any:
+        """Makes the method of one local training."""
+        ...
+
+    def at_work(self, recipe: "Recipe") -> bool:
+        """Says whether the recipe gives it anything to do."""
+        ...
+
+    def extras(self, recipe: "Recipe") -> Extras:
+        """Returns what it makes a training hold."""
+        ...
+
+    def said(self, recipe: "Recipe") -> str:
+        """Says the keys that set it to work."""
+        ...
+
+    def check(self, recipe: "Recipe") -> None:
+        """Checks that the model can be trained so."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +56,8 @@ class Recipe:
     Attributes:
         rounds: Rounds of the whole training, over which schedules run.
         seed: The run's seed.
-        widths: Of which each step trains one, as shares of the full model's; none trains all that there is.
+        kinds: The client methods that may be at work, in the order in which they act.
+        levels: Widths of sub-models, as shares of the full model's; empty leaves them to who trains some.
     """
 
     architecture: Architecture
@@ -37,33 +66,27 @@ class Recipe:
     memory: MemoryConfig
     rounds: int
     seed: int
-    widths: tuple[float, ...] = ()
+    kinds: tuple[MethodKind, ...]
+    levels: tuple[float, ...] = ()
+
+    @cached_property
+    def methods(self) -> tuple[MethodKind, ...]:
+        """The client methods that have something to do."""
+        return tuple(kind for kind in self.kinds if kind.at_work(self))
 
     @lru_cache(maxsize=8)  # noqa: B019 - a process holds a handful of recipes
     def memory_model(self, raw_itemsize: int) -> MemoryModel:
         """Returns the memory model for this recipe's optimiser and data stored at this item size.
 
-        What the regulariser keeps counts as state of the optimiser.
+        What methods keep per parameter counts as state of the optimiser.
         """
-        pushed = REGULARIZERS[self.prune.regularizer].slots if self._prunes else 0
-        slots = self.train.state_slots + pushed
-        masked = self.train.masked_loss
-        return memory_model(self.architecture, slots, raw_itemsize, masked, self._extras())
-
-    @property
-    def _prunes(self) -> bool:
-        return self.prune.target_compression > 1
-
-    def _extras(self) -> Extras:
-        prunes, criterion = self._prunes, CRITERIA[self.prune.criterion]
-        pushed = bytes_per_unit(self.prune.regularizer, self.architecture.layout)
-        return Extras(
+        own = Extras(
+            self.train.state_slots,
             counts=OPTIMIZERS[self.train.optimizer].counts,
             clips=self.train.clip_norm > 0,
-            noisy=self.memory.batch_policy == "noise",
-            scratch=criterion.scratch if prunes else None,
-            unit_bytes={g: max(criterion.unit_bytes, own) for g, own in pushed.items()} if prunes else {},
         )
+        extras = Extras.together([own, *(kind.extras(self) for kind in self.methods)])
+        return memory_model(self.architecture, extras.slots, raw_itemsize, extras)
 
     @cached_property
     def shape(self) -> Shape:
@@ -81,26 +104,20 @@ class Recipe:
         prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")
         return replace(self, prune=prune)
 
-    def with_ordered_dropout(self, levels: Sequence[float]) -> "Recipe":
-        """Returns the recipe whose every step trains one of these widths."""
-        return replace(self, widths=tuple(levels))
-
-    def check_pruning(self) -> None:
-        """Checks that the model can be pruned as asked.
+    def check_methods(self) -> None:
+        """Checks that the model can be trained by the methods at work.
 
         Raises:
-            ScenarioError: If it lacks what the criterion or the regulariser looks at, or the target is out of
-                reach.
+            ScenarioError: If it cannot.
         """
-        check_criterion(self.prune.criterion, self.architecture.layout)
-        check_regularizer(self.prune.regularizer, self.architecture.layout)
-        self.schedule.check_target()
+        for kind in self.methods:
+            kind.check(self)
 
-    def check_batch_policy(self) -> None:
-        """Checks that the model can take such batches, and has what the batch policy looks at.
+    def check_batch(self) -> None:
+        """Checks that the model can take such batches.
 
         Raises:
-            ScenarioError: If it cannot or has not.
+            ScenarioError: If it cannot.
         """
         least = self.architecture.layout.smallest_batch
         if self.train.batch_size < least:
@@ -108,8 +125,6 @@ class Recipe:
                 f"train.batch_size must be at least {least} with batch normalisation, got "
                 f"{self.train.batch_size}"
             )
-        if self.memory.batch_policy == "noise":
-            head_of(self.architecture.layout)
 
     def device(self) -> torch.device:
         """Returns the device to compute on."""
@@ -119,6 +134,47 @@ class Recipe:
         if wanted == "cuda" and not torch.cuda.is_available():
             raise ScenarioError("train.device = cuda, but torch sees no CUDA device; use auto or cpu")
         return torch.device(wanted)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps that fit a structure.
+
+    Attributes:
+        batch: Samples of each.
+        lr_factor: Of the learning rate: by the batch that the policy chose, which neither few samples nor an
+            epoch's short last step scale.
+        num_bytes: What each takes, by the memory model.
+        inputs: The entries of a sample that the model takes; None for all.
+    """
+
+    batch: int
+    lr_factor: float
+    num_bytes: int
+    inputs: NDArray[np.intp] | None
+
+
+def fitting_steps(
+    recipe: Recipe,
+    memory: MemoryModel,
+    structure: Structure,
+    budget_bytes: int | None,
+    num_samples: int,
+    noise_scale: float = 0.0,
+) -> Steps:
+    """Returns the steps of the batch that the policy takes, of so many samples at most.
+
+    Raises:
+        BudgetError: As `choose_batch`.
+    """
+    chosen = choose_batch(recipe, memory, structure, budget_bytes, noise_scale)
+    batch = min(chosen, num_samples)
+    return Steps(
+        batch,
+        recipe.memory.lr_factor(chosen, recipe.train.batch_size),
+        memory.training_bytes(structure.counts, batch),
+        recipe.architecture.kept_inputs(structure),
+    )
 
 
 def choose_batch(

@@ -17,12 +17,41 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.layout import Layout
 from fedhp.model.modules import set_parameter, thin_before_convolutions
 from fedhp.model.shrinking import at_level
+from fedhp.seeds import generator
+from fedhp.training.method import ClientRun, Method, Part
 from fedhp.training.optimizers import TrainConfig
+from fedhp.training.recipe import Recipe
 
-Part = tuple[nn.Module, torch.optim.Optimizer]
+# The widths of its paper's experiments with image models.
+LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-class OrderedDropout:
+class OrderedDropout(Method):
+    """Trains, in every step, one of the widths that the device holds."""
+
+    name = "ordered_dropout"
+    by_strategy = True
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks that steps can train the first units of the model, and that nothing watches the whole."""
+        check_ordered(recipe.architecture.layout, recipe.train)
+        if recipe.memory.batch_policy == "noise":
+            raise ScenarioError("strategy 'fjord' takes memory.batch_policy = fixed or fill, got noise")
+
+    def begin(self, run: ClientRun) -> None:
+        """Finds the parts."""
+        recipe, task = run.recipe, run.task
+        stream = generator(recipe.seed, "ordered dropout", task.round, task.client)
+        levels, counts = recipe.levels or LEVELS, run.structure.counts
+        self._widths = Widths(recipe.architecture, run.module, run.optimizer, counts, levels, stream)
+
+    def before_step(self, run: ClientRun) -> None:
+        """Draws the part."""
+        run.part = self._widths.draw()
+
+
+class Widths:
     """Draws, for every step, how wide a part of a module it trains.
 
     Args:
@@ -56,9 +85,9 @@ class OrderedDropout:
 
     def draw(self) -> Part:
         """Returns the module and the optimiser of the next step, at the learning rate of the whole."""
-        module, optimizer = self._parts[self._stream.integers(len(self._parts))]
-        optimizer.param_groups[0]["lr"] = self._whole.param_groups[0]["lr"]
-        return module, optimizer
+        part = self._parts[self._stream.integers(len(self._parts))]
+        part[1].param_groups[0]["lr"] = self._whole.param_groups[0]["lr"]
+        return part
 
 
 def check_ordered(layout: Layout, train: TrainConfig) -> None:

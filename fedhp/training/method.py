@@ -1,0 +1,152 @@
+"""What a client method is: one part of how a client trains, at work at five moments of its local training.
+
+DynHP is one, and so are FedProx, masked loss or ordered dropout. The trainer knows none of them by name.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
+from fedhp.data import Shard
+from fedhp.model.structure import Structure
+from fedhp.pruning.contributions import Scores
+from fedhp.training.meter import Key, Meter, step_key
+from fedhp.training.optimizers import state_tensors
+from fedhp.training.recipe import Recipe, Steps
+from fedhp.training.update import RoundTask
+
+Part = tuple[nn.Module, torch.optim.Optimizer]
+
+
+@dataclass
+class ClientRun:
+    """A client's local training under way: what methods look at, and what they may change.
+
+    Attributes:
+        recipe: How to train.
+        task: The round, the device and the model that it was assigned.
+        shard: The client's own data.
+        structure: The units that are left. A method that cuts module and optimiser sets it anew; batch and
+            running statistics then follow.
+        steps: The steps that fit it.
+        module: The model in training.
+        optimizer: Its optimiser, all state allocated. What a method keeps in the state of a parameter, of its
+            shape, is cut, measured and freed with it.
+        part: The module and the optimiser of the next step, by default the whole.
+        mask: What is added to the logits, of shape ``(num_classes,)``; None for nothing.
+        noise_scale: Tells the gradient-noise scale as far as it is known, in samples.
+        progress: The share of the whole training that is done, 0 to 1.
+        meter: Counts what is taken of memory.
+        methods: Those at work, in the order in which they act.
+    """
+
+    recipe: Recipe
+    task: RoundTask
+    shard: Shard
+    structure: Structure
+    steps: Steps
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    part: Part
+    mask: torch.Tensor | None = None
+    noise_scale: Callable[[], float] = lambda: 0.0
+    progress: float = 0.0
+    meter: Meter = field(default_factory=Meter)
+    methods: "Sequence[Method]" = ()
+
+    @property
+    def memory(self) -> MemoryModel:
+        """The memory model of the training."""
+        return self.recipe.memory_model(self.shard.raw_itemsize)
+
+    def held(self) -> list[torch.Tensor]:
+        """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
+        kept = [tensor for method in self.methods for tensor in method.tensors]
+        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *kept]
+
+    def step_key(self, batch: int) -> Key:
+        """Returns everything that the peak of a step of so many samples depends on."""
+        at_work = [method.key for method in self.methods]
+        return step_key(self.recipe, self.memory, self.shard, (self.module, self.part[0]), batch, at_work)
+
+
+class Method:
+    """A client method, which at each moment does nothing by default; one is made for each local training.
+
+    Attributes:
+        name: By which a strategy asks for it, and messages name it.
+        by_strategy: Whether it is at work only where the strategy asks for it.
+    """
+
+    name: ClassVar[str]
+    by_strategy: ClassVar[bool] = False
+
+    @classmethod
+    def at_work(cls, recipe: Recipe) -> bool:
+        """Says whether the recipe gives it anything to do."""
+        return True
+
+    @classmethod
+    def extras(cls, recipe: Recipe) -> Extras:
+        """Returns what it makes a training hold, which budgets are held against."""
+        return NO_EXTRAS
+
+    @classmethod
+    def said(cls, recipe: Recipe) -> str:
+        """Says the keys that set it to work, such as ``train.proximal_mu = 0.1``."""
+        return cls.name
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks, before the first device is asked, that the model can be trained so.
+
+        Raises:
+            ScenarioError: If it cannot.
+        """
+
+    @property
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """What it keeps between steps, besides what lies in the optimiser's state."""
+        return ()
+
+    @property
+    def key(self) -> Hashable:
+        """What of it the peak of a step depends on."""
+        return self.name
+
+    def begin(self, run: ClientRun) -> None:
+        """Is told of the training: module and optimiser are there."""
+
+    def before_step(self, run: ClientRun) -> None:
+        """Acts before a step's forward pass, the learning rate being set: chooses part and mask."""
+
+    def on_gradients(self, run: ClientRun) -> None:
+        """Acts between a step's backward pass and the update, while there are gradients."""
+
+    def after_step(self, run: ClientRun) -> None:
+        """Acts after a step's update: cuts."""
+
+    def end(self, run: ClientRun) -> Scores:
+        """Leaves the module as it was before, but for what it learned.
+
+        Returns:
+            Per group, figures of its units, of shape ``(units,)``, that travel up beside the weights.
+        """
+        return {}
+
+
+def begin(run: ClientRun) -> None:
+    """Sets the recipe's methods to work."""
+    run.methods = tuple(kind() for kind in run.recipe.methods)
+    for method in run.methods:
+        method.begin(run)
+
+
+def end(run: ClientRun) -> Scores:
+    """Ends all methods; returns the scores that travel up, those of the task where no method has any."""
+    own = {group: scores for method in run.methods for group, scores in method.end(run).items()}
+    return own or dict(run.task.state.scores)

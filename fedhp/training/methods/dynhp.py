@@ -1,0 +1,109 @@
+"""DynHP: tracks what units contribute, and cuts the least of them as the schedule demands, hard."""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+
+from fedhp.costs.memory import Extras
+from fedhp.pruning.contributions import Contributions, Scores
+from fedhp.pruning.criteria import CRITERIA, check_criterion
+from fedhp.pruning.cutting import cut, select
+from fedhp.pruning.schedule import scheduled_size
+from fedhp.seeds import derive
+from fedhp.training.method import ClientRun, Method
+from fedhp.training.recipe import Recipe
+
+
+class DynHP(Method):
+    """Dynamic hard pruning, while anything is left to cut: otherwise tracking would be for nothing."""
+
+    name = "dynhp"
+    by_strategy = True
+
+    @classmethod
+    def at_work(cls, recipe: Recipe) -> bool:
+        """Where there is a target."""
+        return recipe.prune.target_compression > 1
+
+    @classmethod
+    def extras(cls, recipe: Recipe) -> Extras:
+        """What looks at units take; their averages are counted for every training."""
+        criterion = CRITERIA[recipe.prune.criterion]
+        # At least the newest score, before it enters the average.
+        per_unit = dict.fromkeys(recipe.architecture.layout.widths, max(criterion.unit_bytes, 4))
+        return Extras(scratch=criterion.scratch, unit_bytes=per_unit)
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks that the model has what the criterion looks at, and that the target is in reach."""
+        check_criterion(recipe.prune.criterion, recipe.architecture.layout)
+        recipe.schedule.check_target()
+
+    def __init__(self) -> None:
+        self._size = 1.0  # the schedule's share at the last cut
+        self._watch: Contributions | None = None
+        self._is_due = False  # whether anything is left to cut
+
+    @property
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """The averages of contributions."""
+        return () if self._watch is None else self._watch.tensors
+
+    @property
+    def key(self) -> Hashable:
+        """By what it scores, if it still does."""
+        return (self.name, self._criterion) if self._is_due else None
+
+    def begin(self, run: ClientRun) -> None:
+        """Begins to watch, if anything will ever be cut."""
+        recipe, task = run.recipe, run.task
+        self._criterion = recipe.prune.criterion
+        self._is_due = recipe.schedule.asks_for_less(run.structure.counts)
+        if self._is_due:
+            self._watch = Contributions(
+                recipe.architecture.layout,
+                CRITERIA[self._criterion],
+                run.module,
+                task.state.scores,
+                recipe.prune.blend,
+                torch.Generator().manual_seed(derive(recipe.seed, "criterion", task.round, task.client)),
+            )
+
+    def on_gradients(self, run: ClientRun) -> None:
+        """Measures units by the loss's gradients alone."""
+        if self._is_due and self._watch is not None:
+            self._watch.observe()
+
+    def after_step(self, run: ClientRun) -> None:
+        """Cuts, if it is time to."""
+        if not self._is_due or self._watch is None:
+            return
+        prune, schedule = run.recipe.prune, run.recipe.schedule
+        size = scheduled_size(prune, run.progress)
+        if size >= (1.0 if prune.marginal else self._size):
+            return  # as small already as is due
+        self._size = size
+        if prune.marginal or schedule.asks_for_less(run.structure.counts, run.progress):
+            self._cut(run, self._watch)
+
+    def _cut(self, run: ClientRun, watch: Contributions) -> None:
+        schedule, within = run.recipe.schedule, run.structure
+        # Ahead of schedule is not beyond it: shares of a mean that rises with every cut would go on for ever.
+        allowed, least = schedule.counts(run.progress), schedule.counts(1.0)
+        target = select(watch.blended(), within, allowed, least, run.recipe.prune.marginal)
+        if target == within:
+            return
+        with run.meter.watching(("cut", run.step_key(0), tuple(target.counts.values())), run.held):
+            cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
+        watch.cut(within, target)
+        run.structure = target
+        self._is_due = schedule.asks_for_less(target.counts)
+        if not self._is_due:
+            watch.close()
+
+    def end(self, run: ClientRun) -> Scores:
+        """Returns the scores that this training shows."""
+        if self._watch is None:
+            return {}
+        self._watch.close()
+        return self._watch.own()
