@@ -84,16 +84,14 @@ CLIENTS = side_by_side(columns(ClientReport), STATISTICS)
 def together(rows: Iterable[ClientReport], column: str) -> Any:
     """Returns what a column comes to over some clients, as its `Figure` says; None where none has it."""
     figure = CLIENTS[column].figure
-    known = [row for row in rows if row.value(column) is not None]
-    values = [row.value(column) for row in known]
+    known = [(value, row) for row in rows if (value := row.value(column)) is not None]
     if not figure.weight:
         assert figure.over_clients is not None
+        values = [value for value, _ in known]
         return figure.over_clients(values) if values or figure.over_clients is sum else None
-    weights = [row.value(figure.weight) for row in known]
-    total = sum(weights)
-    return (
-        sum(weight * value for weight, value in zip(weights, values, strict=True)) / total if total else None
-    )
+    weighted = [(row.value(figure.weight), value) for value, row in known]
+    total = sum(weight for weight, _ in weighted)
+    return sum(weight * value for weight, value in weighted) / total if total else None
 
 
 def _structure(structure: Structure) -> str:
