@@ -33,7 +33,7 @@ class FedDST(MaskIntersection):
         return majority(
             reconciliation.keepers,
             reconciliation.scores(),
-            self.state.structure,
+            reconciliation.structure,
             self.bounds(server_round),
             self.scenario.strategy.min_votes,
         )

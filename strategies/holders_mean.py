@@ -20,4 +20,4 @@ class HoldersMean(MaskIntersection):
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """Whatever somebody kept."""
-        return intersection(reconciliation.shares(), self.state.structure, self.layout.floors, _ANYBODY)
+        return intersection(reconciliation.shares(), reconciliation.structure, self.layout.floors, _ANYBODY)

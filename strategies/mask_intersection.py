@@ -43,7 +43,7 @@ class MaskIntersection(FleetStrategy):
         """The mask intersection, bounded by the schedule's size at the end of the round."""
         return intersection(
             reconciliation.shares(),
-            self.state.structure,
+            reconciliation.structure,
             self.bounds(server_round),
             self.scenario.strategy.quorum,
         )

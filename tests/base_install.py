@@ -38,9 +38,9 @@ def main() -> None:
             timeout=SECONDS,
             train_config=ConfigRecord(),
         )
-    failures = [row.failure for row in strategy.reports if row.status != "ok"]
+    failures = [row.failure for row in strategy.outcome.rows if row.status != "ok"]
     assert not failures, failures
-    accuracy = sum(row.value("accuracy") for row in strategy.reports) / CLIENTS
+    accuracy = sum(row.value("accuracy") for row in strategy.outcome.rows) / CLIENTS
     left = strategy.state.num_parameters() / strategy.layout.num_parameters(strategy.layout.widths)
     assert accuracy > 0.9
     assert left < 0.5

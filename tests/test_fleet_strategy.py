@@ -85,7 +85,7 @@ def test_the_order_of_replies_changes_no_bit():
         replies = answers(strategy, messages)
         shuffled = [replies[index] for index in np.random.default_rng(seed).permutation(5)]
         arrays, metrics = strategy.aggregate_train(1, shuffled)
-        assert [row.client for row in strategy.reports] == [0, 1, 2, 3, 4]
+        assert [row.client for row in strategy.outcome.rows] == [0, 1, 2, 3, 4]
         assert same_bits(wire.unpack_state(arrays, strategy.layout), strategy.state)
         results.append((strategy.state, dict(metrics)))
     assert all(same_bits(results[0][0], state) for state, _ in results)
@@ -110,7 +110,7 @@ def test_rows_tell_what_a_client_received_and_sent():
     messages = asked(strategy)
     replies = answers(strategy, messages, num_cut=1)
     strategy.aggregate_train(1, replies)
-    for row, message, answer in zip(strategy.reports, messages, replies, strict=True):
+    for row, message, answer in zip(strategy.outcome.rows, messages, replies, strict=True):
         task = wire.unpack_task(message.content, strategy.layout)[1]
         back = wire.unpack_state(answer.content["model"], strategy.layout)
         assert (row.round, row.status, row.failure) == (1, "ok", "")
@@ -119,7 +119,7 @@ def test_rows_tell_what_a_client_received_and_sent():
         assert row.units_pruned == task.structure.num_units() - back.structure.num_units()
         assert row.bytes_down == wire.record_bytes(message.content["model"])
         assert row.bytes_up == wire.update_bytes(answer.content)
-    assert [row.memory_budget_bytes for row in strategy.reports] == [None, 900]
+    assert [row.memory_budget_bytes for row in strategy.outcome.rows] == [None, 900]
 
 
 def test_a_round_in_which_all_fail_changes_nothing_and_is_counted():
@@ -129,8 +129,10 @@ def test_a_round_in_which_all_fail_changes_nothing_and_is_counted():
     replies = [reply(m, f"data: disk {m.metadata.dst_node_id} is gone") for m in reversed(messages)]
     assert strategy.aggregate_train(1, replies) == (None, None)
     assert strategy.state is before
-    assert [row.failure for row in strategy.reports] == [f"data: disk {1000 - n} is gone" for n in range(5)]
-    assert strategy.patience.rounds_in_vain == (strategy.reports,)
+    assert [row.failure for row in strategy.outcome.rows] == [
+        f"data: disk {1000 - n} is gone" for n in range(5)
+    ]
+    assert strategy.server.in_vain == (strategy.outcome.rows,)
 
 
 def test_rounds_in_vain_are_counted_in_a_row():
@@ -138,10 +140,10 @@ def test_rounds_in_vain_are_counted_in_a_row():
     for _ in range(2):
         asked(strategy)
         assert strategy.aggregate_train(1, []) == (None, None)
-    assert {row.failure for row in strategy.reports} == {"timeout: no reply arrived in time"}
-    assert [len(rows) for rows in strategy.patience.rounds_in_vain] == [5, 5]
-    strategy.aggregate_train(2, answers(strategy, asked(strategy)))
-    assert strategy.patience.rounds_in_vain == ()
+    assert {row.failure for row in strategy.outcome.rows} == {"timeout: no reply arrived in time"}
+    assert [len(rows) for rows in strategy.server.in_vain] == [5, 5]
+    strategy.aggregate_train(2, answers(strategy, asked(strategy, 2)))
+    assert strategy.server.in_vain == ()
 
 
 def test_too_few_valid_replies_change_nothing(caplog):
@@ -152,7 +154,7 @@ def test_too_few_valid_replies_change_nothing(caplog):
         result = strategy.aggregate_train(1, answers(strategy, messages)[:2])
     assert result == (None, None)
     assert strategy.state is before
-    assert [row.status for row in strategy.reports] == ["ok", "ok", "failed", "failed", "failed"]
+    assert [row.status for row in strategy.outcome.rows] == ["ok", "ok", "failed", "failed", "failed"]
     assert "min_replies" in caplog.text
 
 
@@ -180,17 +182,17 @@ def test_votes_are_those_of_the_round_and_none_are_kept_of_one_before():
     strategy = enlisted(budgets=(None, None), rounds=2, server={"min_replies": 2})
     messages = asked(strategy)
     strategy.aggregate_train(1, answers(strategy, messages))
-    votes = strategy.votes["fc1"]
+    votes = strategy.outcome.votes["fc1"]
     assert len(votes) == strategy.layout.widths["fc1"]
     assert 21 * (1 - votes).sum() == pytest.approx(10 + 11)
     strategy.aggregate_train(2, answers(strategy, asked(strategy, 2))[:1])
-    assert strategy.votes == {}
+    assert strategy.outcome.votes == {}
 
 
 def test_where_nobody_prunes_there_are_no_votes():
     strategy = enlisted(Dense, budgets=(None, None))
     strategy.aggregate_train(1, answers(strategy, asked(strategy), num_cut=0))
-    assert strategy.votes == {}
+    assert strategy.outcome.votes == {}
 
 
 def test_failures_are_rows_and_the_round_goes_on_without_them():
@@ -212,12 +214,12 @@ def test_failures_are_rows_and_the_round_goes_on_without_them():
     expected = reconciliation.mean().cut(alone.layout, alone.survivors(reconciliation, 1))
 
     assert same_bits(strategy.state, expected)
-    assert [row.status for row in strategy.reports] == ["ok", "failed", "failed", "failed", "ok"]
-    assert strategy.reports[1].failure == "train: loss is nan"
-    assert strategy.reports[2].failure.startswith("reply: fc1.bias")
-    assert strategy.reports[3].failure.startswith("timeout: ")
-    assert strategy.reports[3].bytes_up == 0
-    assert strategy.reports[3].bytes_down > 0
+    assert [row.status for row in strategy.outcome.rows] == ["ok", "failed", "failed", "failed", "ok"]
+    assert strategy.outcome.rows[1].failure == "train: loss is nan"
+    assert strategy.outcome.rows[2].failure.startswith("reply: fc1.bias")
+    assert strategy.outcome.rows[3].failure.startswith("timeout: ")
+    assert strategy.outcome.rows[3].bytes_up == 0
+    assert strategy.outcome.rows[3].bytes_down > 0
 
 
 def test_a_reply_with_more_examples_than_announced_has_no_weight():
@@ -227,7 +229,7 @@ def test_a_reply_with_more_examples_than_announced_has_no_weight():
     honest = reply(messages[1], trained(strategy.layout, messages[1], 50))
     _, metrics = strategy.aggregate_train(1, [greedy, honest])
     assert metrics["num-examples"] == 50
-    assert "num-examples is 51" in strategy.reports[0].failure
+    assert "num-examples is 51" in strategy.outcome.rows[0].failure
 
 
 def test_the_loss_of_a_round_is_weighted_by_examples():
@@ -243,4 +245,4 @@ def test_the_row_of_a_client_that_trained_on_fewer_samples_says_how_many():
     strategy = enlisted(budgets=(None,))
     (message,) = asked(strategy)
     _, metrics = strategy.aggregate_train(1, [reply(message, trained(strategy.layout, message, 12))])
-    assert strategy.reports[0].num_examples == metrics["num-examples"] == 12
+    assert strategy.outcome.rows[0].num_examples == metrics["num-examples"] == 12

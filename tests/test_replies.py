@@ -72,9 +72,9 @@ def test_weights_ten_thousand_times_too_large_are_refused_and_the_rest_is_their_
     honest_one = replace(honest(strategy, messages[7]), state=strategy.state)
     huge = reply(messages[7], with_weights(honest_one, lambda array: 1e4 * array))
     strategy.aggregate_train(1, [{**right, 993: huge}[node] for node in right])
-    assert strategy.reports[7].status == "failed"
-    assert strategy.reports[7].failure.startswith("reply: the change of its weights has norm ")
-    assert strategy.reports[7].update_norm == pytest.approx(9999 * norm(alone.state), rel=1e-3)
+    assert strategy.outcome.rows[7].status == "failed"
+    assert strategy.outcome.rows[7].failure.startswith("reply: the change of its weights has norm ")
+    assert strategy.outcome.rows[7].update_norm == pytest.approx(9999 * norm(alone.state), rel=1e-3)
     asked(alone)
     alone.aggregate_train(1, [answer for node, answer in right.items() if node != 993])
     assert same_bits(strategy.state, alone.state)
@@ -91,7 +91,7 @@ def test_the_norm_of_each_update_is_in_its_row():
     updates[1] = replace(updates[1], state=ModelState(moved, strategy.state.structure))
     answers = [reply(message, update) for message, update in zip(messages, updates, strict=True)]
     strategy.aggregate_train(1, answers)
-    assert strategy.reports[1].update_norm == pytest.approx(5, rel=1e-5)
+    assert strategy.outcome.rows[1].update_norm == pytest.approx(5, rel=1e-5)
 
 
 def test_a_device_that_says_it_has_a_million_million_samples_counts_for_a_few():
@@ -110,7 +110,7 @@ def test_a_device_that_says_it_has_a_million_million_samples_counts_for_a_few():
     updates = [with_weights(same, lambda array: 0.801 * array)] * 20
     updates[3] = replace(with_weights(same, np.zeros_like), num_examples=2**40 - 1)
     strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
-    assert strategy.reports[3].num_examples == 99
+    assert strategy.outcome.rows[3].num_examples == 99
     assert norm(strategy.state) == pytest.approx(norm(before) * 0.801 * 950 / (950 + 99), rel=1e-5)
 
 
@@ -121,9 +121,9 @@ def test_a_device_of_many_samples_that_goes_as_far_as_the_others_counts_for_ten_
     updates[3] = replace(updates[2], num_examples=10_000)
     updates[4] = replace(updates[4], num_examples=20)
     strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
-    assert strategy.reports[3].num_examples == pytest.approx(500, rel=0.05)
-    assert [row.num_examples for row in strategy.reports[:3]] == [50] * 3
-    assert strategy.reports[4].num_examples == 20
+    assert strategy.outcome.rows[3].num_examples == pytest.approx(500, rel=0.05)
+    assert [row.num_examples for row in strategy.outcome.rows[:3]] == [50] * 3
+    assert strategy.outcome.rows[4].num_examples == 20
 
 
 def test_parts_of_the_scenarios_data_count_for_all_their_samples():
@@ -142,7 +142,7 @@ def test_predicted_memory_is_the_servers_own():
         said = replace(update.statistics, memory_predicted_bytes=claim, batch_size_last=8)
         answers.append(reply(message, replace(update, statistics=said)))
     strategy.aggregate_train(1, answers)
-    assert [row.value("memory_predicted_bytes") for row in strategy.reports] == [expected] * 3
+    assert [row.value("memory_predicted_bytes") for row in strategy.outcome.rows] == [expected] * 3
 
 
 def test_memory_claimed_beyond_the_budget_is_noted_by_name(caplog):
@@ -161,7 +161,7 @@ def test_memory_claimed_beyond_the_budget_is_noted_by_name(caplog):
     assert note.startswith(
         "client 1 says that its training took 1.00 GiB by the memory model; by the server's"
     )
-    assert not strategy.reports[1].violates_budget()
+    assert not strategy.outcome.rows[1].violates_budget()
 
 
 def test_a_mean_that_no_device_would_take_is_not_taken(caplog, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_mean_that_no_device_would_take_is_not_taken(caplog, monkeypatch):
     result = strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in asked(strategy)])
     assert result == (None, None)
     assert strategy.state is before
-    assert strategy.votes == {}
+    assert strategy.outcome.votes == {}
     assert "round 1: the new model is none (fc1.weight: holds NaN" in caplog.text
 
 
@@ -207,13 +207,15 @@ def test_everything_is_lost_when_a_tenth_of_the_lead_over_guessing_is_left(befor
 
 def test_a_round_that_loses_everything_is_undone_and_named(caplog):
     strategy = fleet(3, **{"strategy.optimizer.name": "fedavgm"})
-    safety = RollBack(strategy, Looks((0.1, 2.3), (0.8, 0.7), (0.1, 9.0), (0.82, 0.6)), guessing=0.1)
-    safety.look(0)
+    looks = Looks((0.1, 2.3), (0.8, 0.7), (0.1, 9.0), (0.82, 0.6))
+    safety = RollBack(looks, guessing=0.1, may_undo=True)  # type: ignore[arg-type]
+    safety.looked_at(strategy.server, strategy.server, strategy.outcome)
     states, seen = [], []
     for server_round in (1, 2, 3):
-        messages = asked(strategy, server_round)
+        before, messages = strategy.server, asked(strategy, server_round)
         strategy.aggregate_train(server_round, [reply(m, honest(strategy, m)) for m in messages])
-        seen.append(safety.look(server_round))
+        strategy.server, _, look = safety.looked_at(before, strategy.server, strategy.outcome)
+        seen.append(look)
         states.append(strategy.state)
     assert states[1] is states[0]
     assert states[2] is not states[1]
@@ -225,13 +227,13 @@ def test_a_round_that_loses_everything_is_undone_and_named(caplog):
 
 def looked_after(roll_back: bool, *looks: tuple[float, float]) -> bool:
     """Holds a round, before and after which the model looks so, and returns whether it counts."""
-    strategy = fleet(3, **{"server.roll_back": roll_back})
-    safety = RollBack(strategy, Looks(*looks), guessing=0.1)
-    safety.look(0)
-    before = strategy.state
+    strategy = fleet(3)
+    safety = RollBack(Looks(*looks), guessing=0.1, may_undo=roll_back)  # type: ignore[arg-type]
+    before = strategy.server
+    safety.looked_at(before, before, strategy.outcome)
     strategy.aggregate_train(1, [reply(m, honest(strategy, m)) for m in asked(strategy)])
-    look = safety.look(1)
-    counts = strategy.state is not before
+    after, _, look = safety.looked_at(before, strategy.server, strategy.outcome)
+    counts = after.model is not before.model
     assert (look.accuracy, look.loss) == looks[counts]
     return counts
 
@@ -259,7 +261,7 @@ def gone(message: Message) -> Message:
 def round_in_vain(strategy: FleetStrategy, number: int, answer, nodes=((),)) -> None:
     grid = MemoryGrid(lambda message: None, nodes)
     strategy.aggregate_train(number, [answer(message) for message in asked(strategy, number, grid)])
-    strategy.patience.check()
+    strategy.patience.check(strategy.server)
 
 
 def test_devices_that_fail_have_three_rounds():
@@ -277,7 +279,7 @@ def test_devices_that_are_gone_are_waited_for_and_the_run_goes_on_when_one_is_ba
     for number in range(1, 5):
         round_in_vain(strategy, number, gone, nodes=[[7], [7], [7, 999]])
     strategy.aggregate_train(5, [reply(m, honest(strategy, m)) for m in asked(strategy, 5, back())])
-    assert strategy.patience.rounds_in_vain == ()
+    assert strategy.server.in_vain == ()
     assert caplog.text.count("waiting for devices to come back: 0 of 1 connected") == 3
 
 
@@ -301,8 +303,8 @@ def test_time_alone_ends_no_run():
     round_in_vain(strategy, 1, lambda message: reply(message, "no disk"))
     round_in_vain(strategy, 2, lambda message: reply(message, "no disk"))
     strategy.aggregate_train(3, [reply(m, honest(strategy, m)) for m in asked(strategy, 3)])
-    patience.check()
-    assert patience.rounds_in_vain == ()
+    patience.check(strategy.server)
+    assert strategy.server.in_vain == ()
 
 
 def test_a_run_of_fewer_rounds_ends_with_them():
@@ -411,6 +413,6 @@ def test_of_whatever_comes_only_right_answers_count_and_no_round_stops(name):
         arriving = [*wrong, *others]
         strategy.aggregate_train(server_round, [arriving[i] for i in rng.permutation(len(arriving))])
         alone.aggregate_train(server_round, others)
-        bad = [row.client for row in strategy.reports if row.status != "ok"]
+        bad = [row.client for row in strategy.outcome.rows if row.status != "ok"]
         assert bad == sorted(chosen)
         assert same_bits(strategy.state, alone.state)

@@ -24,7 +24,7 @@ def test_in_order_yields_as_soon_as_the_order_allows_and_holds_only_early_replie
             read.append(client)
             yield replies[client]
 
-    stream = in_order(strategy._sent, arriving())
+    stream = in_order(strategy._asked.sent, arriving())
     seen = []
     for sent, _ in stream:
         seen.append((sent.device.client, list(read)))
@@ -41,7 +41,7 @@ def test_in_order_gives_a_device_without_reply_none_and_the_later_ones_theirs():
     strategy = enlisted()
     messages = asked(strategy)
     replies = [reply(m, "no") for m in messages if m.metadata.dst_node_id != 1000]
-    got = [(sent.device.client, answer is None) for sent, answer in in_order(strategy._sent, replies)]
+    got = [(sent.device.client, answer is None) for sent, answer in in_order(strategy._asked.sent, replies)]
     assert got == [(0, True), (1, False), (2, False), (3, False), (4, False)]
 
 
@@ -52,7 +52,7 @@ def test_in_order_drops_strangers_and_second_replies_and_notes_them(caplog):
     stranger = reply(Message(RecordDict(), 77, MessageType.TRAIN), "who?")
     with caplog.at_level(logging.WARNING, "fedhp.notes"):
         # Node 999's second one while it waits, node 1000's after it was yielded.
-        got = list(in_order(strategy._sent, [stranger, second, second, first, first]))
+        got = list(in_order(strategy._asked.sent, [stranger, second, second, first, first]))
     assert [answer for _, answer in got] == [first, second]
     assert caplog.messages == [
         "dropped a reply from node 77: the node was not asked",
@@ -80,8 +80,8 @@ def test_a_reply_that_does_not_answer_what_its_sender_was_asked_is_dropped_and_n
     first, second = asked(strategy)
     right, wrong = (reply(m, trained(strategy.layout, m, 20)) for m in (first, second))
     strategy.aggregate_train(1, [altered(wrong, **flaw), right])
-    assert [row.status for row in strategy.reports] == ["ok", "failed"]
-    assert strategy.reports[1].failure.startswith("timeout: ")
+    assert [row.status for row in strategy.outcome.rows] == ["ok", "failed"]
+    assert strategy.outcome.rows[1].failure.startswith("timeout: ")
     assert caplog.messages == [f"dropped a reply from {said}"]
 
 
@@ -102,8 +102,8 @@ def test_a_message_with_neither_content_nor_error_is_a_failure_like_another():
     empty, right = answers(strategy, messages)
     empty.__dict__["_content"] = None
     strategy.aggregate_train(1, [empty, right])
-    assert [row.status for row in strategy.reports] == ["failed", "ok"]
-    assert strategy.reports[0].failure == "reply: holds neither content nor an error"
+    assert [row.status for row in strategy.outcome.rows] == ["failed", "ok"]
+    assert strategy.outcome.rows[0].failure == "reply: holds neither content nor an error"
 
 
 def test_an_answer_in_place_of_a_node_is_taken_for_that_nodes(caplog):
@@ -111,7 +111,7 @@ def test_an_answer_in_place_of_a_node_is_taken_for_that_nodes(caplog):
     first, second = asked(strategy)
     answer = reply(second, trained(strategy.layout, second, 5))
     strategy.aggregate_train(1, [in_place_of_the_node(first), answer])
-    assert [(row.client, row.status, row.failure) for row in strategy.reports] == [
+    assert [(row.client, row.status, row.failure) for row in strategy.outcome.rows] == [
         (0, "failed", "no heartbeat"),
         (1, "ok", ""),
     ]
@@ -125,7 +125,7 @@ def test_sent_says_what_went_down():
     """
     strategy = enlisted()
     asked(strategy)
-    sent = strategy._sent[1000]
+    sent = strategy._asked.sent[1000]
     assert isinstance(sent, Sent)
     assert sent.num_parameters == 115
     assert sent.num_bytes == 4 * (115 + 18) + 3 + 12 * 128

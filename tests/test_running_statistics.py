@@ -327,11 +327,11 @@ def test_without_any_answer_the_means_of_the_round_stay():
 def test_the_rows_tell_what_the_answer_took():
     strategy = fleet((None, 1 << 20, None))
     messages = train(strategy)
-    before: tuple[ClientReport, ...] = strategy.reports
+    before: tuple[ClientReport, ...] = strategy.outcome.rows
     strategy.aggregate_evaluate(1, [reply(m, statistics(strategy, 1.0)) for m in messages[:2]])
     sizes = [sum(len(a.data) for a in m.content["model"].values()) for m in messages]
-    assert [a.bytes_down - b.bytes_down for a, b in zip(strategy.reports, before, strict=True)] == sizes
-    gained = [a.bytes_up - b.bytes_up for a, b in zip(strategy.reports, before, strict=True)]
+    assert [a.bytes_down - b.bytes_down for a, b in zip(strategy.outcome.rows, before, strict=True)] == sizes
+    gained = [a.bytes_up - b.bytes_up for a, b in zip(strategy.outcome.rows, before, strict=True)]
     assert gained[0] == gained[1] > gained[2] == 0
 
 
@@ -343,7 +343,7 @@ def test_the_rows_hold_the_larger_of_both_peaks_and_none_of_a_refused_answer():
     answers = [reply(m, statistics(strategy, 1.0, peak)) for m, peak in zip(messages, peaks, strict=True)]
     answers[2].content.array_records["model"]["2.running_mean"] = wire.write_array(np.zeros(3, np.float32))
     strategy.aggregate_evaluate(1, answers)
-    assert [row.value("memory_measured_bytes") for row in strategy.reports] == [900, 5_000, 900]
+    assert [row.value("memory_measured_bytes") for row in strategy.outcome.rows] == [900, 5_000, 900]
 
 
 def test_flowers_own_result_holds_the_statistics_that_were_taken():

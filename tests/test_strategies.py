@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("as_the_server")
 def test_the_structure_never_falls_below_the_schedule(server_round):
     """Five clients cut 2 different units each of 8 and 6; their plain intersection would be far smaller."""
     strategy = enlisted()
-    messages = asked(strategy)
+    messages = asked(strategy, server_round)
     plain = strategy.state.structure
     replies = answers(strategy, messages, num_cut=2)
     for answer in replies:
@@ -73,7 +73,7 @@ def test_dense_knows_no_budget():
     assert [d.client for d in strategy.devices] == [0, 1, 2]
     assert all(structure_of(strategy, message) == strategy.layout.full() for message in asked(strategy))
     strategy.aggregate_train(1, answers(strategy, asked(strategy)))
-    assert [row.memory_budget_bytes for row in strategy.reports] == [None, None, None]
+    assert [row.memory_budget_bytes for row in strategy.outcome.rows] == [None, None, None]
 
 
 def test_exclusive_admits_exactly_those_that_hold_the_full_model_with_one_sample():
@@ -125,7 +125,7 @@ def test_every_strategy_that_ships_holds_a_round(name, kind):
             counts = structure_of(strategy, message).counts
             assert budget is None or fits(strategy.memory, counts, budget, batch=1)
         strategy.aggregate_train(server_round, answers(strategy, messages, num_cut=1 if kind.prunes() else 0))
-        assert {row.status for row in strategy.reports} == {"ok"}
+        assert {row.status for row in strategy.outcome.rows} == {"ok"}
         state, counts = strategy.state, strategy.state.structure.counts
         assert {n: w.shape for n, w in state.weights.items()} == {
             name: strategy.layout.shape(name, counts) for name in strategy.layout.shapes
@@ -209,7 +209,7 @@ def one_round(kind: type[FleetStrategy], kept: list[list[int]], **values) -> Str
     """Returns what is left of 8 and 6 units after clients kept these of the first 8, at round 4 of 4."""
     strategy = enlisted(kind, (None,) * len(kept), **values)
     replies = []
-    for message, units in zip(asked(strategy), kept, strict=True):
+    for message, units in zip(asked(strategy, 4), kept, strict=True):
         state = random_state(strategy.layout, structure(strategy.layout, fc1=units))
         replies.append(reply(message, update(state, strategy.layout.full(), 10)))
     strategy.aggregate_train(4, replies)

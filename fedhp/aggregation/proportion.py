@@ -5,6 +5,7 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,9 @@ _REMEMBERED = 32
 _HARMLESS = 0.1
 
 _Item = TypeVar("_Item")
+
+# Of each update, the norm of its change by kind of entries.
+Norms = tuple[Mapping[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -74,11 +78,17 @@ class Proportion:
 
     Args:
         factor: How many times the median one may measure; 0 for any.
+        before: `norms` after the round before.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float, before: Norms = ()) -> None:
         self._factor = factor
-        self._recent: deque[Mapping[str, float]] = deque(maxlen=_REMEMBERED)
+        self._recent = deque(before, maxlen=_REMEMBERED)
+
+    @property
+    def norms(self) -> Norms:
+        """Those of the last updates that were in proportion."""
+        return tuple(self._recent)
 
     def judged(
         self, items: Iterable[_Item], changes: Callable[[_Item], Sequence[Change]]
@@ -96,12 +106,14 @@ class Proportion:
         for norms in self._recent:
             _add(known, norms)
         waiting: deque[_Item] = deque()
-        for item in items:
+
+        def read(item: _Item) -> Iterable[tuple[_Item, str, float]]:
             waiting.append(item)
             _add(known, {change.kind: change.norm for change in changes(item)})
-            if min(map(len, known.values()), default=0) >= _HELD:
-                yield from self._released(waiting, changes, known)
-        yield from self._released(waiting, changes, known)
+            are_enough = min(map(len, known.values()), default=0) >= _HELD
+            return self._released(waiting, changes, known) if are_enough else ()
+
+        return chain(chain.from_iterable(map(read, items)), self._released(waiting, changes, known))
 
     def _released(
         self,

@@ -46,6 +46,11 @@ class Reconciliation:
         self._scores = {group: np.zeros(count) for group, count in counts.items()}
         self.keepers = {group: np.zeros(count, np.int64) for group, count in counts.items()}
 
+    @property
+    def structure(self) -> Structure:
+        """The global structure at the start of the round."""
+        return self._state.structure
+
     def add(self, update: Update) -> None:
         """Adds one update, whose structures must be contained in the global one."""
         current, held = self._state.structure, update.state.structure

@@ -35,9 +35,8 @@ class Counts:
         """Says of each device that counts for less than it says that it does."""
         most = self._most(1.0)
         return [
-            f"client {device.client} ({device.profile.device_class}) says that it has "
-            f"{device.profile.num_examples:,} samples; it counts as {most:,} at most, "
-            f"server.max_times_median times the fleet's median"
+            f"{device} says that it has {device.profile.num_examples:,} samples; it counts as {most:,} at "
+            f"most, server.max_times_median times the fleet's median"
             for device in devices
             if self._factor and device.profile.own_data and device.profile.num_examples > most
         ]

@@ -1,7 +1,7 @@
 """Which question a reply answers: nobody's word counts for another device, round or run."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from flwr.app import Message, Metadata, RecordDict
 
@@ -15,37 +15,29 @@ class Questions:
 
     Args:
         sent: Their metadata, with the ids that the grid has given them.
+        name: Names a sender in notes.
     """
 
-    def __init__(self, sent: Iterable[Metadata]) -> None:
+    def __init__(self, sent: Iterable[Metadata], name: Callable[[int], str] = "node {}".format) -> None:
         sent = list(sent)
         self._by_id = {question.message_id: question for question in sent if question.message_id}
         self._nodes = {question.dst_node_id for question in sent}
+        self._name = name
+        self._answered: set[int] = set()
 
-    def answers(
-        self, replies: Iterable[Message], name: Callable[[int], str] = "node {}".format
-    ) -> Iterator[tuple[int, Message]]:
-        """Yields the first answer of each node, as it arrives.
-
-        What answers nothing that its sender was asked, and a second answer, are dropped and noted.
-
-        Args:
-            replies: Whatever has come.
-            name: Names a sender in notes.
-        """
-        seen: set[int] = set()
-        for reply in replies:
-            sender = name(reply.metadata.src_node_id)
-            try:
-                node = self.node_of(reply)
-            except WireError as error:
-                _notes.warning("dropped a reply from %s: %s", sender, error)
-                continue
-            if node in seen:
-                _notes.warning("dropped a second reply from %s", sender)
-                continue
-            seen.add(node)
-            yield node, reply
+    def first_from(self, reply: Message) -> int | None:
+        """Returns the node whose first answer a reply is; None, and a note, where it is none."""
+        sender = self._name(reply.metadata.src_node_id)
+        try:
+            node = self.node_of(reply)
+        except WireError as error:
+            _notes.warning("dropped a reply from %s: %s", sender, error)
+            return None
+        if node in self._answered:
+            _notes.warning("dropped a second reply from %s", sender)
+            return None
+        self._answered.add(node)
+        return node
 
     def node_of(self, reply: Message) -> int:
         """Returns the node whose question a reply answers.

@@ -1,7 +1,9 @@
 """Replies as they arrive, put into the one order that results may depend on: by partition id."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from flwr.app import Message, Metadata
 
@@ -76,22 +78,23 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
     None at the end of the stream; replies that do not answer what their sender was asked, or a second one,
     are dropped and noted.
     """
-    order = sorted(sent, key=lambda node: sent[node].device.client)
-    early: dict[int, Message] = {}
-    next_up = 0
-    for node, reply in _answers(sent, replies):
-        early[node] = reply
-        while next_up < len(order) and order[next_up] in early:
-            yield sent[order[next_up]], early.pop(order[next_up])
-            next_up += 1
-    for node in order[next_up:]:
-        yield sent[node], early.pop(node, None)
-
-
-def _answers(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
-    """Returns the first answer of each device that was asked, under its node, as they arrive."""
 
     def name(node: int) -> str:
         return f"client {sent[node].device.client} (node {node})" if node in sent else f"node {node}"
 
-    return Questions(one.message for one in sent.values()).answers(replies, name)
+    questions = Questions((one.message for one in sent.values()), name)
+    awaited = deque(sorted(sent, key=lambda node: sent[node].device.client))
+    early: dict[int, Message] = {}
+
+    def read(reply: Message) -> Iterator[tuple[Sent, Message]]:
+        node = questions.first_from(reply)
+        if node is not None:
+            early[node] = reply
+        while awaited and awaited[0] in early:
+            yield sent[awaited[0]], early.pop(awaited.popleft())
+
+    def missing() -> Iterator[tuple[Sent, Message | None]]:
+        for node in awaited:
+            yield sent[node], early.pop(node, None)
+
+    return chain(chain.from_iterable(map(read, replies)), missing())

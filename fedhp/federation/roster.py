@@ -16,6 +16,7 @@ from fedhp.errors import FedhpError, TrainingError
 from fedhp.federation import wire
 from fedhp.federation.questions import Questions, content_of
 from fedhp.fleet.devices import DeviceProfile
+from fedhp.seeds import generator
 
 _POLL_SECONDS = 0.5
 
@@ -35,6 +36,10 @@ class Device:
     node_id: int
     client: int
     profile: DeviceProfile
+
+    def __str__(self) -> str:
+        """Names it in notes."""
+        return f"client {self.client} ({self.profile.device_class})"
 
 
 def query_fleet(
@@ -101,7 +106,20 @@ def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int,
 
     Each is read as it arrives: the messages of a large fleet take ten times as much memory as what they say.
     """
-    return {node: _read(reply, node) for node, reply in Questions(asked).answers(replies)}
+    questions, answers = Questions(asked), {}
+    for reply in replies:
+        node = questions.first_from(reply)
+        if node is not None:
+            answers[node] = _read(reply, node)
+    return answers
+
+
+def drawn(devices: list[Device], number: int, seed: int, server_round: int) -> list[Device]:
+    """Returns so many devices in their order: a round's own seeded draw, without replacement."""
+    if number == len(devices):
+        return devices
+    chosen = generator(seed, "sampling", server_round).choice(len(devices), size=number, replace=False)
+    return [devices[index] for index in sorted(chosen)]
 
 
 def wait_for(grid: Grid, nodes: Collection[int], number: int, seconds: float) -> bool:

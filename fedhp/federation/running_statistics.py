@@ -22,6 +22,7 @@ from fedhp.federation import wire
 from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Sent
 from fedhp.federation.roster import Device
+from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
@@ -55,8 +56,7 @@ class RunningStatistics:
 
     def __init__(self, recipe: Recipe, memory: MemoryModel, budgeted: bool, factor: float) -> None:
         self._recipe, self._memory, self._budgeted = recipe, memory, budgeted
-        self._layout = recipe.architecture.layout
-        self._proportion = Proportion(factor)
+        self._layout, self._factor = recipe.architecture.layout, factor
         self._has_noted = False
 
     def are_of(self, structure: Structure, sources: Set[str]) -> bool:
@@ -83,31 +83,27 @@ class RunningStatistics:
         return holders
 
     def taken(
-        self,
-        server_round: int,
-        state: ModelState,
-        rows: Sequence[ClientReport],
-        answers: Iterable[tuple[Sent, Message | None]],
-    ) -> tuple[ModelState, tuple[ClientReport, ...]]:
-        """Returns the model with what devices answer, and the rows with what asking them cost.
+        self, state: ServerState, outcome: Outcome, answers: Iterable[tuple[Sent, Message | None]]
+    ) -> tuple[ServerState, Outcome]:
+        """Returns the state with what devices answer, and the rows with what asking them cost.
 
         Statistics are means over the samples of all the round's devices: for those of a device that has no
         room for the model, or fails, the means of the round stay. So few devices do not speak for all.
 
         Args:
-            server_round: The round.
-            state: The global model that they were asked about.
-            rows: One row per device of the round; by their numbers of examples the answers are weighted.
+            state: What the server held when it asked about its model.
+            outcome: The round's; by its rows' numbers of examples the answers are weighted.
             answers: The devices that were asked, by partition id, each with its reply if one came.
         """
-        by_client = {row.client: row for row in rows}
-        sums = {name: np.zeros(state.weights[name].shape) for name in sorted(self._layout.buffers)}
+        model, rows = state.model, {row.client: row for row in outcome.rows}
+        sums = {name: np.zeros(model.weights[name].shape) for name in sorted(self._layout.buffers)}
         total, causes = 0, []
-        opened = (self._open(state, sent, reply) for sent, reply in answers)
-        for one, flaw, _ in self._proportion.judged(opened, lambda one: one.changes):
+        opened = (self._open(model, sent, reply) for sent, reply in answers)
+        proportion = Proportion(self._factor, state.statistics_norms)
+        for one, flaw, _ in proportion.judged(opened, lambda one: one.changes):
             client = one.sent.device.client
             one = replace(one, moments=None, failure=f"reply: {flaw}") if flaw else one
-            by_client[client] = row = self._with_costs(by_client[client], one)
+            rows[client] = row = self._with_costs(rows[client], one)
             if one.moments is None:
                 causes.append(f"client {client}: {one.failure}")
                 continue
@@ -117,12 +113,13 @@ class RunningStatistics:
         if causes:
             _notes.warning(
                 "round %d: no running statistics of the new model from %d of the devices asked; %s",
-                server_round,
+                state.round,
                 len(causes),
                 causes[0],
             )
-        everyone = sum(row.num_examples for row in rows if row.status == "ok")
-        return _with(state, sums, total, everyone), tuple(by_client.values())
+        model = _with(model, sums, total, sum(row.num_examples for row in outcome.valid))
+        after = replace(state, model=model, statistics_norms=proportion.norms)
+        return after, replace(outcome, rows=tuple(rows.values()))
 
     def _open(self, state: ModelState, sent: Sent, reply: Message | None) -> _Taken:
         if reply is None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedhp.data import label_counts, partition_notes
-from fedhp.federation import wire
+from fedhp.federation.replies import in_order
 from fedhp.federation.roster import Device, query_fleet
+from fedhp.federation.rounds import close_round
+from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.records import RunPlan
 from fedhp.run.advice import few_held_out, odd_spreads, run_notes, tiny_parts
 from fedhp.run.reporting import RunWatch, plan_run
@@ -29,9 +30,35 @@ def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     Raises:
         FedhpError: If no device can take part, or all fail.
     """
+    strategy, timeout = setup.strategy, setup.scenario.server.timeout_seconds
+    watch = RunWatch(_begun(grid, setup, trackers), setup.recipe, setup.memory, setup.test, trackers)
+    guessing = setup.test.label_counts().max() / len(setup.test)
+    safety = RollBack(watch, float(guessing), setup.scenario.server.roll_back)
+
+    def conclude(before: ServerState, after: ServerState, outcome: Outcome) -> None:
+        after, outcome, look = safety.looked_at(before, after, outcome)
+        strategy.server, strategy.outcome = after, outcome
+        watch.after_round(after.round, after.model, outcome.rows, outcome.votes, look)
+        strategy.patience.check(after)
+
+    conclude(strategy.server, strategy.server, strategy.outcome)
+    while strategy.server.round < setup.scenario.rounds:
+        before, asked = strategy.server, strategy.ask(grid)
+        replies = grid.send_and_receive(asked.messages, timeout=timeout)
+        after, outcome = close_round(strategy, before, asked.sent, replies)
+        asked = strategy.ask_for_statistics(after, outcome, asked)
+        if asked.messages:
+            replies = grid.send_and_receive(asked.messages, timeout=timeout)
+            after, outcome = strategy.statistics.taken(after, outcome, in_order(asked.sent, replies))
+        conclude(before, after, outcome)
+    watch.finish()
+
+
+def _begun(grid: Grid, setup: Setup, trackers: Trackers) -> RunPlan:
+    """Asks who is there, and tells the trackers what is to be run over them."""
     scenario, strategy = setup.scenario, setup.strategy
-    timeout = scenario.server.timeout_seconds
-    devices, left_out = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, timeout, setup.parts)
+    num_clients, timeout = scenario.fleet.num_clients, scenario.server.timeout_seconds
+    devices, left_out = query_fleet(grid, strategy.brief, num_clients, timeout, setup.parts)
     strategy.enlist(devices)
     profiles = [device.profile for device in devices]
     if not strategy.budgeted:
@@ -42,25 +69,7 @@ def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     trackers.on_start(plan)
     for note in (*left_out, *strategy.remarks, *_what_stands_out(setup, plan, devices)):
         trackers.on_note(note)
-    watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
-    guessing = setup.test.label_counts().max() / len(setup.test)
-    safety = RollBack(strategy, watch, float(guessing))
-
-    def after_round(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-        look = safety.look(server_round)
-        watch.after_round(server_round, strategy.state, strategy.reports, strategy.votes, look)
-        strategy.patience.check()
-        return MetricRecord({"accuracy": look.accuracy, "loss": look.loss})
-
-    strategy.start(
-        grid,
-        wire.pack_state(strategy.state),
-        num_rounds=scenario.rounds,
-        timeout=timeout,
-        train_config=ConfigRecord(),
-        evaluate_fn=after_round,
-    )
-    watch.finish()
+    return plan
 
 
 def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 import logging
 import math
+from dataclasses import replace
 
-from fedhp.federation.strategy import FleetStrategy
+from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.records.wording import percent
 from fedhp.run.reporting import Look, RunWatch
 
@@ -19,45 +20,48 @@ class RollBack:
     """Looks at the global model after each round, and undoes the round where nothing is left of it.
 
     Args:
-        strategy: Whose model it is.
         watch: Evaluates it.
         guessing: The accuracy of guessing.
+        may_undo: Whether a model that has lost everything is undone; one that is none always is.
     """
 
-    def __init__(self, strategy: FleetStrategy, watch: RunWatch, guessing: float) -> None:
-        self._strategy, self._watch, self._guessing = strategy, watch, guessing
+    def __init__(self, watch: RunWatch, guessing: float, may_undo: bool) -> None:
+        self._watch, self._guessing, self._may_undo = watch, guessing, may_undo
         self._last: Look | None = None
 
-    def look(self, server_round: int) -> Look:
-        """Returns how good the model is after a round, rolled back if need be."""
-        look, last = self._watch.look(self._strategy.state), self._last
+    def looked_at(
+        self, before: ServerState, after: ServerState, outcome: Outcome
+    ) -> tuple[ServerState, Outcome, Look]:
+        """Returns what a round came to, undone if need be, and how good the model is."""
+        look, last = self._watch.look(after.model), self._last
         if last is not None and self._undoes(last, look):
             _notes.warning(
                 "round %d: accuracy fell from %s to %s, the loss went from %.4g to %.4g: nothing is left; "
                 "the model stays that of the round before (server.roll_back)%s",
-                server_round,
+                after.round,
                 percent(last.accuracy),
                 percent(look.accuracy),
                 last.loss,
                 look.loss,
-                self._largest_update(),
+                _largest_update(outcome),
             )
-            self._strategy.roll_back()
+            after, outcome = after.undone(before), replace(outcome, votes={})
             look = Look(last.accuracy, last.loss, look.seconds)
         self._last = look
-        return look
+        return after, outcome, look
 
     def _undoes(self, before: Look, after: Look) -> bool:
-        if self._strategy.scenario.server.roll_back:
+        if self._may_undo:
             return has_lost_all(before, after, self._guessing)
         return is_no_model(before, after)
 
-    def _largest_update(self) -> str:
-        rows = [row for row in self._strategy.reports if row.status == "ok" and row.update_norm is not None]
-        if not rows:
-            return ""
-        most = max(rows, key=lambda row: row.update_norm or 0.0)
-        return f". The largest update was that of client {most.client}, of norm {most.update_norm:.3g}"
+
+def _largest_update(outcome: Outcome) -> str:
+    rows = [row for row in outcome.valid if row.update_norm is not None]
+    if not rows:
+        return ""
+    most = max(rows, key=lambda row: row.update_norm or 0.0)
+    return f". The largest update was that of client {most.client}, of norm {most.update_norm:.3g}"
 
 
 def has_lost_all(before: Look, after: Look, guessing: float) -> bool:

@@ -1,0 +1,149 @@
+"""What a strategy decides: who takes part, what each is sent, which units survive and what weights become."""
+
+from collections.abc import Sequence
+
+from fedhp.aggregation.assignment import check_smallest
+from fedhp.aggregation.reconcile import Reconciliation
+from fedhp.costs.memory import MemoryModel
+from fedhp.errors import BudgetError, ScenarioError
+from fedhp.federation import wire
+from fedhp.federation.claims import Counts
+from fedhp.federation.roster import Device, drawn
+from fedhp.federation.server_state import ServerState
+from fedhp.model.architecture import fresh_state
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
+from fedhp.scenario.schema import Scenario
+from fedhp.training.methods import DynHP
+from fedhp.training.recipe import Recipe
+
+
+class Rules:
+    """The rules of a strategy; the defaults are those of a dense model that all devices can train.
+
+    Args:
+        scenario: The scenario.
+        recipe: How clients train.
+        memory: The memory model that devices are measured by.
+        state: The initial model.
+        brief: What every message says of the run.
+
+    Attributes:
+        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``.
+        budgeted: Whether devices keep to their memory budgets.
+        cuts_inputs: Whether the entries of a sample are units, where the model has them so.
+        options: Keys of the scenario's ``strategy`` section that it has a use for.
+        paper: Where it was published; empty where nowhere.
+        server: What the server holds now.
+        devices: Those that take part, by partition id.
+        remarks: What stands out of the devices, and who of them is left out, a line each.
+        claims: For how many samples each of them counts, once they are enlisted.
+    """
+
+    methods: tuple[str, ...] = ()
+    budgeted = True
+    cuts_inputs = True
+    options: frozenset[str] = frozenset()
+    paper = ""
+
+    def __init__(
+        self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
+    ) -> None:
+        self.scenario, self.recipe, self.memory, self.brief = scenario, recipe, memory, brief
+        self.layout = recipe.architecture.layout
+        self.server = ServerState(state)
+        self.devices, self.remarks = list[Device](), list[str]()
+
+    @property
+    def state(self) -> ModelState:
+        """The global model now."""
+        return self.server.model
+
+    @classmethod
+    def prunes(cls) -> bool:
+        """Says whether clients prune as they train."""
+        return DynHP.name in cls.methods
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks what the strategy asks of model and training beyond what every one does.
+
+        Raises:
+            ScenarioError: If it is not as it must be.
+        """
+
+    def check_budget(self, budget_bytes: int | None) -> None:
+        """Checks that a device of this budget can take part: it can train the smallest structure.
+
+        Raises:
+            BudgetError: If it cannot.
+        """
+        if budget_bytes is not None:
+            check_smallest(self.memory, budget_bytes)
+
+    def admits(self, device: Device) -> bool:
+        """Says whether a device that passes `check_budget` takes part: all do."""
+        return True
+
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
+        return self.state.structure
+
+    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
+        """Returns the units of the global structure that survive the round: all of them."""
+        return reconciliation.structure
+
+    def average(self, reconciliation: Reconciliation) -> ModelState:
+        """Returns the model that the updates make, of the structure before the round: means over holders."""
+        return reconciliation.mean(self.scenario.strategy.uncovered)
+
+    def enlist(self, devices: Sequence[Device]) -> None:
+        """Takes the devices that can take part, and remarks whose budget is too small.
+
+        Raises:
+            BudgetError: If none can.
+            ScenarioError: If they are fewer than the replies that a round needs.
+        """
+        self.remarks = []
+        self.devices = [device for device in devices if self._fits_in(device) and self.admits(device)]
+        if not self.devices:
+            causes = "".join(f"; {cause}" for cause in self.remarks[:1])
+            raise BudgetError(
+                f"no device of the fleet can take part in strategy '{self.scenario.strategy.name}': "
+                f"the model does not fit any budget. Raise a budget or choose a smaller model{causes}"
+            )
+        self._check_attainable("server.min_replies", self.scenario.server.min_replies)
+        self.claims = Counts(self.devices, self.scenario.server.max_times_median)
+        self.remarks += self.claims.remarks(self.devices)
+
+    def _fits_in(self, device: Device) -> bool:
+        try:
+            self.check_budget(device.profile.memory_bytes)
+        except BudgetError as error:
+            self.remarks.append(f"{device} is left out: {error}")
+            return False
+        return True
+
+    def _check_attainable(self, key: str, wanted: int) -> None:
+        """Refuses a key that wants answers from more devices than a round ever asks."""
+        if wanted > self.round_size:
+            raise ScenarioError(
+                f"{key} = {wanted} can never be met: a round asks {self.round_size} devices, of the "
+                f"{len(self.devices)} that can take part in strategy '{self.scenario.strategy.name}'; lower "
+                f"it, or raise server.clients_per_round or budgets"
+            )
+
+    @property
+    def round_size(self) -> int:
+        """The number of devices that are asked in a round."""
+        number = self.scenario.server.clients_per_round
+        return number if 0 < number < len(self.devices) else len(self.devices)
+
+    def start_from(self, structure: Structure) -> None:
+        """Makes the global model, before the first round, a fresh one of this structure."""
+        if structure != self.state.structure:
+            self.server = ServerState(fresh_state(self.recipe.architecture, structure, self.scenario.seed))
+
+    def sample(self, server_round: int) -> list[Device]:
+        """Returns the round's devices by partition id: a seeded draw, without replacement."""
+        return drawn(self.devices, self.round_size, self.scenario.seed, server_round)

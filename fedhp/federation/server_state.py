@@ -1,0 +1,59 @@
+"""What the server holds between two rounds, and what a round comes to."""
+
+from dataclasses import dataclass, field, replace
+
+from fedhp.aggregation.proportion import Norms
+from fedhp.aggregation.reconcile import Shares
+from fedhp.aggregation.server_optimizer import Moments
+from fedhp.model.state import ModelState
+from fedhp.records.rows import ClientReport
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that one round hands on to the next: from it a run goes on as if it had never stopped.
+
+    Nothing else is remembered. Every draw hangs on the seed, the round and the device alone, and devices keep
+    nothing between messages.
+
+    Attributes:
+        model: The global model, with the scores of its units.
+        round: The last round that was held; 0 before the first.
+        moments: What the server's optimiser remembers.
+        update_norms: Norms of the last updates that were in proportion.
+        statistics_norms: Those of the last running statistics that were.
+        in_vain: The rows of each round in a row, the last included, without any valid reply.
+        some_absent: Whether some devices of the last round failed because they were not there.
+    """
+
+    model: ModelState
+    round: int = 0
+    moments: Moments = ()
+    update_norms: Norms = ()
+    statistics_norms: Norms = ()
+    in_vain: tuple[tuple[ClientReport, ...], ...] = ()
+    some_absent: bool = False
+
+    def undone(self, before: "ServerState") -> "ServerState":
+        """Returns the state after a round whose model is not to count, nor what the optimiser made of it."""
+        return replace(self, model=before.model, moments=())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round comes to beside its model.
+
+    Attributes:
+        rows: One per client sampled, by partition id.
+        votes: `Reconciliation.votes`; empty where clients do not prune, or the model stays.
+        sources: Digests of the structures of the updates that the model is made of; none where it stays.
+    """
+
+    rows: tuple[ClientReport, ...] = ()
+    votes: Shares = field(default_factory=dict)
+    sources: frozenset[str] = frozenset()
+
+    @property
+    def valid(self) -> tuple[ClientReport, ...]:
+        """The rows of those whose updates count."""
+        return tuple(row for row in self.rows if row.status == "ok")
