@@ -19,14 +19,14 @@ from fedhp.pruning.schedule import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.methods import fedprox
+from fedhp.training.methods import clipping, fedprox
+from fedhp.training.methods.clipping import clip_gradients
 from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.optimizers import (
     LR_SCHEDULES,
     OPTIMIZERS,
     TrainConfig,
     allocate_state,
-    clip_gradients,
     state_tensors,
 )
 from fedhp.training.recipe import Recipe
@@ -236,7 +236,7 @@ def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
     for kind in (Contributions, NoiseScale):
         monkeypatch.setattr(kind, "observe", lambda self, kind=kind: calls.append(kind.__name__))
     monkeypatch.setattr(fedprox, "pull_back", lambda optimizer, mu: calls.append("pull"))
-    monkeypatch.setattr(trainer, "clip_gradients", lambda optimizer, norm: calls.append("clip"))
+    monkeypatch.setattr(clipping, "clip_gradients", lambda optimizer, norm: calls.append("clip"))
     recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
     recipe = replace(recipe, train=replace(recipe.train, clip_norm=1.0))
     session = trainer._Session(recipe, small_task(recipe, SHARD), SHARD)

@@ -150,17 +150,6 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> None:
-    """Scales all gradients down by one factor where their common Euclidean norm is above the largest one.
-
-    Pascanu et al. 2013 (arXiv 1211.5063, algorithm 1). It comes last before the update, as is usual in
-    PyTorch: what penalties and FedProx's pull have added is clipped too, and what an optimiser decays of the
-    weights is not.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, largest_norm)
-
-
 def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     """Returns every tensor that the optimiser keeps."""
     values = (value for state in optimizer.state.values() for value in state.values())

@@ -80,11 +80,7 @@ class Recipe:
 
         What methods keep per parameter counts as state of the optimiser.
         """
-        own = Extras(
-            self.train.state_slots,
-            counts=OPTIMIZERS[self.train.optimizer].counts,
-            clips=self.train.clip_norm > 0,
-        )
+        own = Extras(self.train.state_slots, counts=OPTIMIZERS[self.train.optimizer].counts)
         extras = Extras.together([own, *(kind.extras(self) for kind in self.methods)])
         return memory_model(self.architecture, extras.slots, raw_itemsize, extras)
 

@@ -25,7 +25,7 @@ from fedhp.seeds import derive, generator
 from fedhp.training import moments
 from fedhp.training.evaluation import evaluate_module
 from fedhp.training.method import ClientRun, Part, begin, end
-from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS, allocate_state, clip_gradients, drop_gradients
+from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS, allocate_state, drop_gradients
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
 from fedhp.training.update import RoundTask, Statistics, Update
 
@@ -181,8 +181,6 @@ class _Session:
     def _on_gradients(self) -> None:
         for method in self.run.methods:
             method.on_gradients(self.run)
-        if self.run.recipe.train.clip_norm:
-            clip_gradients(self.run.part[1], self.run.recipe.train.clip_norm)
 
     def _after_step(self, epoch: int, done: int) -> None:
         """Lets methods act; what they cut changes the steps that fit, and the network's statistics."""

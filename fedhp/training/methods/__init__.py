@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from fedhp.choices import check_choice
 from fedhp.training.method import Method
+from fedhp.training.methods.clipping import Clipping
 from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.methods.fedprox import FedProx
 from fedhp.training.methods.masked_loss import MaskedLoss
@@ -11,10 +12,11 @@ from fedhp.training.methods.noise_scale import NoiseWatch
 from fedhp.training.methods.ordered_dropout import OrderedDropout
 from fedhp.training.methods.regularizer import Regularization
 
-# In the order in which they act: noise and units are measured by the loss's gradients alone, and parts are
-# views of all that is kept.
+# In the order in which they act: noise and units are measured by the loss's gradients alone, what penalties
+# and pulls add to these is clipped too, and parts are views of all that is kept.
 METHODS: dict[str, type[Method]] = {
-    kind.name: kind for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, OrderedDropout)
+    kind.name: kind
+    for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, Clipping, OrderedDropout)
 }
 PRUNING = (DynHP.name, Regularization.name)
 

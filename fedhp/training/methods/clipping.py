@@ -1,0 +1,38 @@
+"""Gradient clipping (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1)."""
+
+import torch
+from torch import nn
+
+from fedhp.costs.memory import Extras
+from fedhp.training.method import ClientRun, Method
+from fedhp.training.recipe import Recipe
+
+
+class Clipping(Method):
+    """Scales each step's gradients down to a norm."""
+
+    name = "clipping"
+
+    @classmethod
+    def at_work(cls, recipe: Recipe) -> bool:
+        """Where there is a largest norm."""
+        return recipe.train.clip_norm > 0
+
+    @classmethod
+    def extras(cls, recipe: Recipe) -> Extras:
+        """The norms."""
+        return Extras(clips=True)
+
+    def on_gradients(self, run: ClientRun) -> None:
+        """Clips what the step is about to take."""
+        clip_gradients(run.part[1], run.recipe.train.clip_norm)
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> None:
+    """Scales all gradients down by one factor where their common Euclidean norm is above the largest one.
+
+    It comes last before the update, as is usual in PyTorch: what penalties and FedProx's pull have added is
+    clipped too, and what an optimiser decays of the weights is not.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    nn.utils.clip_grad_norm_(parameters, largest_norm)
