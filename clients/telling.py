@@ -43,6 +43,4 @@ def looked_at(task: RoundTask, moments: Moments) -> str:
 
 
 def _who(task: RoundTask) -> str:
-    budget = task.profile.memory_bytes
-    size = "no limit" if budget is None else format_size(budget)
-    return f"fedhp round {task.round}: {task.profile.device_class}, budget {size}"
+    return f"fedhp round {task.round}: {task.profile}"

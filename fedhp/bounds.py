@@ -16,6 +16,7 @@ MOST_EPOCHS = 999_999  # and rounds: a record numbers its parts in six digits
 MOST_CLIENTS = 10**6
 LARGEST_BATCH = 2**20
 WIDEST = 2**24  # units of a group
+LARGEST_WHOLE = 2**53  # up to here Python, Flower and Arrow hold the same integers
 
 _LARGEST_NUMBER = 10**9
 _MOST_ENTRIES = 1000

@@ -8,12 +8,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from fedhp.bounds import LARGEST_WHOLE
+from fedhp.choices import limits_of
 from fedhp.data import Normalisation
 from fedhp.errors import WireError
 from fedhp.federation.arrays import read_array, write_array
@@ -26,10 +29,9 @@ from fedhp.training.update import STATISTICS, Moments, Statistics, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
-_NO_BUDGET = _NO_PARTITION = -1
+_PARTITION, _NONE = "partition-id", -1
 _MEASURED = "memory-measured-bytes"
 _HUGE = 1e6
-_LARGEST = 2.0**53  # up to here Python, Flower and Arrow hold the same integers
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
 _T = TypeVar("_T", bool, int, float, str, list[Any])
@@ -115,20 +117,9 @@ def pack_query(brief: Brief) -> RecordDict:
 
 
 def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict:
-    """Packs a device's answer; a device without a partition id answers -1."""
-    budget = _NO_BUDGET if profile.memory_bytes is None else profile.memory_bytes
-    answer = ConfigRecord(
-        {
-            "device-class": profile.device_class,
-            "memory-bytes": budget,
-            "num-examples": profile.num_examples,
-            "num-local-test": profile.num_local_test,
-            "own-data": profile.own_data,
-            "partition-id": _NO_PARTITION if partition_id is None else partition_id,
-            "spread": profile.spread,
-        }
-    )
-    return RecordDict({_PROFILE: answer})
+    """Packs a device's answer; what a device does not have, such as a partition id, is -1."""
+    attributes = {_key(name): value for name, value in vars(profile).items()} | {_PARTITION: partition_id}
+    return RecordDict({_PROFILE: ConfigRecord({k: _NONE if v is None else v for k, v in attributes.items()})})
 
 
 def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
@@ -138,26 +129,25 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
         WireError: If a field is missing, of another type or out of its range.
     """
     answer = _config(content, _PROFILE)
-    name = _field(answer, "device-class", str)
-    if flaw := name_flaw(name):
-        raise WireError(f"profile: device-class: {flaw}")
-    budget = _field(answer, "memory-bytes", int)
-    numbers = {key: _field(answer, key, int) for key in ("num-examples", "num-local-test")}
-    client = _field(answer, "partition-id", int)
-    for key, number in numbers.items():
-        if not 0 <= number < 2**40:
-            raise WireError(f"profile: {key} is {number}, expected 0 or more")
-    if budget != _NO_BUDGET and not 0 < budget <= _LARGEST:
-        raise WireError(f"profile: memory-bytes is {budget}, expected above 0, and at most {_LARGEST:g}")
-    if client < _NO_PARTITION:
-        raise WireError(f"profile: partition-id is {client}, expected 0 or more")
-    own_data = _field(answer, "own-data", bool)
-    spread = _field(answer, "spread", float)
-    if not 0 <= spread <= _LARGEST:
-        raise WireError(f"profile: spread is {spread!r:.40}, expected a number from 0 to {_LARGEST:g}")
-    known = None if budget == _NO_BUDGET else budget
-    profile = DeviceProfile(name, known, numbers["num-examples"], own_data, numbers["num-local-test"], spread)
-    return profile, None if client == _NO_PARTITION else client
+    profile = DeviceProfile(
+        **{name: _attribute(answer, name, kind) for name, kind in get_type_hints(DeviceProfile).items()}
+    )
+    client = _field(answer, _PARTITION, int)
+    if client < _NONE:
+        raise WireError(f"profile: {_PARTITION} is {client}, expected 0 or more")
+    return profile, None if client == _NONE else client
+
+
+def _attribute(answer: ConfigRecord, name: str, kind: Any) -> Any:
+    """Returns a field of a device's profile, held to its type and bounds; texts are names."""
+    kinds = get_args(kind) or (kind,)
+    value: Any = _field(answer, _key(name), kinds[0])
+    if NoneType in kinds and value in (_NONE,):
+        return None
+    limits = limits_of(DeviceProfile).get(name)
+    if flaw := name_flaw(value) if kind is str else limits and limits.amiss(value):
+        raise WireError(f"profile: {_key(name)}: {flaw}")
+    return value
 
 
 def pack_task(state: ArrayRecord, brief: Brief, server_round: int) -> RecordDict:
@@ -375,8 +365,8 @@ def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
 
 def _number(metrics: MetricRecord, key: str, kind: type[_Number]) -> _Number:
     value = _field(metrics, key, kind)
-    if not 0 <= value <= _LARGEST:
-        raise WireError(f"{key}: expected a number from 0 to {_LARGEST:g}, got {value!r:.40}")
+    if not 0 <= value <= LARGEST_WHOLE:
+        raise WireError(f"{key}: expected a number from 0 to {float(LARGEST_WHOLE):g}, got {value!r:.40}")
     return value
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from fedhp.bounds import MOST_CLIENTS, Bounds
+from fedhp.bounds import LARGEST_WHOLE, MOST_CLIENTS, Bounds
 from fedhp.choices import STABLE, check_values
 from fedhp.errors import ScenarioError
-from fedhp.sizes import parse_size
+from fedhp.sizes import format_size, parse_size
 
 _LONGEST_NAME = 64
+_MOST_SAMPLES = 2**40 - 1
 
 
 def name_flaw(name: str) -> str:
@@ -26,7 +27,9 @@ def name_flaw(name: str) -> str:
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """What the server needs to know of a device.
+    """What the server needs to know of a device; as text, who it is in its own log.
+
+    An attribute more is a field here, and where it is measured: its type and its bounds put it on the wire.
 
     Attributes:
         device_class: The class's name in the scenario, or the name that the device gave itself.
@@ -38,11 +41,15 @@ class DeviceProfile:
     """
 
     device_class: str
-    memory_bytes: int | None
-    num_examples: int
+    memory_bytes: Annotated[int | None, Bounds(above=0, largest=LARGEST_WHOLE)]
+    num_examples: Annotated[int, Bounds(at_least=0, largest=_MOST_SAMPLES)]
     own_data: bool = False
-    num_local_test: int = 0
-    spread: float = 1.0
+    num_local_test: Annotated[int, Bounds(at_least=0, largest=_MOST_SAMPLES)] = 0
+    spread: Annotated[float, Bounds(at_least=0, largest=LARGEST_WHOLE)] = 1.0
+
+    def __str__(self) -> str:
+        size = "no limit" if self.memory_bytes is None else format_size(self.memory_bytes)
+        return f"{self.device_class}, budget {size}"
 
 
 @dataclass(frozen=True)
