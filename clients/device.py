@@ -10,6 +10,7 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``model-target``: the network that a server may make this device import and call (``model.target``).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,8 +71,15 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     stream = derive(whole.fingerprint(), name) if client is None else client
     shard, held_out = local_parts(scenario.data, whole, scenario.seed, stream)
     num_held_out = 0 if held_out is None else len(held_out)
-    profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread)
+    cores = None if node.get("fedhp-simulation") else _num_cores()
+    profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread, cores)
     return LocalDevice(client, profile, shard, held_out, stream)
+
+
+def _num_cores() -> int:
+    """Returns how many cores this process may run on: those of its affinity, where the system has one."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def num_threads(node: NodeConfig) -> int:

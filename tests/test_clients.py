@@ -1,8 +1,11 @@
 """The device's side: who it says it is, and that what it trains is acceptable and within its budget."""
 
 import logging
+import os
+import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from factories import same_bits
@@ -63,12 +66,31 @@ def own_data(tmp_path):
     return str(file)
 
 
+CORES = len(psutil.Process().cpu_affinity()) if sys.platform == "linux" else os.cpu_count()
+COUNTED = "1 core" if CORES == 1 else f"{CORES} cores"
+
+
+def test_a_simulated_device_does_not_take_the_machines_cores_for_its_own():
+    assert profile_of({"partition-id": 0, "fedhp-simulation": True})[0].cores is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no affinity to set")
+def test_a_device_has_the_cores_that_its_process_may_run_on():
+    """Of a process that is kept to one: the first that this one has."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert profile_of({"partition-id": 0})[0].cores == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 @pytest.mark.parametrize("client", [0, 1, 2, 3, 19])
 def test_a_partition_answers_with_its_class_budget_and_samples(client):
     chosen = scenario()
     kind = assign_classes(chosen.fleet)[client]
     samples = len(partition_rows(chosen.data, 20, chosen.seed)[client])
-    expected = DeviceProfile(kind.name, kind.memory_bytes, samples)
+    expected = DeviceProfile(kind.name, kind.memory_bytes, samples, cores=CORES)
     assert profile_of({"partition-id": client}) == (expected, client)
 
 
@@ -86,7 +108,9 @@ def test_the_node_configuration_may_name_its_own_budget_and_class():
 def test_a_device_with_its_own_data_needs_no_partition(own_data):
     profile, client = profile_of({"data-path": own_data, "memory-budget": 50_000, "name": "mine"})
     spread = np.std(np.load(own_data)["x_train"] / 255) / 0.4  # the server's, in its brief
-    assert profile == DeviceProfile("mine", 50_000, 30, own_data=True, spread=pytest.approx(spread))
+    assert profile == DeviceProfile(
+        "mine", 50_000, 30, own_data=True, spread=pytest.approx(spread), cores=CORES
+    )
     assert client is None
 
 
@@ -225,7 +249,7 @@ def test_a_real_device_logs_one_line_a_round_and_a_simulated_one_none(caplog):
         train({**mote, "fedhp-simulation": True})
     (said,) = [text for text in caplog.messages if text.startswith("fedhp round")]
     counts, statistics = update.state.structure.counts, update.statistics
-    assert said.startswith("fedhp round 2: mote, budget 200.0 KiB; units inputs 64 to ")
+    assert said.startswith(f"fedhp round 2: mote, budget 200.0 KiB, {COUNTED}; units inputs 64 to ")
     assert f"fc1 16 to {counts['fc1']}, fc2 8 to {counts['fc2']}, " in said
     assert f"{update.state.num_parameters()} parameters; memory " in said
     assert f"batch {statistics.batch_size_first} to {statistics.batch_size_last}; " in said

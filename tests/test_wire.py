@@ -113,7 +113,9 @@ def test_an_update_comes_back_exactly():
 @pytest.mark.parametrize("budget", [None, 1, 2**40])
 @pytest.mark.parametrize("partition", [None, 0, 7])
 def test_a_profile_comes_back_exactly(budget, partition):
-    profile = DeviceProfile("phone", budget, 12, own_data=partition is None, num_local_test=3, spread=0.25)
+    profile = DeviceProfile(
+        "phone", budget, 12, own_data=partition is None, num_local_test=3, spread=0.25, cores=budget and 4
+    )
     assert wire.unpack_profile(wire.pack_profile(profile, partition)) == (profile, partition)
 
 
@@ -422,6 +424,8 @@ def test_missing_records_are_refused_by_name():
         ("spread", -0.5),
         ("spread", float("nan")),
         ("spread", 1),
+        ("cores", 0),
+        ("cores", 2.0),
     ],
 )
 def test_a_profile_out_of_range_is_refused_by_field(name, value):
@@ -433,7 +437,16 @@ def test_a_profile_out_of_range_is_refused_by_field(name, value):
 
 @pytest.mark.parametrize(
     "name",
-    ["device-class", "memory-bytes", "num-examples", "num-local-test", "own-data", "partition-id", "spread"],
+    [
+        "device-class",
+        "memory-bytes",
+        "num-examples",
+        "num-local-test",
+        "own-data",
+        "partition-id",
+        "spread",
+        "cores",
+    ],
 )
 def test_a_profile_without_a_field_is_refused_by_field(name):
     content = wire.pack_profile(PROFILE, 0)

@@ -38,6 +38,7 @@ class DeviceProfile:
         own_data: Whether these are its own, and no part of the scenario's data set.
         num_local_test: The number of its samples that it holds out, beside those.
         spread: The standard deviation of its own data's values, over that of the server's.
+        cores: The processor cores that it may use; None where it is only simulated.
     """
 
     device_class: str
@@ -46,10 +47,12 @@ class DeviceProfile:
     own_data: bool = False
     num_local_test: Annotated[int, Bounds(at_least=0, largest=_MOST_SAMPLES)] = 0
     spread: Annotated[float, Bounds(at_least=0, largest=LARGEST_WHOLE)] = 1.0
+    cores: Annotated[int | None, Bounds(at_least=1)] = None
 
     def __str__(self) -> str:
         size = "no limit" if self.memory_bytes is None else format_size(self.memory_bytes)
-        return f"{self.device_class}, budget {size}"
+        cores = "" if self.cores is None else f", {self.cores} core{'s' if self.cores > 1 else ''}"
+        return f"{self.device_class}, budget {size}{cores}"
 
 
 @dataclass(frozen=True)
