@@ -16,22 +16,13 @@ from fedhp.model.architecture import Architecture, initial_state
 from fedhp.model.shrinking import at_level
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.training.update import Statistics, Update
+from fedhp.training.update import STATISTICS, Statistics, Update
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %
 _CLASSES = (1.0, 0.75, 0.5, 0.25)
 _DISTINCT = 32  # updates that are really there, together many times the size of any cache
 _MEBIBYTE = 2**20
-_NOTHING = Statistics(
-    memory_predicted_bytes=0,
-    memory_measured_bytes=0,
-    memory_mean_bytes=0,
-    batch_size_first=1,
-    batch_size_last=1,
-    train_loss=0.0,
-    accuracy=0.0,
-    seconds=0.0,
-)
+_NOTHING = Statistics(**{name: column.kind() for name, column in STATISTICS.items() if not column.optional})
 
 Parts = Callable[[Architecture], Iterator[Structure]]
 

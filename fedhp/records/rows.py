@@ -1,7 +1,7 @@
 """What is recorded of a run: one row per client and round, one per round, and who had which samples."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
@@ -81,17 +81,23 @@ class ClientReport:
 CLIENTS = side_by_side(columns(ClientReport), STATISTICS)
 
 
-def together(rows: Iterable[ClientReport], column: str) -> Any:
+def together(rows: Sequence[ClientReport], column: str) -> Any:
     """Returns what a column comes to over some clients, as its `Figure` says; None where none has it."""
-    figure = CLIENTS[column].figure
-    known = [(value, row) for row in rows if (value := row.value(column)) is not None]
+    figure, cells = CLIENTS[column].figure, _cells(rows, column)
     if not figure.weight:
         assert figure.over_clients is not None
-        values = [value for value, _ in known]
-        return figure.over_clients(values) if values or figure.over_clients is sum else None
-    weighted = [(row.value(figure.weight), value) for value, row in known]
-    total = sum(weight for weight, _ in weighted)
-    return sum(weight * value for weight, value in weighted) / total if total else None
+        known = [value for value in cells if value is not None]
+        return figure.over_clients(known) if known or figure.over_clients is sum else None
+    weights = _cells(rows, figure.weight)
+    weighted = [(by, value) for by, value in zip(weights, cells, strict=True) if value is not None]
+    total = sum(by for by, _ in weighted)
+    return sum(by * value for by, value in weighted) / total if total else None
+
+
+def _cells(rows: Sequence[ClientReport], column: str) -> list[Any]:
+    """Returns a whole column, in half the time of asking each row for it."""
+    holders = [row.statistics for row in rows] if column in STATISTICS else rows
+    return [getattr(one, column, None) for one in holders]
 
 
 def _structure(structure: Structure) -> str:
