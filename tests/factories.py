@@ -88,6 +88,7 @@ def filled_state(layout: Layout, kept: Structure, **weights: Sequence[float]) ->
 STATISTICS = Statistics(
     train_loss=0.5,
     accuracy=0.25,
+    gradient_norm=1.5,
     memory_predicted_bytes=1000,
     memory_measured_bytes=900,
     memory_mean_bytes=800,

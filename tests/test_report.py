@@ -70,6 +70,7 @@ def row(
             batch_size_last=batches[1],
             train_loss=0.5,
             accuracy=accuracy,
+            gradient_norm=2.0,
             seconds=0.1,
         ),
     )

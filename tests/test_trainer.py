@@ -119,6 +119,26 @@ def test_training_is_a_plain_loop_when_nothing_is_pruned(arch):
     assert update.statistics.seconds > 0
 
 
+@pytest.mark.parametrize("arch", [ARCH, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 0.01}, {"proximal_mu": 0.5}], ids=str)
+def test_the_gradients_norm_is_that_of_the_loss_alone_in_each_epochs_first_step(arch, changes):
+    """By autograd, of the weights that an epoch begins with and the first 8 samples of its order."""
+    recipe, shard = small_recipe(arch, replace(TRAIN, **changes)), random_shard(arch.input_shape, 5, 117)
+    order = generator(recipe.seed, "batches", 1, 5)
+
+    def by_hand(state: ModelState) -> float:
+        images, labels = shard.batch(order.permutation(len(shard))[:8])
+        module = to_module(arch, state)
+        nn.functional.cross_entropy(module(images), labels).backward()
+        return math.sqrt(sum(float(one.grad.double().square().sum()) for one in module.parameters()))
+
+    task = small_task(recipe, shard)
+    norms = [by_hand(task.state)]
+    update = train_locally(recipe, task, shard, lambda told: norms.append(by_hand(told.state)))
+    assert update.statistics.gradient_norm == pytest.approx(sum(norms[:2]) / 2, rel=1e-5)
+    assert norms[0] != pytest.approx(norms[1])
+
+
 def test_training_learns():
     """The shard's classes differ in brightness; five of them leave chance at a fifth."""
     recipe = small_recipe(ARCH, replace(TRAIN, local_epochs=8))

@@ -315,6 +315,7 @@ def test_a_bool_is_no_number_of_examples():
         ("train-loss", [0.5]),
         ("train-loss", np.float64(0.5)),
         ("accuracy", float("nan")),
+        ("gradient-norm", float("inf")),
         ("seconds", float("-inf")),
         ("memory-predicted-bytes", -1),
         ("memory-measured-bytes", 1.5),

@@ -78,6 +78,7 @@ class _Session:
         self.run = ClientRun(recipe, task, shard, task.state.structure, steps, module, optimizer, part)
         self.run.meter.expect(steps.num_bytes)
         self.watched: tuple[Part, int] = part, 0  # whose peak is known, up to which batch
+        self.gradient_norm: float | None = None  # of the epoch's first step
         self.num_since_restart = 0  # samples that the running statistics have seen
         self.received_accuracy = self._local_accuracy("received")  # while nobody watches the module
         self.order = generator(recipe.seed, "batches", task.round, task.client)
@@ -101,7 +102,7 @@ class _Session:
             TrainingError: If the loss is not finite.
         """
         run, total, done = self.run, len(self.run.shard), 0
-        first_batch = run.steps.batch
+        first_batch, self.gradient_norm = run.steps.batch, None
         if epoch:
             self.started = time.perf_counter()
             run.meter.begin(run.steps.num_bytes)
@@ -124,6 +125,7 @@ class _Session:
         return Statistics(
             train_loss=self._finite(float(loss_sum) / done),
             accuracy=float(num_right) / done,
+            gradient_norm=self.gradient_norm or 0.0,
             memory_predicted_bytes=run.meter.predicted,
             memory_measured_bytes=run.meter.measured,
             memory_mean_bytes=run.meter.mean(done),
@@ -179,6 +181,8 @@ class _Session:
         return training_step(*self.run.part, *self._batch(rows), self._on_gradients, self.run.mask)
 
     def _on_gradients(self) -> None:
+        if self.gradient_norm is None:
+            self.gradient_norm = gradient_norm(self.run.part[1])
         for method in self.run.methods:
             method.on_gradients(self.run)
 
@@ -259,6 +263,17 @@ def _steps(
     """
     memory, budget = recipe.memory_model(shard.raw_itemsize), task.profile.memory_bytes
     return fitting_steps(recipe, memory, structure, budget, len(shard), noise_scale)
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
+    """Returns the common L2 norm of all gradients.
+
+    Taken in every step, it would cost a small network 4 % of its training. It looks at one gradient after the
+    other, and so takes a number where the backward pass, just before, had one for each output of a layer.
+    """
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    grads = (parameter.grad for parameter in parameters if parameter.grad is not None)
+    return math.hypot(*(torch.linalg.vector_norm(grad).item() for grad in grads))
 
 
 def training_step(

@@ -43,6 +43,8 @@ class Statistics:
         batch_size_last: Samples per step after the last cut.
         train_loss: Mean loss over the samples of the last local epoch, each at the time of its step.
         accuracy: Share of the last local epoch's samples predicted right at the time of their step.
+        gradient_norm: The L2 norm, over all that is trained, of the loss's gradient in the first step of a
+            local epoch, before penalties, pulls and clipping; the mean over the epochs.
         num_local_test: The number of the client's own samples that it holds out and never trains on.
         local_accuracy_global: Share of those that the model as it was received predicts right; None where
             there are none.
@@ -59,6 +61,7 @@ class Statistics:
     batch_size_last: Annotated[int, Figure("samples", over_clients=max)]
     train_loss: Annotated[float, Figure("nats", weight="num_examples", after="update_norm")]
     accuracy: Annotated[float, Figure("share", over_clients=mean)]
+    gradient_norm: Annotated[float, Figure(over_epochs=mean, weight="num_examples", later=True)]
     num_local_test: Annotated[int, Figure("samples", later=True)] = 0
     local_accuracy_global: Annotated[float | None, Figure("share", weight="num_local_test", later=True)] = (
         None
