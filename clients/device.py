@@ -7,11 +7,12 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
 - ``name``: the device class shown in records; devices of one name should have one budget;
 - ``threads``: torch threads, 1 unless it says more;
-- ``model-target``: the network that a server may make this device import and call (``model.target``).
+- ``model-target``: the network that a server may make this device import and call (``model.target``);
+- ``methods``: the client methods of one's own that it may make it import (``train.methods``), with commas.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -24,6 +25,7 @@ from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes
 from fedhp.scenario.loading import from_json
 from fedhp.seeds import derive
 from fedhp.sizes import format_size, parse_size
+from fedhp.training.methods import references
 
 NodeConfig = Mapping[str, Any]
 
@@ -52,11 +54,13 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
 
     Raises:
         ScenarioError: If the node configuration says neither a partition nor a data path, the partition is
-            beyond the scenario's fleet, or the scenario's network is one that the device was not told of.
+            beyond the scenario's fleet, or the scenario's network or a client method
+            is one that the device was not told of.
         DataError: If the data cannot be read or does not fit the model.
     """
     scenario = from_json(brief.scenario)
     _check_target(scenario.model.target, node)
+    _check_methods(references(brief.methods, scenario.train.methods), node)
     client = _partition_id(node)
     kind = _device_class(brief, client)
     budget = kind.memory_bytes
@@ -103,6 +107,17 @@ def _check_target(target: str, node: NodeConfig) -> None:
         raise ScenarioError(
             f"the scenario's network is '{target}', which this device was not told that it may import; start "
             f"its SuperNode with --node-config 'model-target=\"{target}\"'"
+        )
+
+
+def _check_methods(named: Sequence[str], node: NodeConfig) -> None:
+    """Refuses to import methods, as `_check_target` networks."""
+    allowed = {name.strip() for name in str(node.get("methods", "")).split(",")}
+    unknown = [name for name in named if name not in allowed]
+    if unknown and not node.get("fedhp-simulation"):
+        raise ScenarioError(
+            f"clients are to train by '{unknown[0]}', a method which this device was not told that it may "
+            f"import; start its SuperNode with --node-config 'methods=\"{','.join(named)}\"'"
         )
 
 

@@ -24,6 +24,7 @@ from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
 from fedhp.training.evaluation import evaluate
+from fedhp.training.method import ClientRun, Method
 from fedhp.training.methods import PRUNING
 
 NODE = 7
@@ -356,6 +357,14 @@ def planted(input_shape, num_classes):
 CALLED: list[tuple[int, ...]] = []
 
 
+TOLD: list[str] = []
+
+
+class Told(Method):
+    def begin(self, run: ClientRun) -> None:
+        TOLD.append("begin")
+
+
 def test_a_device_imports_only_the_network_that_its_owner_names():
     target = f"{__name__}:planted"
     chosen = scenario(**{"model.target": target, "model.widths": []})
@@ -375,6 +384,25 @@ def test_a_device_imports_only_the_network_that_its_owner_names():
     reply = send(contents[MessageType.TRAIN], MessageType.TRAIN, {"partition-id": 0, "model-target": target})
     assert reply.has_content()
     assert CALLED
+
+
+@pytest.mark.parametrize("by", ["scenario", "strategy"])
+def test_a_device_imports_only_the_methods_that_its_owner_names(by):
+    """Whether the scenario or the strategy asks for them."""
+    method = f"{__name__}:Told"
+    chosen = scenario(**({"train.methods": [method]} if by == "scenario" else {}))
+    asked = brief(chosen, methods=PRUNING if by == "scenario" else (method,))
+    state = initial_state(chosen.recipe((1, 8, 8), 10, ()).architecture, 0)
+    content = wire.pack_task(wire.pack_state(state), asked, 1)
+    TOLD.clear()
+    for node in ({}, {"methods": "another:One"}, {"model-target": method}):
+        assert "which this device was not told that it may import; start its SuperNode with" in refusal(
+            content, MessageType.TRAIN, {"partition-id": 0, **node}
+        )
+    assert TOLD == []
+    told = {"partition-id": 0, "methods": f"another:One, {method}"}
+    assert send(content, MessageType.TRAIN, told).has_content()
+    assert TOLD == ["begin"]
 
 
 @pytest.mark.parametrize(("said", "threads"), [({}, 1), ({"threads": 3}, 3), ({"fedhp-simulation": True}, 2)])

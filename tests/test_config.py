@@ -318,6 +318,8 @@ def test_a_scenario_that_wants_a_file_of_ones_own_says_how_to_give_it(monkeypatc
         ("train.momentum=1", r"^train\.momentum must be from 0 to below 1, got 1\.0$"),
         ("train.batch_size=0", r"^train\.batch_size must be at least 1, got 0$"),
         ("train.weight_decay=-1", r"^train\.weight_decay must be finite and 0 or more, got -1\.0$"),
+        ("train.methods=[fedprox]", r"^train\.methods\[0\] must be a reference, such as .*, got 'fedprox'$"),
+        ("train.methods=['a:B',[x]]", r"^train\.methods\[1\] must be a reference"),
         ("train.proximal_mu=-1", r"^train\.proximal_mu must be finite and 0 or more, got -1\.0$"),
         ("train.local_epochs=0", r"train\.local_epochs"),
         ("train.lr_schedule=stairs", r"train\.lr_schedule"),

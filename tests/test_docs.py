@@ -109,6 +109,7 @@ TYPES = {
     bool: "true or false",
     list[int]: "list of integers",
     list[float]: "list of numbers",
+    list[str]: "list of texts",
 }
 
 

@@ -29,7 +29,8 @@ class Rules:
         brief: What every message says of the run.
 
     Attributes:
-        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``.
+        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``, or by
+            reference.
         budgeted: Whether devices keep to their memory budgets.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
         options: Keys of the scenario's ``strategy`` section that it has a use for.

@@ -164,13 +164,14 @@ class Scenario:
         Args:
             input_shape: Of one sample, channels first.
             num_classes: The number of classes.
-            methods: The client methods that the strategy asks for; by default DynHP.
+            methods: The client methods that the strategy asks for, besides those of ``train.methods``; by
+                default DynHP.
 
         Raises:
-            ScenarioError: If there is no method of such a name.
+            ScenarioError: If there is no such method.
         """
         arch = architecture(self.model, input_shape, num_classes)
-        kinds, levels = methods_for(methods), tuple(self.strategy.levels)
+        kinds, levels = methods_for(methods, self.train.methods), tuple(self.strategy.levels)
         return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed, kinds, levels)
 
     def to_dict(self) -> dict[str, Any]:
@@ -190,6 +191,7 @@ KEYS = keys_of(
     Scenario,
     {
         "model.widths": "[64,32]",
+        "train.methods": "[my_method:Mine]",
         "strategy.levels": "[1,0.5,0.25]",
         "fleet.classes": "[{name: phone, memory: 4MiB}]",
     },

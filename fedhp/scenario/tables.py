@@ -31,6 +31,7 @@ _TYPES = {
     bool: "true or false",
     list[int]: "list of integers",
     list[float]: "list of numbers",
+    list[str]: "list of texts",
     list[DeviceClassConfig]: "list of device classes",
 }
 _MARKED = re.compile(r"(<!-- keys of (\w+) -->\n).*?(<!-- end of keys -->)", re.DOTALL)

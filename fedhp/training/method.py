@@ -78,11 +78,11 @@ class Method:
     """A client method, which at each moment does nothing by default; one is made for each local training.
 
     Attributes:
-        name: By which a strategy asks for it, and messages name it.
+        name: By which a strategy asks for it, and messages name it; one of the user's own goes by reference.
         by_strategy: Whether it is at work only where the strategy asks for it.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
     by_strategy: ClassVar[bool] = False
 
     @classmethod
@@ -98,7 +98,7 @@ class Method:
     @classmethod
     def said(cls, recipe: Recipe) -> str:
         """Says the keys that set it to work, such as ``train.proximal_mu = 0.1``."""
-        return cls.name
+        return cls.__name__
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:
@@ -116,7 +116,7 @@ class Method:
     @property
     def key(self) -> Hashable:
         """What of it the peak of a step depends on."""
-        return self.name
+        return type(self)
 
     def begin(self, run: ClientRun) -> None:
         """Is told of the training: module and optimiser are there."""

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import torch
 from torch import nn
 
-from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds
+from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds, shown
 from fedhp.choices import STABLE, OneOf, check_values
+from fedhp.errors import ScenarioError
 
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -44,6 +45,8 @@ class TrainConfig:
             client of a single class then learns nothing, and a client's training accuracy is among its own
             classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
             try it with ``data.local_test``.
+        methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
+            [a client method of your own](#a-client-method-of-your-own).
         lr_schedule: ``cosine`` falls to zero over the whole training; ``constant`` does not.
         device: Where it runs: ``auto`` takes CUDA where there is one.
     """
@@ -58,11 +61,18 @@ class TrainConfig:
     proximal_mu: Annotated[float, Bounds(at_least=0)] = 0.0
     clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
     masked_loss: bool = False
+    methods: list[str] = field(default_factory=list)
     lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
 
     def __post_init__(self) -> None:
         check_values(self, "train.")
+        for place, name in enumerate(self.methods):
+            # OmegaConf lets a list pass for a text within a list.
+            if not isinstance(name, str) or not all(name.partition(":")):
+                raise ScenarioError(
+                    f"train.methods[{place}] must be a reference, such as my_method:Mine, got {shown(name)}"
+                )
 
     @property
     def state_slots(self) -> int:

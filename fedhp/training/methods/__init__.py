@@ -1,8 +1,10 @@
 """How clients may train: each method one file, and its line in the registry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fedhp.choices import check_choice
+from fedhp.errors import ScenarioError
+from fedhp.references import resolve
 from fedhp.training.method import Method
 from fedhp.training.methods.clipping import Clipping
 from fedhp.training.methods.dynhp import DynHP
@@ -21,13 +23,31 @@ METHODS: dict[str, type[Method]] = {
 PRUNING = (DynHP.name, Regularization.name)
 
 
-def methods_for(asked: Iterable[str]) -> tuple[type[Method], ...]:
-    """Returns the methods that may be at work where a strategy asks for these.
+def methods_for(asked: Iterable[str], own: Sequence[str] = ()) -> tuple[type[Method], ...]:
+    """Returns the methods that may be at work, in the order in which they act.
+
+    Args:
+        asked: Those that a strategy asks for: names in `METHODS`, or references.
+        own: The user's own, by reference: they act on all gradients, before these are clipped.
 
     Raises:
-        ScenarioError: If there is none of a name.
+        ScenarioError: If there is none of a name, or a reference leads to something else.
     """
-    names = list(asked)
+    names = [name for name in asked if ":" not in name]
     for name in names:
         check_choice("methods", name, METHODS)
-    return tuple(kind for name, kind in METHODS.items() if name in names or not kind.by_strategy)
+    kinds = [kind for name, kind in METHODS.items() if name in names or not kind.by_strategy]
+    place = kinds.index(Clipping)
+    return (*kinds[:place], *map(_own, references(asked, own)), *kinds[place:])
+
+
+def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
+    """Returns which methods are not among those that ship, and have to be imported."""
+    return list(dict.fromkeys([*(name for name in asked if ":" in name), *own]))
+
+
+def _own(reference: str) -> type[Method]:
+    found = resolve(reference, "train.methods")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ScenarioError(f"train.methods: '{reference}' is no subclass of fedhp.training.method.Method")
+    return found
