@@ -8,11 +8,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.comparison.rows import Row
 from fedhp.comparison.texts import measured, own_samples
 from fedhp.drawing.axes import intervals, legend_above, lines_of
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT, marked_looks
+from fedhp.sweep.texts import Row
 
 _SPREAD = 0.7  # of an arm's line, over which its classes stand
 _BUDGET = {"color": LIGHT["limit"], "linestyle": "--"}

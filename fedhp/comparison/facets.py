@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from fedhp.comparison.rows import Row
+from fedhp.sweep.texts import Row
 
 
 @dataclass(frozen=True)

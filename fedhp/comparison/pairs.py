@@ -9,7 +9,8 @@ from typing import Any
 from scipy.stats import ttest_rel
 
 from fedhp.comparison.facets import Facet
-from fedhp.comparison.rows import CONFIDENCE, ENOUGH, OVER_SEEDS, Row
+from fedhp.comparison.rows import CONFIDENCE, ENOUGH, OVER_SEEDS
+from fedhp.sweep.texts import Row
 
 _NOT_MEASURED = "seconds"  # differs between runs that are equal in all else
 

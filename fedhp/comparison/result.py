@@ -11,10 +11,11 @@ from fedhp.comparison.devices import devices
 from fedhp.comparison.facets import Facet, facets, values_of
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest
 from fedhp.comparison.pairs import pair_rows
-from fedhp.comparison.rows import Row, arm_rows, class_rows, is_held_out, run_rows
+from fedhp.comparison.rows import arm_rows, class_rows, is_held_out, run_rows
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import RecordError
 from fedhp.records import RunResult, load_run
+from fedhp.sweep.texts import Row
 
 _AGAIN = "repeat the 'fedhp compare' that wrote it, which goes on where it was cut short"
 

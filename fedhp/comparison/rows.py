@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import pandas as pd
@@ -11,8 +11,8 @@ from scipy.stats import sem, t
 from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
 from fedhp.records import RunResult
-
-Row = dict[str, Any]
+from fedhp.sweep.averages import deviation_of, grouped, known
+from fedhp.sweep.texts import Row
 
 CONFIDENCE = 0.95  # of all intervals
 ENOUGH = 3  # seeds for an interval: that of two is 12.7 standard errors to each side
@@ -137,10 +137,7 @@ def arm_rows(runs: Sequence[Row], keys: Sequence[str] = ()) -> list[Row]:
     seeds or more. ``worst_class_accuracy`` is the mean of each seed's worst class, and ``worst_class`` names
     all that were worst on a seed, the most frequent first.
     """
-    arms: dict[tuple[str, str], list[Row]] = {}
-    for row in runs:
-        arms.setdefault((row["strategy"], row["value"]), []).append(row)
-    return [_arm(members, keys) for members in arms.values()]
+    return [_arm(members, keys) for members in grouped(runs, "strategy", "value")]
 
 
 def _arm(members: Sequence[Row], keys: Sequence[str]) -> Row:
@@ -148,10 +145,10 @@ def _arm(members: Sequence[Row], keys: Sequence[str]) -> Row:
     row: Row = {key: members[0].get(key, "") for key in ("strategy", "value", *keys)}
     row["seeds"] = len(done)
     for key, over_seeds in OVER_SEEDS.items():
-        values = [member[key] for member in done if member[key] is not None]
+        values = known(done, key)
         row[key] = over_seeds(values) if values else None
         if key in _MEANS:
-            row[f"{key}_deviation"] = stdev(values) if len(values) > 1 else None
+            row[f"{key}_deviation"] = deviation_of(done, key)
     row["last_low"], row["last_high"] = _interval([member["last"] for member in done])
     worst = Counter(member["worst_class"] for member in done if member["worst_class"])
     row["worst_class"] = ", ".join(name for name, _ in worst.most_common())

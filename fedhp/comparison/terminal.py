@@ -8,7 +8,6 @@ from rich.table import Table
 
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.comparison.rows import Row
 from fedhp.comparison.texts import (
     WORST,
     Column,
@@ -21,6 +20,7 @@ from fedhp.comparison.texts import (
     said_identical,
     with_spread,
 )
+from fedhp.sweep.texts import Row
 
 _MOST_PAIRED = 12  # arms, for whose pairs 80 columns have room
 

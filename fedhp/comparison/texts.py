@@ -7,8 +7,8 @@ from typing import Any
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.pairs import identical
 from fedhp.comparison.result import Result
-from fedhp.comparison.rows import ENOUGH, Row
-from fedhp.sweep.texts import number, spread
+from fedhp.comparison.rows import ENOUGH
+from fedhp.sweep.texts import Row, number, spread
 
 _TERMS = """\
 Accuracies in percent on the held-out set, means over seeds with their standard deviation, and the interval of

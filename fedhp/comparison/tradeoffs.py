@@ -8,10 +8,10 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
-from fedhp.comparison.rows import Row
 from fedhp.drawing.axes import Look
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT
+from fedhp.sweep.texts import Row
 
 _FARTHEST = 8.0  # points below the best that are shown, where some are far off
 _MANY = 5  # arms, of which one may be far off

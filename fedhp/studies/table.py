@@ -1,15 +1,17 @@
 """From the records of a study's cells to its figures: one row per cell, one per arm over its seeds."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 from fedhp.records import RunResult, load_run
+from fedhp.sweep.averages import deviation_of, grouped, known, mean_of
 from fedhp.sweep.cell import Cell, Outcome
 from fedhp.sweep.texts import Row
 
 _DENSE = "dense"
+_ARM = ("scenario", "arm", "target")
 
 # Figures of a cell, averaged over the seeds of its arm.
 _AVERAGED = ("compression", "memory_end", "memory_mean", "time", "seconds")
@@ -58,29 +60,14 @@ def arm_rows(rows: Sequence[Row]) -> list[Row]:
 
     What no cell of the arm has is None.
     """
-    return list(_arm_rows(rows))
+    return [_arm(members) for members in grouped(rows, *_ARM)]
 
 
-def _arm_rows(rows: Sequence[Row]) -> Iterator[Row]:
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["scenario"], row["arm"], row["target"]), []).append(row)
-    for (scenario, arm, target), members in groups.items():
-        row: Row = {"scenario": scenario, "arm": arm, "target": target}
-        row["seeds"] = sum("last" in member for member in members)
-        for key in ("last", "best", "below_dense"):
-            row[key], row[f"{key}_deviation"] = _mean(members, key), _deviation(members, key)
-        row.update({key: _mean(members, key) for key in _AVERAGED})
-        row["reason"] = next((member["reason"] for member in members if member["reason"]), "")
-        yield row
-
-
-def _mean(rows: Sequence[Row], key: str) -> float | None:
-    values = [row[key] for row in rows if key in row]
-    return mean(values) if values else None
-
-
-def _deviation(rows: Sequence[Row], key: str) -> float | None:
-    """Returns the standard deviation of a sample; of one value, nothing is known of the spread."""
-    values = [row[key] for row in rows if key in row]
-    return stdev(values) if len(values) > 1 else None
+def _arm(members: Sequence[Row]) -> Row:
+    row: Row = {key: members[0][key] for key in _ARM}
+    row["seeds"] = len(known(members, "last"))
+    for key in ("last", "best", "below_dense"):
+        row[key], row[f"{key}_deviation"] = mean_of(members, key), deviation_of(members, key)
+    row.update({key: mean_of(members, key) for key in _AVERAGED})
+    row["reason"] = next((member["reason"] for member in members if member["reason"]), "")
+    return row
