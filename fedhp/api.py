@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from fedhp.data import Normalisation
+from fedhp.data.normalisation import Normalisation
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.inference import normalised, to_whole_module

@@ -9,7 +9,7 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.costs.memory import Extras, memory_model
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture, initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.structure import Structure

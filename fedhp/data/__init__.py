@@ -12,7 +12,8 @@ from fedhp.data.layout import LAYOUTS, looks_channels_last
 from fedhp.data.normalisation import Normalisation
 from fedhp.data.notes import data_notes
 from fedhp.data.partition import label_counts, partition_notes, partition_rows
-from fedhp.data.shard import Shard, client_shard, local_parts, test_shard, train_shard
+from fedhp.data.parts import client_shard, local_parts, test_shard, train_shard
+from fedhp.data.shard import Shard
 from fedhp.data.sources import SOURCES
 
 __all__ = [

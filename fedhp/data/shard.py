@@ -8,12 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from fedhp.data.config import DataConfig
-from fedhp.data.dataset import Dataset, held_dataset, open_dataset
-from fedhp.data.partition import rows_of
-from fedhp.errors import DataError
-from fedhp.seeds import generator
-
 # Whole rows that are copied at once where only some of their entries are wanted.
 _ROWS = 16
 
@@ -149,64 +143,3 @@ def _pick(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]
 
 def _empty(like: NDArray[Any], shape: tuple[int, ...]) -> torch.Tensor:
     return torch.empty(shape, dtype=getattr(torch, like.dtype.name))
-
-
-def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -> Shard:
-    """Returns a simulated client's training rows, a function of the arguments and the data alone.
-
-    Raises:
-        DataError: If there is no such client, or the data cannot be opened or divided.
-    """
-    if not 0 <= client < num_clients:
-        raise DataError(
-            f"there is no client {client} among {num_clients}: partition ids go from 0 to "
-            f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
-        )
-    dataset = held_dataset(config)
-    return _training_rows(dataset, rows_of(dataset, config.partition, num_clients, seed)[client])
-
-
-def local_parts(config: DataConfig, shard: Shard, seed: int, stream: int) -> tuple[Shard, Shard | None]:
-    """Divides a device's samples into those that it trains on and those held out (``data.local_test``).
-
-    Args:
-        config: How much is held out.
-        shard: All samples of the device.
-        seed: The run's seed.
-        stream: What the device's randomness hangs on; a simulated one's is its partition id.
-    """
-    if not config.local_test:
-        return shard, None
-    return shard.hold_out(config.local_test, generator(seed, "local test", stream))
-
-
-def train_shard(config: DataConfig) -> Shard:
-    """Returns all training rows: those of a device that trains alone.
-
-    Raises:
-        DataError: If the data cannot be opened.
-    """
-    dataset = open_dataset(config)
-    return _training_rows(dataset, np.arange(len(dataset.train_labels)))
-
-
-def _training_rows(dataset: Dataset, rows: NDArray[np.intp]) -> Shard:
-    return _shard(dataset, dataset.train_images, dataset.train_labels, rows)
-
-
-def _shard(
-    dataset: Dataset, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.intp]
-) -> Shard:
-    mean, std = (0.0, 1.0) if images.dtype != np.uint8 else (dataset.mean, dataset.std)
-    return Shard(images, labels, rows, num_classes=dataset.num_classes, mean=mean, std=std)
-
-
-def test_shard(config: DataConfig) -> Shard:
-    """Returns the held-out rows, on which the server evaluates.
-
-    Raises:
-        DataError: If the data cannot be opened.
-    """
-    dataset = open_dataset(config)
-    labels = dataset.test_labels
-    return _shard(dataset, dataset.test_images, labels, np.arange(len(labels)))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fedhp.data import DataConfig
+from fedhp.data.config import DataConfig
 from fedhp.draft.looking import Kind, Look
 from fedhp.draft.planning import SHARES, Draft
 from fedhp.fleet.devices import DeviceClassConfig

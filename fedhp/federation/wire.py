@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import LARGEST_WHOLE
 from fedhp.choices import limits_of
-from fedhp.data import Normalisation
+from fedhp.data.normalisation import Normalisation
 from fedhp.errors import WireError
 from fedhp.federation.arrays import read_array, write_array
 from fedhp.fleet.devices import DeviceProfile, name_flaw

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.data import Normalisation
+from fedhp.data.normalisation import Normalisation
 from fedhp.model.architecture import Architecture, to_module
 from fedhp.model.state import ModelState
 

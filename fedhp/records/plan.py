@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fedhp.data import Normalisation
+from fedhp.data.normalisation import Normalisation
 from fedhp.model.layout import Layout
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.bounds import MOST_CLIENTS, MOST_EPOCHS, MOST_THREADS, Bounds, Text
 from fedhp.choices import STABLE, OneOf, check_values
-from fedhp.data import DataConfig
+from fedhp.data.config import DataConfig
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import FleetConfig
 from fedhp.model.zoo import ModelConfig, architecture

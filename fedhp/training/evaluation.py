@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture, to_module
 from fedhp.model.draws import drawing
 from fedhp.model.modules import normalises_over_batches

@@ -8,7 +8,7 @@ from torch import nn
 
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.costs.memory import MemoryModel
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.training.recipe import Recipe
 
 Key = tuple[object, ...]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.model.structure import Structure
 from fedhp.pruning.contributions import Scores
 from fedhp.training.meter import Key, Meter, step_key

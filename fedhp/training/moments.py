@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.model.architecture import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.modules import retake_statistics, take_weights

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.data import Shard
+from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
 from fedhp.model.architecture import to_module
 from fedhp.model.draws import drawing
