@@ -18,14 +18,13 @@ from .device import LocalDevice, open_device
 from .failures import tell_failures
 from .telling import looked_at, tell, trained
 
-app = ClientApp(mods=[tell_failures, keep_to_threads])
+app = ClientApp(mods=[tell_failures])
 
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Says which device this is: its class, memory budget and number of samples."""
-    brief = wire.unpack_brief(message.content)
-    device = open_device(brief, context.node_config)
+    _, device = _opened(message, context)
     return Message(wire.pack_profile(device.profile, device.partition_id), reply_to=message)
 
 
@@ -47,10 +46,14 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(wire.pack_moments(moments), reply_to=message)
 
 
-def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, RoundTask]:
+def _opened(message: Message, context: Context) -> tuple[wire.Brief, LocalDevice]:
+    keep_to_threads(context.node_config)
     brief = wire.unpack_brief(message.content)
-    # First: it refuses a network that this device may not import, which a recipe would.
-    device = open_device(brief, context.node_config)
+    return brief, open_device(brief, context.node_config)
+
+
+def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, RoundTask]:
+    brief, device = _opened(message, context)  # it refuses a network that a recipe would import
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)

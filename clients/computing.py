@@ -1,14 +1,15 @@
 """What a device computes with."""
 
 import torch
-from flwr.app import Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 
-from .device import num_threads
+from .device import NodeConfig, num_threads
 
 
-def keep_to_threads(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Sets torch's threads before anything is built; a Flower mod. Simulated workers set their own."""
-    if not context.node_config.get("fedhp-simulation"):
-        torch.set_num_threads(num_threads(context.node_config))
-    return call_next(message, context)
+def keep_to_threads(node: NodeConfig) -> None:
+    """Sets torch's threads, before anything is built. Simulated workers set their own.
+
+    Raises:
+        ScenarioError: If the node configuration says no such number.
+    """
+    if not node.get("fedhp-simulation"):
+        torch.set_num_threads(num_threads(node))

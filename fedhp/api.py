@@ -19,7 +19,7 @@ from fedhp.records import RunResult, load_run, load_state, run_folder
 from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.reporting import reporting
-from fedhp.run.setup import checked_strategy, prepare
+from fedhp.run.setup import Setup, checked_strategy, prepare
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
@@ -27,6 +27,7 @@ from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads
 
 _logger = logging.getLogger("fedhp")
+_notes = logging.getLogger("fedhp.notes")
 
 CLIENT_APP = "clients.client_app:app"
 
@@ -52,24 +53,26 @@ def simulate(
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
     scenario = _scenario("run", scenario, out, overrides)
+    simulation, clients = scenario.simulation, scenario.fleet.num_clients
+    timeout = scenario.server.timeout_seconds
     with run_folder(scenario.name, out) as folder:
-        _simulate(scenario, folder, show)
+        with torch_threads(simulation.threads_per_worker):
+            setup = _prepared(scenario, show)
+            grids = open_grid(simulation, CLIENT_APP, clients, timeout, _notes.warning, setup.message_bytes)
+            with grids as grid, reporting(scenario, folder, show) as trackers:
+                run_fleet(grid, setup, trackers)
         return load_run(folder)
 
 
-def _simulate(scenario: Scenario, folder: Path, show: bool) -> None:
-    simulation, clients = scenario.simulation, scenario.fleet.num_clients
+def _prepared(scenario: Scenario, show: bool) -> Setup:
+    """Makes every check, before any process starts."""
     checked_strategy(scenario)  # before anything is said, let alone done
     if show:
-        _logger.info("preparing '%s' for %d clients", scenario.data.name, clients)
-    with torch_threads(simulation.threads_per_worker):
-        setup = prepare(scenario)  # every check before any process starts
-        if simulation.num_workers:
-            _logger.info("starting the workers")
-        notes, timeout = logging.getLogger("fedhp.notes"), scenario.server.timeout_seconds
-        grids = open_grid(simulation, CLIENT_APP, clients, timeout, notes.warning, setup.message_bytes)
-        with grids as grid, reporting(scenario, folder, show) as trackers:
-            run_fleet(grid, setup, trackers)
+        _logger.info("preparing '%s' for %d clients", scenario.data.name, scenario.fleet.num_clients)
+    setup = prepare(scenario)
+    if scenario.simulation.num_workers:
+        _logger.info("starting the workers")
+    return setup
 
 
 def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:

@@ -56,38 +56,46 @@ class Answer(NamedTuple):
         )
 
 
-def answer(app: App, message: Message, state: RecordDict | None, num_nodes: int, seconds: float) -> Answer:
+def answer(app: App, num_nodes: int, seconds: float, message: Message, state: RecordDict | None) -> Answer:
     """Runs the app on a message; whatever goes wrong inside becomes an error reply.
 
     A client that took longer than ``seconds`` has failed too, even where nobody cuts it off. A
     failed client leaves its node's state as it was.
     """
-    started = time.monotonic()
-    result = _run(app, message, state, num_nodes)
+    started, node_id = time.monotonic(), message.metadata.dst_node_id
+    context = _context(node_id, num_nodes, state)
+    try:
+        with acting_as(node_id):
+            reply = app(message, context)
+    except (Exception, SystemExit) as error:
+        logger.debug("the client of node %d failed", node_id, exc_info=True)
+        reason = f"{getattr(error, 'stage', 'client')}: {type(error).__name__}: {error}"
+        result = failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+    else:
+        result = _checked(message, reply, context.state if context.state or state is not None else None)
     late = time.monotonic() - started > seconds
     return timed_out(message, seconds) if late else result
 
 
-def _run(app: App, message: Message, state: RecordDict | None, num_nodes: int) -> Answer:
-    node_id = message.metadata.dst_node_id
-    context = Context(
+def _context(node_id: int, num_nodes: int, state: RecordDict | None) -> Context:
+    return Context(
         run_id=RUN_ID,
         node_id=node_id,
         node_config={"partition-id": node_id - 1, "num-partitions": num_nodes, "fedhp-simulation": True},
         state=RecordDict() if state is None else state,
         run_config={},
     )
-    try:
-        with acting_as(node_id):
-            reply = app(message, context)
-    except (Exception, SystemExit) as error:
-        logger.debug("the client of node %d failed", node_id, exc_info=True)
-        stage = getattr(error, "stage", "client")
-        reason = f"{stage}: {type(error).__name__}: {error}"
-        return failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
-    if flaw := _flaw(reply, message):
-        return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"reply: {flaw}")
-    return Answer(reply, context.state if context.state or state is not None else None)
+
+
+def _checked(message: Message, reply: object, state: RecordDict | None) -> Answer:
+    """Returns what a client returned, or, where that is no reply to the message, the failure."""
+    if not isinstance(reply, Message):
+        flaw = f"client returned a {type(reply).__name__}, not a flwr.app.Message"
+    elif reply.metadata.reply_to_message_id != message.metadata.message_id:
+        flaw = "client returned a message that does not reply to the one it got (use reply_to=)"
+    else:
+        return Answer(reply, state)
+    return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, f"reply: {flaw}")
 
 
 def failure(message: Message, code: int, reason: str) -> Answer:
@@ -99,11 +107,3 @@ def timed_out(message: Message, seconds: float) -> Answer:
     """Returns the error reply of a client that took too long."""
     reason = f"timeout: client took longer than {seconds:g} s"
     return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason)
-
-
-def _flaw(reply: object, message: Message) -> str | None:
-    if not isinstance(reply, Message):
-        return f"client returned a {type(reply).__name__}, not a flwr.app.Message"
-    if reply.metadata.reply_to_message_id != message.metadata.message_id:
-        return "client returned a message that does not reply to the one it got (use reply_to=)"
-    return None

@@ -1,7 +1,7 @@
 """A Flower ``Grid`` over simulated nodes; who runs the clients is the executor's business."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
+from itertools import chain, count
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
@@ -101,16 +101,23 @@ class SimulatedGrid(Grid):
         return stamped
 
     def _stream(self, messages: Sequence[Message], seconds: float) -> Iterator[Message]:
-        for wave in _waves(messages):
-            known = [m for m in wave if 1 <= m.metadata.dst_node_id <= self._num_nodes]
-            answers = self._executor.run(known, self._states, seconds)
-            for message in wave:
-                node_id = message.metadata.dst_node_id
-                if 1 <= node_id <= self._num_nodes:
-                    yield self._take(message, next(answers))
-                else:
-                    reason = f"node: no node {node_id}, this simulation has 1 to {self._num_nodes}"
-                    yield failure(message, ErrorCode.NODE_UNAVAILABLE, reason).reply
+        waves = (map(self._take, wave, self._answers(wave, seconds)) for wave in _waves(messages))
+        return chain.from_iterable(waves)
+
+    def _answers(self, wave: Sequence[Message], seconds: float) -> Iterator[Answer]:
+        known = [message for message in wave if self._has_node_of(message)]
+        answers = self._executor.run(known, self._states, seconds)
+        if len(known) == len(wave):
+            return answers
+        return (next(answers) if self._has_node_of(message) else self._nobody(message) for message in wave)
+
+    def _has_node_of(self, message: Message) -> bool:
+        return 1 <= message.metadata.dst_node_id <= self._num_nodes
+
+    def _nobody(self, message: Message) -> Answer:
+        node_id = message.metadata.dst_node_id
+        reason = f"node: no node {node_id}, this simulation has 1 to {self._num_nodes}"
+        return failure(message, ErrorCode.NODE_UNAVAILABLE, reason)
 
     def _take(self, message: Message, answer: Answer) -> Message:
         if answer.state is not None:

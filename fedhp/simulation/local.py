@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy, deepcopy
+from functools import partial
+from itertools import starmap
 
 from flwr.app import Message, RecordDict
 from flwr.app.message.message import make_message
@@ -23,13 +25,21 @@ class LocalExecutor:
         self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
     ) -> Iterator[Answer]:
         """See `fedhp.simulation.grid.Executor`."""
-        # Copies, as a worker would get: a client must not reach into the server's values. Arrays
-        # hold immutable bytes, which deepcopy shares; all that metadata holds is immutable.
-        payloads: dict[int, RecordDict] = {}
-        for message in messages:
-            content = message.content
-            if id(content) not in payloads:
-                payloads[id(content)] = deepcopy(content)
-            asked = make_message(copy(message.metadata), payloads[id(content)])
-            state = deepcopy(states.get(message.metadata.dst_node_id))
-            yield answer(self._app, asked, state, self._num_nodes, seconds)
+        return starmap(partial(answer, self._app, self._num_nodes, seconds), _copies(messages, states))
+
+
+def _copies(
+    messages: Sequence[Message], states: Mapping[int, RecordDict]
+) -> Iterator[tuple[Message, RecordDict | None]]:
+    """Yields each message and its node's state as a worker would get them.
+
+    A client must not reach into the server's values. Arrays hold immutable bytes, which deepcopy shares; all
+    that metadata holds is immutable.
+    """
+    payloads: dict[int, RecordDict] = {}
+    for message in messages:
+        content = message.content
+        if id(content) not in payloads:
+            payloads[id(content)] = deepcopy(content)
+        asked = make_message(copy(message.metadata), payloads[id(content)])
+        yield asked, deepcopy(states.get(message.metadata.dst_node_id))

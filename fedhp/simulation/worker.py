@@ -44,7 +44,7 @@ class Worker:
         num_bytes = 0
         for job in jobs:
             message = job.message(payloads)
-            result = answer(self._app, message, job.state, self._num_nodes, limit)
+            result = answer(self._app, self._num_nodes, limit, message, job.state)
             answers.append(result)
             num_bytes += result.payload_bytes
             if time.monotonic() - started > SLICE_SECONDS or num_bytes > SLICE_BYTES:
