@@ -1,6 +1,8 @@
 """Small models, structures and data for the tests of the numeric core."""
 
 from collections import OrderedDict
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +17,14 @@ from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
+from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
+from fedhp.training.method import ClientRun, Method, begin
 from fedhp.training.methods import PRUNING, methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
-from fedhp.training.update import RoundTask
+from fedhp.training.trainer import train_locally
+from fedhp.training.update import RoundTask, Update
 
 torch.set_num_threads(1)
 
@@ -164,6 +169,28 @@ def small_recipe(
         seed,
         methods_for(PRUNING),
     )
+
+
+class Watch(Method):
+    """Keeps the training that it is told of, for tests that look at what is left of it."""
+
+    run: ClientRun
+
+    def begin(self, run: ClientRun) -> None:
+        type(self).run = run
+
+
+def watched(recipe: Recipe, task: RoundTask, shard: Shard) -> tuple[Update, ClientRun]:
+    """Trains, and returns the training's state beside its update."""
+    update = train_locally(replace(recipe, kinds=(*recipe.kinds, Watch)), task, shard)
+    return update, Watch.run
+
+
+def begun(recipe: Recipe, task: RoundTask, shard: Shard) -> Any:
+    """Returns a client's training before its first step."""
+    session = trainer._Session(recipe, task, shard)
+    begin(session.run)
+    return session
 
 
 def small_task(

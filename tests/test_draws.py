@@ -2,6 +2,7 @@
 
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from fedhp.model.state import ModelState
 from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.records import load_state
-from fedhp.training import trainer
 from fedhp.training.evaluation import evaluate
+from fedhp.training.method import ClientRun, Method
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import train_locally
 
@@ -91,10 +92,13 @@ def test_rounds_and_epochs_draw_anew():
     seen = []
     arch = architecture(ModelConfig(target=f"{__name__}:drop_out"), SHAPE, 3)
     recipe, shard = small_recipe(arch, TrainConfig(local_epochs=3, device="cpu")), random_shard(SHAPE, 3, 8)
-    session = trainer._Session(recipe, small_task(recipe, shard), shard)
-    dropout = next(m for m in session.run.module.modules() if isinstance(m, nn.Dropout))
-    dropout.register_forward_hook(lambda _m, _i, output: seen.append(output == 0))
-    session.train()
+
+    class Hooked(Method):
+        def begin(self, run: ClientRun) -> None:
+            dropout = next(m for m in run.module.modules() if isinstance(m, nn.Dropout))
+            dropout.register_forward_hook(lambda _m, _i, output: seen.append(output == 0))
+
+    train_locally(replace(recipe, kinds=(Hooked,)), small_task(recipe, shard), shard)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[1], seen[2])
 

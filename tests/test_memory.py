@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_models import (
     ARCHITECTURES,
     FEW,
+    begun,
     random_shard,
     random_structure,
     small_recipe,
@@ -206,7 +207,7 @@ def tracked_session(
     shard = random_shard(arch.input_shape, 2, batch, dtype=dtype)
     prune = PruneConfig(target_compression=4)
     recipe = small_recipe(arch, replace(OPTIMISERS[optimiser], **penalties), prune)
-    session = _Session(recipe, small_task(recipe, shard, state=state), shard)
+    session = begun(recipe, small_task(recipe, shard, state=state), shard)
     session._step(np.arange(batch))
     return session
 

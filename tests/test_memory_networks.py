@@ -25,6 +25,7 @@ from fedhp.training import meter, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
 from fedhp.training.recipe import Recipe
+from fedhp.training.trainer import train_locally
 
 
 class Residual(nn.Module):
@@ -150,7 +151,7 @@ def test_whatever_training_holds_is_counted(number, monkeypatch):
             notes = Notes(patch)
             shard = random_shard((2, 6, 6), 2, 5 * recipe.train.batch_size)
             task = small_task(recipe, shard, 10**9)
-            trainer._Session(recipe, task, shard).train()
+            train_locally(recipe, task, shard)
         for what, peak, said in notes.seen:
             assert peak <= said, (
                 f"{what}: {peak:,} bytes where {said:,} were said; {recipe.train}, {recipe.prune}"
@@ -189,7 +190,7 @@ def test_a_budget_of_exactly_what_is_said_holds_with_many_small_layers(optimizer
     assert said - memory_model(arch, 2, 1).training_bytes(arch.layout.widths, 16) >= 4 * 64
     with monkeypatch.context() as patch:
         notes = Notes(patch)
-        update = trainer._Session(recipe, small_task(recipe, shard, said), shard).train()
+        update = train_locally(recipe, small_task(recipe, shard, said), shard)
     assert update.statistics.memory_measured_bytes <= update.statistics.memory_predicted_bytes == said
     assert said - 8 * 8 - 64 <= max(peak for _, peak, _ in notes.seen) <= said
 
@@ -202,7 +203,7 @@ def test_scores_of_a_stream_that_many_layers_take_in_are_counted(criterion, monk
     shard = random_shard((1, 8, 8), 10, 40)
     with monkeypatch.context() as patch:
         notes = Notes(patch)
-        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).train()
+        train_locally(recipe, small_task(recipe, shard, 10**9), shard)
     assert all(peak <= said for _, peak, said in notes.seen)
 
 
@@ -230,6 +231,6 @@ def test_parts_of_the_gradient_of_a_layer_that_is_used_several_times_are_counted
     shard = random_shard((1, 8, 8), 10, 64)
     with monkeypatch.context() as patch:
         notes = Notes(patch)
-        trainer._Session(recipe, small_task(recipe, shard, 10**9), shard).train()
+        train_locally(recipe, small_task(recipe, shard, 10**9), shard)
     assert all(peak <= said <= 1.02 * peak for what, peak, said in notes.seen if what == "step")
     assert all(peak <= said for _, peak, said in notes.seen)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import fancy, random_shard, small_recipe, small_task
+from small_models import fancy, random_shard, small_recipe, small_task, watched
 from torch import nn
 
 from fedhp.costs.memory import Extras
@@ -17,7 +17,7 @@ from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.methods import METHODS, PRUNING, Clipping, OrderedDropout, methods_for
 from fedhp.training.optimizers import TrainConfig
-from fedhp.training.trainer import _Session, train_locally
+from fedhp.training.trainer import train_locally
 
 ARCH = architecture(ModelConfig("mlp", [12, 8]), (1, 6, 6), 5)
 SHARD = random_shard((1, 6, 6), 5, 40)
@@ -103,14 +103,13 @@ def test_what_a_method_keeps_is_cut_with_the_units_and_counted():
     least = [r.memory_model(1).training_bytes(ARCH.layout.widths, 16) for r in (plain, recipe)]
     assert least[1] - least[0] == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
     task = small_task(recipe, SHARD, least[1])
-    session = _Session(recipe, task, SHARD)
-    update = session.train()
+    update, run = watched(recipe, task, SHARD)
     assert update.state.structure.num_units() < task.state.structure.num_units()
     assert update.statistics.memory_measured_bytes <= least[1]
     kept = {group: update.state.structure.kept(group) for group in ARCH.layout.widths}
     wanted = fancy(dict(task.state.weights), kept)
-    for name, parameter in session.run.module.named_parameters():
-        np.testing.assert_array_equal(session.run.optimizer.state[parameter]["kept"], wanted[name])
+    for name, parameter in run.module.named_parameters():
+        np.testing.assert_array_equal(run.optimizer.state[parameter]["kept"], wanted[name])
     one = [r.memory_model(1).training_bytes(ARCH.layout.widths, 1) for r in (plain, recipe)]
     with pytest.raises(BudgetError, match=f"takes {one[1]:,} bytes"):
         train_locally(recipe, small_task(recipe, SHARD, one[0]), SHARD)

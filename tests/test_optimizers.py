@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import fancy, random_shard, small_recipe, small_task
+from small_models import begun, fancy, random_shard, small_recipe, small_task, watched
 from torch import nn
 
 from fedhp.errors import BudgetError, ScenarioError
@@ -17,7 +17,6 @@ from fedhp.model.zoo import ModelConfig, architecture
 from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.schedule import PruneConfig
 from fedhp.seeds import generator
-from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import clipping, fedprox
 from fedhp.training.methods.clipping import clip_gradients
@@ -204,13 +203,12 @@ def test_a_stronger_pull_stays_nearer_to_what_was_received():
 def test_after_a_cut_the_pull_is_towards_what_is_left_of_the_received_weights():
     recipe = proximal(prune=PRUNE)
     task = small_task(recipe, SHARD)
-    session = trainer._Session(recipe, task, SHARD)
-    session.train()
-    assert session.run.structure != task.state.structure
-    kept = {group: session.run.structure.kept(group) for group in ARCH.layout.widths}
+    _, run = watched(recipe, task, SHARD)
+    assert run.structure != task.state.structure
+    kept = {group: run.structure.kept(group) for group in ARCH.layout.widths}
     wanted = fancy(dict(task.state.weights), kept)
-    for name, parameter in session.run.module.named_parameters():
-        received = session.run.optimizer.state[parameter]["received"]
+    for name, parameter in run.module.named_parameters():
+        received = run.optimizer.state[parameter]["received"]
         np.testing.assert_allclose(received, wanted[name], rtol=1e-5, atol=1e-7)
 
 
@@ -239,7 +237,7 @@ def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
     monkeypatch.setattr(clipping, "clip_gradients", lambda optimizer, norm: calls.append("clip"))
     recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
     recipe = replace(recipe, train=replace(recipe.train, clip_norm=1.0))
-    session = trainer._Session(recipe, small_task(recipe, SHARD), SHARD)
+    session = begun(recipe, small_task(recipe, SHARD), SHARD)
     session._step(np.arange(8))
     assert calls == ["NoiseScale", "Contributions", "pull", "clip"]
 
@@ -252,14 +250,11 @@ def test_the_budget_counts_the_received_weights(name, monkeypatch):
     assert said - plain == 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
     monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     for one, budget in ((recipe, said), (without, plain)):
-        session = trainer._Session(one, small_task(one, SHARD, budget), SHARD)
-        update = session.train()
+        update, run = watched(one, small_task(one, SHARD, budget), SHARD)
         assert update.state.structure != update.assigned
         assert update.statistics.memory_predicted_bytes == budget
         assert 0.95 * budget <= update.statistics.memory_measured_bytes <= budget
-        assert ("received" in session.run.optimizer.state[session.run.module.get_parameter("head.bias")]) == (
-            one is recipe
-        )
+        assert ("received" in run.optimizer.state[run.module.get_parameter("head.bias")]) == (one is recipe)
     least = without.memory_model(1).training_bytes(ARCH.layout.widths, 1)
     train_locally(without, small_task(without, SHARD, least), SHARD)
     with pytest.raises(BudgetError, match=f"the budget is {least:,} bytes"):
@@ -318,5 +313,6 @@ def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
     train = replace(config_of(name), clip_norm=0.5, local_epochs=2, batch_size=2, device="cpu")
     recipe, shard = small_recipe(arch, train), random_shard((1, 1, 1), 2, 8)
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, 1)
-    session = trainer._Session(recipe, small_task(recipe, shard, need), shard)
-    assert session.train().statistics.memory_measured_bytes <= need
+    assert (
+        train_locally(recipe, small_task(recipe, shard, need), shard).statistics.memory_measured_bytes <= need
+    )

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small_models import random_shard, random_structure, small_recipe, small_task
+from small_models import begun, random_shard, random_structure, small_recipe, small_task
 from torch import nn
 
 import fedhp.training.meter
@@ -501,11 +501,11 @@ def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, 
     train = replace(TRAIN, optimizer=optimizer, momentum=0.0, batch_size=batch)
     recipe = small_recipe(arch, train, PRUNE)
     need = recipe.memory_model(1).training_bytes(arch.layout.widths, batch)
-    session = trainer._Session(recipe, small_task(recipe, shard, need), shard, held_out)
-    assert session.run.steps.batch == batch
+    run = begun(recipe, small_task(recipe, shard, need), shard).run
+    assert run.steps.batch == batch
+    with LiveTensors(run.held()) as meter:
+        trainer._local_accuracy(run, held_out, "received")
     peaks = [peak for key, peak in fedhp.training.meter.PEAKS.items() if key[0] == "evaluation"]
-    with LiveTensors(session.run.held()) as meter:
-        session._local_accuracy("again")
     assert peaks == [meter.peak]
     assert 0.2 * need < meter.peak <= need
 

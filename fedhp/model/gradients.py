@@ -79,7 +79,10 @@ def chain_gradients(
     layers: Sequence[nn.Linear], samples: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Does what `gradients` does, for the layers of a `dense_chain`."""
-    taken, outputs = _forward(layers, samples.flatten(1))
+    taken = [samples.flatten(1)]  # what each layer takes in
+    for layer in layers[:-1]:
+        taken.append(torch.addmm(layer.bias, taken[-1], layer.weight.t()).relu_())
+    outputs = torch.addmm(layers[-1].bias, taken[-1], layers[-1].weight.t())
     if mask is not None:
         outputs.add_(mask)
     right = (outputs.argmax(1) == labels).sum()
@@ -94,14 +97,6 @@ def chain_gradients(
             flow = flow @ layer.weight
             flow = _aten.threshold_backward.default(flow, inputs, 0)
     return loss, right
-
-
-def _forward(layers: Sequence[nn.Linear], inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Returns what each layer took in, and what the last one gave out."""
-    taken = [inputs]
-    for layer in layers[:-1]:
-        taken.append(torch.addmm(layer.bias, taken[-1], layer.weight.t()).relu_())
-    return taken, torch.addmm(layers[-1].bias, taken[-1], layers[-1].weight.t())
 
 
 def _loss(logs: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
@@ -59,9 +61,25 @@ class ClientRun:
     methods: "Sequence[Method]" = ()
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.module.parameters()).device
+
+    @property
     def memory(self) -> MemoryModel:
         """The memory model of the training."""
         return self.recipe.memory_model(self.shard.raw_itemsize)
+
+    def advance(self, epoch: int, done: int) -> None:
+        """Notes that so many samples of an epoch are done, and the share of the whole training that is."""
+        local = (epoch + done / len(self.shard)) / self.recipe.train.local_epochs
+        self.progress = (self.task.round - 1 + local) / self.recipe.rounds
+
+    def batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns samples, as far as the model takes them, and their classes, where the model is."""
+        images, labels = self.shard.batch(rows, self.steps.inputs)
+        device = self.device
+        return (images, labels) if device.type == "cpu" else (images.to(device), labels.to(device))
 
     def held(self) -> list[torch.Tensor]:
         """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""

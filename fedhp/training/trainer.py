@@ -6,6 +6,7 @@ Knows neither Flower nor Ray.
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -18,16 +19,18 @@ from fedhp.errors import TrainingError
 from fedhp.model.architecture import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
-from fedhp.model.modules import restart_statistics, retake_statistics, take_weights, thin_before_convolutions
+from fedhp.model.modules import take_weights, thin_before_convolutions
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 from fedhp.seeds import derive, generator
-from fedhp.training import moments
+from fedhp.training.batch_statistics import BatchStatistics
 from fedhp.training.evaluation import evaluate_module
 from fedhp.training.method import ClientRun, Part, begin, end
 from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS, allocate_state, drop_gradients
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
 from fedhp.training.update import RoundTask, Statistics, Update
+
+_NOT_WATCHED = nullcontext()
 
 
 def train_locally(
@@ -59,71 +62,77 @@ def train_locally(
         raise TrainingError(
             f"client {task.client} has too few training samples: {len(shard)}, where a step takes {least}"
         )
-    return _Session(recipe, task, shard, held_out).train(on_epoch)
+    session, epochs = _Session(recipe, task, shard), []
+    run = session.run
+    received = _local_accuracy(run, held_out, "received")  # while nobody watches the module
+    begin(run)
+    for epoch in range(recipe.train.local_epochs):
+        assigned = run.structure
+        with drawing(derive(recipe.seed, "layers", task.round, task.client, epoch), run.device):
+            epochs.append(session.epoch(epoch))
+        if on_epoch is not None:
+            on_epoch(_update(run, assigned, {}, epochs[-1]))
+    scores, statistics = end(run), Statistics.over(epochs)
+    if held_out is not None:
+        statistics = replace(
+            statistics,
+            num_local_test=len(held_out),
+            local_accuracy_global=received,
+            local_accuracy_personal=_local_accuracy(run, held_out, "trained"),
+            memory_measured_bytes=max(statistics.memory_measured_bytes, run.meter.measured),
+        )
+    return _update(run, task.state.structure, scores, statistics)
 
 
 class _Session:
     """One client's local training in one round: the loop, and what an epoch measures."""
 
-    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard, held_out: Shard | None = None) -> None:
-        self.started = time.perf_counter()
-        self.device, self.held_out = recipe.device(), held_out
+    def __init__(self, recipe: Recipe, task: RoundTask, shard: Shard) -> None:
+        started, structure = time.perf_counter(), task.state.structure
         # Before anything is allocated: a model that does not fit is refused here.
-        steps = _steps(recipe, task, shard, task.state.structure)
-        module = to_module(recipe.architecture, task.state, self.device)
+        steps = _steps(recipe, task, shard, structure)
+        module = to_module(recipe.architecture, task.state, recipe.device())
         thin_before_convolutions(module, recipe.architecture.layout)
         optimizer = OPTIMIZERS[recipe.train.optimizer].make(module.parameters(), recipe.train)
         allocate_state(optimizer, recipe.train)
         part = module, optimizer
-        self.run = ClientRun(recipe, task, shard, task.state.structure, steps, module, optimizer, part)
+        self.run = ClientRun(recipe, task, shard, structure, steps, module, optimizer, part)
         self.run.meter.expect(steps.num_bytes)
+        self.order = generator(recipe.seed, "batches", task.round, task.client)
+        self.statistics = BatchStatistics(self.run)
         self.watched: tuple[Part, int] = part, 0  # whose peak is known, up to which batch
         self.gradient_norm: float | None = None  # of the epoch's first step
-        self.num_since_restart = 0  # samples that the running statistics have seen
-        self.received_accuracy = self._local_accuracy("received")  # while nobody watches the module
-        self.order = generator(recipe.seed, "batches", task.round, task.client)
-        begin(self.run)
+        self.seconds_before = time.perf_counter() - started  # which the first epoch counts
 
-    def train(self, on_epoch: Callable[[Update], None] | None = None) -> Update:
-        """Trains for all local epochs."""
-        recipe, task, epochs = self.run.recipe, self.run.task, []
-        for epoch in range(recipe.train.local_epochs):
-            assigned = self.run.structure
-            with drawing(derive(recipe.seed, "layers", task.round, task.client, epoch), self.device):
-                epochs.append(self._epoch(epoch))
-            if on_epoch is not None:
-                on_epoch(self._update(assigned, {}, epochs[-1]))
-        return self._end(Statistics.over(epochs))
-
-    def _epoch(self, epoch: int) -> Statistics:
+    def epoch(self, epoch: int) -> Statistics:
         """Passes over the data once; returns what it measured.
 
         Raises:
             TrainingError: If the loss is not finite.
         """
-        run, total, done = self.run, len(self.run.shard), 0
+        run, started, done = self.run, time.perf_counter(), 0
         first_batch, self.gradient_norm = run.steps.batch, None
         if epoch:
-            self.started = time.perf_counter()
             run.meter.begin(run.steps.num_bytes)
             self._fit_steps()  # the noise may be known better than at the last cut
-        order = self.order.permutation(total)
-        self._restart_statistics()
-        loss_sum = torch.zeros((), device=self.device)
-        num_right = torch.zeros((), dtype=torch.int64, device=self.device)
-        while total - done >= run.memory.layout.smallest_batch:
+        order = self.order.permutation(len(run.shard))
+        self.statistics.restart()
+        loss_sum = torch.zeros((), device=run.device)
+        num_right = torch.zeros((), dtype=torch.int64, device=run.device)
+        while len(order) - done >= run.memory.layout.smallest_batch:
             rows = order[done : done + run.steps.batch]
             self._before_step(epoch, done)
-            loss, right = self._watched_step(rows)
+            with self._watching(len(rows)):
+                loss, right = self._step(rows)
             run.meter.count(run.steps.num_bytes, len(rows))
             loss_sum.add_(loss, alpha=len(rows))
             num_right += right
             done += len(rows)
-            self.num_since_restart += len(rows)
+            self.statistics.count(len(rows))
             self._after_step(epoch, done)
-        self._complete_statistics(order[:done])
+        self.statistics.complete(order[:done])
         return Statistics(
-            train_loss=self._finite(float(loss_sum) / done),
+            train_loss=_finite(float(loss_sum) / done, run.task),
             accuracy=float(num_right) / done,
             gradient_norm=self.gradient_norm or 0.0,
             memory_predicted_bytes=run.meter.predicted,
@@ -131,54 +140,33 @@ class _Session:
             memory_mean_bytes=run.meter.mean(done),
             batch_size_first=first_batch,
             batch_size_last=run.steps.batch,
-            seconds=time.perf_counter() - self.started,
+            seconds=time.perf_counter() - started + (0 if epoch else self.seconds_before),
         )
-
-    def _end(self, statistics: Statistics) -> Update:
-        """Returns the update, with what the held-out samples say of the model before and after training."""
-        assigned, scores = self.run.task.state.structure, end(self.run)
-        if self.held_out is not None:
-            personal = self._local_accuracy("trained")
-            statistics = replace(
-                statistics,
-                memory_measured_bytes=max(statistics.memory_measured_bytes, self.run.meter.measured),
-                num_local_test=len(self.held_out),
-                local_accuracy_global=self.received_accuracy,
-                local_accuracy_personal=personal,
-            )
-        return self._update(assigned, scores, statistics)
-
-    def _update(self, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:
-        """Returns the model so far, as what came of the structure that was assigned."""
-        run = self.run
-        state = ModelState(take_weights(run.module), run.structure, scores)
-        return Update(run.task.client, assigned, state, len(run.shard), statistics)
 
     def _before_step(self, epoch: int, done: int) -> None:
         run, train = self.run, self.run.recipe.train
-        self._advance(epoch, done)
+        run.advance(epoch, done)
         rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         for method in run.methods:
             method.before_step(run)
 
-    def _watched_step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Takes a step, measuring its peak if no step of its shape was measured in this process yet.
+    def _watching(self, batch: int) -> AbstractContextManager[None]:
+        """Measures the peak of a step, if none of its shape was measured in this process yet.
 
         The live tensors of a step are a function of its shapes alone, so that one measurement serves every
         client and round that takes the same step. An epoch's last step may be shorter and takes less: it is
         measured where it comes first, and the next full one is measured again.
         """
         run, (part, most) = self.run, self.watched
-        if run.part is part and len(rows) <= most:
-            return self._step(rows)
-        self.watched = run.part, len(rows)
-        with run.meter.watching(run.step_key(len(rows)), run.held):
-            return self._step(rows)
+        if run.part is part and batch <= most:
+            return _NOT_WATCHED
+        self.watched = run.part, batch
+        return run.meter.watching(run.step_key(batch), run.held)
 
     def _step(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
-        return training_step(*self.run.part, *self._batch(rows), self._on_gradients, self.run.mask)
+        return training_step(*self.run.part, *self.run.batch(rows), self._on_gradients, self.run.mask)
 
     def _on_gradients(self) -> None:
         if self.gradient_norm is None:
@@ -189,18 +177,12 @@ class _Session:
     def _after_step(self, epoch: int, done: int) -> None:
         """Lets methods act; what they cut changes the steps that fit, and the network's statistics."""
         run, before = self.run, self.run.structure
-        self._advance(epoch, done)
+        run.advance(epoch, done)
         for method in run.methods:
             method.after_step(run)
         if run.structure is not before:
-            self._restart_statistics()
+            self.statistics.restart()
             self._fit_steps()
-
-    def _advance(self, epoch: int, done: int) -> None:
-        """Notes the share of the whole training that is done."""
-        run, recipe = self.run, self.run.recipe
-        local = (epoch + done / len(run.shard)) / recipe.train.local_epochs
-        run.progress = (run.task.round - 1 + local) / recipe.rounds
 
     def _fit_steps(self) -> None:
         """Chooses the batch for the structure just reached."""
@@ -209,48 +191,30 @@ class _Session:
         run.meter.expect(run.steps.num_bytes)
         self.watched = run.part, 0
 
-    def _batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
-        images, labels = self.run.shard.batch(rows, self.run.steps.inputs)
-        if self.device.type != "cpu":
-            images, labels = images.to(self.device), labels.to(self.device)
-        return images, labels
 
-    def _restart_statistics(self) -> None:
-        """Forgets the running statistics of the network that was: from here on they are those of this one."""
-        restart_statistics(self.run.module)
-        self.num_since_restart = 0
+def _update(run: ClientRun, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:
+    """Returns the model so far, as what came of the structure that was assigned."""
+    state = ModelState(take_weights(run.module), run.structure, scores)
+    return Update(run.task.client, assigned, state, len(run.shard), statistics)
 
-    def _complete_statistics(self, order: NDArray[np.intp]) -> None:
-        """Takes running statistics anew where too few of an epoch's samples have come after its last cut."""
-        run, wanted = self.run, order[: moments.ENOUGH]
-        layout = run.memory.layout
-        if not layout.buffers or self.num_since_restart >= len(wanted):
-            return
-        batch = min(run.steps.batch, len(wanted))
-        rows = moments.batches(wanted, batch, layout.smallest_batch)
-        samples = (self._batch(some)[0] for some in rows)
-        with run.meter.watching(("statistics", run.step_key(batch)), run.held):
-            retake_statistics(run.module, samples)
 
-    def _local_accuracy(self, of: str) -> float | None:
-        """Returns the accuracy on the held-out samples, in batches that fit the budget as a step's do."""
-        run, held_out = self.run, self.held_out
-        if held_out is None:
-            return None
-        started, batch = time.perf_counter(), min(run.steps.batch, len(held_out))
-        with run.meter.watching(("evaluation", of, run.step_key(batch)), run.held):
-            accuracy, _ = evaluate_module(run.module, held_out, run.steps.inputs, self.device, batch)
-        self.started += time.perf_counter() - started  # no part of the training
-        return accuracy
+def _local_accuracy(run: ClientRun, held_out: Shard | None, of: str) -> float | None:
+    """Returns the accuracy on the held-out samples, in batches that fit the budget as a step's do."""
+    if held_out is None:
+        return None
+    batch = min(run.steps.batch, len(held_out))
+    with run.meter.watching(("evaluation", of, run.step_key(batch)), run.held):
+        accuracy, _ = evaluate_module(run.module, held_out, run.steps.inputs, run.device, batch)
+    return accuracy
 
-    def _finite(self, loss: float) -> float:
-        if not math.isfinite(loss):
-            task = self.run.task
-            raise TrainingError(
-                f"the training loss of client {task.client} in round {task.round} is {loss}; lower "
-                "train.learning_rate"
-            )
-        return loss
+
+def _finite(loss: float, task: RoundTask) -> float:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the training loss of client {task.client} in round {task.round} is {loss}; lower "
+            "train.learning_rate"
+        )
+    return loss
 
 
 def _steps(

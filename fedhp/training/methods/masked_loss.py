@@ -41,8 +41,7 @@ class MaskedLoss(Method):
 
     def begin(self, run: ClientRun) -> None:
         """Makes the mask, if a class is absent."""
-        device = next(run.module.parameters()).device
-        self._mask = class_mask(run.shard.classes(), run.recipe.architecture.num_classes, device)
+        self._mask = class_mask(run.shard.classes(), run.recipe.architecture.num_classes, run.device)
         run.mask = self._mask
 
 
