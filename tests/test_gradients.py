@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.gradients import chain_gradients, class_mask, dense_chain, gradients
+from fedhp.model.gradients import chain_gradients, dense_chain, gradients
 from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.training.methods.masked_loss import class_mask
 
 SHAPE = (1, 4, 5)
 
