@@ -53,7 +53,8 @@ def _opened(message: Message, context: Context) -> tuple[wire.Brief, LocalDevice
 
 
 def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, RoundTask]:
-    brief, device = _opened(message, context)  # it refuses a network that a recipe would import
+    # First: it refuses a network that this device may not import, which a recipe would.
+    brief, device = _opened(message, context)
     recipe = _recipe(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
