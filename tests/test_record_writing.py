@@ -169,13 +169,13 @@ def test_a_note_that_cannot_be_written_ends_no_run_by_itself(tmp_path):
     """Notes come from anywhere, also from where an error would be taken for a client's: the round says it."""
     record = RunRecord(tmp_path)
     record.on_start(make_plan())
-    record._events.close()
+    record._events._file.close()
     with Path("/dev/full").open("w", buffering=1) as full:
-        record._events = full
+        record._events._file = full
         record.on_note("a worker was replaced")
         with pytest.raises(RecordError, match="No space left"):
             record.on_round(make_report(0), make_state(LAYOUT.full()))
-        record._events = None
+        record._events._file = None
         with contextlib.suppress(OSError):
             full.close()
     record.close()

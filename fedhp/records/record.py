@@ -76,6 +76,28 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
+class EventLog:
+    """``events.log``: what happened, a line each with its time; nothing before it is opened."""
+
+    def __init__(self) -> None:
+        self._file: TextIO | None = None
+
+    def open(self, path: Path) -> None:
+        """Makes the file."""
+        self._file = path.open("w", encoding="utf-8", buffering=1)
+
+    def write(self, text: str) -> None:
+        """Adds a line."""
+        if self._file is not None:
+            self._file.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {text}\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
 class RunRecord:
     """Writes a run's record.
 
@@ -96,7 +118,7 @@ class RunRecord:
         self._model_file, self._parquet = model_file, parquet
         self.folder = folder
         _make_empty(folder)
-        self._events: TextIO | None = None
+        self._events = EventLog()
         self._totals: RunTotals | None = None
         self._finished = False
         self._cause: str | None = None
@@ -111,7 +133,7 @@ class RunRecord:
             # Only one of two runs that are given the same folder at the same time makes the file.
             with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
                 file.write(plan.scenario.to_yaml())
-            self._events = (self.folder / "events.log").open("w", encoding="utf-8", buffering=1)
+            self._events.open(self.folder / "events.log")
             self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", ROUNDS)
             self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", CLIENTS)
             if plan.partition:
@@ -125,7 +147,7 @@ class RunRecord:
             ) from error
         self._metadata = self._model_file.describe(plan)
         self._totals = RunTotals(plan)
-        self._event(wording.start(plan))
+        self._events.write(wording.start(plan))
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Adds the round to the tables and replaces the model.
@@ -135,9 +157,9 @@ class RunRecord:
         """
         assert self._totals is not None
         with self._writing():
-            self._event(wording.round_line(report))
+            self._events.write(wording.round_line(report))
             for row in report.failures:
-                self._event(wording.failure(row))
+                self._events.write(wording.failure(row))
             self._clients.write(report.round, [row.values() for row in report.clients])
             self._rounds.write(report.round, [report.values()])
             self._model_file.save(self.folder / "model.safetensors", state, self._metadata)
@@ -146,7 +168,7 @@ class RunRecord:
     def on_note(self, text: str) -> None:
         """Writes the note into the event log."""
         with suppress(OSError):  # the file keeps it, and tries again, or fails, with the round's line
-            self._event(one_line(text))
+            self._events.write(one_line(text))
 
     def on_finish(self, summary: Summary) -> None:
         """Writes the summary.
@@ -155,7 +177,7 @@ class RunRecord:
             RecordError: If that cannot be written.
         """
         with self._writing():
-            self._event(wording.finish(summary))
+            self._events.write(wording.finish(summary))
             self._write_summary(summary)
         self._finished = True
 
@@ -163,7 +185,7 @@ class RunRecord:
         """Writes the cause into the event log, and keeps it for the summary."""
         self._cause = one_line(cause)
         with suppress(OSError):
-            self._event(f"stopped: {self._cause}")
+            self._events.write(f"stopped: {self._cause}")
 
     def close(self) -> None:
         """Writes the partial summary of a run that was cut short, merges the tables, closes the event log.
@@ -175,18 +197,18 @@ class RunRecord:
             return
         totals, self._totals = self._totals, None
         with ExitStack() as steps:  # each is taken, whatever becomes of the others
-            steps.callback(self._close_events)
+            steps.callback(self._events.close)
             steps.callback(self._rounds.merge)
             steps.callback(self._clients.merge)
             if not self._finished:
                 status = "interrupted" if self._cause is None else "failed"
                 partial = totals.summary(status, self._cause)
-                self._event(wording.finish(partial))
+                self._events.write(wording.finish(partial))
                 self._write_summary(partial)
 
     def _abandon(self) -> None:
         """Leaves no empty folder behind where a run never started: it would only be in the way."""
-        self._close_events()
+        self._events.close()
         _remove_empty(self.folder)
 
     @contextmanager
@@ -199,15 +221,6 @@ class RunRecord:
                 f"the run record {self.folder} cannot be written to any more: {cause}; the run ends, and "
                 "what was written before can be read"
             ) from error
-
-    def _event(self, text: str) -> None:
-        if self._events is not None:
-            self._events.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {text}\n")
-
-    def _close_events(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
 
     def _write_summary(self, summary: Summary) -> None:
         replace_text(self.folder / "summary.json", json.dumps(asdict(summary), indent=2) + "\n")

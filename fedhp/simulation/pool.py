@@ -2,9 +2,7 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -12,38 +10,15 @@ from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from fedhp.errors import FedhpError
 from fedhp.simulation.answering import Answer, failure, timed_out
 from fedhp.simulation.batch import LARGEST_CHUNK, Batch, Span
 from fedhp.simulation.worker import SLICE_SECONDS, Report
+from fedhp.simulation.workers import Dispatched, Lane, Workers
 
 logger = logging.getLogger(__name__)
 
-START_SECONDS = 180.0
 _QUICK_SECONDS = SLICE_SECONDS / 2
 _MOST_STRIKES = 2
-
-
-@dataclass
-class _Dispatched:
-    span: Span
-    report: Any
-    answers: Any
-
-
-@dataclass
-class _Lane:
-    """One worker and the chunks in its hands: the first is running, a second waits to follow."""
-
-    actor: Any
-    queue: deque[_Dispatched] = field(default_factory=deque)
-    head_since: float = 0.0
-    depth: int = 1
-
-    @property
-    def holds_suspect(self) -> bool:
-        """Whether a worker has died over one of the chunks before."""
-        return any(chunk.span.strikes for chunk in self.queue)
 
 
 class RayPool:
@@ -66,16 +41,14 @@ class RayPool:
         on_note: Callable[[str], None],
         largest_chunk: int = LARGEST_CHUNK,
     ) -> None:
-        self._start_worker = start_worker
         self._on_note = on_note
         self._largest_chunk = largest_chunk
-        self._lanes = [_Lane(start_worker()) for _ in range(num_workers)]
-        self._await_workers(self._lanes)
+        self._workers = Workers(start_worker, num_workers)
+        self._lanes = self._workers.lanes
 
     def close(self) -> None:
         """Ends the workers."""
-        for lane in self._lanes:
-            ray.kill(lane.actor)
+        self._workers.close()
 
     def run(
         self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
@@ -83,7 +56,7 @@ class RayPool:
         """See `fedhp.simulation.grid.Executor`."""
         for lane in self._lanes:
             if lane.queue:  # a reader went away before the end of its stream
-                self._replace(lane)
+                self._workers.replace(lane)
         batch = Batch(messages, states, len(self._lanes), self._largest_chunk)
         while batch.unread < len(messages):
             self._collect(batch, seconds, wait=False)
@@ -103,12 +76,12 @@ class RayPool:
                 if span := batch.next(suspects=not lane.queue):
                     self._send(lane, batch, span, seconds)
 
-    def _send(self, lane: _Lane, batch: Batch, span: Span, seconds: float) -> None:
+    def _send(self, lane: Lane, batch: Batch, span: Span, seconds: float) -> None:
         jobs, payloads = batch.pack(span, ray.put)
         report, answers = lane.actor.answer.options(num_returns=2).remote(jobs, seconds, *payloads)
         if not lane.queue:
             lane.head_since = time.monotonic()
-        lane.queue.append(_Dispatched(span, report, answers))
+        lane.queue.append(Dispatched(span, report, answers))
 
     def _read(self, batch: Batch, span: Span, answers: Any) -> Iterator[Answer]:
         if not isinstance(answers, list):
@@ -128,22 +101,22 @@ class RayPool:
         heads = [lane.queue[0].report for lane in self._lanes if lane.queue]
         if wait:
             now = time.monotonic()
-            soonest = min(_deadline(lane, seconds) for lane in self._lanes if lane.queue)
+            soonest = min(lane.deadline(seconds) for lane in self._lanes if lane.queue)
             ray.wait(heads, timeout=max(0.0, soonest - now))
         finished = set(ray.wait(heads, num_returns=len(heads), timeout=0)[0]) if heads else set()
         for lane in self._lanes:
             if lane.queue and lane.queue[0].report in finished:
                 self._finish(lane, batch)
-            elif lane.queue and time.monotonic() > _deadline(lane, seconds):
+            elif lane.queue and time.monotonic() > lane.deadline(seconds):
                 self._expire(lane, batch, seconds)
 
-    def _finish(self, lane: _Lane, batch: Batch) -> None:
+    def _finish(self, lane: Lane, batch: Batch) -> None:
         chunk = lane.queue[0]
         try:
             report: Report = ray.get(chunk.report)
         except RayActorError as error:
-            self._return_waiting(lane, batch)
-            self._replace(lane)
+            _return_waiting(lane, batch)
+            self._workers.replace(lane)
             self._on_note(f"a worker died at {_clients(batch, chunk.span)} and was replaced")
             self._strike(batch, chunk.span, error)
             return
@@ -158,10 +131,10 @@ class RayPool:
         batch.finish(done, chunk.answers)
         batch.again(rest)
 
-    def _expire(self, lane: _Lane, batch: Batch, seconds: float) -> None:
+    def _expire(self, lane: Lane, batch: Batch, seconds: float) -> None:
         span = lane.queue[0].span
-        self._return_waiting(lane, batch)
-        self._replace(lane)
+        _return_waiting(lane, batch)
+        self._workers.replace(lane)
         self._on_note(f"a worker took longer than {seconds:g} s at {_clients(batch, span)} and was replaced")
         if span.num_messages > 1:
             batch.again_one_by_one(span, span.strikes)
@@ -179,40 +152,10 @@ class RayPool:
             answer = failure(batch.messages[index], ErrorCode.CLIENT_APP_CRASHED, reason)
             batch.finish(Span(index, index + 1), [answer])
 
-    def _return_waiting(self, lane: _Lane, batch: Batch) -> None:
-        for chunk in list(lane.queue)[1:]:
-            batch.again(chunk.span)
 
-    def _replace(self, lane: _Lane) -> None:
-        ray.kill(lane.actor)
-        lane.queue.clear()
-        lane.depth = 1
-        lane.actor = self._start_worker()
-        self._await_workers([lane])
-
-    def _await_workers(self, lanes: Sequence[_Lane]) -> None:
-        # Before any chunk is sent, so that importing the app counts against nobody's time.
-        loads = [lane.actor.load.remote() for lane in lanes]
-        ready, late = ray.wait(loads, num_returns=len(loads), timeout=START_SECONDS)
-        if late:
-            raise FedhpError(
-                f"only {len(ready)} of {len(loads)} workers started within {START_SECONDS:g} s: "
-                "the Ray cluster has no room for the others; lower simulation.num_workers or "
-                "simulation.gpus_per_worker"
-            )
-        try:
-            ray.get(loads)
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayActorError as error:
-            raise FedhpError(f"a worker died while it started: {error}") from None
-
-
-def _deadline(lane: _Lane, seconds: float) -> float:
-    # A worker hands a chunk back at the end of its slice, so more than a slice above the limit
-    # means that one client is over it. Alone, a client has exactly its time.
-    extra = SLICE_SECONDS if lane.queue[0].span.num_messages > 1 else 0.0
-    return lane.head_since + seconds + extra
+def _return_waiting(lane: Lane, batch: Batch) -> None:
+    for chunk in list(lane.queue)[1:]:
+        batch.again(chunk.span)
 
 
 def _clients(batch: Batch, span: Span) -> str:

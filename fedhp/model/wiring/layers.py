@@ -31,7 +31,7 @@ def keeps_channels(wiring: Wiring, call: Call, result: Any) -> list[Value | None
     for other in others:
         wiring.channels.equate(channels, wiring.along(call, other, 1))
     for parameter in _layer(call).parameters():
-        wiring.place_rows(call, parameter, channels)
+        wiring.parameters.place_rows(call, parameter, channels)
     return [_made(wiring, call, tensor, channels) for tensor in tensors(result)]
 
 
@@ -42,7 +42,7 @@ def makes_channels(wiring: Wiring, call: Call, result: Any) -> list[Value | None
     """
     layer, (maps, *_) = _layer(call), _given(call)
     told = replace(call, args=(maps, layer.weight, getattr(layer, "bias", None)), kwargs={})
-    made = wiring.weighted(told, wiring.along(call, maps, 1), result.shape[1])
+    made = wiring.parameters.weighted(told, wiring.along(call, maps, 1), result.shape[1])
     return [_made(wiring, call, result, made)]
 
 
@@ -50,7 +50,7 @@ def mixes_channels(wiring: Wiring, call: Call, result: Any) -> list[Value | None
     """Rule of a layer that needs all that it takes: neither that nor what it makes is ever cut."""
     wiring.fix(call.who, *map(wiring.known, _given(call)))
     for parameter in _layer(call).parameters():
-        wiring.place_fixed(parameter)
+        wiring.parameters.place_fixed(parameter)
     return [Value.alike(FIXED, tensor.shape, batched=True) for tensor in tensors(result)]
 
 

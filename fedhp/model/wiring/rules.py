@@ -54,7 +54,9 @@ _MIXES: dict[str, tuple[int, Any]] = {
 
 
 def _linear(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
-    made = wiring.weighted(call, wiring.along(call, call.argument(0, "input"), -1), result.shape[-1])
+    made = wiring.parameters.weighted(
+        call, wiring.along(call, call.argument(0, "input"), -1), result.shape[-1]
+    )
     return [Value.along(made, -1, result.shape, batched=True)]
 
 
@@ -68,11 +70,11 @@ def _convolution(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
         raise _reaches(wiring, call, maps)
     taken = wiring.along(call, maps, 1)
     if groups == 1:
-        made = wiring.weighted(call, taken, len(weight))
+        made = wiring.parameters.weighted(call, taken, len(weight))
         return [Value.along(made, 1, result.shape, batched=True)]
     # Only a whole group can be cut: its inputs and its outputs are one unit.
     inputs = wiring.channels.equate_blocks(taken, groups)
-    made = wiring.weighted(call, fixed(weight.shape[1]), len(weight))
+    made = wiring.parameters.weighted(call, fixed(weight.shape[1]), len(weight))
     wiring.channels.equate(inputs, wiring.channels.equate_blocks(made, groups))
     return [Value.along(made, 1, result.shape, batched=True)]
 
@@ -84,8 +86,8 @@ def _reaches(wiring: Wiring, call: Call, tensor: torch.Tensor) -> ScenarioError:
 
 def _batch_norm(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     channels = wiring.along(call, call.argument(0, "input"), 1)
-    wiring.scaled(call, channels, [(3, "weight"), (4, "bias")])
-    wiring.counted(call, channels)
+    wiring.parameters.scaled(call, channels, [(3, "weight"), (4, "bias")])
+    wiring.parameters.counted(call, channels)
     return [Value.along(channels, 1, result.shape, batched=True)]
 
 
@@ -94,19 +96,19 @@ def _group_norm(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
         raise wiring.unknown(call.who)  # a cut could not tell its groups
     channels = wiring.along(call, call.argument(0, "input"), 1)
     wiring.channels.equate_blocks(channels, call.argument(1, "num_groups"))
-    wiring.scaled(call, channels, [(2, "weight"), (3, "bias")])
+    wiring.parameters.scaled(call, channels, [(2, "weight"), (3, "bias")])
     return [Value.along(channels, 1, result.shape, batched=True)]
 
 
 def _layer_norm(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
-    wiring.place_fixed(call.argument(2, "weight"))
-    wiring.place_fixed(call.argument(3, "bias"))
+    wiring.parameters.place_fixed(call.argument(2, "weight"))
+    wiring.parameters.place_fixed(call.argument(3, "bias"))
     return _mixed(wiring, call, result, range(-len(call.argument(1, "normalized_shape")), 0))
 
 
 def _prelu(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     channels = wiring.along(call, call.argument(0, "input"), 1)
-    wiring.place_slopes(call.argument(1, "weight"), channels)
+    wiring.parameters.place_slopes(call.argument(1, "weight"), channels)
     return [Value.along(channels, 1, result.shape, batched=True)]
 
 

@@ -66,8 +66,8 @@ class _Tracer:
         self._run()
         statistics = statistics_names(self._module)
         shapes = {name: tuple(p.shape) for name, p in self._module.named_parameters()}
-        used = {*self._wiring.axes, *self._wiring.own}
-        shapes |= {name: (len(self._wiring.axes[name][0]),) for name in statistics if name in used}
+        used = {*self._wiring.parameters.axes, *self._wiring.parameters.own}
+        shapes |= {name: (len(self._wiring.parameters.axes[name][0]),) for name in statistics if name in used}
         if unused := [name for name in [*shapes, *statistics] if name not in used]:
             raise self._refusal(f"'{unused[0]}' belongs to no layer that its forward pass uses")
         hollowed = hollow(self._module)
@@ -116,7 +116,7 @@ class _Tracer:
         """Returns the layout as far as is known, once no axis has units in an order of its own."""
         wiring = self._wiring
         while True:
-            placed = wiring.axes | {name: self._own_axes(name) for name in wiring.own}
+            placed = wiring.parameters.axes | {name: self._own_axes(name) for name in wiring.parameters.own}
             self._groups = wiring.channels.groups()
             runs = {name: [self._groups.run(axis) for axis in placed[name]] for name in shapes}
             disordered = [(name, at) for name in shapes for at, run in enumerate(runs[name]) if run is None]
@@ -131,14 +131,14 @@ class _Tracer:
         axes: dict[str, list[Axis]] = {name: [run or () for run in found] for name, found in runs.items()}
         floors = {group: min(self._floor, width) for group, width in widths.items()}
         over_batches = any(isinstance(layer, _BatchNorm) for layer in self._module.modules())
-        slopes = frozenset(wiring.slopes)
+        slopes = frozenset(wiring.parameters.slopes)
         return Layout(widths, shapes, axes, floors, buffers, wiring.views_maps, over_batches, slopes)
 
     def _own_axes(self, name: str) -> list[Channels]:
         """Returns the axes of a parameter that is used outside of a layer: cut along the first, or not."""
-        if name in self._wiring.axes:
+        if name in self._wiring.parameters.axes:
             raise self._refusal(f"'{name}' is used in a layer and outside")
-        channels, value = self._wiring.channels, self._wiring.own[name]
+        channels, value = self._wiring.channels, self._wiring.parameters.own[name]
         if not value.shape:
             return []
         rows = channels.roots(value.channels).reshape(value.channels.shape[0], -1)
