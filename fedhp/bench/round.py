@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from flwr.serverapp import Grid
 from torch import nn
 
 from fedhp.api import CLIENT_APP
 from fedhp.data import client_shard
 from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
-from fedhp.federation.wire import pack_state
+from fedhp.federation.rounds import close_round
+from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.architecture import initial_state
 from fedhp.model.zoo import architecture
 from fedhp.run.setup import prepare
@@ -85,11 +87,11 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         bare_pids = {worker.pid for worker in bare_workers.processes}
         devices, _ = query_fleet(grid, strategy.brief, scenario.fleet.num_clients, 600.0)
         strategy.enlist(devices)
-        strategy.start(grid, pack_state(strategy.state), num_rounds=3, timeout=600.0)  # warm-up
+        _hold_rounds(strategy, grid, 3)  # warm-up
         bare_workers.run(3)
         for _ in range(repeats):
             started = time.perf_counter()
-            strategy.start(grid, pack_state(strategy.state), num_rounds=rounds, timeout=600.0)
+            _hold_rounds(strategy, grid, rounds)
             fleet.append(rounds * _CLIENTS_PER_ROUND / (time.perf_counter() - started))
             started = time.perf_counter()
             bare_workers.run(rounds)
@@ -102,6 +104,13 @@ def run_round(num_workers: int = 2, rounds: int = 20, repeats: int = 5) -> dict[
         "ratio": median(a / b for a, b in zip(fleet, bare, strict=True)),
         "pss_mebibytes": pss / _MEBIBYTE,
     }
+
+
+def _hold_rounds(strategy: FleetStrategy, grid: Grid, number: int) -> None:
+    for _ in range(number):
+        before, asked = strategy.server, strategy.ask(grid)
+        replies = grid.send_and_receive(asked.messages, timeout=600.0)
+        strategy.server, strategy.outcome = close_round(strategy, before, asked.sent, replies)
 
 
 class _BareWorkers:
