@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 
 from fedhp.federation import wire
 from fedhp.scenario.loading import from_json
+from fedhp.scenario.recipes import recipe_of
 from fedhp.training.moments import take_moments
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
@@ -63,4 +64,4 @@ def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, Roun
 
 @lru_cache(maxsize=4)
 def _recipe(brief: wire.Brief) -> Recipe:
-    return from_json(brief.scenario).recipe(brief.input_shape, brief.num_classes, brief.methods)
+    return recipe_of(from_json(brief.scenario), brief.input_shape, brief.num_classes, brief.methods)

@@ -13,8 +13,9 @@ from fedhp.data.normalisation import Normalisation
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.inference import normalised, to_whole_module
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.records import RunResult, load_run, load_state, run_folder
 from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet

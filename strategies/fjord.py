@@ -1,6 +1,6 @@
 """FjORD: ordered dropout."""
 
-from fedhp.training.methods import OrderedDropout
+from fedhp.training.methods.ordered_dropout import OrderedDropout
 
 from .submodel import Nested
 

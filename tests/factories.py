@@ -9,7 +9,8 @@ from flwr.app.message import make_message
 from flwr.serverapp import Grid
 
 from fedhp.federation import wire
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.simulation.identity import acting_as

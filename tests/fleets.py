@@ -8,8 +8,9 @@ from fedhp.data import Normalisation
 from fedhp.federation import wire
 from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.training.methods import PRUNING
 from strategies import FleetStrategy, MaskIntersection
@@ -30,7 +31,7 @@ def scenario(**values) -> Scenario:
 
 def build(kind: type[FleetStrategy] = MaskIntersection, **values) -> FleetStrategy:
     chosen = scenario(**values)
-    recipe = chosen.recipe((1, 2, 2), 3)
+    recipe = recipe_of(chosen, (1, 2, 2), 3)
     memory = recipe.memory_model(1)
     return kind(chosen, recipe, memory, initial_state(recipe.architecture, chosen.seed), BRIEF)
 

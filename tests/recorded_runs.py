@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records import RunPlan, RunRecord

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 
 from fedhp.data import Shard
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.model.architecture import Architecture, initial_state, to_module
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.architecture import Architecture
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state, to_module
+from fedhp.model.layout import Layout
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.method import ClientRun, Method, begin

@@ -7,13 +7,15 @@ from hypothesis import strategies as st
 from small_models import ARCHITECTURES, FEW, random_structure
 
 from fedhp.aggregation.assignment import fit_counts, fit_structure, unit_norms
-from fedhp.costs.memory import memory_model
+from fedhp.costs.rehearsal import memory_model
 from fedhp.errors import BudgetError
-from fedhp.model.architecture import initial_state
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state
+from fedhp.model.layout import Layout
+from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 
 ARCH = ARCHITECTURES["cnn-2-convs"]
 MEMORY = memory_model(ARCH, state_slots=1, raw_itemsize=1)

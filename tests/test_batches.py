@@ -9,9 +9,11 @@ from small_models import normalised_net, random_shard, small_recipe, small_task
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
 from fedhp.model.noise import _STRIDE, NoiseScale, head_of
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import choose_batch

@@ -14,7 +14,8 @@ from fedhp.choices import OneOf, check_values
 from fedhp.cli import app
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.references import resolve
 from fedhp.scenario.loading import from_json, load_scenario
 from fedhp.scenario.schema import KEYS as SCHEMA

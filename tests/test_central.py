@@ -11,11 +11,12 @@ import fedhp
 from fedhp.data import test_shard as held_out
 from fedhp.data import train_shard
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.records import load_state
 from fedhp.records.rows import ROUNDS
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.training.evaluation import evaluate
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
@@ -74,7 +75,7 @@ def test_it_is_the_loop_of_a_client(run):
     shard = train_shard(scenario.data)
     prune = replace(scenario.prune, blend=0.0)
     recipe = replace(
-        scenario.recipe(shard.input_shape, shard.num_classes),
+        recipe_of(scenario, shard.input_shape, shard.num_classes),
         rounds=1,
         train=replace(scenario.train, local_epochs=4),
         prune=prune,

@@ -18,8 +18,9 @@ from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.errors import DataError, ScenarioError
 from fedhp.federation import wire
 from fedhp.fleet.devices import DeviceProfile, assign_classes
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
@@ -235,7 +236,7 @@ def train(node_config: dict, chosen: Scenario | None = None, node: int = NODE, *
     """Sends the full model and unpacks the answer as the server would."""
     said = brief(chosen, **flags)
     chosen = chosen or scenario()
-    arch = chosen.recipe((1, 8, 8), 10).architecture
+    arch = recipe_of(chosen, (1, 8, 8), 10).architecture
     state = initial_state(arch, 0)
     reply = send(wire.pack_task(wire.pack_state(state), said, 2), MessageType.TRAIN, node_config, node)
     profile = open_device(said, node_config).profile
@@ -285,7 +286,7 @@ def refusal(content: RecordDict, kind: str, node_config: dict) -> str:
 
 
 def test_a_model_beyond_the_nodes_budget_is_refused_with_what_it_takes():
-    state = initial_state(scenario().recipe((1, 8, 8), 10).architecture, 0)
+    state = initial_state(recipe_of(scenario(), (1, 8, 8), 10).architecture, 0)
     task = wire.pack_task(wire.pack_state(state), brief(), 1)
     node = {"partition-id": 0, "memory-budget": "4KiB"}
     assert "BudgetError" in (reason := refusal(task, MessageType.TRAIN, node))
@@ -304,7 +305,7 @@ def test_a_device_answers_how_good_the_models_are_on_its_own_held_out_samples(ow
     held_out = device.held_out
     assert held_out is not None
     assert (device.profile.num_examples, device.profile.num_local_test) == (15, 15)
-    arch = chosen.recipe((1, 8, 8), 10).architecture
+    arch = recipe_of(chosen, (1, 8, 8), 10).architecture
     received, _ = evaluate(arch, state, held_out)
     personal, _ = evaluate(arch, update.state, held_out)
     statistics = update.statistics
@@ -368,7 +369,7 @@ class Told(Method):
 def test_a_device_imports_only_the_network_that_its_owner_names():
     target = f"{__name__}:planted"
     chosen = scenario(**{"model.target": target, "model.widths": []})
-    state = initial_state(chosen.recipe((1, 8, 8), 10).architecture, 0)
+    state = initial_state(recipe_of(chosen, (1, 8, 8), 10).architecture, 0)
     contents = {
         MessageType.QUERY: wire.pack_query(brief(chosen)),
         MessageType.TRAIN: wire.pack_task(wire.pack_state(state), brief(chosen), 1),
@@ -392,7 +393,7 @@ def test_a_device_imports_only_the_methods_that_its_owner_names(by):
     method = f"{__name__}:Told"
     chosen = scenario(**({"train.methods": [method]} if by == "scenario" else {}))
     asked = brief(chosen, methods=PRUNING if by == "scenario" else (method,))
-    state = initial_state(chosen.recipe((1, 8, 8), 10, ()).architecture, 0)
+    state = initial_state(recipe_of(chosen, (1, 8, 8), 10, ()).architecture, 0)
     content = wire.pack_task(wire.pack_state(state), asked, 1)
     TOLD.clear()
     for node in ({}, {"methods": "another:One"}, {"model-target": method}):

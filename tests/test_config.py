@@ -6,8 +6,18 @@ import re
 import numpy as np
 import pytest
 
-from fedhp.data import open_dataset
+from fedhp.aggregation.options import UNCOVERED
+from fedhp.aggregation.reconcile import MEANS
+from fedhp.data.config import SOURCE_NAMES
+from fedhp.data.dataset import open_dataset
+from fedhp.data.sources import SOURCES
 from fedhp.errors import DataError, ScenarioError
+from fedhp.model.networks.layers import NORMS_1D, NORMS_2D
+from fedhp.model.options import NORMS, USUAL_WIDTHS
+from fedhp.model.zoo import MODELS
+from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.options import CRITERION_NAMES, REGULARIZER_NAMES
+from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.scenario.loading import from_json, load_scenario, shipped_scenarios
 from fedhp.scenario.schema import Scenario
 
@@ -18,6 +28,22 @@ def written(folder, name="mine.yaml", text="rounds: 7\n"):
     path = folder / name
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.mark.parametrize(
+    ("names", "registry"),
+    [
+        (CRITERION_NAMES, CRITERIA),
+        (REGULARIZER_NAMES, REGULARIZERS),
+        (SOURCE_NAMES, SOURCES),
+        (USUAL_WIDTHS, MODELS),
+        (NORMS, NORMS_1D),
+        (NORMS, NORMS_2D),
+        ((*UNCOVERED, "zero_filled"), MEANS),
+    ],
+)
+def test_the_names_that_a_scenario_takes_are_those_of_the_registries(names, registry):
+    assert tuple(names) == tuple(registry)
 
 
 def test_the_scenarios_that_ship_include_those_the_readme_speaks_of():

@@ -7,8 +7,9 @@ from small_models import ARCHITECTURES, CHAINS
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.layout import AxisRef, Layout, Place
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state, to_module
+from fedhp.model.layout import Layout, Place
 from fedhp.pruning.criteria import CRITERIA, check_criterion
 from fedhp.pruning.evidence import Evidence, Rows, evidence
 

@@ -30,11 +30,13 @@ from fedhp.data import SOURCES, DataConfig, open_dataset, partition_rows
 from fedhp.data.checks import checked_images
 from fedhp.data.config import PARTITIONS
 from fedhp.errors import ScenarioError
-from fedhp.model.zoo import MODELS, NORMS, ModelConfig, architecture
+from fedhp.model.options import NORMS, ModelConfig
+from fedhp.model.zoo import MODELS, architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.records import tables as tables_of_records
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import WANDB_MODES, Scenario
 from fedhp.scenario.tables import with_tables
 from fedhp.sizes import parse_size
@@ -268,7 +270,7 @@ def test_sizes_are_as_many_bytes_as_the_page_says():
 def test_groups_shrink_as_the_page_says():
     """The kept numbers follow from the exponents and the rule: no larger fraction gives a tenth."""
     rows = list(tables(REFERENCE, "group", "units", "exponent"))
-    recipe = load_scenario("fashion_mnist", ["prune.target_compression=10"]).recipe((1, 28, 28), 10)
+    recipe = recipe_of(load_scenario("fashion_mnist", ["prune.target_compression=10"]), (1, 28, 28), 10)
     layout, shares = recipe.architecture.layout, recipe.shape.shares
     kept = recipe.schedule.counts(1.0)
     assert rows == [[f"`{g}`", str(n), f"{shares[g]:.2f}", str(kept[g])] for g, n in layout.widths.items()]

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 import fedhp
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.model.draws import drawing
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.records import load_state
 from fedhp.training.evaluation import evaluate
 from fedhp.training.method import ClientRun, Method

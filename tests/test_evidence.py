@@ -7,8 +7,9 @@ import torch
 from small_models import ARCHITECTURES, normalised_net, random_structure
 from torch import nn
 
-from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.layout import AxisRef, Layout, Place
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state, to_module
+from fedhp.model.layout import Layout, Place
 from fedhp.model.wiring.tracing import trace
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.cutting import cut

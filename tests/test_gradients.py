@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.gradients import chain_gradients, dense_chain, gradients
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.training.methods.masked_loss import class_mask
 
 SHAPE = (1, 4, 5)

@@ -19,12 +19,14 @@ from small_models import (
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.costs.memory import Extras, memory_model
+from fedhp.costs.memory import Extras
+from fedhp.costs.rehearsal import memory_model
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
-from fedhp.model.zoo import MODELS, ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.zoo import MODELS, architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import DynHP
 from fedhp.training.optimizers import TrainConfig

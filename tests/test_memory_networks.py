@@ -15,12 +15,13 @@ from small_models import random_shard, small_recipe, small_task
 from torch import nn
 
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.costs.memory import memory_model
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.costs.rehearsal import memory_model
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.evidence import groups_without_scales, groups_without_takers
+from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.regularizers import REGULARIZERS
-from fedhp.pruning.schedule import PruneConfig
 from fedhp.training import meter, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig

@@ -10,9 +10,10 @@ from torch import nn
 
 from fedhp.costs.memory import Extras
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.model.architecture import to_module
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.building import to_module
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.methods import METHODS, PRUNING, Clipping, OrderedDropout, methods_for

@@ -10,11 +10,12 @@ from small_models import ARCHITECTURES, CHAINS, FEW, structures
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import fresh_state, initial_state, to_module
+from fedhp.model.building import fresh_state, initial_state, to_module
 from fedhp.model.inference import to_whole_module
 from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import MODELS, ModelConfig, architecture
+from fedhp.model.zoo import MODELS, architecture
 
 
 def silence(module: nn.Module, structure: Structure) -> None:

@@ -17,6 +17,7 @@ from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.run.advice import LossNotes, cut_at_the_start, few_held_out, odd_spreads, small_budgets
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.training.optimizers import TrainConfig
 
@@ -102,13 +103,13 @@ def test_a_run_and_a_training_note_the_same_of_the_data(tmp_path, verb):
 
 
 def of_budgets(chosen: Scenario, input_shape: tuple[int, ...]) -> list[str]:
-    recipe = chosen.recipe(input_shape, 10)
+    recipe = recipe_of(chosen, input_shape, 10)
     budgets = {kind.name: kind.memory_bytes for kind in chosen.fleet.classes}
     return list(small_budgets(recipe, recipe.memory_model(1), budgets))
 
 
 def of_the_start(chosen: Scenario, input_shape: tuple[int, ...]) -> list[str]:
-    recipe = chosen.recipe(input_shape, 10)
+    recipe = recipe_of(chosen, input_shape, 10)
     budgets = {kind.name: kind.memory_bytes for kind in chosen.fleet.classes}
     return list(cut_at_the_start(recipe, recipe.memory_model(1), budgets))
 
@@ -224,7 +225,7 @@ def test_the_largest_budget_tells_how_far_the_model_is_cut_before_it_trains_and_
     (started,) = re.findall(r"at (\S+)x compression", note)
     dense, half = map(int, re.findall(r"to (\d+)KiB", note))
     assert "where prune.target_compression is 6: big, the largest budget, holds " in note
-    recipe = chosen.recipe((1, 8, 8), 10)
+    recipe = recipe_of(chosen, (1, 8, 8), 10)
     layout, memory = recipe.architecture.layout, recipe.memory_model(1)
     full, wanted = (layout.num_parameters(c) for c in (layout.widths, recipe.schedule.counts(1.0)))
 

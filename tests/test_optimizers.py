@@ -11,11 +11,12 @@ from small_models import begun, fancy, random_shard, small_recipe, small_task, w
 from torch import nn
 
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.model.architecture import to_module
+from fedhp.model.building import to_module
 from fedhp.model.noise import NoiseScale
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.pruning.contributions import Contributions
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import clipping, fedprox

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedhp.aggregation.submodels import first
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
 from fedhp.training.batches import MemoryConfig

@@ -17,9 +17,10 @@ from torch import nn
 
 import fedhp
 from fedhp.errors import ScenarioError
+from fedhp.model.options import ModelConfig
 from fedhp.model.wiring import WIRING, keeps_channels, makes_channels, mixes_channels
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import train_locally

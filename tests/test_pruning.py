@@ -9,11 +9,13 @@ from small_models import ARCHITECTURES, CHAINS, FEW, fancy, normalised_net, rand
 from torch import nn
 
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state, to_module
+from fedhp.model.layout import Layout
 from fedhp.model.modules import put_weights, take_weights
+from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA, Criterion, magnitude
 from fedhp.pruning.cutting import cut, select

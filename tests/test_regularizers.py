@@ -18,14 +18,15 @@ from torch import nn
 
 from fedhp.costs.live_tensors import LiveTensors
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.layout import Layout
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import evidence
+from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
-from fedhp.pruning.schedule import PruneConfig
 from fedhp.training import trainer
 from fedhp.training.optimizers import TrainConfig, state_tensors
 from fedhp.training.trainer import train_locally

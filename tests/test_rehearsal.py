@@ -15,8 +15,10 @@ from fedhp.costs import rehearsal
 from fedhp.costs.forms import forms_by_size, telling_counts
 from fedhp.costs.rehearsal import PLAIN, Step, rehearse
 from fedhp.model.architecture import Architecture
-from fedhp.model.layout import AxisRef, Layout
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
 
 
 class Joined(nn.Module):

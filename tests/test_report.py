@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from fedhp.cli import app
 from fedhp.errors import MissingExtraError, RecordError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.pruning.options import PruneConfig
 from fedhp.records import RunPlan, RunRecord, RunResult, RunTotals, load_run
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.report import facts, report_on, series, write_report

@@ -16,11 +16,13 @@ from fedhp.errors import BudgetError, WireError
 from fedhp.federation import wire
 from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.model.architecture import Architecture, initial_state, to_module
+from fedhp.model.architecture import Architecture
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.identity import acting_as
 from fedhp.training.moments import ENOUGH, take_moments
@@ -65,7 +67,7 @@ def task(arch: Architecture, budget: int | None = None, number: int = 1) -> Roun
 
 def test_moments_are_the_plain_mean_and_mean_square_over_the_samples():
     """One batch holds all samples: torch's own normalisation, told to keep all of it, finds the same."""
-    recipe = load_scenario("quickstart", values={**OWN, "train.batch_size": 60}).recipe((1, 4, 4), 3)
+    recipe = recipe_of(load_scenario("quickstart", values={**OWN, "train.batch_size": 60}), (1, 4, 4), 3)
     shard, arch = random_shard((1, 4, 4), 3, 60), recipe.architecture
     found = take_moments(recipe, task(arch), shard)
     module = to_module(arch, task(arch).state).train()
@@ -83,7 +85,7 @@ def test_moments_are_the_plain_mean_and_mean_square_over_the_samples():
 @pytest.mark.parametrize("size", [34, 66, 70])
 def test_a_short_batch_counts_by_its_samples(size):
     """The first layer's mean is that of all samples, however they fall into batches."""
-    recipe = load_scenario("quickstart", values={**OWN, "train.batch_size": 32}).recipe((1, 4, 4), 3)
+    recipe = recipe_of(load_scenario("quickstart", values={**OWN, "train.batch_size": 32}), (1, 4, 4), 3)
     shard, arch = random_shard((1, 4, 4), 3, size), recipe.architecture
     found = take_moments(recipe, task(arch), shard).weights["2.running_mean"]
     module = to_module(arch, task(arch).state)
@@ -103,14 +105,14 @@ def narrow(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
 def test_of_several_batches_one_is_held_at_a_time(size):
     """At a budget that a training step of 16 samples fills, whatever was measured before."""
     own = {"model.target": f"{__name__}:narrow", "train.momentum": 0.0, "train.batch_size": 16}
-    recipe = load_scenario("quickstart", values=own).recipe((1, 8, 8), 10)
+    recipe = recipe_of(load_scenario("quickstart", values=own), (1, 8, 8), 10)
     shard, arch = random_shard((1, 8, 8), 10, size), recipe.architecture
     budget = recipe.memory_model(shard.raw_itemsize).training_bytes(arch.layout.widths, 16)
     assert 0.5 * budget < take_moments(recipe, task(arch, budget), shard).memory_measured_bytes <= budget
 
 
 def test_moments_hang_on_seed_round_and_client_alone():
-    recipe = load_scenario("quickstart", values={**OWN, "train.batch_size": 8}).recipe((1, 4, 4), 3)
+    recipe = recipe_of(load_scenario("quickstart", values={**OWN, "train.batch_size": 8}), (1, 4, 4), 3)
     shard, arch = random_shard((1, 4, 4), 3, 60), recipe.architecture
     one, again, later = (take_moments(recipe, task(arch, number=n), shard).weights for n in (1, 1, 2))
     assert all((one[name] == again[name]).all() for name in one)
@@ -118,7 +120,7 @@ def test_moments_hang_on_seed_round_and_client_alone():
 
 
 def test_moments_are_taken_on_enough_samples_within_the_budget():
-    recipe = load_scenario("quickstart", values=OWN).recipe((1, 4, 4), 3)
+    recipe = recipe_of(load_scenario("quickstart", values=OWN), (1, 4, 4), 3)
     arch, seen = recipe.architecture, []
     shard = random_shard((1, 4, 4), 3, 3000)
     memory = recipe.memory_model(shard.raw_itemsize)

@@ -10,9 +10,11 @@ from small_models import ARCHITECTURES, FEW
 
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig, assign_classes
+from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import Shape
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig, Schedule, scheduled_size
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
+from fedhp.pruning.schedule import Schedule, scheduled_size
 from fedhp.seeds import derive, generator
 from fedhp.sizes import format_size, parse_size
 

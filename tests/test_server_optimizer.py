@@ -13,7 +13,7 @@ from small_models import ARCHITECTURES
 from fedhp.aggregation.options import ServerOptimizerConfig
 from fedhp.aggregation.server_optimizer import cut, step
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

@@ -11,11 +11,12 @@ from torch import nn
 
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
-from fedhp.model.architecture import to_module
+from fedhp.model.building import to_module
 from fedhp.model.gradients import gradients
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training.methods.masked_loss import class_mask
 from fedhp.training.optimizers import TrainConfig

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import ARCHITECTURES, CHAINS, FEW, fancy, masks, structures
 
-from fedhp.model.architecture import initial_state
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state
+from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
 WIDTHS = {"a": 3, "b": 8, "c": 17}

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
-from fedhp.model.architecture import fresh_state, initial_state
+from fedhp.model.building import fresh_state, initial_state
 from fedhp.pruning.criteria import CRITERIA, Criterion
 from fedhp.records import load_state
 from fedhp.scenario.schema import SimulationConfig

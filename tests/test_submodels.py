@@ -7,7 +7,7 @@ import pytest
 from small_models import ARCHITECTURES
 
 from fedhp.aggregation.submodels import first, level_counts, random_part, rolling
-from fedhp.costs.memory import memory_model
+from fedhp.costs.rehearsal import memory_model
 from fedhp.errors import BudgetError
 from fedhp.model.shrinking import at_level
 

@@ -24,16 +24,17 @@ from small_models import (
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 - as users write it
 
-from fedhp.costs.memory import memory_model
+from fedhp.costs.rehearsal import memory_model
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import initial_state, to_module
-from fedhp.model.layout import AxisRef
+from fedhp.model.axes import AxisRef
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.modules import batch_norms
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.wiring.tracing import trace
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.pruning.evidence import groups_without_scales
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import train_locally
@@ -625,7 +626,7 @@ def test_what_mixes_channels_leaves_those_of_others_to_be_cut():
 def test_tracing_loads_no_compiler():
     """Half the memory of a server, and seconds: torch's, which drawing or normalising on "meta" loads."""
     code = (
-        "import sys; from fedhp.model.architecture import initial_state; "
+        "import sys; from fedhp.model.building import initial_state; "
         "from fedhp.model.zoo import ModelConfig, architecture; "
         "from fedhp.costs.rehearsal import rehearsed; "
         "arch = architecture(ModelConfig('resnet20', [4, 4, 4]), (1, 8, 8), 3); rehearsed(arch); "

@@ -10,7 +10,7 @@ import pytest
 from recorded_runs import KEPT, LAYOUT, PARAMS_FULL, make_plan, make_report, make_state, ok_row
 
 from fedhp.errors import RecordError
-from fedhp.model.zoo import ModelConfig
+from fedhp.model.options import ModelConfig
 from fedhp.records import RunRecord, RunTotals, load_run, wording
 from fedhp.tracking import ConsoleTracker, Trackers
 from fedhp.tracking.console import plain_line

@@ -12,15 +12,16 @@ from torch import nn
 import fedhp.training.meter
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.costs.memory import memory_model
+from fedhp.costs.rehearsal import memory_model
 from fedhp.data import Shard
 from fedhp.errors import BudgetError, ScenarioError, TrainingError
-from fedhp.model.architecture import initial_state, to_module
+from fedhp.model.building import initial_state, to_module
+from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.pruning.criteria import CRITERIA
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training import moments, trainer
 from fedhp.training.batches import MemoryConfig

@@ -16,8 +16,9 @@ from small_models import (
     unsettled,
 )
 
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.options import ModelConfig
+from fedhp.model.zoo import architecture
+from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import train_locally

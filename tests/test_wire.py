@@ -16,7 +16,7 @@ from fedhp.data import Normalisation
 from fedhp.errors import WireError
 from fedhp.federation import wire
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.training.methods import PRUNING

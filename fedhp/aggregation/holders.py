@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhp.model.layout import Axis, Layout
+from fedhp.model.axes import Axis
+from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
 # So many structures are counted in one matrix product; what is counted does not depend on it.

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from fedhp.aggregation.reconcile import MEANS
 from fedhp.bounds import Bounds
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 
-UNCOVERED = tuple(name for name in MEANS if name != "zero_filled")
+# The names in `fedhp.aggregation.reconcile.MEANS` that a user may choose.
+UNCOVERED = ("keep", "zero", "residual")
 # The server's optimisers, and the learning rates that Flower gives them.
 SERVER_OPTIMIZERS = {"none": 1.0, "fedavgm": 1.0, "fedadam": 0.1, "fedyogi": 0.01}
 

@@ -8,12 +8,15 @@ import numpy as np
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from fedhp.costs.memory import Extras, memory_model
+from fedhp.costs.memory import Extras
+from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
-from fedhp.model.architecture import Architecture, initial_state, to_module
+from fedhp.model.architecture import Architecture
+from fedhp.model.building import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.training.methods.fedprox import keep_received, pull_back

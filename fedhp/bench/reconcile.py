@@ -12,10 +12,12 @@ import torch
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.submodels import first, random_part
 from fedhp.bench.isolation import isolated
-from fedhp.model.architecture import Architecture, initial_state
+from fedhp.model.architecture import Architecture
+from fedhp.model.building import initial_state
+from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import at_level
 from fedhp.model.structure import Structure
-from fedhp.model.zoo import ModelConfig, architecture
+from fedhp.model.zoo import architecture
 from fedhp.training.update import STATISTICS, Statistics, Update
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %

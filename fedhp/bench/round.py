@@ -18,7 +18,7 @@ from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.strategy import FleetStrategy
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.model.zoo import architecture
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario

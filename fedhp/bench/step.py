@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedhp.aggregation.submodels import first
-from fedhp.model.architecture import fresh_state
+from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.run.central import Central, prepare_central
 from fedhp.scenario.loading import load_scenario

@@ -20,10 +20,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.costs.rehearsal import Rehearsal, Step, rehearsed
-from fedhp.model.architecture import Architecture
+from fedhp.costs.coefficients import Rehearsal
 from fedhp.model.layout import Layout
-from fedhp.model.networks.chain import INPUTS
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.
 Moments = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -193,21 +191,3 @@ class MemoryModel:
 
     def _bytes(self, name: str, counts: Mapping[str, int]) -> int:
         return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))
-
-
-def memory_model(
-    arch: Architecture, state_slots: int, raw_itemsize: int, extras: Extras = NO_EXTRAS
-) -> MemoryModel:
-    """Returns a model's memory model.
-
-    Args:
-        arch: The model.
-        state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
-        raw_itemsize: Bytes per scalar of the stored data.
-        extras: What else a training holds.
-    """
-    size = math.prod(arch.input_shape)
-    inputs = INPUTS if INPUTS in arch.layout.widths else None
-    told = rehearsed(arch, Step(extras.masked, extras.noisy, extras.scratch is not None))
-    num_masked = arch.num_classes if extras.masked else 0
-    return MemoryModel(arch.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)

@@ -10,22 +10,25 @@ themselves. This holds for any network whose activations are linear in its width
 
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.costs.coefficients import Rehearsal, Tap
 from fedhp.costs.forms import Counts, forms_by_size, telling_counts
 from fedhp.costs.live_tensors import StorageWatch
+from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.errors import DataError, ScenarioError
 from fedhp.files.cache import prepared
-from fedhp.model.architecture import Architecture
+from fedhp.model.architecture import INPUTS, Architecture, Build
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.layout import Layout
@@ -34,7 +37,6 @@ from fedhp.model.noise import NoiseScale, head_of
 from fedhp.pruning.evidence import Taps
 from fedhp.threads import torch_threads
 
-Build = Callable[[Counts], nn.Module]
 InputShape = Callable[[Counts], tuple[int, ...]]
 Told = Mapping[str, NDArray[np.int64]]
 # Neither one sample nor one unit, which are special cases of some operations.
@@ -66,38 +68,22 @@ class Step:
 PLAIN = Step()
 
 
-class Tap(NamedTuple):
-    """A group's activations as a layer takes them in, of so many entries per unit and sample."""
+def memory_model(
+    arch: Architecture, state_slots: int, raw_itemsize: int, extras: Extras = NO_EXTRAS
+) -> MemoryModel:
+    """Returns a model's memory model.
 
-    group: str
-    entries: int
-
-
-@dataclass(frozen=True, eq=False)
-class Rehearsal:
-    """Bytes alive at each moment of a step's forward and backward pass, as coefficients.
-
-    For unit counts ``n``, parameters of ``p`` bytes and a batch of ``b``, moment ``m`` takes
-    ``gradients[m] @ p + fixed[m] @ (1, n) + per_sample[m] @ (1, n) * b`` bytes beside what lives throughout
-    the step: parameters, optimiser state, the mask of classes and the input batch.
-
-    Attributes:
-        gradients: Which parameters' gradients live, of shape ``(moments, trained parameters)``.
-        fixed: Bytes whatever the batch, of shape ``(moments, 1 + groups)``.
-        per_sample: Bytes per sample, of shape ``(moments, 1 + groups)``.
-        counters: Bytes of what layers keep beside parameters and running statistics.
-        taps: Where activations are looked at, and the rows of the two arrays below.
-        fixed_at_taps: As ``fixed``, when a tap looks; no gradient lives yet.
-        per_sample_at_taps: As ``per_sample``, likewise.
+    Args:
+        arch: The model.
+        state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
+        raw_itemsize: Bytes per scalar of the stored data.
+        extras: What else a training holds.
     """
-
-    gradients: NDArray[np.int64]
-    fixed: NDArray[np.int64]
-    per_sample: NDArray[np.int64]
-    counters: int
-    taps: tuple[Tap, ...]
-    fixed_at_taps: NDArray[np.int64]
-    per_sample_at_taps: NDArray[np.int64]
+    size = math.prod(arch.input_shape)
+    inputs = INPUTS if INPUTS in arch.layout.widths else None
+    told = rehearsed(arch, Step(extras.masked, extras.noisy, extras.scratch is not None))
+    num_masked = arch.num_classes if extras.masked else 0
+    return MemoryModel(arch.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)
 
 
 @lru_cache(maxsize=16)  # a process holds a handful of architectures

@@ -6,9 +6,9 @@ from typing import Annotated
 from fedhp.bounds import Bounds, Text
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.data.layout import LAYOUTS
-from fedhp.data.sources import SOURCES
 from fedhp.errors import ScenarioError
 
+SOURCE_NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "npz")  # in `fedhp.data.sources.SOURCES`
 PARTITIONS = ("iid", "dirichlet", "shards", "pathological", "natural")
 
 
@@ -57,7 +57,7 @@ class DataConfig:
             axes and their sizes. Applies to the own data of devices too. See [below](#data-of-your-own).
     """
 
-    name: Annotated[str, OneOf(SOURCES, "bring your own data as 'npz'"), STABLE] = "digits"
+    name: Annotated[str, OneOf(SOURCE_NAMES, "bring your own data as 'npz'"), STABLE] = "digits"
     root: Annotated[str, Text(longest=4096), STABLE] = ""
     partition: PartitionConfig = field(default_factory=PartitionConfig)
     max_train: Annotated[int, Bounds(at_least=0, hint="0 takes all")] = 0

@@ -54,10 +54,10 @@ def _init(data: str, model: str, layout: str, out: Path | None) -> None:
     from fedhp.draft.looking import look
     from fedhp.draft.planning import draft
     from fedhp.draft.writing import found, page, told
-    from fedhp.model.zoo import MODELS
+    from fedhp.model.options import USUAL_WIDTHS
 
     if model:
-        check_choice("--model", model, MODELS)
+        check_choice("--model", model, USUAL_WIDTHS)
     check_choice("--layout", layout, LAYOUTS)
     seen = look(data, model, layout)
     file = out or _file(data, seen.config.name)

@@ -8,8 +8,9 @@ from fedhp.data import DataConfig, PartitionConfig, partition_rows
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
-from fedhp.model.zoo import MODELS, ModelConfig
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.options import USUAL_WIDTHS, ModelConfig
+from fedhp.pruning.options import PruneConfig
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
 from fedhp.training.optimizers import TrainConfig
@@ -102,7 +103,7 @@ def _widths(look: Look, model: str) -> list[int]:
     if model == "cnn":
         depth = max(1, math.ceil(math.log2(min(height, width) / _PIXELS_LEFT)))
         return [*(16 * 2**n for n in range(depth)), 128]
-    return list(MODELS[model].widths)
+    return list(USUAL_WIDTHS[model])
 
 
 def _training(rows_each: int) -> TrainConfig:
@@ -113,7 +114,7 @@ def _training(rows_each: int) -> TrainConfig:
 def _sized(scenario: Scenario, look: Look) -> Draft:
     """Gives a scenario the target that its model can be pruned to, and budgets that hold shares of it."""
     scenario = replace(scenario, prune=_reachable(scenario, look))
-    recipe = scenario.recipe(look.dataset.input_shape, look.dataset.num_classes)
+    recipe = recipe_of(scenario, look.dataset.input_shape, look.dataset.num_classes)
     layout, batch = recipe.architecture.layout, scenario.train.batch_size
     memory = recipe.memory_model(look.dataset.train_images.itemsize)
     full = layout.num_parameters(layout.widths)
@@ -126,7 +127,7 @@ def _sized(scenario: Scenario, look: Look) -> Draft:
 def _reachable(scenario: Scenario, look: Look) -> PruneConfig:
     for target in _TARGETS:
         prune = PruneConfig("magnitude", target)
-        recipe = replace(scenario, prune=prune).recipe(look.dataset.input_shape, look.dataset.num_classes)
+        recipe = recipe_of(replace(scenario, prune=prune), look.dataset.input_shape, look.dataset.num_classes)
         try:
             recipe.check_methods()
         except ScenarioError:

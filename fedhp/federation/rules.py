@@ -10,11 +10,11 @@ from fedhp.federation import wire
 from fedhp.federation.claims import Counts
 from fedhp.federation.roster import Device, drawn
 from fedhp.federation.server_state import ServerState
-from fedhp.model.architecture import fresh_state
+from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.scenario.schema import Scenario
-from fedhp.training.methods import DynHP
+from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.recipe import Recipe
 
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data.normalisation import Normalisation
-from fedhp.model.architecture import Architecture, to_module
+from fedhp.model.architecture import Architecture
+from fedhp.model.building import to_module
 from fedhp.model.state import ModelState
 
 

@@ -3,77 +3,28 @@
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.bounds import MOST_PARAMETERS, WIDEST, Bounds
-from fedhp.choices import STABLE, OneOf, check_values
+from fedhp.bounds import MOST_PARAMETERS
 from fedhp.errors import ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.modules import hollow, resize, settle, take_weights
 from fedhp.model.networks import chain, resnet, sensors, vgg
 from fedhp.model.networks.layers import NORMS_1D, NORMS_2D, Norm
+from fedhp.model.options import USUAL_WIDTHS, ModelConfig
 from fedhp.model.wiring.tracing import trace
 from fedhp.references import resolve
 from fedhp.seeds import derive
 
-NORMS = ("batch", "group")
-
 Normalised = Callable[[Sequence[int], Norm, tuple[int, ...], int], nn.Module]
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Which network, and how wide.
-
-    Attributes:
-        name: ``mlp``: dense layers with ReLU; ``cnn``: 3x3 convolutions, each with ReLU and 2x2 max-pooling,
-            then one hidden dense layer; ``vgg11``: eight 3x3 convolutions with normalisation; ``resnet20``:
-            three stages of three residual blocks; ``conv1d``: convolutions over time, for windows of sensor
-            readings stored as ``(samples, channels, time)``.
-        widths: Units per group of the full model, from the input to the output; none takes the model's usual
-            ones. ``mlp`` (300, 100): its hidden layers; ``cnn`` (16, 32, 128): the channels of its
-            convolutions and then the dense layer, two or more in all; ``vgg11`` (64, 128, 256, 256, 512, 512,
-            512, 512): the channels of its convolutions; ``resnet20`` (16, 32, 64): the channels of its
-            stages; ``conv1d`` (32, 64, 64): the channels of its convolutions.
-        floor: Units that every group keeps at least, at most the smallest width. With group normalisation a
-            unit is [several channels](#normalisation).
-        prune_inputs: Whether the entries of a sample (its pixels) are units too, which can be cut. Of ``mlp``
-            only: a convolution reads whole images.
-        norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``. ``batch``: over the batch, with
-            statistics of all clients' samples together; ``group``: over groups of four channels of each
-            sample, which are cut as a whole. See [normalisation](#normalisation).
-        target: A network of your own instead of ``model.name``, as ``package.module:build``. A ``model.name``
-            that overrides or a file give later, alone, takes its place. See [your own
-            network](#your-own-network).
-    """
-
-    name: Annotated[str, OneOf(lambda: MODELS), STABLE] = "mlp"
-    widths: Annotated[list[int], Bounds(at_least=1, largest=WIDEST), STABLE] = field(default_factory=list)
-    floor: Annotated[int, Bounds(at_least=1, largest=WIDEST)] = 2
-    prune_inputs: bool = True
-    norm: Annotated[str, OneOf(NORMS)] = "batch"
-    target: str = ""
-
-    def __post_init__(self) -> None:
-        check_values(self, "model.")
-        if self.floor > min(self.widths, default=self.floor):
-            raise ScenarioError(
-                f"model.floor must be at most the smallest width, {min(self.widths)}, got {self.floor}"
-            )
-
-    @property
-    def said(self) -> str:
-        """The model's name, or the user's own, and its widths as far as they are known, for people."""
-        widths = self.widths or ([] if self.target else MODELS[self.name].widths)
-        return f"{self.target or self.name} {'-'.join(map(str, widths))}".rstrip()
 
 
 def architecture(
@@ -97,7 +48,7 @@ def architecture(
     if config.target:
         arch = _foreign(config, shape, num_classes, builder)
     else:
-        arch = MODELS[config.name].make(config, shape, num_classes)
+        arch = MODELS[config.name](config, shape, num_classes)
     _check_size(config, arch.layout.num_parameters(arch.layout.widths))
     return arch
 
@@ -189,13 +140,13 @@ def _foreign(
 
 
 def _mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    widths = config.widths or MODELS["mlp"].widths
+    widths = config.widths or USUAL_WIDTHS["mlp"]
     layout, build = chain.mlp(widths, config.floor, config.prune_inputs, shape, num_classes)
     return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
 
 
 def _cnn(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    layout, build = chain.cnn(config.widths or MODELS["cnn"].widths, config.floor, shape, num_classes)
+    layout, build = chain.cnn(config.widths or USUAL_WIDTHS["cnn"], config.floor, shape, num_classes)
     return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
 
 
@@ -205,7 +156,7 @@ def _normalised(
     """Returns the maker of a network with normalisation, whose layout is traced."""
 
     def make(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-        usual = MODELS[config.name].widths
+        usual = USUAL_WIDTHS[config.name]
         widths = config.widths or usual
         if len(shape) != 3 or (config.name != "conv1d" and len(widths) != len(usual)):
             raise ScenarioError(
@@ -222,18 +173,10 @@ def _normalised(
     return make
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model that ships: how to make it, and its usual widths."""
-
-    make: Callable[[ModelConfig, tuple[int, ...], int], Architecture]
-    widths: tuple[int, ...]
-
-
-MODELS: dict[str, Model] = {
-    "mlp": Model(_mlp, (300, 100)),
-    "cnn": Model(_cnn, (16, 32, 128)),
-    "vgg11": Model(_normalised(vgg.vgg11, NORMS_2D), vgg.USUAL),
-    "resnet20": Model(_normalised(resnet.resnet20, NORMS_2D), resnet.USUAL),
-    "conv1d": Model(_normalised(sensors.conv1d, NORMS_1D), sensors.USUAL),
+MODELS: dict[str, Callable[[ModelConfig, tuple[int, ...], int], Architecture]] = {
+    "mlp": _mlp,
+    "cnn": _cnn,
+    "vgg11": _normalised(vgg.vgg11, NORMS_2D),
+    "resnet20": _normalised(resnet.resnet20, NORMS_2D),
+    "conv1d": _normalised(sensors.conv1d, NORMS_1D),
 }

@@ -7,11 +7,12 @@ from fedhp.aggregation.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.model.architecture import fresh_state, initial_state
+from fedhp.model.building import fresh_state, initial_state
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport
 from fedhp.run.advice import run_notes
 from fedhp.run.reporting import RunWatch, plan_run, reporting
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
 from fedhp.tracking import Trackers
@@ -89,7 +90,7 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
     check_installed(scenario.tracking.wandb)
     dataset, epochs = open_dataset(scenario.data), scenario.train.epochs
     recipe = replace(
-        scenario.recipe(dataset.input_shape, dataset.num_classes),
+        recipe_of(scenario, dataset.input_shape, dataset.num_classes),
         rounds=1,
         # It is sent no model to stay near to, and lacks no class that others have.
         train=replace(scenario.train, local_epochs=epochs, proximal_mu=0.0, masked_loss=False),

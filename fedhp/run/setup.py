@@ -10,8 +10,9 @@ from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
 from fedhp.federation.strategy import FleetStrategy
-from fedhp.model.architecture import initial_state
+from fedhp.model.building import initial_state
 from fedhp.references import resolve
+from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
 from fedhp.training.recipe import Recipe
@@ -57,7 +58,7 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
     dataset = open_dataset(scenario.data)
     parts = partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
-    recipe = scenario.recipe(dataset.input_shape, dataset.num_classes, kind.methods)
+    recipe = recipe_of(scenario, dataset.input_shape, dataset.num_classes, kind.methods)
     test = test_shard(scenario.data)
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()

@@ -5,7 +5,6 @@ to no other part, of how a round is held, simulation and tracking, are here, and
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
@@ -17,13 +16,11 @@ from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.data.config import DataConfig
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import FleetConfig
-from fedhp.model.zoo import ModelConfig, architecture
-from fedhp.pruning.schedule import PruneConfig
+from fedhp.model.options import ModelConfig
+from fedhp.pruning.options import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.methods import PRUNING, methods_for
 from fedhp.training.optimizers import TrainConfig
-from fedhp.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -155,24 +152,6 @@ class Scenario:
             raise ScenarioError(
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
             )
-
-    def recipe(
-        self, input_shape: Sequence[int], num_classes: int, methods: Sequence[str] = PRUNING
-    ) -> Recipe:
-        """Returns what the trainer needs.
-
-        Args:
-            input_shape: Of one sample, channels first.
-            num_classes: The number of classes.
-            methods: The client methods that the strategy asks for, besides those of ``train.methods``; by
-                default DynHP.
-
-        Raises:
-            ScenarioError: If there is no such method.
-        """
-        arch = architecture(self.model, input_shape, num_classes)
-        kinds, levels = methods_for(methods, self.train.methods), tuple(self.strategy.levels)
-        return Recipe(arch, self.train, self.prune, self.memory, self.rounds, self.seed, kinds, levels)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the scenario as plain nested dicts, lists and scalars."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from fedhp.data import open_dataset
-from fedhp.model.architecture import fresh_state
+from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
 from fedhp.records import load_state

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data.shard import Shard
-from fedhp.model.architecture import Architecture, to_module
+from fedhp.model.architecture import Architecture
+from fedhp.model.building import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.modules import normalises_over_batches
 from fedhp.model.state import ModelState

@@ -1,15 +1,11 @@
 """What a training takes of memory: as the memory model predicts it, and as its live tensors show it."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from fedhp.costs.live_tensors import LiveTensors
-from fedhp.costs.memory import MemoryModel
-from fedhp.data.shard import Shard
-from fedhp.training.recipe import Recipe
 
 Key = tuple[object, ...]
 
@@ -56,38 +52,6 @@ class Meter:
                 yield
             PEAKS[key] = live.peak
         self.measured = max(self.measured, PEAKS[key])
-
-
-def step_key(
-    recipe: Recipe,
-    memory: MemoryModel,
-    shard: Shard,
-    modules: Sequence[nn.Module],
-    batch: int,
-    methods: Sequence[Hashable] = (),
-) -> Key:
-    """Returns everything that a step's peak depends on.
-
-    Args:
-        recipe: How to train.
-        memory: Its memory model.
-        shard: What is trained on.
-        modules: The model, and the part of it that the step trains.
-        batch: The samples of the step.
-        methods: What of each client method it depends on.
-    """
-    return (
-        recipe.architecture,
-        *(tuple(tuple(p.shape) for p in module.parameters()) for module in modules),
-        batch,
-        shard.input_shape,
-        shard.raw_itemsize,
-        recipe.train.optimizer,
-        memory.state_slots,
-        memory.extras,
-        tuple(methods),
-        recipe.device().type,
-    )
 
 
 # Peaks already measured in this process; a cache, never state.

@@ -16,7 +16,7 @@ from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
 from fedhp.model.structure import Structure
 from fedhp.pruning.contributions import Scores
-from fedhp.training.meter import Key, Meter, step_key
+from fedhp.training.meter import Key, Meter
 from fedhp.training.optimizers import state_tensors
 from fedhp.training.recipe import Recipe, Steps
 from fedhp.training.update import RoundTask
@@ -89,7 +89,7 @@ class ClientRun:
     def step_key(self, batch: int) -> Key:
         """Returns everything that the peak of a step of so many samples depends on."""
         at_work = [method.key for method in self.methods]
-        return step_key(self.recipe, self.memory, self.shard, (self.module, self.part[0]), batch, at_work)
+        return self.recipe.step_key(self.shard, (self.module, self.part[0]), batch, at_work)
 
 
 class Method:

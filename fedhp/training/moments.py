@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.shard import Shard
-from fedhp.model.architecture import to_module
+from fedhp.model.building import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.modules import retake_statistics, take_weights
 from fedhp.seeds import derive, generator
-from fedhp.training.meter import Meter, step_key
+from fedhp.training.meter import Meter
 from fedhp.training.recipe import Recipe, choose_batch
 from fedhp.training.update import Moments, RoundTask
 
@@ -47,7 +47,7 @@ def take_moments(recipe: Recipe, task: RoundTask, shard: Shard) -> Moments:
     rows = batches(order, batch, arch.layout.smallest_batch)
     samples = (shard.batch(some, inputs)[0].to(device) for some in rows)
     meter = Meter()
-    key = ("moments", step_key(recipe, memory, shard, (module,), batch))
+    key = ("moments", recipe.step_key(shard, (module,), batch))
     watched = meter.watching(key, lambda: [*module.parameters(), *module.buffers()])
     with drawing(derive(recipe.seed, "moments", task.round, task.client), device), watched:
         retake_statistics(module, samples)

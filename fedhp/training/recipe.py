@@ -1,5 +1,6 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -7,14 +8,19 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
-from fedhp.costs.memory import Extras, MemoryModel, memory_model, samples
+from fedhp.costs.memory import Extras, MemoryModel, samples
+from fedhp.costs.rehearsal import memory_model
+from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.shrinking import Shape
 from fedhp.model.structure import Structure
-from fedhp.pruning.schedule import PruneConfig, Schedule
+from fedhp.pruning.options import PruneConfig
+from fedhp.pruning.schedule import Schedule
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
+from fedhp.training.meter import Key
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
 
 
@@ -94,6 +100,31 @@ class Recipe:
     def schedule(self) -> Schedule:
         """How many units may be left, when."""
         return Schedule(self.prune, self.shape)
+
+    def step_key(
+        self, shard: Shard, modules: Sequence[nn.Module], batch: int, methods: Sequence[Hashable] = ()
+    ) -> Key:
+        """Returns everything that the peak of a training step depends on.
+
+        Args:
+            shard: What is trained on.
+            modules: The model, and the part of it that the step trains.
+            batch: The samples of the step.
+            methods: What of each client method it depends on.
+        """
+        memory = self.memory_model(shard.raw_itemsize)
+        return (
+            self.architecture,
+            *(tuple(tuple(p.shape) for p in module.parameters()) for module in modules),
+            batch,
+            shard.input_shape,
+            shard.raw_itemsize,
+            self.train.optimizer,
+            memory.state_slots,
+            memory.extras,
+            tuple(methods),
+            self.device().type,
+        )
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""

@@ -16,7 +16,7 @@ from torch import nn
 
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
-from fedhp.model.architecture import to_module
+from fedhp.model.building import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.modules import take_weights, thin_before_convolutions

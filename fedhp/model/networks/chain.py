@@ -6,7 +6,7 @@ are built straight away: small models are built for every client of every round.
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.layout import AxisRef, Layout
+from fedhp.model.architecture import INPUTS, Build
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
 from fedhp.seeds import derive
-
-Build = Callable[[Mapping[str, int]], nn.Module]
-
-# The group whose units are the entries of a flattened sample. Neighbouring pixels say much the same, and in
-# a dense network on images the first layer's columns are most of the parameters: at a tenth of its size, an
-# MLP 784-300-100-10 keeps 377-58-66 where inputs can go, and 784-30-56 where they cannot.
-INPUTS = "inputs"
 
 
 def mlp(

@@ -7,7 +7,6 @@ from torch import nn
 
 from fedhp.model.networks.layers import Norm, initialise
 
-USUAL = (16, 32, 64)
 _BLOCKS_PER_STAGE = 3
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from fedhp.model.networks.layers import Norm, stack
 
-USUAL = (32, 64, 64)
 _KERNEL = 5
 
 

@@ -6,7 +6,6 @@ from torch import nn
 
 from fedhp.model.networks.layers import Norm, stack
 
-USUAL = (64, 128, 256, 256, 512, 512, 512, 512)
 _POOLED = (0, 1, 3, 5, 7)  # the convolutions of configuration A that a pooling follows
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.model.layout import Axis, AxisRef
+from fedhp.model.axes import Axis, AxisRef
 
 Channels = NDArray[np.intp]
 _Unit = tuple[str, int]  # a group, and a number there

@@ -17,7 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from fedhp.errors import ScenarioError
-from fedhp.model.layout import Axis, Layout
+from fedhp.model.axes import Axis
+from fedhp.model.layout import Layout
 from fedhp.model.modules import hollow, statistics_names
 from fedhp.model.wiring.calls import forward
 from fedhp.model.wiring.channels import Channels, fixed

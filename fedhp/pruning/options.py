@@ -1,0 +1,59 @@
+"""What a scenario says of pruning."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fedhp.bounds import Bounds
+from fedhp.choices import STABLE, OneOf, check_values
+from fedhp.errors import ScenarioError
+
+# The names in `fedhp.pruning.criteria.CRITERIA` and `fedhp.pruning.regularizers.REGULARIZERS`.
+CRITERION_NAMES = (
+    *("taylor", "fisher", "flexrel", "magnitude", "magnitude_l1", "outgoing", "outgoing_l1", "bn_scale"),
+    *("activation", "apoz", "correlation", "random"),
+)
+REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """How the model shrinks. Progress is the share of the *whole* training done, 0 to 1.
+
+    Attributes:
+        criterion: Which units go first: the lowest by one of the [criteria](#criteria).
+        target_compression: Parameters of the full model per parameter of the final one; 1 never prunes. [How
+            groups share it](#how-groups-share-the-shrinking).
+        start: Progress at which cutting begins, below ``prune.end``.
+        end: Progress at which the target is reached.
+        cuts: Cuts between start and end, evenly spread.
+        blend: Weight of the fleet's scores against the client's own: clients with few classes should not vote
+            out what others need.
+        marginal: Units whose contribution is below this share of their group's mean go ahead of schedule, as
+            soon as ``prune.start`` is reached, but no more of a group than the target takes in the end; 0
+            switches it off.
+        regularizer: A penalty that presses on units while there is something left to cut: ``none``, or one of
+            the [regularisers](#regularisers).
+        regularizer_strength: The factor of that penalty.
+    """
+
+    criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
+    target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
+    start: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.05
+    end: Annotated[float, Bounds(above=0, at_most=1), STABLE] = 0.6
+    cuts: Annotated[int, Bounds(at_least=1)] = 40
+    blend: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.5
+    marginal: Annotated[float, Bounds(at_least=0, below=1)] = 0.0
+    regularizer: Annotated[str, OneOf(REGULARIZER_NAMES)] = "none"
+    regularizer_strength: Annotated[float, Bounds(above=0, hint="prune.regularizer=none switches it off")] = (
+        1e-5
+    )
+
+    def __post_init__(self) -> None:
+        check_values(self, "prune.")
+        if self.start >= self.end:
+            raise ScenarioError(f"prune.start must be below prune.end, got {self.start} and {self.end}")
+        if self.marginal and self.target_compression == 1:
+            raise ScenarioError(
+                "prune.marginal has no effect with prune.target_compression = 1, which never prunes; "
+                "raise the target or set prune.marginal=0"
+            )
