@@ -29,7 +29,7 @@ from fedhp.model.zoo import MODELS, architecture
 from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import DynHP
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.optimizers import TrainConfig, state_tensors
 from fedhp.training.trainer import _Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
@@ -225,7 +225,9 @@ def averages(session: _Session) -> list[torch.Tensor]:
 def peak_by_torch(session: _Session, batch: int) -> int:
     tracker = MemTracker()
     mask = [] if session.run.mask is None else [session.run.mask]
-    tracker.track_external(session.run.module, session.run.optimizer, *averages(session), *mask)
+    tracker.track_external(
+        session.run.module, *state_tensors(session.run.optimizer), *averages(session), *mask
+    )
     with tracker:
         session._step(np.arange(batch))
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]

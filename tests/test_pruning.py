@@ -263,7 +263,7 @@ class Training:
         if self.num_inputs is not None:
             images = images.flatten(1)[:, : self.num_inputs]
         labels = torch.randint(0, self.arch.num_classes, (6,), generator=source)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.module.zero_grad(set_to_none=True)
         nn.functional.cross_entropy(self.module(images), labels).backward()
         self.optimizer.step()
 
@@ -407,7 +407,7 @@ def test_a_cut_holds_one_tensor_twice_at_most(case, optimiser):
     training = Training(case, OPTIMISERS[optimiser])
     layout = training.arch.layout
     training.step(0)
-    training.optimizer.zero_grad(set_to_none=True)
+    training.module.zero_grad(set_to_none=True)
     sub = random_structure(layout, 3, 0.9)
     alive = [*training.module.parameters(), *state_tensors(training.optimizer)]
     before = sum(t.untyped_storage().nbytes() for t in alive)

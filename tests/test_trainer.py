@@ -23,7 +23,7 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
-from fedhp.training import moments, trainer
+from fedhp.training import batch_statistics, moments, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.evaluation import evaluate
 from fedhp.training.optimizers import TrainConfig, state_tensors
@@ -604,10 +604,12 @@ def test_running_statistics_after_a_cut_are_those_of_the_network_that_is_left(cr
 def test_statistics_are_taken_anew_only_where_too_few_samples_came_after_the_last_cut(monkeypatch):
     """Ten steps of 16, of which the cut leaves one or nine; where 100 samples are wanted, seven steps do."""
     taken = []
-    retake = trainer.retake_statistics
+    retake = batch_statistics.retake_statistics
     monkeypatch.setattr(moments, "ENOUGH", 100)
     monkeypatch.setattr(
-        trainer, "retake_statistics", lambda module, batches: retake(module, seen(batches, taken))
+        batch_statistics,
+        "retake_statistics",
+        lambda module, batches: retake(module, seen(batches, taken)),
     )
     shard = random_shard((1, 6, 6), 4, 160)
     for end, wanted in ((0.9, [16] * 6 + [4]), (0.1, [])):

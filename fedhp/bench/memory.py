@@ -21,7 +21,7 @@ from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.methods.masked_loss import class_mask
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state
+from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
 from fedhp.training.trainer import training_step
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
@@ -122,7 +122,7 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     for _ in range(STRIDE):  # so that the next one is looked at
         training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     tracker = MemTracker()
-    tracker.track_external(module, optimizer, *([] if mask is None else [mask]))
+    tracker.track_external(module, *state_tensors(optimizer), *([] if mask is None else [mask]))
     with tracker:
         training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())

@@ -13,6 +13,7 @@ from torch import nn
 
 from fedhp.model.layout import Layout
 from fedhp.model.modules import cut_statistics, lie_innermost, restate_sizes
+from fedhp.model.optimizer import Optimizer
 from fedhp.model.structure import Structure
 
 # The axes of a convolution's weights from the outermost to the innermost, where channels lie innermost.
@@ -51,7 +52,7 @@ def select(
 
 def cut(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     layout: Layout,
     within: Structure,
     sub: Structure,

@@ -12,12 +12,13 @@ import torch
 
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import Layout
+from fedhp.model.optimizer import Optimizer
 from fedhp.pruning.evidence import Evidence, evidence, groups_without_scales
 
 # Below this the penalty of a weight, 1 / HALO's lambda squared, would grow without bound. Our choice.
 _SMALLEST_LAMBDA = 0.1
 
-Push = Callable[[Iterable[Evidence], torch.optim.Optimizer, float], None]
+Push = Callable[[Iterable[Evidence], Optimizer, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Regularizer:
         return len(self.state)
 
 
-def group_lasso(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, strength: float) -> None:
+def group_lasso(groups: Iterable[Evidence], optimizer: Optimizer, strength: float) -> None:
     """Adds the gradient of ``strength * sum_u sqrt(size_u) * |w_u|_2`` (Wen et al. 2016, arXiv 1608.03665).
 
     The sum is over all units, ``w_u`` a unit's incoming weights and bias (an input's outgoing weights) and
@@ -56,7 +57,7 @@ def group_lasso(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, st
             rows.pull(factors)
 
 
-def slimming(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, strength: float) -> None:
+def slimming(groups: Iterable[Evidence], optimizer: Optimizer, strength: float) -> None:
     """Adds ``strength * sign(gamma)`` to the scales of normalisation layers: their L1 norm's gradient.
 
     Network slimming (Liu et al. 2017, arXiv 1708.06519); the criterion ``bn_scale`` then finds the scales
@@ -68,7 +69,7 @@ def slimming(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, stren
             rows.gradients.add_(rows.weights.sign(), alpha=strength)
 
 
-def halo(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, strength: float) -> None:
+def halo(groups: Iterable[Evidence], optimizer: Optimizer, strength: float) -> None:
     """Adds the gradient of ``s * sum_j |w_j| / l_j^2 + s * sum_j |l_j|`` and takes a step on the penalties l.
 
     HALO (Seto et al. 2021, arXiv 2008.10183) with its two factors alike: every weight of a layer has a
@@ -83,7 +84,7 @@ def halo(groups: Iterable[Evidence], optimizer: torch.optim.Optimizer, strength:
             _push_and_learn(weight, optimizer, strength)
 
 
-def _push_and_learn(weight: torch.Tensor, optimizer: torch.optim.Optimizer, strength: float) -> None:
+def _push_and_learn(weight: torch.Tensor, optimizer: Optimizer, strength: float) -> None:
     """Adds HALO's gradient to a weight's, and takes a step on its penalties; in place, without temporaries.
 
     With g = sign(w) / l^2, the gradients are ``s * g`` for w and ``s * (1 - 2 * g * w / l)`` for l.
@@ -100,7 +101,7 @@ def _push_and_learn(weight: torch.Tensor, optimizer: torch.optim.Optimizer, stre
         value.sub_(velocity, alpha=options["lr"]).clamp_(min=_SMALLEST_LAMBDA)
 
 
-def allocate(name: str, optimizer: torch.optim.Optimizer) -> None:
+def allocate(name: str, optimizer: Optimizer) -> None:
     """Allocates what a regulariser keeps in the optimiser's state: every step takes the same memory."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

@@ -14,6 +14,7 @@ from torch import nn
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
+from fedhp.model.optimizer import Optimizer
 from fedhp.model.structure import Structure
 from fedhp.pruning.contributions import Scores
 from fedhp.training.meter import Key, Meter
@@ -21,7 +22,7 @@ from fedhp.training.optimizers import state_tensors
 from fedhp.training.recipe import Recipe, Steps
 from fedhp.training.update import RoundTask
 
-Part = tuple[nn.Module, torch.optim.Optimizer]
+Part = tuple[nn.Module, Optimizer]
 
 
 @dataclass
@@ -52,7 +53,7 @@ class ClientRun:
     structure: Structure
     steps: Steps
     module: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     part: Part
     mask: torch.Tensor | None = None
     noise_scale: Callable[[], float] = lambda: 0.0

@@ -1,9 +1,10 @@
 """Local optimisation: the schema of the training section, the optimisers, the learning-rate schedules."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds, shown
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
+from fedhp.model.optimizer import Optimizer
 
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -84,16 +86,28 @@ class TrainConfig:
 class OptimizerKind:
     """How to make an optimiser, which tensors of a parameter's shape it keeps, and if it counts steps."""
 
-    make: Callable[[Iterable[nn.Parameter], TrainConfig], torch.optim.Optimizer]
+    make: Callable[[Iterable[nn.Parameter], TrainConfig], Optimizer]
     state_names: Callable[[TrainConfig], tuple[str, ...]]
     counts: bool = False
 
 
-class _SGD(torch.optim.SGD):
-    """SGD whose step is the fused update alone: torch's own takes thrice as long on a small model."""
+class SGD:
+    """SGD with momentum and decay, by torch's fused update alone.
+
+    The step of torch's own class takes thrice as long on a small model, and to make one, or any of torch's
+    optimisers, loads torch's compiler into the process (torch 2.13): seconds and tens of megabytes on every
+    device and in every worker.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.0, weight_decay: float = 0.0
+    ) -> None:
+        options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.param_groups: list[dict[str, Any]] = [{"params": list(parameters), **options}]
+        self.state: defaultdict[torch.Tensor, Any] = defaultdict(dict)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self) -> None:
         """Updates every parameter that has a gradient; the state must have been allocated.
 
         It goes through a parameter, its gradient and its state as they lie in memory, which must be alike.
@@ -114,25 +128,16 @@ class _SGD(torch.optim.SGD):
                 is_first_step=False,  # the state is there
             )
 
-    # Else torch wraps it for its profiler.
-    step.hooked = True  # pyright: ignore[reportFunctionMemberAccess]
+
+def _sgd(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
+    return SGD(parameters, config.learning_rate, config.momentum, config.weight_decay)
 
 
-def _sgd(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    return _SGD(
-        parameters,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
-
-
-def _adam(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _adam(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
     return torch.optim.Adam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
-def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
+def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer:
     return torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
@@ -145,7 +150,7 @@ OPTIMIZERS: dict[str, OptimizerKind] = {
 }
 
 
-def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> None:
+def allocate_state(optimizer: Optimizer, config: TrainConfig) -> None:
     """Allocates the optimiser's state before the first step, as zeros, which is what it starts from.
 
     So every step takes the same memory, the first one too, and a cut finds all state in place.
@@ -160,13 +165,13 @@ def allocate_state(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Non
                 state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
 
 
-def state_tensors(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+def state_tensors(optimizer: Optimizer) -> list[torch.Tensor]:
     """Returns every tensor that the optimiser keeps."""
     values = (value for state in optimizer.state.values() for value in state.values())
     return [value for value in values if isinstance(value, torch.Tensor)]
 
 
-def drop_gradients(optimizer: torch.optim.Optimizer) -> None:
+def drop_gradients(optimizer: Optimizer) -> None:
     """Frees all gradients, as ``zero_grad`` does, less its bookkeeping: 30 microseconds of every step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:

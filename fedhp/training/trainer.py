@@ -20,6 +20,7 @@ from fedhp.model.building import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.modules import take_weights, thin_before_convolutions
+from fedhp.model.optimizer import Optimizer
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 from fedhp.seeds import derive, generator
@@ -229,7 +230,7 @@ def _steps(
     return fitting_steps(recipe, memory, structure, budget, len(shard), noise_scale)
 
 
-def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
+def gradient_norm(optimizer: Optimizer) -> float:
     """Returns the common L2 norm of all gradients.
 
     Taken in every step, it would cost a small network 4 % of its training. It looks at one gradient after the
@@ -242,7 +243,7 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> float:
 
 def training_step(
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     images: torch.Tensor,
     labels: torch.Tensor,
     observe: Callable[[], None] | None = None,

@@ -1,9 +1,9 @@
 """Gradient clipping (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1)."""
 
-import torch
 from torch import nn
 
 from fedhp.costs.memory import Extras
+from fedhp.model.optimizer import Optimizer
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.recipe import Recipe
 
@@ -28,7 +28,7 @@ class Clipping(Method):
         clip_gradients(run.part[1], run.recipe.train.clip_norm)
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, largest_norm: float) -> None:
+def clip_gradients(optimizer: Optimizer, largest_norm: float) -> None:
     """Scales all gradients down by one factor where their common Euclidean norm is above the largest one.
 
     It comes last before the update, as is usual in PyTorch: what penalties and FedProx's pull have added is

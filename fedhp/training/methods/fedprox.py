@@ -3,6 +3,7 @@
 import torch
 
 from fedhp.costs.memory import Extras
+from fedhp.model.optimizer import Optimizer
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.recipe import Recipe
 
@@ -38,7 +39,7 @@ class FedProx(Method):
         pull_back(run.part[1], run.recipe.train.proximal_mu)
 
 
-def keep_received(optimizer: torch.optim.Optimizer) -> None:
+def keep_received(optimizer: Optimizer) -> None:
     """Keeps the weights as they are now in the optimiser's state: cut, counted and freed with it."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -46,7 +47,7 @@ def keep_received(optimizer: torch.optim.Optimizer) -> None:
 
 
 @torch.no_grad()
-def pull_back(optimizer: torch.optim.Optimizer, mu: float) -> None:
+def pull_back(optimizer: Optimizer, mu: float) -> None:
     """Adds the gradient of FedProx's proximal term, ``mu * (w - w_received)``, to those of the loss.
 
     The term is ``mu / 2 * |w - w_received|^2`` (Li et al. 2020, arXiv 1812.06127, equation 2), over what is

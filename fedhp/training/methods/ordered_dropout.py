@@ -16,10 +16,11 @@ from fedhp.errors import ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.layout import Layout
 from fedhp.model.modules import set_parameter, thin_before_convolutions
+from fedhp.model.optimizer import Optimizer
 from fedhp.model.shrinking import at_level
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method, Part
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.optimizers import SGD, TrainConfig
 from fedhp.training.recipe import Recipe
 
 # The widths of its paper's experiments with image models.
@@ -67,7 +68,7 @@ class Widths:
         self,
         arch: Architecture,
         module: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         counts: Mapping[str, int],
         levels: Sequence[float],
         stream: np.random.Generator,
@@ -108,11 +109,11 @@ def check_ordered(layout: Layout, train: TrainConfig) -> None:
         raise ScenarioError(f"strategy 'fjord' takes train.optimizer = sgd, got {train.optimizer}")
 
 
-class _InPlaceSGD(torch.optim.SGD):
+class _InPlaceSGD(SGD):
     """SGD over views, without a temporary; the fused update takes every tensor for contiguous."""
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self) -> None:
         """Updates every parameter; the state must have been allocated."""
         (group,) = self.param_groups
         for parameter in group["params"]:
@@ -125,9 +126,7 @@ class _InPlaceSGD(torch.optim.SGD):
             parameter.add_(gradient, alpha=-group["lr"])
 
 
-def _part(
-    arch: Architecture, module: nn.Module, optimizer: torch.optim.Optimizer, counts: Mapping[str, int]
-) -> Part:
+def _part(arch: Architecture, module: nn.Module, optimizer: Optimizer, counts: Mapping[str, int]) -> Part:
     with torch.device("meta"):
         part = arch.build(counts)
     state = {}
@@ -136,7 +135,7 @@ def _part(
         view = set_parameter(part, name, _first(whole.data, shape))
         state[view] = {key: _first(kept, shape) for key, kept in optimizer.state[whole].items()}
     group = optimizer.param_groups[0]
-    sgd = _InPlaceSGD(state, lr=group["lr"], momentum=group["momentum"], weight_decay=group["weight_decay"])
+    sgd = _InPlaceSGD(state, group["lr"], group["momentum"], group["weight_decay"])
     sgd.state.update(state)
     thin_before_convolutions(part, arch.layout)
     return part.train(), sgd
