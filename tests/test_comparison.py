@@ -687,6 +687,11 @@ def test_what_is_varied_has_a_folder_of_its_own(tmp_path, monkeypatch):
     }
 
 
+def test_what_comes_first_may_be_an_override_of_the_usual_scenario():
+    result = CliRunner().invoke(app, ["compare", "rounds=few"])
+    assert (result.exit_code, "rounds must be an integer" in result.stderr) == (2, True)
+
+
 def test_a_run_that_can_never_work_is_refused_and_not_to_be_tried_again(tmp_path):
     """Of a fleet none of whose devices holds the full model, which `exclusive` trains."""
     fleet = "fleet.classes=[{name: mote, memory: 32KiB}]"

@@ -34,6 +34,7 @@ STORED = {
     "many colours": ((16, 16, 5), UINT8, Kind.IMAGES, "cnn", "channels_last", (5, 16, 16)),
     "one sensor": ((1, 128), FLOAT, Kind.WINDOWS, "conv1d", "channels_first", (1, 1, 128)),
     "one sensor, time first": ((128, 1), FLOAT, Kind.WINDOWS, "conv1d", "channels_last", (1, 1, 128)),
+    "time first, with an extra axis": ((128, 1, 9), FLOAT, Kind.IMAGES, "mlp", "channels_last", (9, 128, 1)),
     "colour, channels first": ((3, 24, 32), FLOAT, Kind.IMAGES, "cnn", "auto", (3, 24, 32)),
 }
 

@@ -9,11 +9,12 @@ import typer
 from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
 
+USUAL = "unequal_fleet"
 DEFAULT = "mask_intersection,heterofl,fedrolex,exclusive,smallest,dense"
 
 
 def compare(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "unequal_fleet",
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = USUAL,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every run.", show_default=False),
@@ -55,6 +56,8 @@ def compare(
     seeds, strategies or values of the same keys extend what is in the folder.
     """
     with readable_errors(debug):
+        if "=" in scenario:  # the first override, of the usual scenario
+            overrides, scenario = [scenario, *(overrides or [])], USUAL
         _compare(scenario, overrides or [], strategies, range(seeds), over or [], out)
 
 

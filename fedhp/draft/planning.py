@@ -58,7 +58,7 @@ def draft(look: Look, name: str, model: str = "") -> Draft:
         ScenarioError: If the model cannot take such samples.
         DataError: If the rows cannot be divided among two clients or more.
     """
-    model = model or USUAL_MODELS[look.kind]
+    model = model or _usual_model(look)
     data, num_clients = _divided(look)
     train = _training(look.num_rows // num_clients)
     asked = min(num_clients, _MOST_PER_ROUND)
@@ -74,6 +74,13 @@ def draft(look: Look, name: str, model: str = "") -> Draft:
         server=ServerConfig(asked),
     )
     return _sized(scenario, look)
+
+
+def _usual_model(look: Look) -> str:
+    """Returns the model that suits the samples: no convolution over two axes of which one has one entry."""
+    if look.kind is Kind.IMAGES and min(look.dataset.input_shape[1:]) == 1:
+        return USUAL_MODELS[Kind.FEATURES]
+    return USUAL_MODELS[look.kind]
 
 
 def _divided(look: Look) -> tuple[DataConfig, int]:
