@@ -18,7 +18,9 @@ from functools import lru_cache
 from typing import Any
 
 from fedhp.bounds import MOST_THREADS, shown
-from fedhp.data import Shard, client_shard, device_shard, local_parts
+from fedhp.data.device import device_shard
+from fedhp.data.parts import client_shard, local_parts
+from fedhp.data.shard import Shard
 from fedhp.errors import ScenarioError
 from fedhp.federation.wire import Brief
 from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes, name_flaw

@@ -16,11 +16,14 @@ from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
-from fedhp.records import RunResult, load_run, load_state, run_folder
+from fedhp.records.load import load_run, load_state
+from fedhp.records.record import run_folder
+from fedhp.records.result import RunResult
 from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
+from fedhp.run.prepared import Setup
 from fedhp.run.reporting import reporting
-from fedhp.run.setup import Setup, checked_strategy, prepare
+from fedhp.run.setup import checked_strategy, prepare
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid

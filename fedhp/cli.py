@@ -113,7 +113,7 @@ def run(
     """
     with readable_errors(debug):
         from fedhp.api import simulate, warn_unused
-        from fedhp.records import run_folder
+        from fedhp.records.record import run_folder
         from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
@@ -143,7 +143,7 @@ def train(
     """
     with readable_errors(debug):
         from fedhp.api import train, warn_unused
-        from fedhp.records import run_folder
+        from fedhp.records.record import run_folder
         from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
@@ -250,8 +250,8 @@ def main() -> None:
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
     """Reports on the run that goes on meanwhile; on one that failed too, as far as it came."""
-    from fedhp.records import has_finished
-    from fedhp.report import report_on
+    from fedhp.records.load import has_finished
+    from fedhp.report.writing import report_on
 
     has_begun = (folder / "rounds.parquet").exists
     try:
@@ -274,7 +274,7 @@ def _reported(folder: Path) -> Iterator[None]:
 
 def _report_besides(folder: Path) -> None:
     """Reports on a run that has failed, whose cause is told even where its report fails too."""
-    from fedhp.report import report_on
+    from fedhp.report.writing import report_on
 
     try:
         report_on(folder)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedhp.aggregation.submodels import first, level_counts
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.federation.strategy import FleetStrategy
 
 _FEDAVG = "FedAvg: McMahan et al. 2017, arXiv 1602.05629"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedhp.aggregation.reconcile import Reconciliation, majority
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.model.structure import Structure
 
 from .mask_intersection import MaskIntersection

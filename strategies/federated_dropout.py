@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedhp.aggregation.submodels import random_part
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fedhp.aggregation.submodels import rolling
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.model.structure import Structure
 
 from .submodel import SubModel

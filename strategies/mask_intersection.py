@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from fedhp.aggregation.assignment import fit_structure
 from fedhp.aggregation.reconcile import Reconciliation, intersection
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 
 
 class MaskIntersection(FleetStrategy):

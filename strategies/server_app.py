@@ -7,7 +7,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedhp.errors import FedhpError, ScenarioError
-from fedhp.records import run_folder
+from fedhp.records.record import run_folder
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.reporting import reporting
 from fedhp.run.setup import prepare

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from fedhp.aggregation.submodels import first, level_counts
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.structure import Structure
 

@@ -14,7 +14,8 @@ from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.simulation.identity import acting_as
-from fedhp.training.update import Statistics, Update
+from fedhp.training.statistics import Statistics
+from fedhp.training.update import Update
 
 
 def dense_layout(width: int = 3, floor: int = 1) -> Layout:

@@ -6,13 +6,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from fedhp.costs.memory import MemoryModel
 from fedhp.data import Normalisation
 from fedhp.federation import wire
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.building import initial_state
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 from strategies import FleetStrategy, MaskIntersection
 
 BRIEF = wire.Brief("{}", (1, 2, 2), 3, Normalisation((0.5,), (0.25,)), methods=PRUNING, budgeted=True)

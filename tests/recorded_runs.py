@@ -12,7 +12,7 @@ from fedhp.model.structure import Structure
 from fedhp.records import RunPlan, RunRecord
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.scenario.schema import Scenario
-from fedhp.training.update import Statistics
+from fedhp.training.statistics import Statistics
 
 LAYOUT = Layout(
     widths={"hidden": 10},

@@ -23,7 +23,8 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.method import ClientRun, Method, begin
-from fedhp.training.methods import PRUNING, methods_for
+from fedhp.training.method_names import PRUNING
+from fedhp.training.methods import methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally

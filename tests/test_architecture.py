@@ -2,13 +2,20 @@
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("fedhp", "clients", "strategies")
+from house import (
+    FRONT_DOOR,
+    PACKAGES,
+    ROOT,
+    a_circle,
+    imports,
+    longest_chain,
+    name,
+    parsed,
+    sources,
+)
 
 # A module imports only from rows above its own. A package inside fedhp counts as one module.
 ROWS = (
@@ -44,14 +51,6 @@ DOORS = {
 SAYS_NOTHING = {"base", "common", "helpers", "manager", "misc", "util", "utils"}
 
 
-def sources(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-
-
-def name(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
 def module_of(dotted: str) -> str:
     """Maps ``fedhp.tracking.wandb`` to ``tracking``, ``clients.client_app`` to ``clients``."""
     first, *rest = dotted.split(".")
@@ -67,29 +66,7 @@ def module_at(path: Path) -> str:
     return rest[0] if folder == "fedhp" else folder
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Yields the absolute dotted name of all that a file imports, in functions and branches too."""
-    package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        match node:
-            case ast.Import(names=aliases):
-                yield from (alias.name for alias in aliases)
-            case ast.ImportFrom(module=module, names=aliases, level=level):
-                above = package[: len(package) - level + 1] if level else ()
-                prefix = ".".join([*above, *([module] if module else [])])
-                yield from (f"{prefix}.{alias.name}" for alias in aliases)
-            case ast.Call(
-                func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
-                args=[ast.Constant(value=str(dotted)), *_],
-            ):
-                yield dotted
-
-
-def is_front_door(path: Path) -> bool:
-    return path == ROOT / "fedhp" / "__init__.py"
-
-
-SOURCES = [path for path in sources(*PACKAGES) if not is_front_door(path)]
+SOURCES = [path for path in sources(*PACKAGES) if path != FRONT_DOOR]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name)
@@ -111,10 +88,21 @@ def test_a_library_is_known_only_behind_its_doors(path: Path) -> None:
     assert not wrong, f"{name(path)} may not import {sorted(wrong)}"
 
 
+def test_files_import_one_another_in_no_circle() -> None:
+    assert not a_circle()
+
+
+def test_no_chain_of_imports_is_longer_than_sixteen_files() -> None:
+    assert len(longest_chain()) <= 16, "\n".join(longest_chain())
+
+
+def test_few_files_stand_outside_of_the_rooms() -> None:
+    assert len(list((ROOT / "fedhp").glob("*.py"))) <= 12
+
+
 def test_the_front_door_imports_nothing_of_fedhp_eagerly() -> None:
     """Flower's command line imports it on the way to the apps, and must not pay for the rest."""
-    door = ROOT / "fedhp" / "__init__.py"
-    body = ast.parse(door.read_text()).body if door.exists() else []
+    body = parsed(FRONT_DOOR).body
     eager = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not [line for line in eager if re.search(r"\bfedhp\b|from \.", line)]
 
@@ -134,7 +122,7 @@ def test_core_refers_to_the_apps_by_name_only() -> None:
 def test_siblings_are_imported_relatively_and_the_core_absolutely(folder: str) -> None:
     wrong = []
     for path in sources(folder):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 dotted = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -156,7 +144,7 @@ def test_only_the_command_line_prints() -> None:
         f"{name(path)}:{node.lineno}"
         for path in SOURCES
         if module_at(path) != "cli"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not wrong

@@ -482,7 +482,7 @@ def test_whoever_stops_the_report_is_told_that_the_record_is_whole(command, tmp_
     def interrupted(folder):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fedhp.report.report_on", interrupted)
+    monkeypatch.setattr("fedhp.report.writing.report_on", interrupted)
     caplog.set_level("INFO", "fedhp")
     result = cli(command, *FAST, "train.epochs=1", "--out", "record")
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")

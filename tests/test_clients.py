@@ -26,7 +26,7 @@ from fedhp.simulation.identity import RUN_ID, acting_as
 from fedhp.threads import torch_threads
 from fedhp.training.evaluation import evaluate
 from fedhp.training.method import ClientRun, Method
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 
 NODE = 7
 OTHER_NODE = 2**64 - 8

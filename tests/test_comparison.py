@@ -19,9 +19,10 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
-from fedhp.comparison.cells import Comparison, comparison_cells, parse_grid, parse_over
+from fedhp.comparison.cells import comparison_cells
 from fedhp.comparison.devices import devices
 from fedhp.comparison.facets import Facet, facets
+from fedhp.comparison.grid import Comparison, parse_grid, parse_over
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.pairs import holm, identical, pair_rows
 from fedhp.comparison.result import Result, Tables

@@ -25,7 +25,7 @@ from fedhp.federation import wire
 from fedhp.records import RunResult, load_run
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 from strategies.server_app import app as server_app
 
 ROOT = Path(__file__).parent.parent

@@ -16,7 +16,8 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
-from fedhp.training.methods import METHODS, PRUNING, Clipping, OrderedDropout, methods_for
+from fedhp.training.method_names import PRUNING
+from fedhp.training.methods import METHODS, Clipping, OrderedDropout, methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.trainer import train_locally
 

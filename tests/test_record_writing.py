@@ -19,7 +19,7 @@ from fedhp.errors import RecordError
 from fedhp.records import RunRecord, RunTotals, load_run, load_state, run_folder
 from fedhp.scenario.loading import load_scenario
 from fedhp.terminal import OutputHandler
-from fedhp.tracking import Trackers
+from fedhp.tracking.tracker import Trackers
 
 SMALL = {"fleet.num_clients": 2, "server.clients_per_round": 0, "simulation.num_workers": 0, "rounds": 1}
 

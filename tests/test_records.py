@@ -10,7 +10,7 @@ from recorded_runs import CLIENT_COLUMNS, KEPT, SUMMARY_KEYS, RecordRun, make_re
 from fedhp.errors import RecordError
 from fedhp.model.structure import Structure
 from fedhp.records import RunRecord, load_run, run_folder
-from fedhp.run.reporting import structure_change
+from fedhp.run.watch import structure_change
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")

@@ -10,13 +10,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.common.constant import ErrorCode
 
 from fedhp.errors import TrainingError
+from fedhp.federation.device import Device
 from fedhp.federation.patience import Patience
-from fedhp.federation.roster import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
-from fedhp.run.reporting import Look
 from fedhp.run.rollback import RollBack, has_lost_all
 from fedhp.run.setup import prepare
+from fedhp.run.watch import Look
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import ServerConfig
 from fedhp.simulation.identity import acting_as

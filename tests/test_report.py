@@ -25,10 +25,11 @@ from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.pruning.options import PruneConfig
 from fedhp.records import RunPlan, RunRecord, RunResult, RunTotals, load_run
 from fedhp.records.rows import ClientReport, RoundReport
-from fedhp.report import facts, report_on, series, write_report
+from fedhp.report import facts, series, write_report
 from fedhp.report.survival import survival
+from fedhp.report.writing import report_on
 from fedhp.scenario.schema import Scenario
-from fedhp.training.update import Statistics
+from fedhp.training.statistics import Statistics
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 image = pytest.importorskip("matplotlib.image", reason="reports need the extra 'plots'")

@@ -11,16 +11,18 @@ from flwr.serverapp import Grid
 
 from fedhp.api import CLIENT_APP
 from fedhp.federation import wire
-from fedhp.federation.roster import Device, query_fleet
+from fedhp.federation.device import Device
+from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.server_state import ServerState
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.run.fleet_run import run_fleet
-from fedhp.run.setup import Setup, prepare
+from fedhp.run.prepared import Setup
+from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation import open_grid
-from fedhp.tracking import Trackers
+from fedhp.tracking.tracker import Trackers
 from strategies import FleetStrategy
 
 SMALL = {

@@ -14,7 +14,7 @@ import fedhp
 from fedhp.data import client_shard
 from fedhp.errors import BudgetError, WireError
 from fedhp.federation import wire
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture
 from fedhp.model.building import initial_state, to_module

@@ -12,7 +12,7 @@ from fedhp.federation import wire
 from fedhp.model.structure import Structure
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 from strategies import (
     STRATEGIES,
     Dense,

@@ -263,7 +263,7 @@ def write_record(folder: Path, scenario, last: float, best: float, final: int, m
     """A finished run whose full model takes 1,000 bytes to train, and which compresses fourfold."""
     from fedhp.records import parquet
     from fedhp.records.rows import CLIENTS
-    from fedhp.records.totals import Summary
+    from fedhp.records.summary import Summary
 
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(scenario.to_yaml())

@@ -12,9 +12,9 @@ from recorded_runs import KEPT, LAYOUT, PARAMS_FULL, make_plan, make_report, mak
 from fedhp.errors import RecordError
 from fedhp.model.options import ModelConfig
 from fedhp.records import RunRecord, RunTotals, load_run, wording
-from fedhp.tracking import ConsoleTracker, Trackers
-from fedhp.tracking.console import plain_line
+from fedhp.tracking.console import ConsoleTracker, plain_line
 from fedhp.tracking.progress import Progress, Trace
+from fedhp.tracking.tracker import Trackers
 
 pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")

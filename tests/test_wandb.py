@@ -17,7 +17,7 @@ from fedhp.errors import MissingExtraError
 from fedhp.records import RunTotals, load_run
 from fedhp.report import write_report
 from fedhp.scenario.schema import WandbConfig
-from fedhp.tracking import WandbTracker
+from fedhp.tracking.wandb_tracker import WandbTracker
 
 pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")

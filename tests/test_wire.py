@@ -19,7 +19,7 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.building import initial_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.training.methods import PRUNING
+from fedhp.training.method_names import PRUNING
 
 LAYOUT = conv_layout(floor=2)
 ASSIGNED = structure(LAYOUT, c=[0, 2], f=[0, 1, 3])

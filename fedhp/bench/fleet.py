@@ -7,7 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from fedhp.api import simulate
-from fedhp.records import RunResult
+from fedhp.records.result import RunResult
 
 STRATEGIES = ("mask_intersection", "dense", "exclusive")
 

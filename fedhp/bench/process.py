@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.bench.isolation import isolated
-from fedhp.data import client_shard
+from fedhp.data.parts import client_shard
 from fedhp.errors import FedhpError
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario

@@ -18,7 +18,8 @@ from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import at_level
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import architecture
-from fedhp.training.update import STATISTICS, Statistics, Update
+from fedhp.training.statistics import STATISTICS, Statistics
+from fedhp.training.update import Update
 
 _WIDTHS = [920, 300]  # with 784 inputs and ten classes: 1,000,000 parameters within 0.2 %
 _CLASSES = (1.0, 0.75, 0.5, 0.25)

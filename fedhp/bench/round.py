@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from torch import nn
 
 from fedhp.api import CLIENT_APP
-from fedhp.data import client_shard
+from fedhp.data.parts import client_shard
 from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round

@@ -64,7 +64,8 @@ def compare(
 def _compare(
     scenario: str, overrides: list[str], strategies: str, seeds: range, over: list[str], out: Path | None
 ) -> None:
-    from fedhp.comparison.cells import Comparison, parse_grid
+    from fedhp.comparison.cells import comparison_cells
+    from fedhp.comparison.grid import Comparison, parse_grid
     from fedhp.comparison.run import run_comparison
     from fedhp.scenario.loading import load_scenario
     from fedhp.sweep.running import check_outcomes
@@ -73,7 +74,8 @@ def _compare(
     comparison = Comparison(scenario, _names(strategies), seeds, grid, overrides)
     where = [entry for entry in overrides if entry.startswith("simulation.")]
     config = load_scenario(scenario, where).simulation
-    check_outcomes(run_comparison(comparison, out or _default_folder(scenario, grid), config))
+    cells, root = comparison_cells(comparison), out or _default_folder(scenario, grid)
+    check_outcomes(run_comparison(comparison, cells, root, config))
 
 
 def _names(strategies: str) -> list[str]:

@@ -5,12 +5,15 @@ from typing import Any
 import pandas as pd
 
 from fedhp.bounds import one_line
-from fedhp.data import Shard, client_shard, local_parts, open_dataset
+from fedhp.data.dataset import open_dataset
+from fedhp.data.parts import client_shard, local_parts
+from fedhp.data.shard import Shard
 from fedhp.errors import RecordError
 from fedhp.files.atomic import replace_text
 from fedhp.fleet.devices import assign_classes
 from fedhp.model.zoo import architecture
-from fedhp.records import RunResult, load_state
+from fedhp.records.load import load_state
+from fedhp.records.result import RunResult
 from fedhp.report.series import Frame
 from fedhp.scenario.schema import Scenario
 from fedhp.training.evaluation import evaluate
@@ -71,13 +74,3 @@ def _own_samples(config: Scenario, client: int) -> Shard | None:
     if not config.data.local_test:
         return shard
     return local_parts(config.data, shard, config.seed, client)[1]
-
-
-def class_accuracy(devices: Frame) -> Any:
-    """Returns a series: per device class, the share of its devices' samples that the model tells right, in %.
-
-    Classes none of whose devices has a sample are not in it.
-    """
-    classes = devices.groupby("device_class", sort=False)[["samples", "right"]].sum()
-    classes = classes[classes["samples"] > 0]
-    return 100 * classes["right"] / classes["samples"]

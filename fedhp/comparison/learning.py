@@ -13,8 +13,8 @@ from fedhp.comparison.texts import three_digits
 from fedhp.drawing import labels
 from fedhp.drawing.axes import Climb, over_rounds
 from fedhp.drawing.plot import Plot
-from fedhp.records import RunResult
-from fedhp.report import series
+from fedhp.records.result import RunResult
+from fedhp.report.series import traffic as traffic_of
 
 _MARKS = 7  # on a line, by which it is known without colours
 
@@ -41,7 +41,7 @@ def _compression(run: RunResult) -> Any:
 
 def _sent(run: RunResult) -> Any:
     """Returns the MiB moved up to the end of each round."""
-    return pd.Series(series.traffic(run.rounds), run.rounds["round"]) / 2**20
+    return pd.Series(traffic_of(run.rounds), run.rounds["round"]) / 2**20
 
 
 def _curves(result: Result, facet: Facet, values: Callable[[RunResult], Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedhp.errors import RecordError
 from fedhp.files.atomic import replace_text
-from fedhp.report.writing import COMPARISON
+from fedhp.files.marks import COMPARISON
 
 
 @dataclass(frozen=True)

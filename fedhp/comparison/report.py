@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedhp.errors import RecordError, require
-from fedhp.records import undamaged
-from fedhp.report import write_report
-from fedhp.report.writing import COMPARISON, write_page
-from fedhp.sweep.folder import MARKER
+from fedhp.files.marks import COMPARISON, RUN, STUDY
+from fedhp.records.load import undamaged
+from fedhp.report.writing import write_page, write_report
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
 
-_RECORD = "config.yaml"  # which every record of a run has
 _MOST_NAMED = 5
 _TEMPLATE = Path(__file__).with_name("page.html.j2")
 
@@ -31,15 +29,15 @@ def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
     folder = Path(folder)
     if (folder / COMPARISON).is_file():
         with require("a comparison", "server"):
-            from fedhp.comparison.result import load_result
+            from fedhp.comparison.loading import load_result
         with undamaged(folder):
             return write_comparison_report(load_result(folder), out)
-    if (folder / MARKER).is_file():
+    if (folder / STUDY).is_file():
         raise RecordError(
             f"{folder} is a study, which has no report: look at its table.md and figure.png, or give the "
             "folder of one of its runs, such as those that end in seed-0"
         )
-    if not (folder / _RECORD).is_file() and (below := _records_below(folder)):
+    if not (folder / RUN).is_file() and (below := _records_below(folder)):
         more = f" and {len(below) - _MOST_NAMED} more" if len(below) > _MOST_NAMED else ""
         raise RecordError(
             f"{folder} is no run record, but holds {', '.join(map(str, below[:_MOST_NAMED]))}{more}: "
@@ -50,7 +48,7 @@ def report_on_folder(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def _records_below(folder: Path) -> list[Path]:
     """Returns the runs and comparisons right below a folder, the one that began last first."""
-    marks = [*folder.glob(f"*/{_RECORD}"), *folder.glob(f"*/{COMPARISON}")]
+    marks = [*folder.glob(f"*/{RUN}"), *folder.glob(f"*/{COMPARISON}")]
     return [mark.parent for mark in sorted(marks, key=lambda mark: (-mark.stat().st_mtime, mark))]
 
 
@@ -67,8 +65,7 @@ def write_comparison_report(result: "Result", out: str | Path | None = None) -> 
     """
     with require("a report", "plots"):
         from fedhp.comparison import figures
-        from fedhp.drawing import plot
-        from fedhp.report import page
+        from fedhp.drawing import page, plot
     pictures = [(one, plot.render(one)) for one in figures.plots(result)]
     text = page.fill(_TEMPLATE, pictures=pictures, **_values(result))
     return write_page(Path(out) if out is not None else result.root, text, pictures)

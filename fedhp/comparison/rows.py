@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 from scipy.stats import sem, t
 
-from fedhp.comparison.devices import class_accuracy
 from fedhp.comparison.manifest import Entry
-from fedhp.records import RunResult
+from fedhp.records.result import RunResult
+from fedhp.report.series import Frame
 from fedhp.sweep.averages import deviation_of, grouped, known
 from fedhp.sweep.texts import Row
 
@@ -127,6 +127,16 @@ def _classes(run: RunResult, devices: Any) -> Any:
     }
     named = pd.Index(devices["device_class"].unique(), name="device_class")
     return pd.DataFrame({key: column.reindex(named) for key, column in figures.items()}).reset_index()
+
+
+def class_accuracy(devices: Frame) -> Any:
+    """Returns a series: per device class, the share of its devices' samples that the model tells right, in %.
+
+    Classes none of whose devices has a sample are not in it.
+    """
+    classes = devices.groupby("device_class", sort=False)[["samples", "right"]].sum()
+    classes = classes[classes["samples"] > 0]
+    return 100 * classes["right"] / classes["samples"]
 
 
 def arm_rows(runs: Sequence[Row], keys: Sequence[str] = ()) -> list[Row]:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from fedhp.comparison.cells import Comparison, comparison_cells
+from fedhp.comparison.grid import Comparison
 from fedhp.comparison.manifest import Entry, Manifest, read_manifest, write_manifest
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import RecordError, require
-from fedhp.records import has_finished
-from fedhp.report.writing import COMPARISON
+from fedhp.files.marks import COMPARISON
+from fedhp.records.load import has_finished
 from fedhp.scenario.schema import Scenario, SimulationConfig, WandbConfig
 from fedhp.sweep.cell import Cell, Outcome
 from fedhp.sweep.folder import claim, held
 from fedhp.sweep.progress import shown
 from fedhp.sweep.running import check_outcomes, run_cells
-from fedhp.tracking import log_comparison
+from fedhp.tracking.wandb_tracker import log_comparison
 
 if TYPE_CHECKING:
     from fedhp.comparison.result import Result
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("fedhp")
 
 
-def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig) -> dict[str, Outcome]:
+def run_comparison(
+    comparison: Comparison, cells: Sequence[Cell], root: Path, config: SimulationConfig
+) -> dict[str, Outcome]:
     """Runs what is not finished yet, and writes tables and a report over all.
 
     Args:
         comparison: What is compared.
+        cells: Its runs.
         root: Its folder; a comparison that was cut short goes on there, and one with other strategies, seeds
             or values of the same key is extended.
         config: How many runs go on at a time, and where.
@@ -46,8 +49,7 @@ def run_comparison(comparison: Comparison, root: Path, config: SimulationConfig)
         MissingExtraError: If what reads records is not installed.
     """
     with require("a comparison", "server"):
-        from fedhp.comparison.result import load_result
-    cells = comparison_cells(comparison)
+        from fedhp.comparison.loading import load_result
     console = Console()
     with held(root):
         manifest = _extended(root, _manifest(comparison, cells))
@@ -67,7 +69,7 @@ def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
     from fedhp.comparison.report import write_comparison_report
     from fedhp.comparison.terminal import show
     from fedhp.comparison.writing import write
-    from fedhp.report import report_on
+    from fedhp.report.writing import report_on
 
     write(result)
     show(console, result)

@@ -50,7 +50,8 @@ def init(
 
 def _init(data: str, model: str, layout: str, out: Path | None) -> None:
     from fedhp.choices import check_choice
-    from fedhp.data import LAYOUTS, data_notes
+    from fedhp.data.layout import LAYOUTS
+    from fedhp.data.notes import data_notes
     from fedhp.draft.looking import look
     from fedhp.draft.planning import draft
     from fedhp.draft.writing import found, page, told

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from fedhp.choices import file_meant
-from fedhp.data import SOURCES, DataConfig, Dataset, looks_channels_last, open_dataset
+from fedhp.data.config import DataConfig
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.layout import looks_channels_last
+from fedhp.data.sources import SOURCES
 from fedhp.errors import DataError
 
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, replace
 
 from fedhp.aggregation.assignment import budget_for
-from fedhp.data import DataConfig, PartitionConfig, partition_rows
+from fedhp.data.config import DataConfig, PartitionConfig
+from fedhp.data.partition import partition_rows
 from fedhp.draft.looking import Kind, Look
 from fedhp.errors import DataError, ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig, FleetConfig

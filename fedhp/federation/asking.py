@@ -6,8 +6,8 @@ from typing import NamedTuple
 from flwr.app import Message
 
 from fedhp.federation import wire
+from fedhp.federation.device import Device
 from fedhp.federation.replies import Sent
-from fedhp.federation.roster import Device
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

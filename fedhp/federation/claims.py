@@ -6,7 +6,7 @@ from dataclasses import replace
 from statistics import median_low
 
 from fedhp.costs.memory import MemoryModel
-from fedhp.federation.roster import Device
+from fedhp.federation.device import Device
 from fedhp.sizes import format_size
 from fedhp.training.recipe import Recipe
 from fedhp.training.update import Update

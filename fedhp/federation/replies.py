@@ -9,10 +9,11 @@ from flwr.app import Message, Metadata
 
 from fedhp.aggregation.proportion import Change
 from fedhp.bounds import one_line
+from fedhp.federation.device import Device
 from fedhp.federation.questions import Questions
-from fedhp.federation.roster import Device
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
+from fedhp.records.replied import succeeded
 from fedhp.records.rows import ClientReport
 from fedhp.training.update import Update
 
@@ -64,7 +65,7 @@ class Arrived:
             bytes_up=self.num_bytes,
             update_norm=self.changes[0].norm if self.changes else None,
         )
-        return row if self.update is None or self.failure else row.succeeded(self.update, layout)
+        return row if self.update is None or self.failure else succeeded(row, self.update, layout)
 
     def refused(self, flaw: str) -> "Arrived":
         """Returns it as a failure, where there is a flaw."""

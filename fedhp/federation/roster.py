@@ -4,7 +4,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from flwr.serverapp import Grid
 from fedhp.bounds import one_line
 from fedhp.errors import FedhpError, TrainingError
 from fedhp.federation import wire
+from fedhp.federation.device import Device
 from fedhp.federation.questions import Questions, content_of
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.seeds import generator
@@ -21,25 +21,6 @@ from fedhp.seeds import generator
 _POLL_SECONDS = 0.5
 
 _notes = logging.getLogger("fedhp.notes")
-
-
-@dataclass(frozen=True)
-class Device:
-    """A device as the server knows it.
-
-    Attributes:
-        node_id: Flower's name for it, different in every run.
-        client: Its partition id, which names it in records and fixes its place in every order.
-        profile: What it said of itself.
-    """
-
-    node_id: int
-    client: int
-    profile: DeviceProfile
-
-    def __str__(self) -> str:
-        """Names it in notes."""
-        return f"client {self.client} ({self.profile.device_class})"
 
 
 def query_fleet(

@@ -8,13 +8,14 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
 from fedhp.federation.claims import Counts
-from fedhp.federation.roster import Device, drawn
+from fedhp.federation.device import Device
+from fedhp.federation.roster import drawn
 from fedhp.federation.server_state import ServerState
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.scenario.schema import Scenario
-from fedhp.training.methods.dynhp import DynHP
+from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
 
 
@@ -63,7 +64,7 @@ class Rules:
     @classmethod
     def prunes(cls) -> bool:
         """Says whether clients prune as they train."""
-        return DynHP.name in cls.methods
+        return DYNHP in cls.methods
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:

@@ -19,9 +19,9 @@ from fedhp.aggregation.proportion import Change, Proportion, norm
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.federation import wire
+from fedhp.federation.device import Device
 from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Sent
-from fedhp.federation.roster import Device
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure

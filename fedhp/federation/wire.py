@@ -25,7 +25,8 @@ from fedhp.model.layout import Layout
 from fedhp.model.modules import impossible_squares
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.training.update import STATISTICS, Moments, Statistics, Update
+from fedhp.training.statistics import STATISTICS, Statistics
+from fedhp.training.update import Moments, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."

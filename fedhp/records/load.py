@@ -1,71 +1,26 @@
 """Reading a run record back, a killed run's too."""
 
 import json
-import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fedhp.bounds import one_line, shown
 from fedhp.errors import FedhpError, RecordError, ScenarioError, require
+from fedhp.files.marks import RUN
 from fedhp.model.state import ModelState
-from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS
-from fedhp.records.totals import SUMMARY, Summary, Sums
-from fedhp.training.figures import Column
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from fedhp.scenario.schema import Scenario
-
-logger = logging.getLogger(__name__)
+from fedhp.records.result import RunResult, later, read_table
+from fedhp.records.rows import ROUNDS
+from fedhp.records.summary import SUMMARY, Summary, Sums
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.schema import Scenario
 
 _GIVE = "give the folder that a run named as its record"
 _WITHOUT = "without that file, its numbers are added up from the rounds"
-
-
-@dataclass(frozen=True, repr=False)
-class RunResult:
-    """A run as its record has it.
-
-    Attributes:
-        folder: The run record, as an absolute path.
-        summary: What ``summary.json`` holds; see `Summary` for its keys. A run that was killed, or still goes
-            on, has none: then the summary is added up from the rounds so far, ``status`` is "unfinished",
-            ``cause`` tells when it was last alive, what they do not tell is None, and ``versions`` is empty.
-        config: The resolved scenario.
-    """
-
-    folder: Path
-    summary: dict[str, Any]
-    config: "Scenario"
-
-    def __repr__(self) -> str:
-        """Says which run it is and how it ended, not all that it holds."""
-        keys = ("status", "rounds", "final_accuracy", "compression", "failures")
-        return f"RunResult({self.folder}, {', '.join(f'{key}={self.summary[key]}' for key in keys)})"
-
-    @cached_property
-    def rounds(self) -> "pd.DataFrame":
-        """One row per round, round 0 first."""
-        return _table(self.folder / "rounds.parquet", ROUNDS)
-
-    @cached_property
-    def clients(self) -> "pd.DataFrame":
-        """One row per round and sampled client."""
-        return _table(self.folder / "clients.parquet", CLIENTS)
-
-    @cached_property
-    def partition(self) -> "pd.DataFrame | None":
-        """One row per client and label: its number of samples; None where devices have their own data."""
-        path = self.folder / "partition.parquet"
-        return _table(path, PARTITION) if path.exists() else None
 
 
 def load_run(folder: str | Path) -> RunResult:
@@ -77,10 +32,10 @@ def load_run(folder: str | Path) -> RunResult:
         RecordError: If a file is missing, incomplete or damaged; the message names it.
     """
     folder = _existing(folder)
-    config, file = _config(folder / "config.yaml"), folder / "summary.json"
+    config, file = _config(folder / RUN), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
-    rounds = _table(folder / "rounds.parquet", ROUNDS)
+    rounds = read_table(folder / "rounds.parquet", ROUNDS)
     cause = f"no end is on record; it was last alive at {_last_alive(folder):%Y-%m-%d %H:%M:%S}"
     with undamaged(folder):
         return RunResult(folder, {**_added_up(config, rounds.to_dict("records")), "cause": cause}, config)
@@ -152,7 +107,7 @@ def _summary(path: Path) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         raise RecordError(f"{path} is damaged: {error}; {_WITHOUT}") from None
     if isinstance(summary, dict):
-        summary = {**dict.fromkeys(_later(SUMMARY)), **summary}
+        summary = {**dict.fromkeys(later(SUMMARY)), **summary}
     if not isinstance(summary, dict) or not set(SUMMARY) <= set(summary):
         missing = sorted(set(SUMMARY) - set(summary)) if isinstance(summary, dict) else sorted(SUMMARY)
         raise RecordError(f"{path} is incomplete: it lacks {', '.join(missing)}; {_WITHOUT}")
@@ -171,7 +126,7 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float if kind is float else get_origin(kind) or kind)
 
 
-def _added_up(config: "Scenario", rounds: list[dict[Any, Any]]) -> dict[str, Any]:
+def _added_up(config: Scenario, rounds: list[dict[Any, Any]]) -> dict[str, Any]:
     """Returns the keys of `Summary`, from the rows of ``rounds.parquet``."""
     sums = Sums()
     for row in rounds:
@@ -195,43 +150,10 @@ def _known(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _config(path: Path) -> "Scenario":
-    from fedhp.scenario.loading import load_scenario
-
+def _config(path: Path) -> Scenario:
     if not path.is_file():
         raise RecordError(f"{path} is missing: the folder is no complete run record; {_GIVE}")
     try:
         return load_scenario(path)
     except ScenarioError as error:
         raise RecordError(f"{path} holds no scenario of this version: {error}") from None
-
-
-def _table(path: Path, expected: Mapping[str, Column]) -> "pd.DataFrame":
-    with require("reading a run record", "server"):
-        import pandas as pd
-
-        from fedhp.records import parquet
-    complete, damaged = parquet.files(path)
-    if not complete:
-        raise RecordError(
-            f"{path} is missing, or no part of it is whole: the folder is no complete run record"
-        )
-    for part in damaged:
-        logger.warning("%s is damaged, as after a power failure: its round is left out", part)
-    try:
-        # Handed on to pyarrow, which takes a list of files as one table.
-        table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path} cannot be read: {error}") from None
-    for name in _later(expected).difference(table.columns):
-        table[name] = None
-    if set(table.columns) != set(expected):
-        raise RecordError(f"{path}: expected the columns {list(expected)}, got {list(table.columns)}")
-    if flaw := parquet.mistyped(complete, expected):
-        raise RecordError(f"{path} is damaged: {flaw}")
-    return pd.DataFrame(table[list(expected)])
-
-
-def _later(expected: Mapping[str, Column]) -> set[str]:
-    """Returns what records of earlier versions lack."""
-    return {name for name, column in expected.items() if column.figure.later}

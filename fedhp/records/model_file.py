@@ -9,7 +9,6 @@ anew for every file.
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from fedhp.errors import RecordError
 from fedhp.files.atomic import replacing
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.records.plan import RunPlan
 
 _PREFIX = "structure."
 _METADATA = "fedhp"
@@ -30,24 +28,8 @@ _KEYS = ("model", "input_shape", "num_classes", "widths", "shapes", "axes")
 _LATER_KEYS = {"normalisation": None, "label_names": [], "layout": "auto"}  # which older files lack
 
 
-def describe(plan: RunPlan) -> dict[str, str]:
-    """Returns the metadata of every checkpoint of a run."""
-    layout = plan.layout
-    axes = {
-        name: [[[run.group, run.span] for run in runs] for runs in layout.runs(name)]
-        for name in layout.shapes
-    }
-    values = {
-        "model": plan.scenario.to_dict()["model"],
-        "input_shape": list(plan.input_shape),
-        "num_classes": plan.num_classes,
-        "widths": dict(layout.widths),
-        "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
-        "axes": axes,
-        "normalisation": None if plan.normalisation is None else asdict(plan.normalisation),
-        "label_names": list(plan.label_names),
-        "layout": plan.scenario.data.layout,
-    }
+def described(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the metadata of every checkpoint of a run, from what `RunPlan.of_model` says."""
     return {_METADATA: json.dumps(values)}
 
 

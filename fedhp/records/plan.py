@@ -1,14 +1,12 @@
 """What is known of a run before its first round."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from fedhp.data.normalisation import Normalisation
 from fedhp.model.layout import Layout
-
-if TYPE_CHECKING:
-    from fedhp.scenario.schema import Scenario
+from fedhp.scenario.schema import Scenario
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class RunPlan:
         label_names: The classes' names, in order; none where they have numbers only.
     """
 
-    scenario: "Scenario"
+    scenario: Scenario
     layout: Layout
     devices: Mapping[str, int]
     budgets: Mapping[str, int | None]
@@ -43,3 +41,22 @@ class RunPlan:
     owners: Mapping[int, str] = field(default_factory=dict)
     normalisation: Normalisation | None = None
     label_names: tuple[str, ...] = ()
+
+    def of_model(self) -> dict[str, Any]:
+        """Returns what the file of a model says of it, whichever units are left."""
+        layout = self.layout
+        axes = {
+            name: [[[run.group, run.span] for run in runs] for runs in layout.runs(name)]
+            for name in layout.shapes
+        }
+        return {
+            "model": self.scenario.to_dict()["model"],
+            "input_shape": list(self.input_shape),
+            "num_classes": self.num_classes,
+            "widths": dict(layout.widths),
+            "shapes": {name: list(shape) for name, shape in layout.shapes.items()},
+            "axes": axes,
+            "normalisation": None if self.normalisation is None else asdict(self.normalisation),
+            "label_names": list(self.label_names),
+            "layout": self.scenario.data.layout,
+        }

@@ -20,11 +20,13 @@ from typing import Any, TextIO
 from fedhp.bounds import one_line
 from fedhp.errors import RecordError, require
 from fedhp.files.atomic import replace_text
+from fedhp.files.marks import RUN
 from fedhp.model.state import ModelState
 from fedhp.records import wording
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS, RoundReport
-from fedhp.records.totals import RunTotals, Summary
+from fedhp.records.summary import Summary
+from fedhp.records.totals import RunTotals
 
 _LONGEST_NAME = 50  # of a folder, in characters: of up to four bytes each, and no name may have over 255
 
@@ -131,7 +133,7 @@ class RunRecord:
         """
         try:
             # Only one of two runs that are given the same folder at the same time makes the file.
-            with (self.folder / "config.yaml").open("x", encoding="utf-8") as file:
+            with (self.folder / RUN).open("x", encoding="utf-8") as file:
                 file.write(plan.scenario.to_yaml())
             self._events.open(self.folder / "events.log")
             self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", ROUNDS)
@@ -145,7 +147,7 @@ class RunRecord:
             raise RecordError(
                 f"the run record {self.folder} cannot be written: {error}; choose another --out"
             ) from error
-        self._metadata = self._model_file.describe(plan)
+        self._metadata = self._model_file.described(plan.of_model())
         self._totals = RunTotals(plan)
         self._events.write(wording.start(plan))
 

@@ -2,16 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 from fedhp.training.figures import Figure, columns, side_by_side
-from fedhp.training.update import STATISTICS, Statistics, Update
+from fedhp.training.statistics import STATISTICS, Statistics
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,6 @@ class ClientReport:
     bytes_up: Annotated[int, Figure("bytes", over_clients=sum)] = 0
     update_norm: Annotated[float | None, Figure(later=True)] = None
     statistics: Statistics | None = None
-
-    def succeeded(self, update: Update, layout: Layout) -> "ClientReport":
-        """Returns the row with what the client's update says; what it cost to send stays as it is."""
-        return replace(
-            self,
-            status="ok",
-            failure="",
-            num_examples=update.num_examples,
-            params_sent=layout.num_parameters(update.state.structure.counts),
-            units_pruned=update.assigned.num_units() - update.state.structure.num_units(),
-            statistics=update.statistics,
-        )
 
     def value(self, column: str) -> Any:
         """Returns what stands in a column; None where nothing does."""

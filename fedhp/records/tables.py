@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal, get_origin
 
 from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS, ClientReport, LabelCount, RoundReport
-from fedhp.records.totals import SUMMARY, Summary
+from fedhp.records.summary import SUMMARY, Summary
 from fedhp.scenario.tables import meanings
 from fedhp.training.figures import Column
-from fedhp.training.update import Statistics
+from fedhp.training.statistics import Statistics
 
 _HEADER = ("| name | type | unit | meaning |", "|---|---|---|---|")
 _FILES: Mapping[str, tuple[Mapping[str, Column], tuple[type, ...]]] = {

@@ -3,7 +3,7 @@
 from fedhp.bounds import one_line
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import ClientReport, RoundReport
-from fedhp.records.totals import Summary
+from fedhp.records.summary import Summary
 from fedhp.sizes import format_size
 
 

@@ -1,7 +1,7 @@
 """Figures of the device classes: memory against budget, batch sizes, and who learns how much."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
@@ -18,12 +18,10 @@ from fedhp.drawing.axes import (
 )
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT, looks
+from fedhp.records.result import RunResult
 from fedhp.records.wording import percent
-from fedhp.report import facts, series
+from fedhp.report import series
 from fedhp.sizes import format_size
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 _MOST_CLASSES = 8  # whose panels or lines can be told apart
 _FAR_ABOVE = 3  # times the peak: drawn to that scale, memory would be a line at the bottom
@@ -33,7 +31,7 @@ _PREDICTED = {"color": LIGHT["series5"], "linewidth": 4.5, "alpha": 0.45}  # wid
 _BUDGET = {"color": LIGHT["limit"], "linestyle": "--"}
 
 
-def memory(run: "RunResult") -> Plot:
+def memory(run: RunResult) -> Plot:
     """Peak training memory per class and round, against the budget."""
     name, title, classes = "memory", "Training memory against the budget", _classes(run)
     if not classes:
@@ -69,7 +67,7 @@ def _peaks(axes: Any, own: series.Frame, budget: float | None) -> None:
     axes.set_ylabel(unit)
 
 
-def _budgets(run: "RunResult") -> dict[str, float]:
+def _budgets(run: RunResult) -> dict[str, float]:
     clients: series.Frame = run.clients
     return clients.groupby("device_class")["memory_budget_bytes"].max().dropna().to_dict()
 
@@ -83,7 +81,7 @@ def _peak(kind: str, own: series.Frame, budget: float | None) -> str:
     return f"{kind}: {format_size(peak)}" + ("" if budget is None else f", {peak / budget:.0%} of its budget")
 
 
-def batches(run: "RunResult") -> Plot:
+def batches(run: RunResult) -> Plot:
     """Batch sizes per class and round; of the classes only in which they ever change."""
     name, title, classes = "batches", "Batch sizes", _classes(run)
     if not classes:
@@ -126,7 +124,7 @@ def _range(own: series.Frame) -> str:
     return f"{least:.0f}" if least == most else f"{least:.0f} to {most:.0f}"
 
 
-def accuracy(run: "RunResult") -> Plot:
+def accuracy(run: RunResult) -> Plot:
     """Accuracy per class over rounds."""
     name, title = "classes", "Accuracy per device class"
     classes = {kind: own.dropna(subset=["accuracy"]) for kind, own in _classes(run).items()}
@@ -147,13 +145,13 @@ def accuracy(run: "RunResult") -> Plot:
     return Plot(
         name,
         title,
-        f"{facts.judged(run)} The mean over a class's clients in each round.{climb.said}{_rest(run)}",
+        f"{series.judged(run)} The mean over a class's clients in each round.{climb.said}{_rest(run)}",
         "; ".join(ends) + ".",
         draw,
     )
 
 
-def fairness(run: "RunResult") -> Plot:
+def fairness(run: RunResult) -> Plot:
     """Spread of the accuracy over the clients at the end."""
     name, title, classes = "fairness", "Spread over the clients", _classes(run)
     first, last = series.first_of_last(run.rounds), run.summary["rounds"]
@@ -172,7 +170,7 @@ def fairness(run: "RunResult") -> Plot:
     return Plot(
         name,
         title,
-        f"{facts.judged(run)} Each client's mean in the last rounds, per class: the range (thin), the "
+        f"{series.judged(run)} Each client's mean in the last rounds, per class: the range (thin), the "
         f"quantiles 10% to 90% (thick; of all {low} to {high}) and the median (dot; of all {middle})."
         f"{_rest(run)}",
         f"Medians: {', '.join(f'{kind} {percent(own.median())}' for kind, own in spreads.items())}.",
@@ -181,7 +179,7 @@ def fairness(run: "RunResult") -> Plot:
     )
 
 
-def _classes(run: "RunResult") -> dict[str, series.Frame]:
+def _classes(run: RunResult) -> dict[str, series.Frame]:
     """Returns the rounds of the classes that are drawn: the first of those of which a client succeeded."""
     seen = series.class_rounds(run.clients)
     return {
@@ -189,7 +187,7 @@ def _classes(run: "RunResult") -> dict[str, series.Frame]:
     }
 
 
-def _rest(run: "RunResult") -> str:
+def _rest(run: RunResult) -> str:
     left_out = series.succeeded(run.clients)["device_class"].nunique() - _MOST_CLASSES
     return (
         f" Classes beyond the first {_MOST_CLASSES}, only in the table: {left_out}." if left_out > 0 else ""

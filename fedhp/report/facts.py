@@ -1,15 +1,13 @@
 """The facts of a run as texts: in a few words, per device class, and every failure."""
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fedhp.bounds import one_line
-from fedhp.records import wording
+from fedhp.records.result import RunResult
+from fedhp.records.wording import duration, percent
 from fedhp.report import series
 from fedhp.sizes import format_size
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 MOST_CLASSES = 100
 MOST_FAILURES = 50
@@ -44,13 +42,13 @@ class Failure(NamedTuple):
     cause: str
 
 
-def facts(run: "RunResult") -> list[Fact]:
+def facts(run: RunResult) -> list[Fact]:
     """Returns the run in a few numbers."""
     summary, rounds, target = run.summary, run.rounds, run.config.prune.target_compression
     best = rounds.loc[rounds["accuracy"].idxmax(), "round"]
     return [
-        Fact("final accuracy", wording.percent(summary["final_accuracy"]), "of the held-out samples"),
-        Fact("best accuracy", wording.percent(summary["best_accuracy"]), f"in round {best}"),
+        Fact("final accuracy", percent(summary["final_accuracy"]), "of the held-out samples"),
+        Fact("best accuracy", percent(summary["best_accuracy"]), f"in round {best}"),
         Fact(
             "compression",
             f"{summary['compression']:.2f}x",
@@ -71,14 +69,14 @@ def facts(run: "RunResult") -> list[Fact]:
         ),
         Fact(
             "time",
-            wording.duration(summary["seconds"]),
+            duration(summary["seconds"]),
             f"{summary['client_rounds_per_second']:.1f} client rounds per second",
         ),
         Fact("rounds", f"{summary['rounds']:,}", f"of {run.config.rounds:,}"),
     ]
 
 
-def class_rows(run: "RunResult") -> list[ClassRow]:
+def class_rows(run: RunResult) -> list[ClassRow]:
     """Returns a row per device class that was ever asked; only the first where there are very many."""
     late = series.client_accuracies(run.clients, series.first_of_last(run.rounds))
     rows = []
@@ -93,32 +91,11 @@ def class_rows(run: "RunResult") -> list[ClassRow]:
                 budget="no limit" if budget is None else format_size(budget),
                 peak=_peak(own, budget),
                 batch="-" if batch is None else f"{batch:.1f}",
-                accuracy=wording.percent(_known(late.loc[late["device_class"] == name, "accuracy"].mean())),
+                accuracy=percent(_known(late.loc[late["device_class"] == name, "accuracy"].mean())),
                 failures=f"{len(own) - len(series.succeeded(own)):,}",
             )
         )
     return rows
-
-
-def accuracy_name(run: "RunResult") -> str:
-    """Returns what the accuracy of clients is, in two words."""
-    is_held_out = series.judged_by(run.clients) == series.HELD_OUT
-    return "held-out accuracy" if is_held_out else "training accuracy"
-
-
-def judged(run: "RunResult") -> str:
-    """Returns what the accuracy of clients is."""
-    if series.judged_by(run.clients) == series.HELD_OUT:
-        return (
-            "Accuracy of the model that a client received, in percent, on samples of its own that it holds "
-            "out (data.local_test)."
-        )
-    falling = run.config.train.lr_schedule != "constant"
-    return (
-        "Accuracy on a client's own samples while it trains on them, in percent; not on held-out ones, which "
-        "data.local_test would set aside."
-        + (" It may fall with the learning rate while the model gets better." if falling else "")
-    )
 
 
 def _peak(own: series.Frame, budget: float | None) -> str:
@@ -135,7 +112,7 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def failures(run: "RunResult") -> tuple[list[Failure], int]:
+def failures(run: RunResult) -> tuple[list[Failure], int]:
     """Returns the first failures, and how many more there are."""
     failed: series.Frame = run.clients[run.clients["status"] != "ok"]
     shown = [

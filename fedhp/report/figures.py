@@ -1,13 +1,10 @@
 """The figures of a run's report, in the order of the page."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from fedhp.drawing.plot import Plot
+from fedhp.records.result import RunResult
 from fedhp.report import class_figures, learning_figures, partition_figures, unit_figures
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 _FIGURES = (
     learning_figures.accuracy,
@@ -23,7 +20,7 @@ _FIGURES = (
 )
 
 
-def plots(run: "RunResult") -> Iterator[Plot]:
+def plots(run: RunResult) -> Iterator[Plot]:
     """Yields every figure; one that cannot be drawn says why.
 
     Raises:

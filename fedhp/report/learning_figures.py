@@ -1,23 +1,21 @@
 """Figures of the global model: accuracy over rounds and over bytes, its size, and how far clients move it."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.ticker import StrMethodFormatter
 
 from fedhp.drawing.axes import Climb, byte_unit, dots, over_rounds
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT
+from fedhp.records.result import RunResult
 from fedhp.records.wording import percent
 from fedhp.report import series
 from fedhp.sizes import format_size
 
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
-
 _FAR_ABOVE = 10  # times the median: on a linear axis, that would be a line at the bottom
 
 
-def accuracy(run: "RunResult") -> Plot:
+def accuracy(run: RunResult) -> Plot:
     """Accuracy on the held-out samples over rounds."""
     rounds: series.Frame = run.rounds
     best = rounds.loc[rounds["accuracy"].idxmax()]
@@ -44,7 +42,7 @@ def accuracy(run: "RunResult") -> Plot:
     )
 
 
-def traffic(run: "RunResult") -> Plot:
+def traffic(run: RunResult) -> Plot:
     """Accuracy over all bytes that were sent."""
     rounds, moved = run.rounds, series.traffic(run.rounds)
     name, title = "traffic", "Accuracy over bytes moved"
@@ -72,7 +70,7 @@ def traffic(run: "RunResult") -> Plot:
     )
 
 
-def size(run: "RunResult") -> Plot:
+def size(run: RunResult) -> Plot:
     """Parameters left over rounds."""
     rounds: series.Frame = run.rounds
     last, target = rounds.iloc[-1], run.config.prune.target_compression
@@ -100,7 +98,7 @@ def size(run: "RunResult") -> Plot:
     )
 
 
-def norms(run: "RunResult") -> Plot:
+def norms(run: RunResult) -> Plot:
     """How far the clients' updates lie from the models that they were sent."""
     name, title = "norms", "Size of the updates"
     known: series.Frame = run.clients.dropna(subset=["update_norm"])

@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fedhp.drawing.page import fill
 from fedhp.drawing.plot import Picture, Plot
+from fedhp.records.result import RunResult
 from fedhp.report import facts, series
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 _HERE = Path(__file__).parent
 
 
-def render(run: "RunResult", pictures: Sequence[tuple[Plot, Picture | None]]) -> str:
+def render(run: RunResult, pictures: Sequence[tuple[Plot, Picture | None]]) -> str:
     """Returns the page as HTML, which needs no other file and no network."""
     shown, more = facts.failures(run)
     return fill(
@@ -23,8 +20,8 @@ def render(run: "RunResult", pictures: Sequence[tuple[Plot, Picture | None]]) ->
         facts=facts.facts(run),
         classes=facts.class_rows(run),
         more_classes=max(0, len(series.class_names(run)) - facts.MOST_CLASSES),
-        accuracy=facts.accuracy_name(run),
-        judged=facts.judged(run),
+        accuracy=series.accuracy_name(run),
+        judged=series.judged(run),
         first_of_last=series.first_of_last(run.rounds),
         failures=shown,
         more_failures=more,

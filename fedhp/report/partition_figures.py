@@ -1,6 +1,6 @@
 """The figure of who holds what: the samples of each client, or, of very many, of each device class."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
@@ -9,10 +9,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, StrMethodFormatter
 from fedhp.drawing.axes import image, lines_of
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT
+from fedhp.records.result import RunResult
 from fedhp.report import series
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 _NAME, _TITLE = "partition", "Who holds which labels"
 _MOST_CLIENTS = 1000  # that are drawn one by one: no screen is much wider, and each is a shape in the file
@@ -22,7 +20,7 @@ _MOST_BINS = 40
 _SAMPLES = LinearSegmentedColormap.from_list("samples", ["#3d8ec400", "#3d8ec4ff", "#9b2f86ff"])
 
 
-def partition(run: "RunResult") -> Plot:
+def partition(run: RunResult) -> Plot:
     """Samples per client and label; of more than 1,000 clients, per device class and label."""
     table = run.partition
     if table is None or table.empty:
@@ -36,7 +34,7 @@ def partition(run: "RunResult") -> Plot:
     return _one_by_one(run, counts) if counts.shape[1] <= _MOST_CLIENTS else _by_class(run, counts)
 
 
-def _one_by_one(run: "RunResult", counts: series.Frame) -> Plot:
+def _one_by_one(run: RunResult, counts: series.Frame) -> Plot:
     sizes, kinds = counts.sum(), (counts > 0).sum()
 
     def draw(figure: Any) -> None:
@@ -73,7 +71,7 @@ def _named(clients: list[int], place: float) -> str:
     return str(clients[int(place)]) if 0 <= place < len(clients) else ""
 
 
-def _by_class(run: "RunResult", counts: series.Frame) -> Plot:
+def _by_class(run: RunResult, counts: series.Frame) -> Plot:
     sizes, kinds = counts.sum().to_numpy(), (counts > 0).sum()
     means = counts.T.groupby(series.classes_of(run, counts.columns), sort=False).mean()
     shown = means.head(_MOST_CLASSES)

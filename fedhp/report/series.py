@@ -1,12 +1,10 @@
 """The numbers behind a report's figures, from the tables of a run record."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedhp.fleet.devices import assign_classes
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
+from fedhp.records.result import RunResult
 
 Frame = Any  # a pandas frame; what its own types say of a selection is too little to go by
 
@@ -28,14 +26,14 @@ def first_of_last(rounds: Frame) -> int:
     return max(1, last + 1 - max(_FEWEST_LAST, last // _LAST_SHARE))
 
 
-def class_names(run: "RunResult") -> list[str]:
+def class_names(run: RunResult) -> list[str]:
     """Returns the device classes that were ever asked: in the scenario's order, then others as they came."""
     seen = list(dict.fromkeys(run.clients["device_class"]))
     named = [kind.name for kind in run.config.fleet.classes if kind.name in seen]
     return [*named, *(name for name in seen if name not in named)]
 
 
-def classes_of(run: "RunResult", clients: Iterable[int]) -> list[str]:
+def classes_of(run: RunResult, clients: Iterable[int]) -> list[str]:
     """Returns the device class of each client: what it said when it was asked, otherwise the scenario's."""
     planned = [kind.name for kind in assign_classes(run.config.fleet)]
     said = dict(zip(run.clients["client"], run.clients["device_class"], strict=True))
@@ -50,6 +48,27 @@ def succeeded(clients: Frame) -> Frame:
 def judged_by(clients: Frame) -> str:
     """Returns the column by which clients are judged: on their own held-out samples where any has some."""
     return HELD_OUT if clients[HELD_OUT].notna().any() else TRAINING
+
+
+def accuracy_name(run: RunResult) -> str:
+    """Returns what the accuracy of clients is, in two words."""
+    is_held_out = judged_by(run.clients) == HELD_OUT
+    return "held-out accuracy" if is_held_out else "training accuracy"
+
+
+def judged(run: RunResult) -> str:
+    """Returns what the accuracy of clients is."""
+    if judged_by(run.clients) == HELD_OUT:
+        return (
+            "Accuracy of the model that a client received, in percent, on samples of its own that it holds "
+            "out (data.local_test)."
+        )
+    falling = run.config.train.lr_schedule != "constant"
+    return (
+        "Accuracy on a client's own samples while it trains on them, in percent; not on held-out ones, which "
+        "data.local_test would set aside."
+        + (" It may fall with the learning rate while the model gets better." if falling else "")
+    )
 
 
 def class_rounds(clients: Frame) -> dict[str, Frame]:

@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.errors import RecordError
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
+from fedhp.records.result import RunResult
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Survival:
         return not np.isnan(self.votes).all()
 
 
-def survival(run: "RunResult") -> list[Survival]:
+def survival(run: RunResult) -> list[Survival]:
     """Returns every group's history; the columns are the rounds from 1 on.
 
     Raises:

@@ -1,6 +1,6 @@
 """The figure of what lives: the units over rounds."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
@@ -8,10 +8,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fedhp.drawing.axes import image, panel_lines, panels, short
 from fedhp.drawing.plot import Plot
+from fedhp.records.result import RunResult
 from fedhp.report.survival import Survival, survival
-
-if TYPE_CHECKING:
-    from fedhp.records import RunResult
 
 _MOST_GROUPS = 12
 _BLANK = "#00000000"
@@ -28,7 +26,7 @@ _VOTED = (
 )
 
 
-def survivors(run: "RunResult") -> Plot:
+def survivors(run: RunResult) -> Plot:
     """Units over rounds, coloured by the vote."""
     name, title, groups = "survivors", "Which units survived", survival(run)
     cut = [one for one in groups if one.was_cut]

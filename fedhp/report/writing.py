@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 from fedhp.errors import MissingExtraError, RecordError, require
 from fedhp.files.atomic import replace_text
-from fedhp.records import load_run, undamaged
+from fedhp.files.marks import COMPARISON
+from fedhp.records.load import load_run, undamaged
 
 if TYPE_CHECKING:
     from fedhp.drawing.plot import Picture, Plot
 
 _logger = logging.getLogger("fedhp")
-
-COMPARISON = "comparison.json"  # by which the folder of a comparison is told from that of a run
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> Path:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from fedhp.aggregation.assignment import budget_for, fit_counts
 from fedhp.costs.memory import MemoryModel
-from fedhp.data import Dataset, data_notes
+from fedhp.data.dataset import Dataset
+from fedhp.data.notes import data_notes
 from fedhp.records.rows import RoundReport, together
 from fedhp.sizes import at_least, format_size
 from fedhp.training.optimizers import TrainConfig

@@ -5,17 +5,21 @@ from pathlib import Path
 
 from fedhp.aggregation.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
-from fedhp.data import Dataset, Shard, open_dataset, test_shard, train_shard
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.parts import test_shard, train_shard
+from fedhp.data.shard import Shard
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.building import fresh_state, initial_state
 from fedhp.model.state import ModelState
+from fedhp.records.replied import succeeded
 from fedhp.records.rows import ClientReport
 from fedhp.run.advice import run_notes
-from fedhp.run.reporting import RunWatch, plan_run, reporting
+from fedhp.run.reporting import reporting
+from fedhp.run.watch import RunWatch, plan_run
 from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
-from fedhp.tracking import Trackers
+from fedhp.tracking.tracker import Trackers
 from fedhp.tracking.wandb_tracker import check_installed
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
@@ -154,7 +158,7 @@ def _train(central: Central, trackers: Trackers) -> None:
 def _row(central: Central, epoch: int, update: Update) -> ClientReport:
     """Returns the epoch's row of ``clients.parquet``; nothing is sent where nobody else is."""
     layout = central.recipe.architecture.layout
-    return ClientReport(
+    row = ClientReport(
         round=epoch,
         client=0,
         device_class=central.profile.device_class,
@@ -164,4 +168,5 @@ def _row(central: Central, epoch: int, update: Update) -> ClientReport:
         memory_budget_bytes=central.profile.memory_bytes,
         params_received=layout.num_parameters(update.assigned.counts),
         bytes_down=0,
-    ).succeeded(update, layout)
+    )
+    return succeeded(row, update, layout)

@@ -5,18 +5,19 @@ from dataclasses import replace
 
 from flwr.serverapp import Grid
 
-from fedhp.data import label_counts, partition_notes
+from fedhp.data.partition import label_counts, partition_notes
+from fedhp.federation.device import Device
 from fedhp.federation.replies import in_order
-from fedhp.federation.roster import Device, query_fleet
+from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.server_state import Outcome, ServerState
-from fedhp.records import RunPlan
+from fedhp.records.plan import RunPlan
 from fedhp.run.advice import few_held_out, odd_spreads, run_notes, tiny_parts
-from fedhp.run.reporting import RunWatch, plan_run
+from fedhp.run.prepared import Setup
 from fedhp.run.rollback import RollBack
-from fedhp.run.setup import Setup
+from fedhp.run.watch import RunWatch, plan_run
 from fedhp.scenario.schema import Scenario
-from fedhp.tracking import Trackers
+from fedhp.tracking.tracker import Trackers
 
 
 def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.records.wording import percent
-from fedhp.run.reporting import Look, RunWatch
+from fedhp.run.watch import Look, RunWatch
 
 # What a model must be ahead of guessing to have something to lose, and what is left of the lead when it has
 # lost it: a cut costs a few points and training wins them back, but nobody falls to guessing by accident.

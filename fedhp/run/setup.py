@@ -1,17 +1,19 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.choices import check_choice
-from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
-from fedhp.data import Dataset, Shard, open_dataset, partition_rows, test_shard
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.data.partition import partition_rows
+from fedhp.data.parts import test_shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.building import initial_state
 from fedhp.references import resolve
+from fedhp.run.prepared import Setup
 from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
@@ -19,25 +21,6 @@ from fedhp.training.recipe import Recipe
 
 # The strategies themselves stand outside of the core, which knows them by this reference alone.
 _REGISTRY = "strategies:STRATEGIES"
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the server holds before the first round; ``parts`` are the sizes of the parts of its data."""
-
-    scenario: Scenario
-    dataset: Dataset
-    recipe: Recipe
-    memory: MemoryModel
-    test: Shard
-    strategy: FleetStrategy
-    parts: tuple[int, ...]
-
-    @property
-    def message_bytes(self) -> int:
-        """Bytes of the full model's weights: what the largest message carries."""
-        layout = self.recipe.architecture.layout
-        return FLOAT_BYTES * layout.num_parameters(layout.widths)
 
 
 def prepare(scenario: Scenario, simulated: bool = True) -> Setup:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from fedhp.model.zoo import architecture
 from fedhp.scenario.schema import Scenario
-from fedhp.training.methods import PRUNING, methods_for
+from fedhp.training.method_names import PRUNING
+from fedhp.training.methods import methods_for
 from fedhp.training.recipe import Recipe
 
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from fedhp.data import open_dataset
+from fedhp.data.dataset import open_dataset
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
-from fedhp.records import load_state
+from fedhp.records.load import load_state
 from fedhp.scenario.schema import Scenario
 from fedhp.seeds import derive
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fedhp.records import RunResult, load_run
+from fedhp.records.load import load_run
+from fedhp.records.result import RunResult
 from fedhp.sweep.averages import deviation_of, grouped, known, mean_of
 from fedhp.sweep.cell import Cell, Outcome
 from fedhp.sweep.texts import Row

@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from fedhp.bounds import one_line
 from fedhp.errors import BudgetError, RecordError, ScenarioError
-from fedhp.records import has_finished
+from fedhp.files.marks import RUN
+from fedhp.records.load import has_finished
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 
@@ -94,9 +95,9 @@ def is_finished(cell: Cell, root: Path) -> bool:
     folder = root / cell.name
     if not folder.exists() or not any(folder.iterdir()):
         return False
-    if not (folder / "config.yaml").exists():
+    if not (folder / RUN).exists():
         raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
-    recorded = load_scenario(folder / "config.yaml")
+    recorded = load_scenario(folder / RUN)
     different = _differences(_settings(recorded), _settings(cell.scenario))
     if different:
         raise RecordError(

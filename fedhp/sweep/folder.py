@@ -6,9 +6,8 @@ from pathlib import Path
 
 from fedhp.errors import RecordError
 from fedhp.files.locks import beside, locked
-from fedhp.records import is_taken, not_writable
-
-MARKER = "study.txt"
+from fedhp.files.marks import STUDY
+from fedhp.records.record import is_taken, not_writable
 
 
 def claim(root: Path, title: str) -> None:
@@ -27,7 +26,7 @@ def claim(root: Path, title: str) -> None:
                 f"{root} holds something else than the study '{title}', and nothing is overwritten; choose "
                 "another --out or remove it"
             )
-        (root / MARKER).write_text(f"{title}\n", encoding="utf-8")
+        (root / STUDY).write_text(f"{title}\n", encoding="utf-8")
     except OSError as error:
         raise not_writable(root, error) from None
 
@@ -64,5 +63,5 @@ def _make(root: Path) -> None:
 
 
 def _is_own(root: Path, title: str) -> bool:
-    marker = root / MARKER
+    marker = root / STUDY
     return marker.is_file() and marker.read_bytes().strip() == title.encode()

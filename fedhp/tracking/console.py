@@ -11,11 +11,11 @@ from rich.live import Live
 
 from fedhp.bounds import one_line
 from fedhp.model.state import ModelState
-from fedhp.records import wording
 from fedhp.records.classes import ClassRound, by_class
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import RoundReport
-from fedhp.records.totals import Summary
+from fedhp.records.summary import Summary
+from fedhp.records.wording import duration, failure, finish, percent, start
 from fedhp.sizes import format_size
 from fedhp.tracking.display import render
 from fedhp.tracking.progress import Progress
@@ -49,7 +49,7 @@ class ConsoleTracker:
     def on_start(self, plan: RunPlan) -> None:
         """Opens the display."""
         progress = self._progress = Progress(plan, self._clock)
-        self._log.info(wording.start(plan))
+        self._log.info(start(plan))
         if self._draws:
             # Redrawn between rounds too: a clock that stands still looks like a run that hangs.
             self._live = Live(
@@ -64,7 +64,7 @@ class ConsoleTracker:
         assert self._progress is not None
         self._progress.add(report)
         for row in report.failures:
-            self._note(wording.failure(row))
+            self._note(failure(row))
         self._log.info(plain_line(report, self._progress))
         if self._live is not None:
             self._live.refresh()
@@ -78,7 +78,7 @@ class ConsoleTracker:
         assert self._progress is not None
         self._progress.end("finished")
         self._stop()
-        self._say(wording.finish(summary))
+        self._say(finish(summary))
         self._name_record()
 
     def on_failure(self, cause: str) -> None:
@@ -136,7 +136,7 @@ def plain_line(report: RoundReport, progress: Progress) -> str:
     """Tells a round in one line that is not too long: the model, peak memory of each budget, time left."""
     failed = f", failures {len(report.failures)}" if report.failures else ""
     parts = [
-        f"round {report.round}: accuracy {wording.percent(report.accuracy)}, loss {report.loss:.4f}, "
+        f"round {report.round}: accuracy {percent(report.accuracy)}, loss {report.loss:.4f}, "
         f"compression {report.compression:.2f}, replies {len(report.clients) - len(report.failures)}{failed}"
     ]
     classes = by_class(report)
@@ -145,7 +145,7 @@ def plain_line(report: RoundReport, progress: Progress) -> str:
         parts.append(f"memory {', '.join(peaks)}")
     left = progress.seconds_left()
     if left is not None:
-        parts.append(f"{wording.duration(left)} left")
+        parts.append(f"{duration(left)} left")
     return "; ".join(parts)
 
 

@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fedhp.records import wording
+from fedhp.records.wording import budget as said_budget
+from fedhp.records.wording import duration, percent
 from fedhp.sizes import format_size
 from fedhp.tracking.progress import Progress
 
@@ -66,9 +67,9 @@ def _bar(progress: Progress) -> Table:
     row = Table.grid(padding=(0, 1), expand=True)
     for ratio in (None, 1, None):
         row.add_column(ratio=ratio, no_wrap=True)
-    times = Text(wording.duration(progress.elapsed()))
+    times = Text(duration(progress.elapsed()))
     if left is not None:
-        times.append(f" · {wording.duration(left)} left", style="dim")
+        times.append(f" · {duration(left)} left", style="dim")
     row.add_row(
         Text(f"round {progress.round}/{rounds}", style="bold"),
         ProgressBar(total=rounds, completed=progress.round, complete_style="cyan"),
@@ -82,8 +83,8 @@ def _accuracy(progress: Progress) -> Text:
         return Text("evaluating the model before training …", style="dim")
     return Text.assemble(
         ("accuracy ", "dim"),
-        (f"{wording.percent(progress.last.accuracy):>6}", "bold green"),
-        (f", best {wording.percent(progress.best_accuracy)}  ", "dim"),
+        (f"{percent(progress.last.accuracy):>6}", "bold green"),
+        (f", best {percent(progress.best_accuracy)}  ", "dim"),
         (progress.accuracies.sparkline(), "green"),
         no_wrap=True,
     )
@@ -122,12 +123,12 @@ def _class_table(progress: Progress, wide: bool) -> Table:
         seen = progress.classes.get(name)
         figures = seen.figures if seen else {}
         budget = progress.plan.budgets[name]
-        cells = [Text(name, style="bold"), Text(str(clients)), Text(wording.budget(budget))]
+        cells = [Text(name, style="bold"), Text(str(clients)), Text(said_budget(budget))]
         if wide:
             cells += [_size(figures.get("memory_predicted_bytes"))]
             cells += [_size(figures.get("memory_measured_bytes"))]
         cells += [_gauge(figures.get("memory_measured_bytes"), budget, 20 if wide else 12)]
-        cells += [_batch(figures), Text(wording.percent(figures.get("accuracy")))]
+        cells += [_batch(figures), Text(percent(figures.get("accuracy")))]
         cells += [_failed(progress.failures.get(name, 0))]
         table.add_row(*cells)
     return table

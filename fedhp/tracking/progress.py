@@ -9,7 +9,7 @@ from typing import Literal
 from fedhp.records.classes import ClassRound, by_class
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import RoundReport
-from fedhp.records.totals import Status
+from fedhp.records.summary import Status
 
 _BARS = "▁▂▃▄▅▆▇█"
 _RECENT_ROUNDS = 20

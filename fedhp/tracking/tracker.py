@@ -8,7 +8,7 @@ from fedhp.errors import RecordError
 from fedhp.model.state import ModelState
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import RoundReport
-from fedhp.records.totals import Summary
+from fedhp.records.summary import Summary
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from fedhp.model.state import ModelState
 from fedhp.records.classes import by_class
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import CLIENTS, ROUNDS, RoundReport
-from fedhp.records.totals import Summary
+from fedhp.records.summary import Summary
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import Scenario, WandbConfig

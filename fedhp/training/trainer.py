@@ -29,7 +29,8 @@ from fedhp.training.evaluation import evaluate_module
 from fedhp.training.method import ClientRun, Part, begin, end
 from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS, allocate_state, drop_gradients
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
-from fedhp.training.update import RoundTask, Statistics, Update
+from fedhp.training.statistics import Statistics
+from fedhp.training.update import RoundTask, Update
 
 _NOT_WATCHED = nullcontext()
 

@@ -20,7 +20,6 @@ METHODS: dict[str, type[Method]] = {
     kind.name: kind
     for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, Clipping, OrderedDropout)
 }
-PRUNING = (DynHP.name, Regularization.name)
 
 
 def methods_for(asked: Iterable[str], own: Sequence[str] = ()) -> tuple[type[Method], ...]:

@@ -11,13 +11,14 @@ from fedhp.pruning.cutting import cut, select
 from fedhp.pruning.schedule import scheduled_size
 from fedhp.seeds import derive
 from fedhp.training.method import ClientRun, Method
+from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
 
 
 class DynHP(Method):
     """Dynamic hard pruning, while anything is left to cut: otherwise tracking would be for nothing."""
 
-    name = "dynhp"
+    name = DYNHP
     by_strategy = True
 
     @classmethod

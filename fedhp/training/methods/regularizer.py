@@ -9,13 +9,14 @@ from fedhp.model.structure import Structure
 from fedhp.pruning.evidence import evidence
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, bytes_per_unit, check_regularizer
 from fedhp.training.method import ClientRun, Method
+from fedhp.training.method_names import REGULARIZER
 from fedhp.training.recipe import Recipe
 
 
 class Regularization(Method):
     """Presses on what there is, while anything is left to cut."""
 
-    name = "regularizer"
+    name = REGULARIZER
     by_strategy = True
 
     @classmethod

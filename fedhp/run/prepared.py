@@ -1,0 +1,29 @@
+"""What a run over a fleet starts from."""
+
+from dataclasses import dataclass
+
+from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
+from fedhp.data.dataset import Dataset
+from fedhp.data.shard import Shard
+from fedhp.federation.strategy import FleetStrategy
+from fedhp.scenario.schema import Scenario
+from fedhp.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the server holds before the first round; ``parts`` are the sizes of the parts of its data."""
+
+    scenario: Scenario
+    dataset: Dataset
+    recipe: Recipe
+    memory: MemoryModel
+    test: Shard
+    strategy: FleetStrategy
+    parts: tuple[int, ...]
+
+    @property
+    def message_bytes(self) -> int:
+        """Bytes of the full model's weights: what the largest message carries."""
+        layout = self.recipe.architecture.layout
+        return FLOAT_BYTES * layout.num_parameters(layout.widths)

@@ -1,0 +1,130 @@
+"""What is known of a run before its first round, and a look at the global model after each."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedhp.aggregation.reconcile import Shares
+from fedhp.costs.memory import MemoryModel
+from fedhp.data.dataset import Dataset
+from fedhp.data.shard import Shard
+from fedhp.fleet.devices import DeviceProfile
+from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
+from fedhp.records.plan import RunPlan
+from fedhp.records.rows import ClientReport, RoundReport
+from fedhp.records.totals import RunTotals
+from fedhp.run.advice import LossNotes
+from fedhp.scenario.schema import Scenario
+from fedhp.tracking.tracker import Trackers
+from fedhp.training.evaluation import evaluate
+from fedhp.training.recipe import Recipe
+
+
+def plan_run(
+    scenario: Scenario,
+    dataset: Dataset,
+    recipe: Recipe,
+    memory: MemoryModel,
+    profiles: Sequence[DeviceProfile],
+    partition: Mapping[int, Sequence[int]] | None = None,
+    owners: Mapping[int, str] | None = None,
+) -> RunPlan:
+    """Returns what is known of a run on these devices before its first round; classes as in the scenario."""
+    arch = recipe.architecture
+    names = [kind.name for kind in scenario.fleet.classes]
+    names += [profile.device_class for profile in profiles]  # which devices may have given themselves
+    place = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    profiles = sorted(profiles, key=lambda profile: place[profile.device_class])
+    return RunPlan(
+        scenario=scenario,
+        layout=arch.layout,
+        devices=Counter(profile.device_class for profile in profiles),
+        budgets={profile.device_class: profile.memory_bytes for profile in profiles},
+        params_full=arch.layout.num_parameters(arch.layout.widths),
+        training_bytes_full=memory.training_bytes(arch.layout.widths, scenario.train.batch_size),
+        input_shape=arch.input_shape,
+        num_classes=arch.num_classes,
+        partition=partition or {},
+        owners=owners or {},
+        normalisation=dataset.normalisation,
+        label_names=dataset.label_names,
+    )
+
+
+@dataclass(frozen=True)
+class Look:
+    """How good a model is on the held-out samples, and the seconds that it took to see."""
+
+    accuracy: float
+    loss: float
+    seconds: float
+
+
+class RunWatch:
+    """Evaluates the global model after each round, round 0 first, and tells the trackers what happened."""
+
+    def __init__(
+        self, plan: RunPlan, recipe: Recipe, memory: MemoryModel, test: Shard, trackers: Trackers
+    ) -> None:
+        self._plan, self._recipe, self._memory = plan, recipe, memory
+        self._test, self._trackers = test, trackers
+        self._previous = time.perf_counter()
+        self._structure: Structure | None = None
+        self._totals = RunTotals(plan)
+        self._loss = LossNotes(test.label_counts(), plan.scenario.train, plan.scenario.rounds)
+
+    def look(self, state: ModelState) -> Look:
+        """Evaluates a model on the held-out samples."""
+        started = time.perf_counter()
+        accuracy, loss = evaluate(self._recipe.architecture, state, self._test, self._recipe.device())
+        return Look(accuracy, loss, time.perf_counter() - started)
+
+    def after_round(
+        self,
+        number: int,
+        state: ModelState,
+        clients: tuple[ClientReport, ...] = (),
+        votes: Shares | None = None,
+        look: Look | None = None,
+    ) -> None:
+        """Tells the trackers of a round; of its model, looked at already or not, on the held-out samples."""
+        look = look or self.look(state)
+        now = time.perf_counter()
+        params = self._plan.layout.num_parameters(state.structure.counts)
+        batch = self._plan.scenario.train.batch_size
+        report = RoundReport(
+            round=number,
+            accuracy=look.accuracy,
+            loss=look.loss,
+            structure=state.structure,
+            params=params,
+            compression=self._plan.params_full / params,
+            training_bytes=self._memory.training_bytes(state.structure.counts, batch),
+            structure_change=self._structure and structure_change(self._structure, state.structure),
+            clients=clients,
+            seconds=now - self._previous,
+            evaluation_seconds=look.seconds,
+            votes=votes or {},
+        )
+        self._previous, self._structure = now, state.structure
+        self._totals.add(report)
+        self._trackers.on_round(report, state)
+        for note in self._loss.after(report):
+            self._trackers.on_note(note)
+
+    def finish(self) -> None:
+        """Tells the trackers that the last round is done."""
+        self._trackers.on_finish(self._totals.summary())
+
+
+def structure_change(before: Structure, after: Structure) -> float:
+    """Returns the Jaccard distance of two structures of one model, as sets of kept units, 0 to 1.
+
+    One minus the units that both keep per unit that either keeps (Levandowsky and Winter 1971, Distance
+    between sets, Nature 234).
+    """
+    pairs = [(mask, after.masks[group]) for group, mask in before.masks.items()]
+    both, either = sum((a & b).sum() for a, b in pairs), sum((a | b).sum() for a, b in pairs)
+    return 1 - float(both / either)
