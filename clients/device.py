@@ -78,7 +78,15 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     shard, held_out = local_parts(scenario.data, whole, scenario.seed, stream)
     num_held_out = 0 if held_out is None else len(held_out)
     cores = None if node.get("fedhp-simulation") else _num_cores()
-    profile = DeviceProfile(name, budget, len(shard), "data-path" in node, num_held_out, shard.spread, cores)
+    profile = DeviceProfile(
+        device_class=name,
+        memory_bytes=budget,
+        num_examples=len(shard),
+        own_data="data-path" in node,
+        num_local_test=num_held_out,
+        spread=shard.spread,
+        cores=cores,
+    )
     return LocalDevice(client, profile, shard, held_out, stream)
 
 

@@ -65,6 +65,30 @@ class Halved(Method):
                 parameter.grad.mul_(0.5)
 
 
+class ByInstance(Method):
+    def extras(self, recipe) -> Extras:
+        return Extras()
+
+
+class Hoard(Method):
+    """Keeps ten thousand numbers in a list in a dict, which it tells nobody of, and returns nothing."""
+
+    def begin(self, run: ClientRun) -> None:
+        self.kept = {"some": [torch.zeros(10_000)]}
+
+
+class Shaken(Method):
+    """Makes noise of each gradient's shape."""
+
+    @classmethod
+    def extras(cls, recipe) -> Extras:
+        return Extras(temporaries=1)
+
+    def on_gradients(self, run: ClientRun) -> None:
+        for parameter in run.part[0].parameters():
+            parameter.grad.add_(torch.randn_like(parameter), alpha=1e-3)
+
+
 def own(*kinds: type[Method]) -> tuple[type[Method], ...]:
     return methods_for(PRUNING, [f"{__name__}:{kind.__name__}" for kind in kinds])
 
@@ -117,6 +141,30 @@ def test_what_a_method_keeps_is_cut_with_the_units_and_counted():
         train_locally(recipe, small_task(recipe, SHARD, one[0]), SHARD)
 
 
+def test_what_a_method_keeps_to_itself_is_measured():
+    """Forty thousand bytes more, in a training of its own shapes."""
+    peaks = []
+    for kinds in ((), own(Hoard)):
+        recipe = replace(small_recipe(ARCH, TRAIN), kinds=kinds)
+        peaks.append(train_locally(recipe, small_task(recipe, SHARD), SHARD).statistics.memory_measured_bytes)
+    assert peaks[1] - peaks[0] == 40_000
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_what_a_method_makes_of_gradients_is_counted(batch):
+    train = replace(TRAIN, momentum=0.0, batch_size=batch)
+    recipe = replace(small_recipe(ARCH, train), kinds=own(Shaken))
+    need = recipe.memory_model(1).training_bytes(ARCH.layout.widths, batch)
+    update = train_locally(recipe, small_task(recipe, SHARD, need), SHARD)
+    assert 0.9 * need <= update.statistics.memory_measured_bytes <= need
+
+
+@pytest.mark.parametrize("number", [-1, 0.5, True])
+def test_no_method_keeps_less_than_nothing(number):
+    with pytest.raises(ValueError, match=f"slots must be a whole number, 0 or more, got {number}"):
+        Extras(slots=number)
+
+
 def test_own_methods_act_after_penalties_and_before_clipping():
     kinds = methods_for([*PRUNING, OrderedDropout.name], [f"{__name__}:Told"])
     assert list(kinds).index(Told) == list(kinds).index(Clipping) - 1
@@ -131,7 +179,13 @@ def test_a_strategy_may_bring_a_method_by_reference():
 @pytest.mark.parametrize(
     ("asked", "own", "match"),
     [
-        (["dynph"], [], "methods.*'dynph'.*'dynhp'"),
+        (["dynph"], [], "a strategy's methods.*'dynph'.*'dynhp'"),
+        ([f"{__name__}:Tolt"], [], "^a strategy's methods: .* is not to be found"),
+        (
+            [],
+            [f"{__name__}:ByInstance"],
+            "train.methods: .*ByInstance': extras is asked .*@classmethod",
+        ),
         ([], ["dynhp"], "train.methods: a reference reads 'module:attribute', got 'dynhp'"),
         ([], [f"{__name__}:ARCH"], f"train.methods: '{__name__}:ARCH' is no subclass of"),
         ([], [f"{__name__}:Tolt"], f"'{__name__}:Tolt' is not to be found.*Did you mean 'Told'"),

@@ -132,9 +132,9 @@ def test_a_module_copies_the_state():
     [
         ({"name": "resnet"}, "mlp, cnn, vgg11, resnet20, conv1d, got 'resnet'"),
         ({"norm": "layer"}, "batch, group, got 'layer'"),
-        ({"widths": [3, 0]}, "positive numbers"),
-        ({"widths": [8, 4], "floor": 5}, "from 1 to the smallest width, 4, got 5"),
-        ({"floor": 0}, "got 0"),
+        ({"widths": [3, 0]}, r"model.widths\[1\] must be at least 1, got 0"),
+        ({"widths": [8, 4], "floor": 5}, "at most the smallest width, 4, got 5"),
+        ({"floor": 0}, "model.floor must be at least 1, got 0"),
     ],
 )
 def test_impossible_models_are_refused(values, said):

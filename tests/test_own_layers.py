@@ -180,6 +180,23 @@ class Crooked(Own):
         self.spikes = nn.Linear(8, 8)
 
 
+class Transposed(Own):
+    """A layer said to make channels, whose weight is written the other way round."""
+
+    def __init__(self, input_shape, num_classes):
+        super().__init__(input_shape, num_classes)
+        self.dense = Backwards(6, 8)
+
+
+class Backwards(nn.Module):
+    def __init__(self, taken, made):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(taken, made))
+
+    def forward(self, x):
+        return torch.einsum("bihw,io->bohw", x, self.weight) if x.dim() > 2 else x @ self.weight
+
+
 class Written(Own):
     """A layer that writes down how many channels it takes."""
 
@@ -199,12 +216,14 @@ class Six(nn.Module):
     [
         (Unruled, None, "'einsum' in 'dense' is not known to keep channels apart"),
         (Misruled, nn.PixelUnshuffle, r"'spikes' \(PixelUnshuffle\) has a rule by which it gives 6 channels"),
+        (Transposed, Backwards, r"'dense' .* make 8 channels of 6 .* begin with \(8, 6\), and is \(6, 8\)"),
         (Crooked, nn.Linear, r"'spikes' \(Linear\) has a rule .* 'spikes.weight' has 8 for 6 channels"),
     ],
 )
 def test_a_rule_that_a_layer_does_not_keep_to_is_refused_by_the_layers_name(kind, layer, said, monkeypatch):
     if layer is not None:
-        monkeypatch.setitem(WIRING, layer, keeps_channels)
+        rule = makes_channels if layer is Backwards else keeps_channels
+        monkeypatch.setitem(WIRING, layer, rule)
     with pytest.raises(ScenarioError, match=said):
         traced(kind)
 

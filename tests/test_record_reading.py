@@ -34,6 +34,14 @@ def test_run_reads_back(record_run: RecordRun, tmp_path: Path) -> None:
     assert len(run.clients) == 5
 
 
+def test_a_folder_whose_name_reads_like_a_setting_is_read(record_run: RecordRun, tmp_path: Path) -> None:
+    """Whatever reads tables may take ``lr=0.1`` in a path for a column: while a run goes on, and after it."""
+    record = record_run(tmp_path / "lr=0.1" / "run")
+    assert len(load_run(tmp_path / "lr=0.1" / "run").clients) == 5
+    record.close()
+    assert len(load_run(tmp_path / "lr=0.1" / "run").clients) == 5
+
+
 def read_all(folder: Path) -> int:
     run = load_run(folder)
     return len(run.clients) + len(run.rounds)

@@ -46,6 +46,7 @@ class Extras:
 
     Attributes:
         slots: Tensors kept per parameter.
+        temporaries: Tensors of a parameter's shape that are made at a time while there are gradients.
         masked: Whether the logits are masked.
         counts: Whether the optimiser counts each parameter's steps.
         clips: Whether the norm of the gradients is limited.
@@ -57,6 +58,7 @@ class Extras:
     """
 
     slots: int = 0
+    temporaries: int = 0
     masked: bool = False
     counts: bool = False
     clips: bool = False
@@ -64,12 +66,18 @@ class Extras:
     scratch: Callable[[int, int], tuple[int, int]] | None = None
     unit_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        for name in ("slots", "temporaries"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a whole number, 0 or more, got {getattr(self, name)!r}")
+
     @staticmethod
     def together(parts: "Sequence[Extras]") -> "Extras":
         """Returns what a training holds that holds all of these; units are looked at one after another."""
         groups = {group for part in parts for group in part.unit_bytes}
         return Extras(
             sum(part.slots for part in parts),
+            max((part.temporaries for part in parts), default=0),
             any(part.masked for part in parts),
             any(part.counts for part in parts),
             any(part.clips for part in parts),
@@ -173,7 +181,9 @@ class MemoryModel:
         norms = FLOAT_BYTES * (2 * len(self.layout.trained) + 4) if self.extras.clips else 0
         made = max((number * counts[group] for group, number in self.extras.unit_bytes.items()), default=0)
         counted_already = FLOAT_BYTES * sum(counts.values())  # the newest scores
-        return FLOAT_BYTES + INDEX_BYTES + max(norms, made - counted_already)
+        largest = max(self._bytes(name, counts) for name in self.layout.trained)
+        made = max(made - counted_already, largest * self.extras.temporaries)
+        return FLOAT_BYTES + INDEX_BYTES + max(norms, made)
 
     def _largest_cut(self, counts: Mapping[str, int]) -> int:
         """Returns what a cut takes at most: what is left of a tensor, and positions along its axes."""

@@ -29,7 +29,8 @@ def name_flaw(name: str) -> str:
 class DeviceProfile:
     """What the server needs to know of a device; as text, who it is in its own log.
 
-    An attribute more is a field here, and where it is measured: its type and its bounds put it on the wire.
+    An attribute more is a field here, and where it is measured: its type and its bounds put it on the wire. A
+    text is a name, as `name_flaw` has it, and so not empty.
 
     Attributes:
         device_class: The class's name in the scenario, or the name that the device gave itself.

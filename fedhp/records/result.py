@@ -74,8 +74,8 @@ def read_table(path: Path, expected: Mapping[str, Column]) -> "pd.DataFrame":
     for part in damaged:
         logger.warning("%s is damaged, as after a power failure: its round is left out", part)
     try:
-        # Handed on to pyarrow, which takes a list of files as one table.
-        table = pd.read_parquet(complete, engine="pyarrow")  # type: ignore[arg-type]
+        # Handed on to pyarrow, which takes a list of files as one table, and "a=b" in a path for a column.
+        table = pd.read_parquet(complete, engine="pyarrow", partitioning=None)  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RecordError(f"{path} cannot be read: {error}") from None
     for name in later(expected).difference(table.columns):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.utils._pytree import tree_iter
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
@@ -129,8 +130,11 @@ class Method:
 
     @property
     def tensors(self) -> Sequence[torch.Tensor]:
-        """What it keeps between steps, besides what lies in the optimiser's state."""
-        return ()
+        """What it keeps between steps, besides what lies in the optimiser's state.
+
+        By default, the tensors that its attributes hold, in lists and dicts too.
+        """
+        return [leaf for leaf in tree_iter(vars(self)) if isinstance(leaf, torch.Tensor)]
 
     @property
     def key(self) -> Hashable:
@@ -149,13 +153,14 @@ class Method:
     def after_step(self, run: ClientRun) -> None:
         """Acts after a step's update: cuts."""
 
-    def end(self, run: ClientRun) -> Scores:
+    def end(self, run: ClientRun) -> Scores | None:
         """Leaves the module as it was before, but for what it learned.
 
         Returns:
-            Per group, figures of its units, of shape ``(units,)``, that travel up beside the weights.
+            Per group, figures of its units, NumPy arrays of float32 and shape ``(units,)``, that travel up
+            beside the weights; None for none.
         """
-        return {}
+        return None
 
 
 def begin(run: ClientRun) -> None:
@@ -167,5 +172,7 @@ def begin(run: ClientRun) -> None:
 
 def end(run: ClientRun) -> Scores:
     """Ends all methods; returns the scores that travel up, those of the task where no method has any."""
-    own = {group: scores for method in run.methods for group, scores in method.end(run).items()}
+    own: Scores = {}
+    for method in run.methods:
+        own |= method.end(run) or {}
     return own or dict(run.task.state.scores)

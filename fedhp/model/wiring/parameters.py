@@ -59,6 +59,11 @@ class ParameterAxes:
         names = [self._names.get(id(tensor)) for tensor in (weight, bias) if tensor is not None]
         if None in names:
             raise self._refuse(f"{call.who} computes its weight from others")
+        if tuple(weight.shape[:2]) != (num_made, len(taken)):
+            raise self._refuse(
+                f"{call.who} is said to make {num_made} channels of {len(taken)} by its weight, whose shape "
+                f"must then begin with ({num_made}, {len(taken)}), and is {tuple(weight.shape)}"
+            )
         path = str(names[0]).removesuffix(".weight")
         known = self.axes.get(str(names[0]))
         made = self._channels.new(path, num_made) if known is None else known[0]

@@ -1,6 +1,7 @@
 """How clients may train: each method one file, and its line in the registry."""
 
 from collections.abc import Iterable, Sequence
+from inspect import getattr_static
 
 from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
@@ -34,10 +35,12 @@ def methods_for(asked: Iterable[str], own: Sequence[str] = ()) -> tuple[type[Met
     """
     names = [name for name in asked if ":" not in name]
     for name in names:
-        check_choice("methods", name, METHODS)
+        check_choice("a strategy's methods", name, METHODS)
     kinds = [kind for name, kind in METHODS.items() if name in names or not kind.by_strategy]
     place = kinds.index(Clipping)
-    return (*kinds[:place], *map(_own, references(asked, own)), *kinds[place:])
+    brought = dict.fromkeys(references(asked), "a strategy's methods")
+    theirs = [_own(one, brought.get(one, "train.methods")) for one in references(asked, own)]
+    return (*kinds[:place], *theirs, *kinds[place:])
 
 
 def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
@@ -45,8 +48,14 @@ def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*(name for name in asked if ":" in name), *own]))
 
 
-def _own(reference: str) -> type[Method]:
-    found = resolve(reference, "train.methods")
+def _own(reference: str, key: str) -> type[Method]:
+    found = resolve(reference, key)
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise ScenarioError(f"train.methods: '{reference}' is no subclass of fedhp.training.method.Method")
+        raise ScenarioError(f"{key}: '{reference}' is no subclass of fedhp.training.method.Method")
+    for name in ("at_work", "extras", "said", "check"):
+        if not isinstance(getattr_static(found, name), classmethod):
+            raise ScenarioError(
+                f"{key}: '{reference}': {name} is asked before there is a training, and must be a "
+                f"@classmethod that takes the recipe"
+            )
     return found

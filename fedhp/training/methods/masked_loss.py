@@ -1,6 +1,6 @@
 """Masked loss: classes that a client has no samples of take no part in its loss."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import numpy as np
 import torch
@@ -28,11 +28,6 @@ class MaskedLoss(Method):
 
     def __init__(self) -> None:
         self._mask: torch.Tensor | None = None
-
-    @property
-    def tensors(self) -> Sequence[torch.Tensor]:
-        """The mask."""
-        return () if self._mask is None else (self._mask,)
 
     @property
     def key(self) -> Hashable:

@@ -6,7 +6,6 @@ import torch
 
 from fedhp.costs.memory import Extras
 from fedhp.model.noise import NoiseScale, head_of
-from fedhp.pruning.contributions import Scores
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.recipe import Recipe
 
@@ -45,7 +44,6 @@ class NoiseWatch(Method):
         """Takes in a step, by the loss's gradients alone."""
         self._noise.observe()
 
-    def end(self, run: ClientRun) -> Scores:
+    def end(self, run: ClientRun) -> None:
         """Leaves the module as it was."""
         self._noise.close()
-        return {}
