@@ -10,6 +10,7 @@ from house import (
     PACKAGES,
     ROOT,
     a_circle,
+    class_sizes,
     imports,
     longest_chain,
     name,
@@ -98,6 +99,10 @@ def test_no_chain_of_imports_is_longer_than_sixteen_files() -> None:
 
 def test_few_files_stand_outside_of_the_rooms() -> None:
     assert len(list((ROOT / "fedhp").glob("*.py"))) <= 12
+
+
+def test_no_class_is_longer_than_130_lines() -> None:
+    assert not [f"{size.place}: {size.lines}" for size in class_sizes() if size.lines > 130]
 
 
 def test_the_front_door_imports_nothing_of_fedhp_eagerly() -> None:
