@@ -105,6 +105,11 @@ def test_no_class_is_longer_than_130_lines() -> None:
     assert not [f"{size.place}: {size.lines}" for size in class_sizes() if size.lines > 130]
 
 
+def test_no_class_has_more_than_14_attributes_but_those_whose_attributes_are_columns() -> None:
+    many = {size.place for size in class_sizes() if size.attributes > 14}
+    assert many == {"fedhp/records/rows.py:RoundReport", "fedhp/records/summary.py:Summary"}
+
+
 def test_the_front_door_imports_nothing_of_fedhp_eagerly() -> None:
     """Flower's command line imports it on the way to the apps, and must not pay for the rest."""
     body = parsed(FRONT_DOOR).body
