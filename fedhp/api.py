@@ -23,7 +23,7 @@ from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
 from fedhp.run.reporting import reporting
-from fedhp.run.setup import checked_strategy, prepare
+from fedhp.run.setup import checked_strategy, prepare, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation import open_grid
@@ -106,13 +106,20 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
 def warn_unused(command: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> None:
     """Warns of what the user set that this command, ``run`` or ``train``, has no use for."""
     unused = {"run": CENTRAL_KEYS, "train": FLEET_KEYS}[command]
-    keys = [
-        key
-        for key in given_keys(overrides, values)
-        if any(f"{key}.".startswith(f"{prefix}.") for prefix in unused)
-    ]
+    given = given_keys(overrides, values)
+    keys = [key for key in given if any(f"{key}.".startswith(f"{prefix}.") for prefix in unused)]
     if keys:
         _logger.warning("'fedhp %s' has no use for %s, and ignores it", command, ", ".join(sorted(keys)))
+
+
+def warn_unpruned(
+    scenario: Scenario, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> None:
+    """Warns of what the user set of pruning for a strategy that prunes nothing."""
+    keys = sorted(key for key in given_keys(overrides, values) if key.startswith("prune."))
+    name = scenario.strategy.name
+    if keys and not strategy_class(name).prunes():
+        _logger.warning("strategy '%s' prunes nothing: it ignores %s", name, ", ".join(keys))
 
 
 def _scenario(
@@ -131,7 +138,10 @@ def _scenario(
         )
     if not isinstance(scenario, Scenario):
         warn_unused(command, values=overrides)
-        return load_scenario(scenario, values=overrides)
+        loaded = load_scenario(scenario, values=overrides)
+        if command == "run":
+            warn_unpruned(loaded, values=overrides)
+        return loaded
     if overrides:
         raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
     return scenario

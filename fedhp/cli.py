@@ -112,13 +112,14 @@ def run(
     Overrides are dotted scenario keys; `fedhp show SCENARIO` prints all of them with their values.
     """
     with readable_errors(debug):
-        from fedhp.api import simulate, warn_unused
+        from fedhp.api import simulate, warn_unpruned, warn_unused
         from fedhp.records.record import run_folder
         from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
         scenario = load_scenario(name, overrides)
+        warn_unpruned(scenario, overrides)
         with run_folder(scenario.name, out) as folder, _reported(folder):
             simulate(scenario, folder)
 

@@ -541,3 +541,11 @@ def test_a_folder_may_be_named_like_an_override_where_it_is_plainly_one(tmp_path
 def test_a_wrong_reference_is_told_with_its_key(tmp_path, key, section, reference):
     with pytest.raises(ScenarioError, match=f"^{re.escape(key)}: "):
         simulate(tmp_path / section, **{key: reference})
+
+
+@pytest.mark.parametrize(("strategy", "warned"), [("heterofl", True), ("mask_intersection", False)])
+def test_pruning_that_a_strategy_ignores_is_warned_of(strategy, warned, caplog, tmp_path):
+    values = {"strategy.name": strategy, "prune": {"cuts": 5}, "simulation.num_workers": 0, "rounds": 1}
+    fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
+    said = f"strategy '{strategy}' prunes nothing: it ignores prune.cuts"
+    assert (said in caplog.text) is warned
