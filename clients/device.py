@@ -8,7 +8,8 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``name``: the device class shown in records; devices of one name should have one budget;
 - ``threads``: torch threads, 1 unless it says more;
 - ``model-target``: the network that a server may make this device import and call (``model.target``);
-- ``methods``: the client methods of one's own that it may make it import (``train.methods``), with commas.
+- ``methods``: the client methods of one's own that it may make it import (``train.methods``, or a
+  strategy's), with commas.
 """
 
 import os

@@ -10,9 +10,13 @@ from torch import nn
 
 from fedhp.costs.memory import Extras
 from fedhp.errors import BudgetError, ScenarioError
+from fedhp.federation import wire
+from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.building import to_module
 from fedhp.model.options import ModelConfig
+from fedhp.model.structure import Structure
 from fedhp.model.zoo import architecture
+from fedhp.pruning.cutting import cut
 from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
@@ -63,6 +67,18 @@ class Halved(Method):
         for parameter in run.part[0].parameters():
             if parameter.grad is not None:
                 parameter.grad.mul_(0.5)
+
+
+class Halving(Method):
+    """Cuts the second half of a group's units after the first step, and returns no scores."""
+
+    def after_step(self, run: ClientRun) -> None:
+        within = run.structure
+        if within == ARCH.layout.full():
+            kept = {group: mask.copy() for group, mask in within.masks.items()}
+            kept["fc1"][6:] = False
+            run.structure = Structure(kept)
+            cut(run.module, run.optimizer, ARCH.layout, within, run.structure)
 
 
 class ByInstance(Method):
@@ -163,6 +179,20 @@ def test_what_a_method_makes_of_gradients_is_counted(batch):
 def test_no_method_keeps_less_than_nothing(number):
     with pytest.raises(ValueError, match=f"slots must be a whole number, 0 or more, got {number}"):
         Extras(slots=number)
+
+
+def test_what_a_method_cuts_comes_back_with_the_scores_of_what_is_left():
+    recipe = replace(small_recipe(ARCH, TRAIN), kinds=own(Halving))
+    task = small_task(recipe, SHARD)
+    update = train_locally(recipe, task, SHARD)
+    assert update.state.structure.counts["fc1"] == 6
+    for group, scores in task.state.scores.items():
+        left = scores[:6] if group == "fc1" else scores
+        np.testing.assert_array_equal(update.state.scores[group], left)
+    packed = wire.pack_update(update)
+    profile = DeviceProfile("phone", None, len(SHARD))
+    read = wire.unpack_update(packed, ARCH.layout, 5, update.assigned, profile)
+    assert read.state.structure == update.state.structure
 
 
 def test_own_methods_act_after_penalties_and_before_clipping():

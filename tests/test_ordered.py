@@ -129,6 +129,12 @@ def test_what_cannot_be_trained_so_is_refused(case, train, match):
         check_ordered(ARCHITECTURES[case].layout, train)
 
 
+def test_fjord_trains_by_ordered_dropout():
+    from strategies import Fjord
+
+    assert Fjord.methods == (OrderedDropout.name,)
+
+
 def test_fjord_refuses_a_batch_policy_that_watches_the_whole():
     recipe = small_recipe(ARCH["mlp-whole-inputs"], memory=MemoryConfig(batch_policy="noise"))
     with pytest.raises(ScenarioError, match="fixed or fill"):

@@ -4,9 +4,9 @@ import pytest
 from fleets import device
 
 from fedhp.errors import BudgetError, ScenarioError
-from fedhp.run.setup import prepare
+from fedhp.run.setup import prepare, strategy_class
 from fedhp.scenario.loading import load_scenario
-from strategies import Dense
+from strategies import Dense, MaskIntersection
 
 pytestmark = pytest.mark.usefixtures("as_the_server")
 
@@ -102,9 +102,37 @@ SMALLEST = ("inputs", "fc1", "fc2")
 def test_what_needs_normalisation_is_refused_before_the_run_where_there_is_none(override, match):
     with pytest.raises(ScenarioError, match=match):
         prepare(load_scenario("quickstart", [override]))
+    with pytest.raises(ScenarioError, match=match):
+        prepare(load_scenario("quickstart", [override, "prune.target_compression=1"]))
     prepare(load_scenario("quickstart", [override, "strategy.name=dense"]))
 
 
 def test_a_target_beyond_the_floors_is_refused_before_the_run():
     with pytest.raises(ScenarioError, match=r"target_compression = 5000 cannot be reached"):
         prepare(load_scenario("quickstart", ["prune.target_compression=5000"]))
+
+
+class OfFlower(MaskIntersection):
+    def configure_train(self, server_round, arrays, config, grid):
+        return []
+
+
+class OfEarlier(MaskIntersection):
+    prunes = True
+
+
+class OfOneText(MaskIntersection):
+    methods = "dynhp"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (OfFlower, "overrides Flower's configure_train, .*; override sample, assign, survivors or average"),
+        (OfEarlier, r"sets prunes; say methods = \(\*MaskIntersection.methods,\) instead"),
+        (OfOneText, "methods must be a tuple of names or references, got 'dynhp'"),
+    ],
+)
+def test_a_strategy_of_which_a_run_would_ignore_something_is_refused(kind, said):
+    with pytest.raises(ScenarioError, match=f"strategy.name: '.*:{kind.__name__}'.*{said}"):
+        strategy_class(f"{__name__}:{kind.__name__}")

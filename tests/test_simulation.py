@@ -298,7 +298,7 @@ def test_stock_fedavg_runs_on_the_grid(cluster: None, num_workers: int) -> None:
 def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
     stream = iter(workers.send_and_receive(to(order("sleep", [1, 2, 3], 30.0), [4, 1, 2, 3])))
     assert next(stream).metadata.src_node_id == 4
-    del stream
+    stream.close()
 
     assert seen(ask(workers, order()), "node") == list(range(1, NUM_NODES + 1))
 

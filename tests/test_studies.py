@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,9 +22,11 @@ from typer.testing import CliRunner
 import fedhp
 from fedhp.cli import app
 from fedhp.errors import DataError, MissingExtraError, RecordError, ScenarioError
+from fedhp.files import locks
 from fedhp.model.building import fresh_state, initial_state
 from fedhp.pruning.criteria import CRITERIA, Criterion
 from fedhp.records import load_state
+from fedhp.records.record import is_taken
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.studies import table
 from fedhp.studies.figure import draw
@@ -140,6 +143,20 @@ def test_two_processes_do_not_run_one_study_and_a_killed_one_leaves_no_lock(stud
     assert not modified(tmp_path)
     outcomes = run_study(dense, tmp_path, HERE)
     assert {outcome.status for outcome in outcomes.values()} == {"finished"}
+
+
+def test_where_nothing_can_be_written_beside_a_folder_its_lock_is_within(tmp_path, monkeypatch):
+    folder = tmp_path / "study"
+    assert locks.of(folder) == tmp_path / ".study.lock"
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != tmp_path)
+    assert locks.of(folder) == folder / ".lock"
+    folder.mkdir()
+    with locks.locked(locks.of(folder)):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+        assert not is_taken(folder)
+        with pytest.raises(BlockingIOError), locks.locked(locks.of(folder), wait=False):
+            pass
+    assert list(folder.iterdir()) == []
 
 
 def test_a_study_is_held_until_its_tables_are_written(study, tmp_path, monkeypatch):

@@ -17,8 +17,6 @@ from fedhp.model.structure import Structure
 
 Counts = Mapping[str, int]
 
-FJORD_LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of its experiments with image models
-
 
 def first(widths: Counts, counts: Counts) -> Structure:
     """HeteroFL (Diao et al. 2021, arXiv 2010.01264) and FjORD (Horvath et al. 2021, arXiv 2102.13451).

@@ -80,9 +80,9 @@ def _rows(arch: Architecture, shape: tuple[int, ...], kept: Mapping[str, int]) -
     for (name, train), wanted in product(_OPTIMIZERS, _BATCHES):
         batch = max(wanted, arch.layout.smallest_batch)
         shard = _shard(shape, batch)
-        slots = train.state_slots + bool(train.proximal_mu)
-        extras = Extras(masked=train.masked_loss, counts=OPTIMIZERS[train.optimizer].counts)
-        memory = memory_model(arch, slots, shard.raw_itemsize, extras)
+        counting, pulled = OPTIMIZERS[train.optimizer].counts, int(train.proximal_mu > 0)
+        extras = Extras(slots=pulled, masked=train.masked_loss, counts=counting)
+        memory = memory_model(arch, train.state_slots, shard.raw_itemsize, extras)
         predicted = memory.training_bytes(counts, batch)
         measured = _measure(arch, train, counts, shard)
         yield {

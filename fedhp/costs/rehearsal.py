@@ -75,7 +75,7 @@ def memory_model(
 
     Args:
         arch: The model.
-        state_slots: Tensors kept per parameter: the optimiser's, and others of its shape.
+        state_slots: Tensors that the optimiser keeps per parameter; those of `extras` come on top.
         raw_itemsize: Bytes per scalar of the stored data.
         extras: What else a training holds.
     """
@@ -83,7 +83,8 @@ def memory_model(
     inputs = INPUTS if INPUTS in arch.layout.widths else None
     told = rehearsed(arch, Step(extras.masked, extras.noisy, extras.scratch is not None))
     num_masked = arch.num_classes if extras.masked else 0
-    return MemoryModel(arch.layout, told, size, raw_itemsize, state_slots, inputs, num_masked, extras)
+    slots = state_slots + extras.slots
+    return MemoryModel(arch.layout, told, size, raw_itemsize, slots, inputs, num_masked, extras)
 
 
 @lru_cache(maxsize=16)  # a process holds a handful of architectures

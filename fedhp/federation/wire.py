@@ -97,7 +97,7 @@ class Brief:
         input_shape: Shape of one sample, channels first.
         num_classes: Number of classes.
         normalisation: Of the server's data: a device's own is normalised as that is.
-        methods: The client methods that the strategy asks for, by name.
+        methods: The client methods that the strategy asks for, by name or reference.
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
         label_names: The classes' names, in order, by which a device's own labels may go; none where they have
             numbers only.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
 from fedhp.errors import DataError
-from fedhp.files.locks import NAME, beside, locked
+from fedhp.files.locks import NAME, locked, of
 
 # Part of every key: to be raised when the meaning of the stored arrays changes, or more of them are refused.
 _FORMAT = 11
@@ -127,7 +127,7 @@ def _temporary(parent: Path) -> Iterator[Path]:
     just made for one left behind.
     """
     with ExitStack() as held:
-        with locked(beside(parent)):
+        with locked(of(parent)):
             for other in parent.glob(".*"):
                 with suppress(BlockingIOError), locked(other / NAME, wait=False) as is_abandoned:
                     if is_abandoned:

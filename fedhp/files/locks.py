@@ -1,5 +1,6 @@
 """Files that one process at a time holds."""
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -9,10 +10,13 @@ from filelock import FileLock, Timeout
 NAME = ".lock"
 
 
-def beside(folder: Path) -> Path:
-    """Returns the file that stands for a folder, in which nothing is to be left: a hidden one next to it."""
+def of(folder: Path) -> Path:
+    """Returns the file that stands for a folder, in which nothing is to be left: a hidden one next to it.
+
+    Where nothing can be written there, as with a disk that is mounted, it is a hidden one within.
+    """
     place = folder.resolve()
-    return place.parent / f".{place.name}{NAME}"
+    return place.parent / f".{place.name}{NAME}" if os.access(place.parent, os.W_OK) else place / NAME
 
 
 @contextmanager

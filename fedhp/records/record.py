@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from fedhp.bounds import one_line
 from fedhp.errors import RecordError, require
 from fedhp.files.atomic import replace_text
+from fedhp.files.locks import NAME
 from fedhp.files.marks import RUN
 from fedhp.model.state import ModelState
 from fedhp.records import wording
@@ -246,7 +247,7 @@ def _taken(folder: Path) -> RecordError:
 
 
 def is_taken(folder: Path) -> bool:
-    """Says whether a folder holds something already.
+    """Says whether a folder holds something already, but for the lock of who works in it.
 
     Raises:
         RecordError: If it is none, or cannot be made or written to.
@@ -257,7 +258,7 @@ def is_taken(folder: Path) -> bool:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(place))
         if not os.access(place, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(place))
-        return place == folder and any(folder.iterdir())
+        return place == folder and any(path.name != NAME for path in folder.iterdir())
     except OSError as error:
         raise not_writable(folder, error) from None
 

@@ -96,7 +96,26 @@ def strategy_class(name: str) -> type[FleetStrategy]:
     found = resolve(name, "strategy.name")
     if not (isinstance(found, type) and issubclass(found, FleetStrategy)):
         raise ScenarioError(f"strategy.name: '{name}' is no subclass of FleetStrategy")
+    _check_hooks(name, found)
     return found
+
+
+def _check_hooks(name: str, kind: type[FleetStrategy]) -> None:
+    """Refuses what a run does not call, and what earlier versions called methods: both would do nothing."""
+    for phase in ("start", "configure_train", "aggregate_train", "configure_evaluate", "aggregate_evaluate"):
+        if getattr(kind, phase) is not getattr(FleetStrategy, phase):
+            raise ScenarioError(
+                f"strategy.name: '{name}' overrides Flower's {phase}, which a run of fedhp does not go "
+                f"through; override sample, assign, survivors or average instead"
+            )
+    for flag, said in (("prunes", "(*MaskIntersection.methods,)"), ("ordered", "('ordered_dropout',)")):
+        if isinstance(getattr(kind, flag, None), bool):
+            raise ScenarioError(f"strategy.name: '{name}' sets {flag}; say methods = {said} instead")
+    if not isinstance(kind.methods, tuple) or not all(isinstance(one, str) for one in kind.methods):
+        raise ScenarioError(
+            f"strategy.name: '{name}': methods must be a tuple of names or references, got "
+            f"{kind.methods!r:.80}"
+        )
 
 
 def checked_strategy(scenario: Scenario) -> type[FleetStrategy]:

@@ -1,7 +1,7 @@
 """A Flower ``Grid`` over simulated nodes; who runs the clients is the executor's business."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain, count
+from itertools import count
 from typing import Protocol
 
 from flwr.app import Message, RecordDict
@@ -101,8 +101,8 @@ class SimulatedGrid(Grid):
         return stamped
 
     def _stream(self, messages: Sequence[Message], seconds: float) -> Iterator[Message]:
-        waves = (map(self._take, wave, self._answers(wave, seconds)) for wave in _waves(messages))
-        return chain.from_iterable(waves)
+        for wave in _waves(messages):
+            yield from map(self._take, wave, self._answers(wave, seconds))
 
     def _answers(self, wave: Sequence[Message], seconds: float) -> Iterator[Answer]:
         known = [message for message in wave if self._has_node_of(message)]

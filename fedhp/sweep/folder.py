@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fedhp.errors import RecordError
-from fedhp.files.locks import beside, locked
+from fedhp.files import locks
 from fedhp.files.marks import STUDY
 from fedhp.records.record import is_taken, not_writable
 
@@ -36,8 +36,7 @@ def held(root: Path) -> Iterator[None]:
     """Keeps other processes on this machine from working in a study's folder, which is made, meanwhile.
 
     It is held from before anything in it is read until all is written. The lock ends with the process,
-    however that ends; where the file system knows no locks, or nothing can be written beside the folder,
-    there is none.
+    however that ends; where the file system knows no locks there is none.
 
     Raises:
         RecordError: If another process is at work there, or nothing can be written to it.
@@ -45,7 +44,7 @@ def held(root: Path) -> Iterator[None]:
     _make(root)
     with ExitStack() as ours:
         try:
-            ours.enter_context(locked(beside(root), wait=False))
+            ours.enter_context(locks.locked(locks.of(root), wait=False))
         except BlockingIOError:
             raise RecordError(
                 f"another process is at work in {root}; wait for its end, after which the same command goes "

@@ -171,8 +171,10 @@ def begin(run: ClientRun) -> None:
 
 
 def end(run: ClientRun) -> Scores:
-    """Ends all methods; returns the scores that travel up, those of the task where no method has any."""
-    own: Scores = {}
+    """Ends all methods; returns the scores that travel up: theirs, and of other groups those of the task."""
+    assigned, held = run.task.state.structure, run.structure
+    known = run.task.state.scores
+    scores = {group: known[group][assigned.positions(held, group)] for group in known}
     for method in run.methods:
-        own |= method.end(run) or {}
-    return own or dict(run.task.state.scores)
+        scores |= method.end(run) or {}
+    return scores

@@ -32,6 +32,11 @@ class MethodKind(Protocol):
         """By which a strategy asks for it, and messages name it."""
         ...
 
+    @property
+    def by_strategy(self) -> bool:
+        """Whether it is at work only where the strategy asks for it."""
+        ...
+
     def __call__(self) -> Any:
         """Makes the method of one local training."""
         ...
@@ -86,9 +91,9 @@ class Recipe:
 
         What methods keep per parameter counts as state of the optimiser.
         """
-        own = Extras(self.train.state_slots, counts=OPTIMIZERS[self.train.optimizer].counts)
+        own = Extras(counts=OPTIMIZERS[self.train.optimizer].counts)
         extras = Extras.together([own, *(kind.extras(self) for kind in self.methods)])
-        return memory_model(self.architecture, extras.slots, raw_itemsize, extras)
+        return memory_model(self.architecture, self.train.state_slots, raw_itemsize, extras)
 
     @cached_property
     def shape(self) -> Shape:
@@ -132,13 +137,15 @@ class Recipe:
         return replace(self, prune=prune)
 
     def check_methods(self) -> None:
-        """Checks that the model can be trained by the methods at work.
+        """Checks that the model can be trained by the methods at work, and by those that a strategy asks for.
 
         Raises:
             ScenarioError: If it cannot.
         """
-        for kind in self.methods:
-            kind.check(self)
+        for kind in self.kinds:
+            # What a strategy asks for has to suit the model, whether or not it has anything to do.
+            if kind.by_strategy or kind in self.methods:
+                kind.check(self)
 
     def check_batch(self) -> None:
         """Checks that the model can take such batches.

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.bounds import LARGEST_WHOLE
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
 from fedhp.model.building import to_module
@@ -172,7 +173,8 @@ class _Session:
 
     def _on_gradients(self) -> None:
         if self.gradient_norm is None:
-            self.gradient_norm = gradient_norm(self.run.part[1])
+            # Beyond what a record's numbers hold, where clipping goes on with such a gradient.
+            self.gradient_norm = min(gradient_norm(self.run.part[1]), float(LARGEST_WHOLE))
         for method in self.run.methods:
             method.on_gradients(self.run)
 

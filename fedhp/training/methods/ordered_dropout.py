@@ -38,7 +38,7 @@ class OrderedDropout(Method):
         """Checks that steps can train the first units of the model, and that nothing watches the whole."""
         check_ordered(recipe.architecture.layout, recipe.train)
         if recipe.memory.batch_policy == "noise":
-            raise ScenarioError("strategy 'fjord' takes memory.batch_policy = fixed or fill, got noise")
+            raise ScenarioError("ordered dropout takes memory.batch_policy = fixed or fill, got noise")
 
     def begin(self, run: ClientRun) -> None:
         """Finds the parts."""
@@ -100,13 +100,13 @@ def check_ordered(layout: Layout, train: TrainConfig) -> None:
     """
     if layout.buffers:
         raise ScenarioError(
-            "strategy 'fjord' trains several widths of one model, each of which would need batch statistics "
+            "ordered dropout trains several widths of one model, each of which would need batch statistics "
             "of its own; choose model.norm = group or a model without normalisation"
         )
     if any(len(runs) > 1 for name in layout.shapes for runs in layout.runs(name)):
-        raise ScenarioError("strategy 'fjord' cannot train a model that concatenates feature maps")
+        raise ScenarioError("ordered dropout cannot train a model that concatenates feature maps")
     if train.optimizer != "sgd":
-        raise ScenarioError(f"strategy 'fjord' takes train.optimizer = sgd, got {train.optimizer}")
+        raise ScenarioError(f"ordered dropout takes train.optimizer = sgd, got {train.optimizer}")
 
 
 class _InPlaceSGD(SGD):
