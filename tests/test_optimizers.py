@@ -323,7 +323,7 @@ def test_the_budget_holds_with_clipped_gradients(name, monkeypatch):
 
 
 def test_training_by_sgd_loads_no_compiler():
-    """A device's process would take seconds and tens of megabytes for what it never uses (torch 2.13)."""
+    """A device's process would take a second and 65 MiB for what it never uses (torch 2.13)."""
     code = (
         "import sys; from small_models import ARCHITECTURES, random_shard, small_recipe, small_task; "
         "from fedhp.pruning.schedule import PruneConfig; from fedhp.training.trainer import train_locally; "

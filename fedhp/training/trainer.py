@@ -118,11 +118,11 @@ class _Session:
         if epoch:
             run.meter.begin(run.steps.num_bytes)
             self._fit_steps()  # the noise may be known better than at the last cut
-        order = self.order.permutation(len(run.shard))
+        order, least = self.order.permutation(len(run.shard)), run.memory.layout.smallest_batch
         self.statistics.restart()
         loss_sum = torch.zeros((), device=run.device)
         num_right = torch.zeros((), dtype=torch.int64, device=run.device)
-        while len(order) - done >= run.memory.layout.smallest_batch:
+        while len(order) - done >= least:
             rows = order[done : done + run.steps.batch]
             self._before_step(epoch, done)
             with self._watching(len(rows)):
