@@ -26,7 +26,7 @@ from fedhp.run.reporting import reporting
 from fedhp.run.setup import checked_strategy, prepare, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads
 

@@ -11,7 +11,7 @@ from fedhp.federation import wire
 from fedhp.federation.roster import query_fleet
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 
 ROUNDS, CLIENTS, SECONDS = 3, 4, 60.0
 

@@ -15,7 +15,7 @@ from fedhp.run.reporting import reporting
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 from strategies import STRATEGIES
 
 LITTLE = {"train.epochs": 2, "data.max_train": 300, "prune.target_compression": 3}

@@ -21,7 +21,7 @@ from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 from fedhp.tracking.tracker import Trackers
 from strategies import FleetStrategy
 

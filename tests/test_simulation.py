@@ -17,10 +17,10 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedhp.errors import FedhpError, MissingExtraError
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation import load_app, open_grid
 from fedhp.simulation.answering import Answer
 from fedhp.simulation.batch import Batch, Span
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
+from fedhp.simulation.opening import load_app, open_grid
 from fedhp.simulation.signals import keeping_handlers
 
 HERE = Path(__file__).parent
@@ -332,7 +332,7 @@ def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
 @pytest.mark.parametrize(("message_bytes", "chunk"), [(0, 64), (40_000, 64), (2**20, 8), (2**24, 1)])
 def test_a_worker_gets_no_more_than_it_answers_in_a_slice(message_bytes: int, chunk: int) -> None:
     """Slices end at 8 MiB; beyond it, the answers of who runs ahead would pile up in Ray's store."""
-    from fedhp.simulation.cluster import largest_chunk
+    from fedhp.simulation.pool import largest_chunk
 
     assert largest_chunk(message_bytes) == chunk
 
@@ -436,7 +436,7 @@ def test_without_workers_ray_is_not_imported() -> None:
     code = (
         "import sys\n"
         "from fedhp.scenario.schema import SimulationConfig\n"
-        "from fedhp.simulation import open_grid\n"
+        "from fedhp.simulation.opening import open_grid\n"
         f"with open_grid(SimulationConfig(num_workers=0), '{APP}', 2, 1.0): pass\n"
         "assert 'ray' not in sys.modules\n"
     )
@@ -458,7 +458,7 @@ def train(message: Message, context: Context) -> Message:
 if __name__ == "__main__":
     from ray.cluster_utils import Cluster
     from fedhp.scenario.schema import SimulationConfig
-    from fedhp.simulation import open_grid
+    from fedhp.simulation.opening import open_grid
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)
@@ -494,7 +494,7 @@ INTERRUPTED = f"""
 import psutil
 from flwr.app import ConfigRecord, Message, RecordDict
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 
 order = ConfigRecord({{"do": "sleep", "nodes": [1, 2], "seconds": 600.0}})
 with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:

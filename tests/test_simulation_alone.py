@@ -13,7 +13,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 from fedhp.sweep.running import open_tasks
 
 HERE = Path(__file__).parent
@@ -22,7 +22,7 @@ APP = "simulated_app:app"
 LISTENING = f"""
 import psutil
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 
 def places():
     me = psutil.Process()

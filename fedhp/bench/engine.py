@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordD
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 
 _NUMBERS = 10_000
 _MESSAGES_WANTED = 20_000

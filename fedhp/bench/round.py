@@ -23,7 +23,7 @@ from fedhp.model.zoo import architecture
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.simulation import open_grid
+from fedhp.simulation.opening import open_grid
 
 _CLIENTS_PER_ROUND = 50
 _MEBIBYTE = 2**20

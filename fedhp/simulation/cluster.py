@@ -4,10 +4,8 @@ import logging
 import math
 import os
 import signal
-import site
 import socket
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,10 +19,11 @@ from ray._private import utils as ray_utils
 
 from fedhp.bounds import one_line
 from fedhp.errors import FedhpError
-from fedhp.simulation.batch import LARGEST_CHUNK
-from fedhp.simulation.pool import RayPool
+from fedhp.simulation.environment import SLICE_BYTES, cores, worker_environment
+from fedhp.simulation.pool import Pool, largest_chunk
+from fedhp.simulation.ray_crew import RayCrew
 from fedhp.simulation.signals import keeping_handlers
-from fedhp.simulation.worker import SLICE_BYTES, Worker
+from fedhp.simulation.worker import Worker
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig
@@ -41,7 +40,7 @@ def open_pool(
     num_nodes: int,
     message_bytes: int,
     on_note: Callable[[str], None],
-) -> Iterator[RayPool]:
+) -> Iterator[Pool]:
     """Opens workers on a local Ray of our own, or on the cluster that the configuration names.
 
     A Ray that this process has already joined is used, and left as it is.
@@ -55,8 +54,8 @@ def open_pool(
             join_ray(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
-        start_worker = _starter(config, client_app, num_nodes, num_workers)
-        pool = RayPool(start_worker, num_workers, on_note, largest_chunk(message_bytes))
+        crew = RayCrew(_starter(config, client_app, num_nodes, num_workers))
+        pool = Pool(crew, num_workers, on_note, largest_chunk(message_bytes))
         try:
             yield pool
         finally:
@@ -134,7 +133,7 @@ def join_ray(config: "SimulationConfig", num_nodes: int, message_bytes: int) -> 
     if config.address not in ("", _LOCAL):
         _join(config.address, logs)
         return
-    num_workers = min(_cores() if config.num_workers < 0 else config.num_workers, num_nodes)
+    num_workers = min(cores() if config.num_workers < 0 else config.num_workers, num_nodes)
     with _undisturbed(), _on_the_loopback(), _in_a_group_of_its_own():
         ray.init(
             # Named, or Ray joins whatever cluster RAY_ADDRESS or a file in /tmp names.
@@ -176,26 +175,10 @@ def _store_bytes(num_workers: int, message_bytes: int) -> int:
     return max(_SMALLEST_STORE_BYTES, 2 * (num_workers + 1) * (SLICE_BYTES + message_bytes))
 
 
-def largest_chunk(message_bytes: int) -> int:
-    """Returns how many messages go to a worker at a time, of replies of about this size.
-
-    No more than it answers in one slice. A worker that hands the rest of a chunk back does the next slice of
-    it at once, while another works far ahead of the reader; what that one has done fills the store until Ray
-    writes it to disk: half of all messages a second, for those of 1 MB.
-    """
-    return max(1, min(LARGEST_CHUNK, SLICE_BYTES // max(1, message_bytes)))
-
-
 def _num_workers(config: "SimulationConfig") -> int:
     if config.num_workers > 0:
         return config.num_workers
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check_gpus(config: "SimulationConfig", num_workers: int) -> None:
@@ -224,27 +207,3 @@ def _starter(
         runtime_env={"env_vars": worker_environment(config.threads_per_worker)},
     )
     return lambda: actor.remote(client_app, num_nodes, config.threads_per_worker)
-
-
-def worker_environment(num_threads: int) -> dict[str, str]:
-    """Returns a worker's environment.
-
-    The last three are for GNU's allocator: memory of a chunk's replies is kept for the next chunk's rather
-    than given back and faulted in again, and Ray's many threads share few pools. Elsewhere they do nothing.
-    """
-    return {
-        "PYTHONPATH": os.pathsep.join(_own_path()),
-        "OMP_NUM_THREADS": str(num_threads),
-        "MKL_NUM_THREADS": str(num_threads),
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
-    }
-
-
-def _own_path() -> list[str]:
-    """Returns this process's path without its interpreter's own, which workers have too."""
-    theirs = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), *site.getsitepackages())
-    entries = (os.path.abspath(entry) for entry in sys.path)
-    ours = (entry for entry in entries if os.path.isdir(entry) and not entry.startswith(theirs))
-    return list(dict.fromkeys(ours))

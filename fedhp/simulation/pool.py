@@ -1,19 +1,18 @@
-"""Long-lived Ray actors that share the clients of a round: who does what, and what if one dies."""
+"""Long-lived workers that share the clients of a round: who does what, and what if one dies."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ray
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
-from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedhp.simulation.answering import Answer, failure, timed_out
 from fedhp.simulation.batch import LARGEST_CHUNK, Batch, Span
+from fedhp.simulation.environment import SLICE_BYTES
 from fedhp.simulation.worker import SLICE_SECONDS, Report
-from fedhp.simulation.workers import Dispatched, Lane, Workers
+from fedhp.simulation.workers import Crew, Dispatched, Lane, LostChunkError, WorkerDiedError, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -21,11 +20,11 @@ _QUICK_SECONDS = SLICE_SECONDS / 2
 _MOST_STRIKES = 2
 
 
-class RayPool:
-    """Runs clients on Ray actors.
+class Pool:
+    """Runs clients on workers.
 
     Args:
-        start_worker: Starts an actor of `fedhp.simulation.worker.Worker`.
+        crew: Runs the workers.
         num_workers: How many.
         on_note: Called with a line for the user whenever a worker had to be replaced.
         largest_chunk: The most messages that a worker is handed at a time.
@@ -36,14 +35,13 @@ class RayPool:
 
     def __init__(
         self,
-        start_worker: Callable[[], Any],
+        crew: Crew,
         num_workers: int,
         on_note: Callable[[str], None],
         largest_chunk: int = LARGEST_CHUNK,
     ) -> None:
-        self._on_note = on_note
-        self._largest_chunk = largest_chunk
-        self._workers = Workers(start_worker, num_workers)
+        self._crew, self._on_note, self._largest_chunk = crew, on_note, largest_chunk
+        self._workers = Workers(crew, num_workers)
         self._lanes = self._workers.lanes
 
     def close(self) -> None:
@@ -77,8 +75,8 @@ class RayPool:
                     self._send(lane, batch, span, seconds)
 
     def _send(self, lane: Lane, batch: Batch, span: Span, seconds: float) -> None:
-        jobs, payloads = batch.pack(span, ray.put)
-        report, answers = lane.actor.answer.options(num_returns=2).remote(jobs, seconds, *payloads)
+        jobs, payloads = batch.pack(span, self._crew.put)
+        report, answers = self._crew.send(lane.worker, jobs, seconds, payloads)
         if not lane.queue:
             lane.head_since = time.monotonic()
         lane.queue.append(Dispatched(span, report, answers))
@@ -86,8 +84,8 @@ class RayPool:
     def _read(self, batch: Batch, span: Span, answers: Any) -> Iterator[Answer]:
         if not isinstance(answers, list):
             try:
-                answers = ray.get(answers)
-            except RayError as error:  # the node that held them is gone
+                answers = self._crew.get(answers)
+            except LostChunkError as error:  # the node that held them is gone
                 self._strike(batch, span, error)
                 return
         for answer in answers:
@@ -99,11 +97,11 @@ class RayPool:
         With ``wait``, first sleeps until a worker finishes or becomes late.
         """
         heads = [lane.queue[0].report for lane in self._lanes if lane.queue]
+        patience = 0.0
         if wait:
-            now = time.monotonic()
             soonest = min(lane.deadline(seconds) for lane in self._lanes if lane.queue)
-            ray.wait(heads, timeout=max(0.0, soonest - now))
-        finished = set(ray.wait(heads, num_returns=len(heads), timeout=0)[0]) if heads else set()
+            patience = max(0.0, soonest - time.monotonic())
+        finished = self._crew.wait(heads, patience) if heads else ()
         for lane in self._lanes:
             if lane.queue and lane.queue[0].report in finished:
                 self._finish(lane, batch)
@@ -113,14 +111,14 @@ class RayPool:
     def _finish(self, lane: Lane, batch: Batch) -> None:
         chunk = lane.queue[0]
         try:
-            report: Report = ray.get(chunk.report)
-        except RayActorError as error:
+            report: Report = self._crew.get(chunk.report)
+        except WorkerDiedError as error:
             _return_waiting(lane, batch)
             self._workers.replace(lane)
             self._on_note(f"a worker died at {_clients(batch, chunk.span)} and was replaced")
             self._strike(batch, chunk.span, error)
             return
-        except RayError as error:
+        except LostChunkError as error:
             lane.queue.popleft()
             self._strike(batch, chunk.span, error)
             return
@@ -141,13 +139,13 @@ class RayPool:
         else:
             batch.finish(span, [timed_out(batch.messages[span.start], seconds)])
 
-    def _strike(self, batch: Batch, span: Span, error: RayError) -> None:
+    def _strike(self, batch: Batch, span: Span, error: LostChunkError) -> None:
         """Gives messages whose worker failed another chance, alone; a second failure is theirs."""
         logger.debug("a chunk failed", exc_info=error)
         if span.strikes + 1 < _MOST_STRIKES:
             batch.again_one_by_one(span, span.strikes + 1)
             return
-        reason = f"worker: {_cause(error)}"
+        reason = f"worker: {error}"
         for index in range(span.start, span.stop):
             answer = failure(batch.messages[index], ErrorCode.CLIENT_APP_CRASHED, reason)
             batch.finish(Span(index, index + 1), [answer])
@@ -164,7 +162,11 @@ def _clients(batch: Batch, span: Span) -> str:
     return f"client {first}" if span.num_messages == 1 else f"clients {first} to {last}"
 
 
-def _cause(error: RayError) -> str:
-    if isinstance(error, RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    return "the process died while the client ran" if isinstance(error, RayActorError) else str(error)
+def largest_chunk(message_bytes: int) -> int:
+    """Returns how many messages go to a worker at a time, of replies of about this size.
+
+    No more than it answers in one slice. A worker that hands the rest of a chunk back does the next slice of
+    it at once, while another works far ahead of the reader; what that one has done fills Ray's store until
+    it is written to disk: half of all messages a second, for those of 1 MB.
+    """
+    return max(1, min(LARGEST_CHUNK, SLICE_BYTES // max(1, message_bytes)))

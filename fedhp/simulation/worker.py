@@ -6,10 +6,10 @@ from typing import NamedTuple
 from flwr.app import RecordDict
 
 from fedhp.simulation.answering import Answer, Job, answer
+from fedhp.simulation.environment import SLICE_BYTES
 from fedhp.simulation.loading import limit_threads, load_app
 
 SLICE_SECONDS = 1.0
-SLICE_BYTES = 8 * 2**20
 
 
 class Report(NamedTuple):
@@ -20,7 +20,7 @@ class Report(NamedTuple):
 
 
 class Worker:
-    """Holds the app and answers messages with it. Ray makes an actor of it."""
+    """Holds the app and answers messages with it."""
 
     def __init__(self, reference: str, num_nodes: int, num_threads: int) -> None:
         self._reference = reference

@@ -1,18 +1,69 @@
-"""The Ray actors of a pool and the chunks in their hands."""
+"""The workers of a pool, the chunks in their hands, and what a pool asks of whoever runs them."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-import ray
-from ray.exceptions import RayActorError, RayTaskError
+from flwr.app import RecordDict
 
-from fedhp.errors import FedhpError
+from fedhp.simulation.answering import Job
 from fedhp.simulation.batch import Span
 from fedhp.simulation.worker import SLICE_SECONDS
 
 START_SECONDS = 180.0
+
+
+class LostChunkError(Exception):
+    """A chunk that comes back without answers; says why."""
+
+
+class WorkerDiedError(LostChunkError):
+    """The worker's process has ended meanwhile."""
+
+
+class Crew(Protocol):
+    """Runs workers (see `fedhp.simulation.worker.Worker`), in processes of whatever kind."""
+
+    def start(self) -> Any:
+        """Starts a worker, and returns it without waiting until it is ready."""
+        ...
+
+    def await_ready(self, workers: Sequence[Any]) -> None:
+        """Waits until workers that were just started have loaded the app.
+
+        Raises:
+            FedhpError: If one does not start within `START_SECONDS`, or dies.
+            Exception: What a worker raised while it loaded the app.
+        """
+        ...
+
+    def end(self, worker: Any) -> None:
+        """Ends a worker, whatever it does."""
+        ...
+
+    def put(self, content: RecordDict) -> Any:
+        """Takes in a content that many messages share, and returns what stands for it in `send`."""
+        ...
+
+    def send(self, worker: Any, jobs: list[Job], seconds: float, contents: Sequence[Any]) -> tuple[Any, Any]:
+        """Hands a chunk to a worker; returns what stands for its report and for its answers in `get`."""
+        ...
+
+    def wait(self, reports: Sequence[Any], seconds: float) -> Collection[Any]:
+        """Returns those of the reports that are there; waits for one, but no longer than so many seconds.
+
+        Of each worker the report of its first chunk, in the order of sending.
+        """
+        ...
+
+    def get(self, thing: Any) -> Any:
+        """Returns a report, or answers.
+
+        Raises:
+            LostChunkError: If there are none.
+        """
+        ...
 
 
 @dataclass
@@ -28,7 +79,7 @@ class Dispatched:
 class Lane:
     """One worker and the chunks in its hands: the first is running, a second waits to follow."""
 
-    actor: Any
+    worker: Any
     queue: deque[Dispatched] = field(default_factory=deque)
     head_since: float = 0.0
     depth: int = 1
@@ -52,7 +103,7 @@ class Workers:
     """The workers of a pool, each in a lane: started, awaited, replaced and ended.
 
     Args:
-        start: Starts an actor of `fedhp.simulation.worker.Worker`.
+        crew: Runs them.
         number: How many.
 
     Attributes:
@@ -62,37 +113,21 @@ class Workers:
         FedhpError: If the workers do not start.
     """
 
-    def __init__(self, start: Callable[[], Any], number: int) -> None:
-        self._start = start
-        self.lanes = [Lane(start()) for _ in range(number)]
-        self._await(self.lanes)
+    def __init__(self, crew: Crew, number: int) -> None:
+        self._crew = crew
+        self.lanes = [Lane(crew.start()) for _ in range(number)]
+        crew.await_ready([lane.worker for lane in self.lanes])
 
     def close(self) -> None:
         """Ends them."""
         for lane in self.lanes:
-            ray.kill(lane.actor)
+            self._crew.end(lane.worker)
 
     def replace(self, lane: Lane) -> None:
         """Ends a lane's worker, forgets its chunks, and starts another."""
-        ray.kill(lane.actor)
+        self._crew.end(lane.worker)
         lane.queue.clear()
         lane.depth = 1
-        lane.actor = self._start()
-        self._await([lane])
-
-    def _await(self, lanes: Sequence[Lane]) -> None:
+        lane.worker = self._crew.start()
         # Before any chunk is sent, so that importing the app counts against nobody's time.
-        loads = [lane.actor.load.remote() for lane in lanes]
-        ready, late = ray.wait(loads, num_returns=len(loads), timeout=START_SECONDS)
-        if late:
-            raise FedhpError(
-                f"only {len(ready)} of {len(loads)} workers started within {START_SECONDS:g} s: "
-                "the Ray cluster has no room for the others; lower simulation.num_workers or "
-                "simulation.gpus_per_worker"
-            )
-        try:
-            ray.get(loads)
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayActorError as error:
-            raise FedhpError(f"a worker died while it started: {error}") from None
+        self._crew.await_ready([lane.worker])

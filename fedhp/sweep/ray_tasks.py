@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayError
 
-from fedhp.simulation.cluster import join_ray, leave_ray, worker_environment
+from fedhp.simulation.cluster import join_ray, leave_ray
+from fedhp.simulation.environment import worker_environment
 from fedhp.sweep.tasks import LostTaskError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fedhp.bounds import one_line
 from fedhp.errors import TrainingError
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation import need_ray
+from fedhp.simulation.opening import need_ray
 from fedhp.simulation.turn import TURN
 from fedhp.sweep.cell import Cell, Outcome, check_names, is_finished, run_cell
 from fedhp.sweep.tasks import LocalTasks, LostTaskError, Tasks

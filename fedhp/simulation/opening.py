@@ -1,0 +1,114 @@
+"""Simulation: a Flower ``Grid`` of our own over many nodes, in this process or on Ray.
+
+Flower's engine sends one message per actor call and polls; this one sends chunks to long-lived
+workers, shares what many clients get, and yields replies in the order of the messages, so that
+results do not depend on the number of workers.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from flwr.serverapp import Grid
+
+from fedhp.errors import require
+from fedhp.simulation.grid import Executor, SimulatedGrid
+from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
+from fedhp.simulation.loading import limit_threads, load_app
+from fedhp.simulation.local import LocalExecutor
+from fedhp.simulation.signals import keeping_handlers
+from fedhp.simulation.turn import TURN
+
+if TYPE_CHECKING:
+    from fedhp.scenario.schema import SimulationConfig
+
+__all__ = ["load_app", "need_ray", "open_grid"]
+
+
+@contextmanager
+def open_grid(
+    config: "SimulationConfig",
+    client_app: str,
+    num_nodes: int,
+    timeout_seconds: float,
+    on_note: Callable[[str], None] | None = None,
+    message_bytes: int = 0,
+) -> Iterator[Grid]:
+    """Opens a grid of simulated nodes that run a client app.
+
+    Inside the block this process writes messages as the server; after it, a Ray that was started
+    for the grid is gone. Another thread that opens one waits until then.
+
+    Args:
+        config: Where the clients run.
+        client_app: The ``flwr.clientapp.ClientApp``, as ``"module:attr"``.
+        num_nodes: Nodes 1 to ``num_nodes``; node ``i`` is given ``partition-id`` ``i - 1``.
+        timeout_seconds: How long one client may take. Not a round: how many clients a round gets
+            through in a given time depends on the workers, and results must not.
+        on_note: Called with a line for the user when a worker had to be replaced.
+        message_bytes: What the largest messages are expected to hold; a local Ray makes room for them.
+
+    Raises:
+        FedhpError: If the app cannot be found or the workers do not start.
+        MissingExtraError: If workers are asked for and Ray is not installed.
+    """
+    opener = _local(config, client_app, num_nodes)
+    if config.num_workers != 0:
+        opener = _pool(config, client_app, num_nodes, message_bytes, on_note or _silent)
+    with TURN, opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
+        yield SimulatedGrid(executor, num_nodes, timeout_seconds)
+
+
+def need_ray(purpose: str) -> None:
+    """Imports Ray, which is an extra.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    # An import that is cut short leaves half a Ray behind.
+    with require(f"{purpose} (or set simulation.num_workers=0)", "sim", "ray"), keeping_handlers():
+        import ray  # noqa: F401
+
+
+@contextmanager
+def _local(config: "SimulationConfig", client_app: str, num_nodes: int) -> Iterator[Executor]:
+    app = load_app(client_app)
+    before = limit_threads(config.threads_per_worker)
+    try:
+        yield LocalExecutor(app, num_nodes)
+    finally:
+        if before is not None:
+            limit_threads(before)
+
+
+@contextmanager
+def _pool(
+    config: "SimulationConfig",
+    client_app: str,
+    num_nodes: int,
+    message_bytes: int,
+    on_note: Callable[[str], None],
+) -> Iterator[Executor]:
+    need_ray("simulation with workers")
+    from fedhp.simulation.cluster import open_pool
+
+    with open_pool(config, client_app, num_nodes, message_bytes, on_note) as pool:
+        yield pool
+
+
+@contextmanager
+def _quiet_flower() -> Iterator[None]:
+    """Silences Flower's lines per round, which fedhp's display says better, unless fedhp is debugged."""
+    flower = logging.getLogger("flwr")
+    before = flower.level
+    if not logging.getLogger("fedhp").isEnabledFor(logging.DEBUG):
+        flower.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        flower.setLevel(before)
+
+
+def _silent(_: str) -> None:
+    pass
