@@ -3,6 +3,9 @@
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -43,6 +46,31 @@ def train(message: Message, context: Context) -> Message:
             context.state.clear()
     return Message(RecordDict({"seen": _what_is_seen(context)}), reply_to=message)
 
+
+@dataclass(frozen=True)
+class Together:
+    """What nodes answer together: their partition ids."""
+
+    partitions: list[int]
+    payload_bytes: int = 0
+
+
+def together(content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: float) -> Together:
+    """Does as the message says if it names one of the nodes."""
+    order = content["order"]
+    assert isinstance(order, ConfigRecord)
+    partitions = [node["partition-id"] for node in nodes]
+    if any(partition + 1 in order["nodes"] for partition in partitions):
+        if order["do"] == "sleep":
+            time.sleep(order["seconds"])
+        elif order["do"] == "die":
+            os._exit(1)
+        elif order["do"] == "raise":
+            raise ShardError("labels are missing")
+    return Together(partitions)
+
+
+NO_APP = 7
 
 averaged = ClientApp()
 

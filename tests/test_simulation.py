@@ -17,14 +17,16 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedhp.errors import FedhpError, MissingExtraError
 from fedhp.scenario.schema import SimulationConfig
-from fedhp.simulation.answering import Answer
+from fedhp.simulation.answering import Lost
 from fedhp.simulation.batch import Batch, Span
+from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
 from fedhp.simulation.opening import load_app, open_grid
 from fedhp.simulation.signals import keeping_handlers
+from fedhp.simulation.tasks import Cohort, MessageTask
 
 HERE = Path(__file__).parent
-APP = "simulated_app:app"
+APP, TOGETHER = "simulated_app:app", "simulated_app:together"
 NUM_NODES = 32
 
 
@@ -85,13 +87,13 @@ def notes() -> list[str]:
 
 @pytest.fixture(scope="module")
 def workers(cluster: None, notes: list[str]) -> Iterator[Grid]:
-    with open_grid(config(2), APP, NUM_NODES, 60.0, notes.append) as grid:
+    with open_grid(config(2), APP, NUM_NODES, 60.0, notes.append, cohort_app=TOGETHER) as grid:
         yield grid
 
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[Grid]:
-    with open_grid(config(0), APP, NUM_NODES, 60.0) as grid:
+    with open_grid(config(0), APP, NUM_NODES, 60.0, cohort_app=TOGETHER) as grid:
         yield grid
 
 
@@ -257,7 +259,7 @@ def test_a_client_that_kills_its_worker_twice_fails_alone(workers: Grid, notes: 
 
 def test_what_a_worker_died_over_waits_for_a_lane_of_its_own() -> None:
     """Five messages in a worker's hands when it died: none of them goes out behind or before another."""
-    batch = Batch(to_as_server([1, 2, 3, 4, 5]), {}, num_workers=1)
+    batch = Batch(tasks([1, 2, 3, 4, 5]), num_workers=1)
     span = batch.next()
     assert span is not None
     batch.again_one_by_one(Span(span.start, span.stop), strikes=1)
@@ -303,10 +305,70 @@ def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
     assert seen(ask(workers, order()), "node") == list(range(1, NUM_NODES + 1))
 
 
+# Cohorts
+
+
+def cohorts(content: RecordDict, *sizes: int) -> list[Cohort]:
+    nodes = iter(range(1, NUM_NODES + 1))
+    return [Cohort(content, tuple(next(nodes) for _ in range(size))) for size in sizes]
+
+
+def test_a_cohort_is_answered_whole_and_in_order(grid: SimulatedGrid) -> None:
+    """The app answers with the partition ids of the nodes that it is called with."""
+    sizes = [3, 1, 7, 2, 2, 9, 1, 1, 5]
+    answers = list(grid.ask_together(cohorts(order(), *sizes)))
+    assert [len(one.partitions) for one in answers] == sizes
+    assert [partition for one in answers for partition in one.partitions] == list(range(31))
+
+
+def test_what_a_cohorts_app_does_not_foresee_is_lost_for_that_cohort_alone(grid: SimulatedGrid) -> None:
+    one, other, last = grid.ask_together(cohorts(order("raise", nodes=[4]), 2, 4, 2))
+    assert other == Lost("data: ShardError: labels are missing")
+    assert (one.partitions, last.partitions) == ([0, 1], [6, 7])
+
+
+def test_a_cohort_that_kills_its_worker_twice_is_lost_alone(workers: SimulatedGrid, notes: list[str]) -> None:
+    notes.clear()
+    one, other, last = workers.ask_together(cohorts(order("die", nodes=[4]), 2, 4, 2))
+    assert other == Lost("worker: the process died while the client ran")
+    assert (one.partitions, last.partitions) == ([0, 1], [6, 7])
+    assert "a worker died at 4 of the clients 2 to 5 and was replaced" in notes
+
+
+def test_a_cohort_may_take_as_long_as_each_of_its_clients_may(workers: SimulatedGrid) -> None:
+    """Four clients may take 0.4 s each, and a slice of a second more: 2 s are enough, 600 s are not."""
+    asked = cohorts(order("sleep", nodes=[3, 5], seconds=2.0), 2, 4, 2)
+    assert [type(one) is Lost for one in workers.ask_together(asked, timeout=0.4)] == [False, False, False]
+    asked = cohorts(order("sleep", nodes=[3], seconds=600.0), 2, 4, 2)
+    one, other, last = workers.ask_together(asked, timeout=0.1)
+    assert other == Lost("timeout: client took longer than 0.1 s")
+    assert (one.partitions, last.partitions) == ([0, 1], [6, 7])
+
+
+def test_cohorts_share_a_payload_that_is_stored_once(
+    workers: SimulatedGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    stored: list[object] = []
+    put = ray.put
+    monkeypatch.setattr(ray, "put", lambda value: (stored.append(value), put(value))[1])
+    content = order()
+    assert len(list(workers.ask_together(cohorts(content, 3, 3, 3)))) == 3
+    assert [id(value) for value in stored] == [id(content)]
+
+
+def test_a_cohorts_app_that_cannot_be_called_is_refused() -> None:
+    with (
+        pytest.raises(FedhpError, match="'simulated_app:NO_APP' must name a function, found a int"),
+        open_grid(config(0), APP, 1, 60.0, cohort_app="simulated_app:NO_APP"),
+    ):
+        pass
+
+
 def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
     """A worker that hands back 1 of the 4 messages of a span leaves 3, which go out first again."""
-    messages = to_as_server(range(1, 33))
-    batch = Batch(messages, {}, num_workers=4)  # 32 // (4 * 2) = 4 messages, then 28 // 8 = 3
+    batch = Batch(tasks(range(1, 33)), num_workers=4)  # 32 // (4 * 2) = 4 messages, then 28 // 8 = 3
     first, second = batch.next(), batch.next()
     assert (first, second) == (Span(0, 4), Span(4, 7))
 
@@ -321,11 +383,11 @@ def test_large_replies_do_not_change_the_order_of_small_ones() -> None:
 
 def test_nobody_runs_too_far_ahead_of_the_reader() -> None:
     """600 messages, 2 workers: spans of 600 // 4, at most 64; 4 may be out; reading lets one more go."""
-    batch = Batch(to_as_server(range(1, 601)), {}, num_workers=2)
+    batch = Batch(tasks(range(1, 601)), num_workers=2)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 64), Span(64, 128), Span(128, 192), Span(192, 256), None]
 
-    batch.read(Answer(batch.messages[0]))
+    batch.read(None)
     assert batch.next() == Span(256, 320)
 
 
@@ -339,21 +401,21 @@ def test_a_worker_gets_no_more_than_it_answers_in_a_slice(message_bytes: int, ch
 
 def test_chunks_of_large_messages_bound_what_waits_for_the_reader() -> None:
     """600 messages, 2 workers, 8 a chunk: 2 chunks per worker are 32 messages ahead, not 256."""
-    batch = Batch(to_as_server(range(1, 601)), {}, 2, largest_chunk=8)
+    batch = Batch(tasks(range(1, 601)), 2, largest_chunk=8)
     spans = [batch.next() for _ in range(5)]
     assert spans == [Span(0, 8), Span(8, 16), Span(16, 24), Span(24, 32), None]
 
 
 def test_spans_shrink_so_that_the_load_levels() -> None:
     """20 messages, 2 workers: 20 // 4 = 5, 15 // 4 = 3, 12 // 4 = 3, 9 // 4 = 2, 7 // 4 = 1, and so on."""
-    batch = Batch(to_as_server(range(1, 21)), {}, num_workers=2)
-    sizes = [span.num_messages for span in iter(batch.next, None)]
+    batch = Batch(tasks(range(1, 21)), num_workers=2)
+    sizes = [span.num_tasks for span in iter(batch.next, None)]
     assert sizes == [5, 3, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
-def to_as_server(nodes: Sequence[int]) -> list[Message]:
+def tasks(nodes: Sequence[int]) -> list[MessageTask]:
     with acting_as(SERVER_NODE_ID):
-        return to(order(), nodes)
+        return [MessageTask(message) for message in to(order(), nodes)]
 
 
 def test_workers_keep_to_their_threads(workers: Grid) -> None:

@@ -1,11 +1,11 @@
-"""One client answers one message: what counts as an answer, and what as which failure."""
+"""Clients answer, one alone or several together: what counts as an answer, and what as which failure."""
 
 import logging
 import time
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
-from flwr.app import Context, Error, Message, Metadata, RecordDict
-from flwr.app.message.message import make_message
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
 
 from fedhp.simulation.identity import RUN_ID, acting_as
@@ -21,19 +21,38 @@ class App(Protocol):
         ...
 
 
-class Job(NamedTuple):
-    """One message for one node; ``state`` is what the node's context held after its last answer.
+class Value(Protocol):
+    """What several clients come to together, as their app has it."""
 
-    ``payload`` says which of the contents that travel along is the message's: many nodes share one.
-    """
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of the arrays inside."""
+        ...
 
-    payload: int
-    metadata: Metadata
-    state: RecordDict | None
 
-    def message(self, payloads: "tuple[RecordDict, ...]") -> Message:
-        """Returns the message as the client gets it."""
-        return make_message(metadata=self.metadata, content=payloads[self.payload])
+class CohortApp(Protocol):
+    """Answers for several clients that are sent the same; opaque to the simulation, as what it returns is."""
+
+    def __call__(self, content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: float) -> Value:
+        """Answers.
+
+        Args:
+            content: What each of the clients is sent.
+            nodes: Their node configurations.
+            seconds: How long one of them may take; whoever takes longer has failed.
+        """
+        ...
+
+
+class Lost(NamedTuple):
+    """What stands for an answer that there is none: ``"stage: cause"``."""
+
+    reason: str
+
+    @property
+    def payload_bytes(self) -> int:
+        """None."""
+        return 0
 
 
 class Answer(NamedTuple):
@@ -69,19 +88,44 @@ def answer(app: App, num_nodes: int, seconds: float, message: Message, state: Re
             reply = app(message, context)
     except (Exception, SystemExit) as error:
         logger.debug("the client of node %d failed", node_id, exc_info=True)
-        reason = f"{getattr(error, 'stage', 'client')}: {type(error).__name__}: {error}"
-        result = failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason)
+        result = failure(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, cause(error))
     else:
         result = _checked(message, reply, context.state if context.state or state is not None else None)
     late = time.monotonic() - started > seconds
-    return timed_out(message, seconds) if late else result
+    return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, too_late(seconds)) if late else result
+
+
+def answer_together(
+    app: CohortApp, num_nodes: int, seconds: float, content: RecordDict, nodes: Sequence[int]
+) -> Value:
+    """Runs a cohort's app; what it does not foresee is lost for all of them."""
+    try:
+        return app(content, [node_config(node_id, num_nodes) for node_id in nodes], seconds)
+    except (Exception, SystemExit) as error:
+        logger.debug("the clients of nodes %s failed together", nodes, exc_info=True)
+        return Lost(cause(error))
+
+
+def node_config(node_id: int, num_nodes: int) -> dict[str, Any]:
+    """Returns what a simulated node knows of itself."""
+    return {"partition-id": node_id - 1, "num-partitions": num_nodes, "fedhp-simulation": True}
+
+
+def cause(error: BaseException) -> str:
+    """Says what a client raised, after the stage that it names."""
+    return f"{getattr(error, 'stage', 'client')}: {type(error).__name__}: {error}"
+
+
+def too_late(seconds: float) -> str:
+    """Says that a client took longer than it may."""
+    return f"timeout: client took longer than {seconds:g} s"
 
 
 def _context(node_id: int, num_nodes: int, state: RecordDict | None) -> Context:
     return Context(
         run_id=RUN_ID,
         node_id=node_id,
-        node_config={"partition-id": node_id - 1, "num-partitions": num_nodes, "fedhp-simulation": True},
+        node_config=node_config(node_id, num_nodes),
         state=RecordDict() if state is None else state,
         run_config={},
     )
@@ -101,9 +145,3 @@ def _checked(message: Message, reply: object, state: RecordDict | None) -> Answe
 def failure(message: Message, code: int, reason: str) -> Answer:
     """Returns an error reply."""
     return Answer(Message(Error(code=code, reason=reason), reply_to=message))
-
-
-def timed_out(message: Message, seconds: float) -> Answer:
-    """Returns the error reply of a client that took too long."""
-    reason = f"timeout: client took longer than {seconds:g} s"
-    return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, reason)

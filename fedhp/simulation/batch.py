@@ -1,14 +1,12 @@
-"""What is left of one exchange: messages to send, answers to read in order. No Ray here."""
+"""What is left of one exchange: tasks to send, answers to read in order. No Ray here."""
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import Message, RecordDict
-
-from fedhp.simulation.answering import Answer, Job
+from fedhp.simulation.tasks import Job, Task
 
 LARGEST_CHUNK = 64
 _CHUNKS_AT_ONCE = 2
@@ -16,53 +14,45 @@ _CHUNKS_AT_ONCE = 2
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Messages ``start`` to ``stop``, and how often they were in a worker's hands when it died."""
+    """Tasks ``start`` to ``stop``, and how often they were in a worker's hands when it died."""
 
     start: int
     stop: int
     strikes: int = 0
 
     @property
-    def num_messages(self) -> int:
-        """How many messages."""
+    def num_tasks(self) -> int:
+        """How many tasks."""
         return self.stop - self.start
 
     def split(self, num_first: int) -> "tuple[Span, Span]":
-        """Returns the first ``num_first`` messages and the others."""
+        """Returns the first ``num_first`` tasks and the others."""
         middle = self.start + num_first
         return replace(self, stop=middle), replace(self, start=middle)
 
 
 class Batch:
-    """The messages of one exchange, cut into spans.
+    """The tasks of one exchange, cut into spans.
 
     Attributes:
-        messages: All messages.
-        unread: Index of the next message whose answer is to be read.
+        tasks: All tasks.
+        unread: Index of the next task whose answer is to be read.
 
     Args:
-        messages: All messages.
-        states: Context states by node id.
+        tasks: All tasks.
         num_workers: How many workers share them.
-        largest_chunk: The most messages in a span.
+        largest_chunk: The most tasks in a span.
     """
 
-    def __init__(
-        self,
-        messages: Sequence[Message],
-        states: Mapping[int, RecordDict],
-        num_workers: int,
-        largest_chunk: int = LARGEST_CHUNK,
-    ) -> None:
-        self.messages = messages
+    def __init__(self, tasks: Sequence[Task], num_workers: int, largest_chunk: int = LARGEST_CHUNK) -> None:
+        self.tasks = tasks
         self.unread = 0
-        self._states = states
-        self._todo = list(_spans(len(messages), num_workers, largest_chunk))
+        self._todo = list(_spans(len(tasks), num_workers, largest_chunk))
         # Answers that wait for an earlier one stay in the object store; this bounds how many.
-        largest = max((span.num_messages for span in self._todo), default=1)
+        largest = max((span.num_tasks for span in self._todo), default=1)
         self._reach = largest * num_workers * _CHUNKS_AT_ONCE
         self._done: dict[int, tuple[Span, Any]] = {}
-        self._users = Counter(id(message.content) for message in messages)
+        self._users = Counter(id(task.content) for task in tasks)
         self._references: dict[int, Any] = {}
 
     def next(self, suspects: bool = True) -> Span | None:
@@ -77,11 +67,11 @@ class Batch:
 
     def again(self, span: Span) -> None:
         """Puts a span back."""
-        if span.num_messages:
+        if span.num_tasks:
             heapq.heappush(self._todo, span)
 
     def again_one_by_one(self, span: Span, strikes: int) -> None:
-        """Puts a span's messages back singly, so that only the culprit among them fails."""
+        """Puts a span's tasks back singly, so that only the culprit among them fails."""
         for index in range(span.start, span.stop):
             self.again(Span(index, index + 1, strikes))
 
@@ -93,9 +83,9 @@ class Batch:
         """Takes the span at the reader's place and its answers, if they are there."""
         return self._done.pop(self.unread, None)
 
-    def read(self, answer: Answer) -> Answer:
-        """Counts an answer as read, and forgets a payload that was its message's alone to use."""
-        key = id(self.messages[self.unread].content)
+    def read(self, answer: Any) -> Any:
+        """Counts an answer as read, and forgets a payload that was its task's alone to use."""
+        key = id(self.tasks[self.unread].content)
         self._users[key] -= 1
         if not self._users[key]:
             self._references.pop(key, None)
@@ -106,30 +96,28 @@ class Batch:
         """Returns a span's jobs and the references of the payloads that they count on.
 
         Args:
-            span: Which messages.
+            span: Which tasks.
             put: Stores a content and returns its reference; called once per distinct content.
         """
         places: dict[int, int] = {}
-        jobs = []
-        for message in self.messages[span.start : span.stop]:
-            key = id(message.content)
+        jobs = list[Job]()
+        for task in self.tasks[span.start : span.stop]:
+            key = id(task.content)
             if key not in self._references:
-                self._references[key] = put(message.content)
-            place = places.setdefault(key, len(places))
-            state = self._states.get(message.metadata.dst_node_id)
-            jobs.append(Job(place, message.metadata, state))
+                self._references[key] = put(task.content)
+            jobs.append(task.job(places.setdefault(key, len(places))))
         return jobs, [self._references[key] for key in places]
 
 
-def _spans(num_messages: int, num_workers: int, largest_chunk: int) -> Iterator[Span]:
-    """Cuts messages into spans that shrink towards the end, so that no worker waits long for another.
+def _spans(num_tasks: int, num_workers: int, largest_chunk: int) -> Iterator[Span]:
+    """Cuts tasks into spans that shrink towards the end, so that no worker waits long for another.
 
-    Each is half of a worker's even part of what is left: large first spans save calls, single messages at the
+    Each is half of a worker's even part of what is left: large first spans save calls, single tasks at the
     end level the load. With larger ones plain averaging goes through faster, and workers wait twice as long
     for each other at the end of a round of slower clients.
     """
     start = 0
-    while start < num_messages:
-        size = max(1, min(largest_chunk, (num_messages - start) // (2 * num_workers)))
+    while start < num_tasks:
+        size = max(1, min(largest_chunk, (num_tasks - start) // (2 * num_workers)))
         yield Span(start, start + size)
         start += size

@@ -36,25 +36,25 @@ _SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
 @contextmanager
 def open_pool(
     config: "SimulationConfig",
-    client_app: str,
-    num_nodes: int,
+    apps: tuple[str, str, int],
     message_bytes: int,
     on_note: Callable[[str], None],
 ) -> Iterator[Pool]:
     """Opens workers on a local Ray of our own, or on the cluster that the configuration names.
 
-    A Ray that this process has already joined is used, and left as it is.
+    A Ray that this process has already joined is used, and left as it is. What workers make their `Apps` of
+    is ``apps``.
 
     Raises:
         FedhpError: If the workers do not start, or the cluster has too few GPUs.
     """
-    ours = not ray.is_initialized()
+    ours, num_nodes = not ray.is_initialized(), apps[-1]
     try:
         if ours:
             join_ray(config, num_nodes, message_bytes)
         num_workers = min(_num_workers(config), num_nodes)
         _check_gpus(config, num_workers)
-        crew = RayCrew(_starter(config, client_app, num_nodes, num_workers))
+        crew = RayCrew(_starter(config, apps, num_workers))
         pool = Pool(crew, num_workers, on_note, largest_chunk(message_bytes))
         try:
             yield pool
@@ -196,7 +196,7 @@ def _check_gpus(config: "SimulationConfig", num_workers: int) -> None:
 
 
 def _starter(
-    config: "SimulationConfig", client_app: str, num_nodes: int, num_workers: int
+    config: "SimulationConfig", apps: tuple[str, str, int], num_workers: int
 ) -> Callable[[], object]:
     # More workers than cores is the user's choice; reserving cores then would wait for ever.
     crowded = num_workers > ray.cluster_resources().get("CPU", 0)
@@ -206,4 +206,4 @@ def _starter(
         scheduling_strategy="SPREAD",
         runtime_env={"env_vars": worker_environment(config.threads_per_worker)},
     )
-    return lambda: actor.remote(client_app, num_nodes, config.threads_per_worker)
+    return lambda: actor.remote(*apps, config.threads_per_worker)

@@ -1,8 +1,8 @@
 """A Flower ``Grid`` over simulated nodes; who runs the clients is the executor's business."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -11,19 +11,17 @@ from flwr.supercore.run import Run
 
 from fedhp.simulation.answering import Answer, failure
 from fedhp.simulation.identity import RUN_ID
+from fedhp.simulation.tasks import Cohort, MessageTask, Task
 
 
 class Executor(Protocol):
     """Runs clients, here or elsewhere."""
 
-    def run(
-        self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
-    ) -> Iterator[Answer]:
-        """Yields one answer per message, in the order of the messages.
+    def run(self, tasks: Sequence[Task], seconds: float) -> Iterator[Any]:
+        """Yields one answer per task, in the order of the tasks.
 
         Args:
-            messages: At most one per node.
-            states: Context states by node id, of the nodes that have one.
+            tasks: At most one per node.
             seconds: How long one client may take.
         """
         ...
@@ -34,9 +32,15 @@ class SimulatedGrid(Grid):
 
     Replies come in the order of the messages, whoever is faster, so that a run depends neither on
     the number of workers nor on the machine. One stream of replies at a time.
+
+    Attributes:
+        takes_cohorts: Whether several nodes can be asked together: whether there is an app for them.
     """
 
-    def __init__(self, executor: Executor, num_nodes: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, executor: Executor, num_nodes: int, timeout_seconds: float, takes_cohorts: bool = False
+    ) -> None:
+        self.takes_cohorts = takes_cohorts
         self._executor = executor
         self._num_nodes = num_nodes
         self._timeout_seconds = timeout_seconds
@@ -91,8 +95,21 @@ class SimulatedGrid(Grid):
             timeout: Seconds that ONE client may take, if less than the grid's own limit. A limit on
                 the whole exchange would let the outcome depend on the number of workers.
         """
-        seconds = min(self._timeout_seconds, timeout or self._timeout_seconds)
-        return self._stream(self._stamp(messages), seconds)
+        return self._stream(self._stamp(messages), self._seconds(timeout))
+
+    def ask_together(self, cohorts: Sequence[Cohort], timeout: float | None = None) -> Iterator[Any]:
+        """Returns a stream of answers, in the order of the cohorts: values of their app, or `Lost`.
+
+        A cohort is never divided: one worker answers for all of it. Nodes asked so keep no state.
+
+        Args:
+            cohorts: Nodes of this grid, each in one cohort at most.
+            timeout: As of `send_and_receive`.
+        """
+        return self._executor.run(cohorts, self._seconds(timeout))
+
+    def _seconds(self, timeout: float | None) -> float:
+        return min(self._timeout_seconds, timeout or self._timeout_seconds)
 
     def _stamp(self, messages: Iterable[Message]) -> list[Message]:
         stamped = list(messages)
@@ -106,7 +123,8 @@ class SimulatedGrid(Grid):
 
     def _answers(self, wave: Sequence[Message], seconds: float) -> Iterator[Answer]:
         known = [message for message in wave if self._has_node_of(message)]
-        answers = self._executor.run(known, self._states, seconds)
+        tasks = [MessageTask(one, self._states.get(one.metadata.dst_node_id)) for one in known]
+        answers = self._executor.run(tasks, seconds)
         if len(known) == len(wave):
             return answers
         return (next(answers) if self._has_node_of(message) else self._nobody(message) for message in wave)

@@ -1,11 +1,13 @@
-"""Finding the client app by reference, and keeping torch to its threads."""
+"""Finding the apps by reference, and keeping torch to its threads."""
 
 import sys
+from typing import cast
 
 from flwr.clientapp import ClientApp
 
 from fedhp.errors import FedhpError
 from fedhp.references import resolve
+from fedhp.simulation.answering import CohortApp
 
 
 def load_app(reference: str) -> ClientApp:
@@ -19,6 +21,19 @@ def load_app(reference: str) -> ClientApp:
     if not isinstance(app, ClientApp):
         raise FedhpError(f"'{reference}' must name a flwr.clientapp.ClientApp, found a {type(app).__name__}")
     return app
+
+
+def load_cohort_app(reference: str) -> CohortApp:
+    """Returns what answers for several clients, which ``"module:attr"`` names.
+
+    Raises:
+        FedhpError: If there is no such module or attribute, or it cannot be called.
+        ImportError: If the module exists and fails to import something of its own.
+    """
+    app = resolve(reference)
+    if not callable(app):
+        raise FedhpError(f"'{reference}' must name a function, found a {type(app).__name__}")
+    return cast(CohortApp, app)
 
 
 def limit_threads(num_threads: int) -> int | None:

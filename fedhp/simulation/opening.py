@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flwr.serverapp import Grid
-
 from fedhp.errors import require
 from fedhp.simulation.grid import Executor, SimulatedGrid
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
 from fedhp.simulation.loading import limit_threads, load_app
 from fedhp.simulation.local import LocalExecutor
 from fedhp.simulation.signals import keeping_handlers
+from fedhp.simulation.tasks import Apps
 from fedhp.simulation.turn import TURN
 
 if TYPE_CHECKING:
@@ -34,7 +33,8 @@ def open_grid(
     timeout_seconds: float,
     on_note: Callable[[str], None] | None = None,
     message_bytes: int = 0,
-) -> Iterator[Grid]:
+    cohort_app: str = "",
+) -> Iterator[SimulatedGrid]:
     """Opens a grid of simulated nodes that run a client app.
 
     Inside the block this process writes messages as the server; after it, a Ray that was started
@@ -48,16 +48,19 @@ def open_grid(
             through in a given time depends on the workers, and results must not.
         on_note: Called with a line for the user when a worker had to be replaced.
         message_bytes: What the largest messages are expected to hold; a local Ray makes room for them.
+        cohort_app: What answers for several nodes that are asked together, a function as
+            `fedhp.simulation.answering.CohortApp`, as ``"module:attr"``; empty where none is.
 
     Raises:
-        FedhpError: If the app cannot be found or the workers do not start.
+        FedhpError: If an app cannot be found or the workers do not start.
         MissingExtraError: If workers are asked for and Ray is not installed.
     """
-    opener = _local(config, client_app, num_nodes)
+    apps = client_app, cohort_app, num_nodes
+    opener = _local(config, apps)
     if config.num_workers != 0:
-        opener = _pool(config, client_app, num_nodes, message_bytes, on_note or _silent)
+        opener = _pool(config, apps, message_bytes, on_note or _silent)
     with TURN, opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
-        yield SimulatedGrid(executor, num_nodes, timeout_seconds)
+        yield SimulatedGrid(executor, num_nodes, timeout_seconds, bool(cohort_app))
 
 
 def need_ray(purpose: str) -> None:
@@ -72,11 +75,11 @@ def need_ray(purpose: str) -> None:
 
 
 @contextmanager
-def _local(config: "SimulationConfig", client_app: str, num_nodes: int) -> Iterator[Executor]:
-    app = load_app(client_app)
+def _local(config: "SimulationConfig", apps: tuple[str, str, int]) -> Iterator[Executor]:
+    loaded = Apps(*apps)
     before = limit_threads(config.threads_per_worker)
     try:
-        yield LocalExecutor(app, num_nodes)
+        yield LocalExecutor(loaded)
     finally:
         if before is not None:
             limit_threads(before)
@@ -85,15 +88,14 @@ def _local(config: "SimulationConfig", client_app: str, num_nodes: int) -> Itera
 @contextmanager
 def _pool(
     config: "SimulationConfig",
-    client_app: str,
-    num_nodes: int,
+    apps: tuple[str, str, int],
     message_bytes: int,
     on_note: Callable[[str], None],
 ) -> Iterator[Executor]:
     need_ray("simulation with workers")
     from fedhp.simulation.cluster import open_pool
 
-    with open_pool(config, client_app, num_nodes, message_bytes, on_note) as pool:
+    with open_pool(config, apps, message_bytes, on_note) as pool:
         yield pool
 
 

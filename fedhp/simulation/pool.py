@@ -2,15 +2,12 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from flwr.app import Message, RecordDict
-from flwr.common.constant import ErrorCode
-
-from fedhp.simulation.answering import Answer, failure, timed_out
 from fedhp.simulation.batch import LARGEST_CHUNK, Batch, Span
 from fedhp.simulation.environment import SLICE_BYTES
+from fedhp.simulation.tasks import Task
 from fedhp.simulation.worker import SLICE_SECONDS, Report
 from fedhp.simulation.workers import Crew, Dispatched, Lane, LostChunkError, WorkerDiedError, Workers
 
@@ -27,7 +24,7 @@ class Pool:
         crew: Runs the workers.
         num_workers: How many.
         on_note: Called with a line for the user whenever a worker had to be replaced.
-        largest_chunk: The most messages that a worker is handed at a time.
+        largest_chunk: The most tasks that a worker is handed at a time.
 
     Raises:
         FedhpError: If the workers do not start.
@@ -48,15 +45,13 @@ class Pool:
         """Ends the workers."""
         self._workers.close()
 
-    def run(
-        self, messages: Sequence[Message], states: Mapping[int, RecordDict], seconds: float
-    ) -> Iterator[Answer]:
+    def run(self, tasks: Sequence[Task], seconds: float) -> Iterator[Any]:
         """See `fedhp.simulation.grid.Executor`."""
         for lane in self._lanes:
             if lane.queue:  # a reader went away before the end of its stream
                 self._workers.replace(lane)
-        batch = Batch(messages, states, len(self._lanes), self._largest_chunk)
-        while batch.unread < len(messages):
+        batch = Batch(tasks, len(self._lanes), self._largest_chunk)
+        while batch.unread < len(tasks):
             self._collect(batch, seconds, wait=False)
             self._dispatch(batch, seconds)
             if done := batch.ready():
@@ -79,9 +74,10 @@ class Pool:
         report, answers = self._crew.send(lane.worker, jobs, seconds, payloads)
         if not lane.queue:
             lane.head_since = time.monotonic()
-        lane.queue.append(Dispatched(span, report, answers))
+        most = max(len(batch.tasks[index].nodes) for index in range(span.start, span.stop))
+        lane.queue.append(Dispatched(span, most, report, answers))
 
-    def _read(self, batch: Batch, span: Span, answers: Any) -> Iterator[Answer]:
+    def _read(self, batch: Batch, span: Span, answers: Any) -> Iterator[Any]:
         if not isinstance(answers, list):
             try:
                 answers = self._crew.get(answers)
@@ -134,21 +130,20 @@ class Pool:
         _return_waiting(lane, batch)
         self._workers.replace(lane)
         self._on_note(f"a worker took longer than {seconds:g} s at {_clients(batch, span)} and was replaced")
-        if span.num_messages > 1:
+        if span.num_tasks > 1:
             batch.again_one_by_one(span, span.strikes)
         else:
-            batch.finish(span, [timed_out(batch.messages[span.start], seconds)])
+            batch.finish(span, [batch.tasks[span.start].late(seconds)])
 
     def _strike(self, batch: Batch, span: Span, error: LostChunkError) -> None:
-        """Gives messages whose worker failed another chance, alone; a second failure is theirs."""
+        """Gives tasks whose worker failed another chance, alone; a second failure is theirs."""
         logger.debug("a chunk failed", exc_info=error)
         if span.strikes + 1 < _MOST_STRIKES:
             batch.again_one_by_one(span, span.strikes + 1)
             return
         reason = f"worker: {error}"
         for index in range(span.start, span.stop):
-            answer = failure(batch.messages[index], ErrorCode.CLIENT_APP_CRASHED, reason)
-            batch.finish(Span(index, index + 1), [answer])
+            batch.finish(Span(index, index + 1), [batch.tasks[index].failed(reason)])
 
 
 def _return_waiting(lane: Lane, batch: Batch) -> None:
@@ -158,8 +153,9 @@ def _return_waiting(lane: Lane, batch: Batch) -> None:
 
 def _clients(batch: Batch, span: Span) -> str:
     """Names clients as records do: by partition id, which is one less than the node's."""
-    first, last = (batch.messages[i].metadata.dst_node_id - 1 for i in (span.start, span.stop - 1))
-    return f"client {first}" if span.num_messages == 1 else f"clients {first} to {last}"
+    nodes = [node for task in batch.tasks[span.start : span.stop] for node in task.nodes]
+    first, last = min(nodes) - 1, max(nodes) - 1
+    return f"client {first}" if len(nodes) == 1 else f"{len(nodes)} of the clients {first} to {last}"
 
 
 def largest_chunk(message_bytes: int) -> int:

@@ -8,7 +8,7 @@ from flwr.app import RecordDict
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedhp.errors import FedhpError
-from fedhp.simulation.answering import Job
+from fedhp.simulation.tasks import Job
 from fedhp.simulation.workers import START_SECONDS, LostChunkError, WorkerDiedError
 
 

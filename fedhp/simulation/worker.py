@@ -1,13 +1,13 @@
-"""The actor that answers messages, chunk by chunk, in a process of its own."""
+"""The actor that does tasks, chunk by chunk, in a process of its own."""
 
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flwr.app import RecordDict
 
-from fedhp.simulation.answering import Answer, Job, answer
 from fedhp.simulation.environment import SLICE_BYTES
-from fedhp.simulation.loading import limit_threads, load_app
+from fedhp.simulation.loading import limit_threads
+from fedhp.simulation.tasks import Apps, Job
 
 SLICE_SECONDS = 1.0
 
@@ -20,31 +20,30 @@ class Report(NamedTuple):
 
 
 class Worker:
-    """Holds the app and answers messages with it."""
+    """Holds the apps and does tasks with them."""
 
-    def __init__(self, reference: str, num_nodes: int, num_threads: int) -> None:
-        self._reference = reference
+    def __init__(self, client_app: str, cohort_app: str, num_nodes: int, num_threads: int) -> None:
+        self._references = client_app, cohort_app
         self._num_nodes = num_nodes
         self._num_threads = num_threads
 
     def load(self) -> None:
-        """Imports the app; apart from the constructor so that a failure arrives as what it is."""
-        self._app = load_app(self._reference)
+        """Imports the apps; apart from the constructor so that a failure arrives as what it is."""
+        self._apps = Apps(*self._references, self._num_nodes)
         limit_threads(self._num_threads)
 
-    def answer(self, jobs: list[Job], limit: float, *payloads: RecordDict) -> tuple[Report, list[Answer]]:
+    def answer(self, jobs: list[Job], limit: float, *payloads: RecordDict) -> tuple[Report, list[Any]]:
         """Answers a chunk, or only its first jobs if they are slow or their replies large.
 
         ``limit`` is the seconds that one client may take.
         A chunk handed back early can go on elsewhere, costs little if a worker dies, and keeps a
-        timeout about one client; small chunks for all would cost the quick clients their speed.
+        timeout about one task; small chunks for all would cost the quick clients their speed.
         """
         started = time.monotonic()
-        answers: list[Answer] = []
+        answers: list[Any] = []
         num_bytes = 0
         for job in jobs:
-            message = job.message(payloads)
-            result = answer(self._app, self._num_nodes, limit, message, job.state)
+            result = job.run(self._apps, limit, payloads[job.payload])
             answers.append(result)
             num_bytes += result.payload_bytes
             if time.monotonic() - started > SLICE_SECONDS or num_bytes > SLICE_BYTES:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from flwr.app import RecordDict
 
-from fedhp.simulation.answering import Job
 from fedhp.simulation.batch import Span
+from fedhp.simulation.tasks import Job
 from fedhp.simulation.worker import SLICE_SECONDS
 
 START_SECONDS = 180.0
@@ -68,9 +68,10 @@ class Crew(Protocol):
 
 @dataclass
 class Dispatched:
-    """A chunk of messages in a worker's hands: which, and what it will report and answer."""
+    """A chunk of tasks in a worker's hands: which, of at most how many clients each, and what it will say."""
 
     span: Span
+    most_clients: int
     report: Any
     answers: Any
 
@@ -92,11 +93,12 @@ class Lane:
     def deadline(self, seconds: float) -> float:
         """Returns until when its first chunk may run, where one client may take so many seconds.
 
-        A worker hands a chunk back at the end of its slice, so more than a slice above the limit means that
-        one client is over it. Alone, a client has exactly its time.
+        A worker hands a chunk back at the end of its slice, so more than a slice above what one task's
+        clients may take means that one is over it. Alone, a client has exactly its time.
         """
-        extra = SLICE_SECONDS if self.queue[0].span.num_messages > 1 else 0.0
-        return self.head_since + seconds + extra
+        head = self.queue[0]
+        extra = SLICE_SECONDS if head.span.num_tasks > 1 or head.most_clients > 1 else 0.0
+        return self.head_since + head.most_clients * seconds + extra
 
 
 class Workers:
