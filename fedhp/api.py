@@ -19,6 +19,7 @@ from fedhp.model.zoo import architecture
 from fedhp.records.load import load_run, load_state
 from fedhp.records.record import run_folder
 from fedhp.records.result import RunResult
+from fedhp.references import CLIENT_APP
 from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
@@ -26,14 +27,13 @@ from fedhp.run.reporting import reporting
 from fedhp.run.setup import checked_strategy, prepare, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.simulation.opening import open_grid
+from fedhp.simulation.nursery import begun_early
+from fedhp.simulation.opening import open_grid, runs_in_processes
 from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads
 
 _logger = logging.getLogger("fedhp")
 _notes = logging.getLogger("fedhp.notes")
-
-CLIENT_APP = "clients.client_app:app"
 
 _LOAD = "load it with the version of fedhp that wrote it"
 
@@ -60,7 +60,8 @@ def simulate(
     simulation, clients = scenario.simulation, scenario.fleet.num_clients
     timeout = scenario.server.timeout_seconds
     with run_folder(scenario.name, out) as folder:
-        with torch_threads(simulation.threads_per_worker):
+        early = begun_early(CLIENT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
+        with early, torch_threads(simulation.threads_per_worker):
             setup = _prepared(scenario, show)
             grids = open_grid(simulation, CLIENT_APP, clients, timeout, _notes.warning, setup.message_bytes)
             with grids as grid, reporting(scenario, folder, show) as trackers:

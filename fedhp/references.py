@@ -10,6 +10,7 @@ from typing import Any
 from fedhp.choices import did_you_mean
 from fedhp.errors import ScenarioError
 
+CLIENT_APP = "clients.client_app:app"
 _APPS = ("clients", "strategies")
 
 

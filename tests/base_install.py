@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from flwr.app import ConfigRecord
 
-from fedhp.api import CLIENT_APP
 from fedhp.federation import wire
 from fedhp.federation.roster import query_fleet
+from fedhp.references import CLIENT_APP
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.opening import open_grid

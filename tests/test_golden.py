@@ -9,7 +9,7 @@ import pytest
 from flwr.serverapp import Grid
 
 import fedhp
-from fedhp.api import CLIENT_APP
+from fedhp.references import CLIENT_APP
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.reporting import reporting
 from fedhp.run.setup import prepare

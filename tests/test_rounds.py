@@ -9,7 +9,6 @@ from factories import MemoryGrid, reply, same_bits, stamped, trained
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedhp.api import CLIENT_APP
 from fedhp.federation import wire
 from fedhp.federation.device import Device
 from fedhp.federation.roster import query_fleet
@@ -17,6 +16,7 @@ from fedhp.federation.rounds import close_round
 from fedhp.federation.server_state import ServerState
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
+from fedhp.references import CLIENT_APP
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
 from fedhp.run.setup import prepare

@@ -21,6 +21,7 @@ from fedhp.simulation.answering import Lost
 from fedhp.simulation.batch import Batch, Span
 from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
+from fedhp.simulation.nursery import AVAILABLE
 from fedhp.simulation.opening import load_app, open_grid
 from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.tasks import Cohort, MessageTask
@@ -92,12 +93,37 @@ def workers(cluster: None, notes: list[str]) -> Iterator[Grid]:
 
 
 @pytest.fixture(scope="module")
+def process_notes() -> list[str]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def processes(importable: None, process_notes: list[str]) -> Iterator[Grid]:
+    """Workers without Ray; a Ray that this process had joined already would be taken instead."""
+    if not AVAILABLE:
+        pytest.skip("workers are Ray's here")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedhp.simulation.opening.runs_in_processes", lambda _: True)
+        opened = open_grid(config(2), APP, NUM_NODES, 60.0, process_notes.append, cohort_app=TOGETHER)
+        with opened as grid:
+            patch.undo()
+            yield grid
+
+
+@pytest.fixture(scope="module", params=["processes", "workers"])
+def pooled(request: pytest.FixtureRequest) -> tuple[Grid, list[str]]:
+    """A grid of two workers, and the notes on them."""
+    notes = {"processes": "process_notes", "workers": "notes"}[request.param]
+    return request.getfixturevalue(request.param), request.getfixturevalue(notes)
+
+
+@pytest.fixture(scope="module")
 def local() -> Iterator[Grid]:
     with open_grid(config(0), APP, NUM_NODES, 60.0, cohort_app=TOGETHER) as grid:
         yield grid
 
 
-@pytest.fixture(params=["local", "workers"])
+@pytest.fixture(params=["local", "processes", "workers"])
 def grid(request: pytest.FixtureRequest) -> Grid:
     return request.getfixturevalue(request.param)
 
@@ -127,13 +153,16 @@ def test_node_i_holds_partition_i_minus_1(grid: Grid) -> None:
     assert seen(replies, "run") == [RUN_ID, RUN_ID]
 
 
-def test_one_worker_two_workers_and_none_answer_alike(cluster: None, workers: Grid, local: Grid) -> None:
+def test_one_worker_two_workers_and_none_answer_alike(
+    cluster: None, processes: Grid, workers: Grid, local: Grid
+) -> None:
     content = order("raise", nodes=[5, 20])
     with open_grid(config(1), APP, NUM_NODES, 60.0) as single:
-        answers = [[_plain(reply) for reply in ask(g, content)] for g in (single, workers, local)]
+        grids = (single, processes, workers, local)
+        answers = [[_plain(reply) for reply in ask(g, content)] for g in grids]
 
     assert len(answers[0]) == NUM_NODES
-    assert answers[0] == answers[1] == answers[2]
+    assert all(one == answers[0] for one in answers)
 
 
 def _plain(reply: Message) -> tuple[object, ...]:
@@ -229,7 +258,8 @@ def test_a_slow_client_fails_after_the_fact_without_workers(local: Grid) -> None
     assert reasons(replies) == {2: "timeout: client took longer than 0.1 s"}
 
 
-def test_a_stuck_client_is_cut_off_and_only_it_fails(workers: Grid, notes: list[str]) -> None:
+def test_a_stuck_client_is_cut_off_and_only_it_fails(pooled: tuple[Grid, list[str]]) -> None:
+    workers, notes = pooled
     notes.clear()
     messages = to(order("sleep", nodes=[7], seconds=600.0), list(workers.get_node_ids()))
 
@@ -240,14 +270,16 @@ def test_a_stuck_client_is_cut_off_and_only_it_fails(workers: Grid, notes: list[
     assert "a worker took longer than 1 s at client 6 and was replaced" in notes
 
 
-def test_slow_clients_under_the_limit_are_not_cut_off(workers: Grid) -> None:
+def test_slow_clients_under_the_limit_are_not_cut_off(pooled: tuple[Grid, list[str]]) -> None:
     """Four clients of 0.6 s share a chunk; together they pass the limit of 2 s, none does alone."""
+    workers, _ = pooled
     messages = to(order("sleep", nodes=[1, 2, 3, 4], seconds=0.6), list(workers.get_node_ids()))
 
     assert reasons(list(workers.send_and_receive(messages, timeout=2.0))) == {}
 
 
-def test_a_client_that_kills_its_worker_twice_fails_alone(workers: Grid, notes: list[str]) -> None:
+def test_a_client_that_kills_its_worker_twice_fails_alone(pooled: tuple[Grid, list[str]]) -> None:
+    workers, notes = pooled
     notes.clear()
 
     replies = ask(workers, order("die", nodes=[12]))
@@ -297,7 +329,8 @@ def test_stock_fedavg_runs_on_the_grid(cluster: None, num_workers: int) -> None:
     assert result.arrays["w"].numpy() == [2.5]
 
 
-def test_a_reader_that_goes_away_leaves_the_grid_usable(workers: Grid) -> None:
+def test_a_reader_that_goes_away_leaves_the_grid_usable(pooled: tuple[Grid, list[str]]) -> None:
+    workers, _ = pooled
     stream = iter(workers.send_and_receive(to(order("sleep", [1, 2, 3], 30.0), [4, 1, 2, 3])))
     assert next(stream).metadata.src_node_id == 4
     stream.close()
@@ -327,7 +360,8 @@ def test_what_a_cohorts_app_does_not_foresee_is_lost_for_that_cohort_alone(grid:
     assert (one.partitions, last.partitions) == ([0, 1], [6, 7])
 
 
-def test_a_cohort_that_kills_its_worker_twice_is_lost_alone(workers: SimulatedGrid, notes: list[str]) -> None:
+def test_a_cohort_that_kills_its_worker_twice_is_lost_alone(pooled: tuple[SimulatedGrid, list[str]]) -> None:
+    workers, notes = pooled
     notes.clear()
     one, other, last = workers.ask_together(cohorts(order("die", nodes=[4]), 2, 4, 2))
     assert other == Lost("worker: the process died while the client ran")
@@ -335,8 +369,11 @@ def test_a_cohort_that_kills_its_worker_twice_is_lost_alone(workers: SimulatedGr
     assert "a worker died at 4 of the clients 2 to 5 and was replaced" in notes
 
 
-def test_a_cohort_may_take_as_long_as_each_of_its_clients_may(workers: SimulatedGrid) -> None:
+def test_a_cohort_may_take_as_long_as_each_of_its_clients_may(
+    pooled: tuple[SimulatedGrid, list[str]],
+) -> None:
     """Four clients may take 0.4 s each, and a slice of a second more: 2 s are enough, 600 s are not."""
+    workers, _ = pooled
     asked = cohorts(order("sleep", nodes=[3, 5], seconds=2.0), 2, 4, 2)
     assert [type(one) is Lost for one in workers.ask_together(asked, timeout=0.4)] == [False, False, False]
     asked = cohorts(order("sleep", nodes=[3], seconds=600.0), 2, 4, 2)
@@ -418,7 +455,8 @@ def tasks(nodes: Sequence[int]) -> list[MessageTask]:
         return [MessageTask(message) for message in to(order(), nodes)]
 
 
-def test_workers_keep_to_their_threads(workers: Grid) -> None:
+def test_workers_keep_to_their_threads(pooled: tuple[Grid, list[str]]) -> None:
+    workers, _ = pooled
     assert set(seen(ask(workers, order()), "threads")) == {1}
 
 
@@ -490,16 +528,20 @@ def test_a_missing_app_is_named_by_the_workers_too(cluster: None) -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"num_workers=0.*'fedhp\[sim\]'"):  # noqa: SIM117
-        with open_grid(config(2), APP, 1, 60.0):
+        with open_grid(config(2, "local"), APP, 1, 60.0):
             pass
 
 
-def test_without_workers_ray_is_not_imported() -> None:
+@pytest.mark.parametrize(
+    "num_workers",
+    [0, pytest.param(1, marks=pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here"))],
+)
+def test_where_nobody_asks_for_ray_it_is_not_imported(num_workers: int) -> None:
     code = (
         "import sys\n"
         "from fedhp.scenario.schema import SimulationConfig\n"
         "from fedhp.simulation.opening import open_grid\n"
-        f"with open_grid(SimulationConfig(num_workers=0), '{APP}', 2, 1.0): pass\n"
+        f"with open_grid(SimulationConfig(num_workers={num_workers}), '{APP}', 2, 1.0): pass\n"
         "assert 'ray' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env=_environment(), cwd="/")
@@ -553,13 +595,14 @@ def test_an_existing_cluster_of_two_nodes_is_used_whole(tmp_path: Path) -> None:
 
 
 INTERRUPTED = f"""
+import sys
 import psutil
 from flwr.app import ConfigRecord, Message, RecordDict
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation.opening import open_grid
 
 order = ConfigRecord({{"do": "sleep", "nodes": [1, 2], "seconds": 600.0}})
-with open_grid(SimulationConfig(num_workers=2), "{APP}", 2, 600.0) as grid:
+with open_grid(SimulationConfig(num_workers=2, address=sys.argv[1]), "{APP}", 2, 600.0) as grid:
     replies = grid.send_and_receive(
         [Message(RecordDict({{"order": order}}), node, "train") for node in (1, 2)]
     )
@@ -620,11 +663,15 @@ def test_a_signal_need_not_wait_until_a_ray_elsewhere_has_answered(monkeypatch: 
         signal.signal(signal.SIGTERM, before)
 
 
-def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
+@pytest.mark.parametrize(("how", "address"), [("SIGINT", "local"), ("SIGINT", ""), ("SIGKILL", "")])
+def test_who_is_interrupted_or_killed_leaves_no_process_behind(
+    how: str, address: str, tmp_path: Path
+) -> None:
+    if address or not AVAILABLE:
+        pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
     process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED],
+        [sys.executable, "-c", INTERRUPTED, address],
         cwd=tmp_path,
         env=_environment(),
         stdout=subprocess.PIPE,
@@ -633,11 +680,11 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     started = [int(pid) for pid in process.stdout.readline().split()]
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[how])
     _, errors = process.communicate(timeout=60)
 
-    assert len(started) >= 4, errors  # Ray's two daemons and the two workers, at the least
-    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert len(started) >= 3, errors  # two workers and what started them, at the least
+    assert how == "SIGKILL" or errors.rstrip().endswith("KeyboardInterrupt")
     left = [psutil.Process(pid) for pid in started if psutil.pid_exists(pid)]
     _, alive = psutil.wait_procs(left, timeout=10)
     assert alive == []

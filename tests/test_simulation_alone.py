@@ -1,4 +1,4 @@
-"""A local Ray is this process's own: nobody else reaches it, it takes no signal, one run has it at a time."""
+"""Workers are this process's own: nobody else reaches a local Ray, it takes no signal, one run at a time."""
 
 import os
 import signal
@@ -11,8 +11,12 @@ from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from typer.testing import CliRunner
 
+from fedhp.cli import app
 from fedhp.scenario.schema import SimulationConfig
+from fedhp.simulation import nursery
+from fedhp.simulation.nursery import AVAILABLE
 from fedhp.simulation.opening import open_grid
 from fedhp.sweep.running import open_tasks
 
@@ -21,6 +25,7 @@ APP = "simulated_app:app"
 
 LISTENING = f"""
 import psutil
+from fedhp.cli import app
 from fedhp.scenario.schema import SimulationConfig
 from fedhp.simulation.opening import open_grid
 
@@ -31,7 +36,7 @@ def places():
             if place.status == psutil.CONN_LISTEN:
                 yield place.laddr.ip.removeprefix("::ffff:")
 
-with open_grid(SimulationConfig(num_workers=1), "{APP}", 1, 60.0):
+with open_grid(SimulationConfig(num_workers=1, address="local"), "{APP}", 1, 60.0):
     print(*places())
 import os
 print(os.environ.get("RAY_AUTH_MODE"))
@@ -97,17 +102,19 @@ def test_ray_takes_no_signal_while_it_starts_or_ends(monkeypatch):
 
 
 @pytest.mark.integration
-def test_a_sigterm_within_a_start_ends_the_command(tmp_path):
-    """Of Ray, which takes seconds to start.
+@pytest.mark.parametrize("address", ["local", ""])
+def test_a_sigterm_within_a_start_ends_the_command(address, tmp_path):
+    """Of Ray, which takes seconds to start, and of processes of our own.
 
-    The signal goes to the whole process group, as `timeout` and service managers send it; Ray's processes are
-    to be ended by the command.
+    The signal goes to the whole process group, as `timeout` and service managers send it; the others are to
+    be ended by the command.
     """
-    pytest.importorskip("ray", reason="Ray is not installed")
+    if address:
+        pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
-    command = [sys.executable, "-m", "fedhp", "run", "quickstart", "simulation.num_workers=1", "rounds=200"]
+    keys = ["simulation.num_workers=1", f"simulation.address='{address}'", "rounds=200"]
     process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "record")],
+        [sys.executable, "-m", "fedhp", "run", "quickstart", *keys, "--out", str(tmp_path / "record")],
         env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -127,7 +134,7 @@ def test_a_sigterm_within_a_start_ends_the_command(tmp_path):
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.integration)])
 def test_simulations_of_two_threads_take_turns(num_workers):
-    if num_workers:
+    if num_workers and not AVAILABLE:
         pytest.importorskip("ray", reason="Ray is not installed")
     together, most = [0], [0]
     start = threading.Barrier(2)
@@ -156,3 +163,15 @@ def test_one_thread_may_open_what_it_likes_at_once():
         open_grid(SimulationConfig(num_workers=0), APP, 2, 60.0) as two,
     ):
         assert (one.get_node_ids(), two.get_node_ids()) == ([1], [1, 2])
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here")
+@pytest.mark.parametrize("wrong", ["rounds=0", "prune.target_compression=1000"])
+def test_a_scenario_that_is_refused_ends_what_was_begun_for_its_workers(wrong, tmp_path, monkeypatch):
+    """Whether it is refused as it is read, or once its data is open."""
+    begun = []
+    start = nursery.Nursery
+    monkeypatch.setattr(nursery, "Nursery", lambda *given: begun.append(start(*given)) or begun[-1])
+    done = CliRunner().invoke(app, ["run", "quickstart", wrong, "--out", str(tmp_path / "record")])
+    assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+    assert [one._process.poll() for one in begun] == [-signal.SIGKILL]

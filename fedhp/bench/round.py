@@ -12,7 +12,6 @@ import torch
 from flwr.serverapp import Grid
 from torch import nn
 
-from fedhp.api import CLIENT_APP
 from fedhp.data.parts import client_shard
 from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
@@ -20,6 +19,7 @@ from fedhp.federation.rounds import close_round
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.building import initial_state
 from fedhp.model.zoo import architecture
+from fedhp.references import CLIENT_APP
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario

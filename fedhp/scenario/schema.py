@@ -61,10 +61,12 @@ class SimulationConfig:
     """Where simulated clients run.
 
     Attributes:
-        num_workers: Ray workers; -1 takes one per core, 0 runs the clients in the server's process, without
-            Ray.
-        address: Address of a Ray cluster that runs already; empty starts a local one for the run.
-        gpus_per_worker: GPUs, or a fraction of one, that each worker reserves.
+        num_workers: Processes that train clients; -1 takes one per core, 0 runs the clients in the server's
+            process.
+        address: Address of a Ray cluster that runs already, whose workers train then; ``local`` starts a Ray
+            of this machine for the run. Empty takes processes beside the server's, on Linux without Ray.
+        gpus_per_worker: GPUs, or a fraction of one, that each worker reserves; of Ray, also where no address
+            is given.
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
     """
 

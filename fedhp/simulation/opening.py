@@ -6,8 +6,9 @@ results do not depend on the number of workers.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
 from fedhp.errors import require
@@ -15,6 +16,7 @@ from fedhp.simulation.grid import Executor, SimulatedGrid
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
 from fedhp.simulation.loading import limit_threads, load_app
 from fedhp.simulation.local import LocalExecutor
+from fedhp.simulation.nursery import AVAILABLE
 from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.tasks import Apps
 from fedhp.simulation.turn import TURN
@@ -56,9 +58,10 @@ def open_grid(
         MissingExtraError: If workers are asked for and Ray is not installed.
     """
     apps = client_app, cohort_app, num_nodes
-    opener = _local(config, apps)
-    if config.num_workers != 0:
-        opener = _pool(config, apps, message_bytes, on_note or _silent)
+    if config.num_workers == 0:
+        opener = _local(config, apps)
+    else:
+        opener = _pool(config)(config, apps, message_bytes, on_note or _silent)
     with TURN, opener as executor, acting_as(SERVER_NODE_ID), _quiet_flower():
         yield SimulatedGrid(executor, num_nodes, timeout_seconds, bool(cohort_app))
 
@@ -85,18 +88,23 @@ def _local(config: "SimulationConfig", apps: tuple[str, str, int]) -> Iterator[E
             limit_threads(before)
 
 
-@contextmanager
-def _pool(
-    config: "SimulationConfig",
-    apps: tuple[str, str, int],
-    message_bytes: int,
-    on_note: Callable[[str], None],
-) -> Iterator[Executor]:
+def _pool(config: "SimulationConfig") -> Callable[..., AbstractContextManager[Executor]]:
+    """Returns what opens the workers: Ray where its cluster or its GPUs are asked for, or it is there."""
+    if runs_in_processes(config):
+        from fedhp.simulation.processes import open_processes
+
+        return open_processes
     need_ray("simulation with workers")
     from fedhp.simulation.cluster import open_pool
 
-    with open_pool(config, apps, message_bytes, on_note) as pool:
-        yield pool
+    return open_pool
+
+
+def runs_in_processes(config: "SimulationConfig") -> bool:
+    """Says whether workers are processes of this machine, without Ray."""
+    ray = sys.modules.get("ray")
+    joined = ray is not None and ray.is_initialized()
+    return AVAILABLE and not (config.num_workers == 0 or config.address or config.gpus_per_worker or joined)
 
 
 @contextmanager
