@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,14 +19,15 @@ from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PruneConfig
-from fedhp.training import trainer
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.method import ClientRun, Method, begin
+from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import PRUNING
 from fedhp.training.methods import methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
-from fedhp.training.trainer import train_locally
+from fedhp.training.session import Client, Session
+from fedhp.training.stack import Stack
+from fedhp.training.trainer import step_alone, train_locally
 from fedhp.training.update import RoundTask, Update
 
 torch.set_num_threads(1)
@@ -190,11 +190,20 @@ def watched(recipe: Recipe, task: RoundTask, shard: Shard) -> tuple[Update, Clie
     return update, Watch.run
 
 
-def begun(recipe: Recipe, task: RoundTask, shard: Shard) -> Any:
+def begun(recipe: Recipe, task: RoundTask, shard: Shard) -> Session:
     """Returns a client's training before its first step."""
-    session = trainer._Session(recipe, task, shard)
-    begin(session.run)
+    session = Session(recipe, Client(task, shard))
+    session.begin_epoch(0)
     return session
+
+
+def stepped(session: Session) -> None:
+    """Takes a step as the trainer does, but for looking at its memory."""
+    rates = [session.before_step()]
+    if session.layers:
+        Stack([session]).step([session], rates)
+    else:
+        step_alone(session)
 
 
 def small_task(

@@ -14,10 +14,11 @@ from fedhp.model.layout import Layout
 from fedhp.model.noise import _STRIDE, NoiseScale, head_of
 from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
+from fedhp.training import trainer
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import choose_batch
-from fedhp.training.trainer import _Session, train_locally
+from fedhp.training.trainer import train_locally
 
 
 @pytest.mark.parametrize(
@@ -142,14 +143,14 @@ def noisy(**train: float):
 def test_the_batch_grows_with_the_noise_that_was_found(monkeypatch):
     """At the start of every epoch but the first, which knows of none; with the rate scaled by its root."""
     taken, rates = [], []
-    step = _Session._step
+    step = trainer.step_alone
 
-    def spied(session, rows):
-        taken.append(len(rows))
+    def spied(session):
+        taken.append(len(session.rows))
         rates.append(session.run.optimizer.param_groups[0]["lr"])
-        return step(session, rows)
+        return step(session)
 
-    monkeypatch.setattr(_Session, "_step", spied)
+    monkeypatch.setattr(trainer, "step_alone", spied)
     scales = iter([0.0, 17.0, 1000.0])
     monkeypatch.setattr(NoiseScale, "value", property(lambda noise: next(scales)))
     recipe = noisy(lr_schedule="constant")

@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import fedhp
-import fedhp.model.gradients
+import fedhp.training.stack
 
 ROOT = Path(__file__).parent.parent
 MOST_FRAMES = 14
@@ -20,13 +20,13 @@ def own_frames() -> list[str]:
 def test_few_frames_lie_between_the_call_and_the_matrix_product(tmp_path, monkeypatch):
     """Of a client's training in this process, whose dense layers are multiplied in `chain_gradients`."""
     seen = set()
-    multiply = fedhp.model.gradients.chain_gradients
+    multiply = fedhp.training.stack.chain_gradients
 
     def spied(*args, **kwargs):
         seen.add(tuple(own_frames()))
         return multiply(*args, **kwargs)
 
-    monkeypatch.setattr(fedhp.model.gradients, "chain_gradients", spied)
+    monkeypatch.setattr(fedhp.training.stack, "chain_gradients", spied)
     fedhp.simulate("quickstart", tmp_path / "run", rounds=1, **{"simulation.num_workers": 0}, show=False)
     training = [frames for frames in seen if "trainer._step" in frames]
     assert training

@@ -15,6 +15,7 @@ from small_models import (
     random_structure,
     small_recipe,
     small_task,
+    stepped,
 )
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -30,7 +31,7 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import DynHP
 from fedhp.training.optimizers import TrainConfig, state_tensors
-from fedhp.training.trainer import _Session
+from fedhp.training.session import Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)
 
@@ -124,11 +125,11 @@ MANY_CLASSES = architecture(ModelConfig("mlp", [1], 1, prune_inputs=False), (1, 
 
 def test_many_classes_make_the_loss_the_peak():
     """One input, one hidden unit, 50 classes, plain SGD. At rest (2 + 100)*4 + 8 = 416; the loss backward
-    holds three scalars of 16 and, per sample, input and label 12, the hidden unit 4 and three times the 200
-    bytes of logits.
+    holds the step's two scalars of 12 and, per sample, input and label 12, the hidden unit 4 and three times
+    the 200 bytes of logits.
     """
     model = memory_model(MANY_CLASSES, state_slots=0, raw_itemsize=1)
-    assert model.training_bytes({"fc1": 1}, 10) == 416 + 16 + (12 + 4 + 3 * 200) * 10
+    assert model.training_bytes({"fc1": 1}, 10) == 416 + 12 + (12 + 4 + 3 * 200) * 10
 
 
 def test_a_mask_of_absent_classes_takes_its_own_bytes_alone():
@@ -200,7 +201,7 @@ def tracked_session(
     dtype: type = np.uint8,
     state: ModelState | None = None,
     **penalties: float | bool,
-) -> _Session:
+) -> Session:
     """A client in the middle of its training: state allocated, contributions tracked, one step done.
 
     It has samples of the first two classes alone.
@@ -208,13 +209,13 @@ def tracked_session(
     arch = TRACKED[model]
     shard = random_shard(arch.input_shape, 2, batch, dtype=dtype)
     prune = PruneConfig(target_compression=4)
-    recipe = small_recipe(arch, replace(OPTIMISERS[optimiser], **penalties), prune)
+    recipe = small_recipe(arch, replace(OPTIMISERS[optimiser], batch_size=batch, **penalties), prune)
     session = begun(recipe, small_task(recipe, shard, state=state), shard)
-    session._step(np.arange(batch))
+    stepped(session)
     return session
 
 
-def averages(session: _Session) -> list[torch.Tensor]:
+def averages(session: Session) -> list[torch.Tensor]:
     """Returns the contributions, which will be looked at in the next step."""
     (watch,) = (method._watch for method in session.run.methods if isinstance(method, DynHP))
     assert watch is not None
@@ -222,20 +223,20 @@ def averages(session: _Session) -> list[torch.Tensor]:
     return list(watch._average.values())
 
 
-def peak_by_torch(session: _Session, batch: int) -> int:
+def peak_by_torch(session: Session, batch: int) -> int:
     tracker = MemTracker()
     mask = [] if session.run.mask is None else [session.run.mask]
     tracker.track_external(
         session.run.module, *state_tensors(session.run.optimizer), *averages(session), *mask
     )
     with tracker:
-        session._step(np.arange(batch))
+        stepped(session)
     return tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
 
 
-def peak_by_meter(session: _Session, batch: int) -> int:
+def peak_by_meter(session: Session, batch: int) -> int:
     with LiveTensors([*session.run.held(), *averages(session)]) as meter:
-        session._step(np.arange(batch))
+        stepped(session)
     return meter.peak
 
 

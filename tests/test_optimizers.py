@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_models import begun, fancy, random_shard, small_recipe, small_task, watched
+from small_models import begun, fancy, random_shard, small_recipe, small_task, stepped, watched
 from torch import nn
 
 from fedhp.errors import BudgetError, ScenarioError
@@ -242,7 +242,7 @@ def test_units_and_noise_are_judged_by_the_loss_alone(monkeypatch):
     recipe = replace(proximal(prune=replace(PRUNE, start=0.9, end=1.0)), memory=MemoryConfig("noise"))
     recipe = replace(recipe, train=replace(recipe.train, clip_norm=1.0))
     session = begun(recipe, small_task(recipe, SHARD), SHARD)
-    session._step(np.arange(8))
+    stepped(session)
     assert calls == ["NoiseScale", "Contributions", "pull", "clip"]
 
 

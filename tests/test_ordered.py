@@ -14,12 +14,13 @@ from fedhp.errors import ScenarioError
 from fedhp.model.building import initial_state, to_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
+from fedhp.training.alone import training_step
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import OrderedDropout, methods_for
 from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.methods.ordered_dropout import Widths, check_ordered
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state
-from fedhp.training.trainer import train_locally, training_step
+from fedhp.training.trainer import train_locally
 
 ARCH = {case: ARCHITECTURES[case] for case in ("mlp-whole-inputs", "cnn-2-convs", "resnet20-group")}
 

@@ -27,8 +27,8 @@ from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import evidence
 from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
-from fedhp.training import trainer
 from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.stack import Stack
 from fedhp.training.trainer import train_locally
 
 
@@ -198,15 +198,16 @@ def test_the_budget_counts_what_a_regulariser_keeps(name, monkeypatch):
     slots = 3 if name == "halo" else 0
     assert said - without == slots * 4 * ARCH.layout.num_parameters(ARCH.layout.widths)
     peaks = []
-    step = trainer._Session._step
+    step = Stack.step
 
-    def measured(session, rows):
-        with LiveTensors([*session.run.module.parameters(), *state_tensors(session.run.optimizer)]) as meter:
-            result = step(session, rows)
+    def measured(stack, members, rates):
+        (run,) = (member.run for member in members)
+        with LiveTensors([*run.module.parameters(), *state_tensors(run.optimizer)]) as meter:
+            result = step(stack, members, rates)
         peaks.append(meter.peak)
         return result
 
-    monkeypatch.setattr(trainer._Session, "_step", measured)
+    monkeypatch.setattr(Stack, "step", measured)
     monkeypatch.setattr("fedhp.training.meter.PEAKS", {})
     update = train_locally(recipe, small_task(recipe, SHARD, said), SHARD)
     assert 0.95 * said <= max(peaks) <= said

@@ -26,6 +26,7 @@ from fedhp.seeds import generator
 from fedhp.training import batch_statistics, moments, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.evaluation import evaluate
+from fedhp.training.method import local_accuracy
 from fedhp.training.optimizers import TrainConfig, state_tensors
 from fedhp.training.recipe import Recipe, choose_batch
 from fedhp.training.trainer import train_locally
@@ -64,20 +65,18 @@ class Spy:
         self.batches: list[int] = []
         self.rates: list[float] = []
         self.structures: list[Structure] = []
-        step = trainer._Session._step
+        alone, beside = trainer.step_alone, trainer.Stack.step
+        monkeypatch.setattr(trainer, "step_alone", lambda one: self.measured(one, alone, one))
+        monkeypatch.setattr(trainer.Stack, "step", lambda *given: self.measured(given[1][0], beside, *given))
 
-        def spied(session, rows):
-            self.batches.append(len(rows))
-            self.rates.append(session.run.optimizer.param_groups[0]["lr"])
-            self.structures.append(session.run.structure)
-            with LiveTensors(
-                [*session.run.module.parameters(), *state_tensors(session.run.optimizer)]
-            ) as meter:
-                result = step(session, rows)
-            self.peaks.append(meter.peak)
-            return result
-
-        monkeypatch.setattr(trainer._Session, "_step", spied)
+    def measured(self, session, step, *given):
+        self.batches.append(len(session.rows))
+        self.rates.append(session.run.optimizer.param_groups[0]["lr"])
+        self.structures.append(session.run.structure)
+        with LiveTensors([*session.run.module.parameters(), *state_tensors(session.run.optimizer)]) as meter:
+            result = step(*given)
+        self.peaks.append(meter.peak)
+        return result
 
 
 # --- the numbers -----------------------------------------------------------------------------
@@ -505,7 +504,7 @@ def test_evaluation_takes_no_more_than_a_step_with_as_many_samples(arch, batch, 
     run = begun(recipe, small_task(recipe, shard, need), shard).run
     assert run.steps.batch == batch
     with LiveTensors(run.held()) as meter:
-        trainer._local_accuracy(run, held_out, "received")
+        local_accuracy(run, held_out, "received")
     peaks = [peak for key, peak in fedhp.training.meter.PEAKS.items() if key[0] == "evaluation"]
     assert peaks == [meter.peak]
     assert 0.2 * need < meter.peak <= need

@@ -17,12 +17,12 @@ from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
 from fedhp.model.zoo import architecture
-from fedhp.pruning.contributions import STRIDE, Contributions
+from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.criteria import CRITERIA
+from fedhp.training.alone import training_step
 from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.methods.masked_loss import class_mask
 from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
-from fedhp.training.trainer import training_step
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])
@@ -119,8 +119,7 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
         if train.proximal_mu:
             pull_back(optimizer, train.proximal_mu)
 
-    for _ in range(STRIDE):  # so that the next one is looked at
-        training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
+    training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     tracker = MemTracker()
     tracker.track_external(module, *state_tensors(optimizer), *([] if mask is None else [mask]))
     with tracker:

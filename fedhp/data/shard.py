@@ -1,6 +1,8 @@
 """One party's rows of a data set, from which batches are gathered."""
 
+import math
 import zlib
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -105,10 +107,25 @@ class Shard:
             Normalised images, float32 of shape (b, C, H, W), or (b, k) where entries are picked, and
             labels, int64 of shape (b,).
         """
-        rows = self._rows[indices]
-        images = _take(self._images, rows) if inputs is None else _pick(self._images, rows, inputs)
+        return self._gathered(self._rows[indices], [inputs])
+
+    def reads_with(self, other: "Shard") -> bool:
+        """Says whether another shard is of the same data set, and scaled alike."""
+        return self._images is other._images and self._scales == other._scales
+
+    def _gathered(
+        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gathers rows of the data set, in as many equal parts as entries are picked of each."""
+        first = inputs[0]
+        if first is None:
+            images = _take(self._images, rows)
+        elif len(inputs) == 1:
+            images = _pick(self._images, rows, first)
+        else:
+            images = _pick_each(self._images, rows, np.stack([own for own in inputs if own is not None]))
         images = images.to(torch.float32)
-        for part, (mean, std) in zip(self._parts(images, inputs), self._scales, strict=True):
+        for part, (mean, std) in zip(self._parts(images, first), self._scales, strict=True):
             part.sub_(mean).div_(std)
         return images, _take(self._labels, rows)
 
@@ -121,6 +138,32 @@ class Shard:
         channels, height, width = self.input_shape
         ends = np.searchsorted(inputs, height * width * np.arange(1, channels))
         return list(images.tensor_split(ends.tolist(), dim=1))
+
+
+def together(
+    shards: Sequence[Shard],
+    indices: Sequence[NDArray[np.intp]],
+    inputs: Sequence[NDArray[np.intp] | None],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gathers as many samples from each of several shards, in one read where they are of one data set.
+
+    Args:
+        shards: The shards.
+        indices: Positions within each, all of shape (b,).
+        inputs: As `Shard.batch` takes them, for each shard; all of one shape.
+
+    Returns:
+        What `Shard.batch` returns, with an axis for the shards first.
+    """
+    first, alike = shards[0], all(own is inputs[0] for own in inputs)
+    if len(shards) > 1 and all(map(first.reads_with, shards)) and (alike or len(first._scales) == 1):
+        rows = np.concatenate([shard._rows[some] for shard, some in zip(shards, indices, strict=True)])
+        images, labels = first._gathered(rows, inputs[:1] if alike else inputs)
+    else:
+        parts = [s.batch(some, own) for s, some, own in zip(shards, indices, inputs, strict=True)]
+        images, labels = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    shape = len(shards), len(indices[0])
+    return images.view(*shape, *images.shape[1:]), labels.view(shape)
 
 
 def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
@@ -138,6 +181,20 @@ def _pick(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]
     for start in range(0, len(rows), _ROWS):
         some = slice(start, start + _ROWS)
         np.take(flat[rows[some]], entries, axis=1, out=picked.numpy()[some], mode="clip")
+    return picked
+
+
+def _pick_each(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]) -> torch.Tensor:
+    """Gathers entries of flattened rows, of each equal part of them others: of shape ``(parts, entries)``."""
+    parts, number = entries.shape
+    starts = rows.reshape(parts, -1, 1) * math.prod(array.shape[1:])
+    picked = _empty(array, (len(rows), number))
+    np.take(
+        array.reshape(-1),
+        starts + entries[:, None],
+        out=picked.numpy().reshape(parts, -1, number),
+        mode="clip",
+    )
     return picked
 
 

@@ -71,14 +71,17 @@ class Contributions:
         return {group: len(scores) for group, scores in self._known.items()}
 
     @property
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the step at hand is observed."""
-        return self._num_steps % STRIDE == 0
+        return self._criterion.tracked and self._num_steps % STRIDE == 0
 
     def observe(self) -> None:
-        """Takes the scores of the step just done; call after the backward pass, before gradients go."""
-        if self._criterion.tracked and self._is_due:
+        """Takes the scores of the step at hand, if it is due; call while there are gradients."""
+        if self.is_due:
             self._average_in()
+
+    def count(self) -> None:
+        """Takes in that a step is done."""
         self._num_steps += 1
 
     def own(self) -> Scores:
@@ -115,7 +118,7 @@ class Contributions:
         self.evidence = evidence(self._layout, self._parameters, self._counts, self._generator)
 
     def _take_activations(self, group: str, activations: torch.Tensor) -> None:
-        if self._is_due:
+        if self.is_due:
             seen = replace(self.evidence[group], activations=activations)
             score = self._criterion.score(seen)
             self._num_shown[group] += 1

@@ -21,7 +21,8 @@ class BatchStatistics:
 
     def restart(self) -> None:
         """Forgets those of the network that was: from here on they are those of this one."""
-        restart_statistics(self._run.module)
+        if self._run.memory.layout.buffers:
+            restart_statistics(self._run.module)
         self._num_seen = 0
 
     def count(self, num_samples: int) -> None:

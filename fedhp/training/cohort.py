@@ -1,45 +1,29 @@
 """The clients of one round that are sent the same model under the same budget, trained together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from fedhp.data.shard import Shard
 from fedhp.training.recipe import Recipe
-from fedhp.training.trainer import train_locally
-from fedhp.training.update import RoundTask, Update
+from fedhp.training.session import Client
+from fedhp.training.trainer import is_side_by_side, train_together
+from fedhp.training.update import Update
 
-
-@dataclass(frozen=True)
-class Client:
-    """One of them.
-
-    Attributes:
-        task: What it is asked; round, model and budget are those of all.
-        shard: Its own training data.
-        held_out: Its own data on which the model is evaluated before and after, if any.
-    """
-
-    task: RoundTask
-    shard: Shard
-    held_out: Shard | None = None
+__all__ = ["Client", "train_cohort"]
 
 
 def train_cohort(recipe: Recipe, clients: Sequence[Client], stack: int) -> list[Update | Exception]:
-    """Trains clients as `train_locally` does each.
+    """Trains clients as `fedhp.training.trainer.train_locally` does each.
+
+    Dense networks are trained side by side, step by step; others one after another. Either way, what becomes
+    of a client does not depend on the others, nor do its figures of memory, which are those of a device.
 
     Args:
         recipe: How to train.
-        clients: The clients.
-        stack: How many of them may be computed at a time.
+        clients: The clients, best in falling order of their numbers of samples.
+        stack: How many of them are computed at a time, at most.
 
     Returns:
         What came of each, in their order: who fails fails alone.
     """
-    return [_outcome(recipe, client) for client in clients]
-
-
-def _outcome(recipe: Recipe, client: Client) -> Update | Exception:
-    try:
-        return train_locally(recipe, client.task, client.shard, held_out=client.held_out)
-    except Exception as error:
-        return error
+    number = stack if is_side_by_side(recipe) else 1
+    parts = [clients[start : start + number] for start in range(0, len(clients), number)]
+    return [outcome for part in parts for outcome in train_together(recipe, part, is_device=False)]

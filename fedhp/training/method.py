@@ -5,6 +5,7 @@ DynHP is one, and so are FedProx, masked loss or ordered dropout. The trainer kn
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -18,8 +19,9 @@ from fedhp.data.shard import Shard
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.structure import Structure
 from fedhp.pruning.contributions import Scores
+from fedhp.training.evaluation import evaluate_module
 from fedhp.training.meter import Key, Meter
-from fedhp.training.optimizers import state_tensors
+from fedhp.training.optimizers import parameters_of, state_tensors
 from fedhp.training.recipe import Recipe, Steps
 from fedhp.training.update import RoundTask
 
@@ -46,6 +48,7 @@ class ClientRun:
         progress: The share of the whole training that is done, 0 to 1.
         meter: Counts what is taken of memory.
         methods: Those at work, in the order in which they act.
+        is_beside: Whether its tensors lie beside those of other clients, in common ones.
     """
 
     recipe: Recipe
@@ -61,13 +64,14 @@ class ClientRun:
     progress: float = 0.0
     meter: Meter = field(default_factory=Meter)
     methods: "Sequence[Method]" = ()
+    is_beside: bool = False
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.module.parameters()).device
 
-    @property
+    @cached_property
     def memory(self) -> MemoryModel:
         """The memory model of the training."""
         return self.recipe.memory_model(self.shard.raw_itemsize)
@@ -84,14 +88,28 @@ class ClientRun:
         return (images, labels) if device.type == "cpu" else (images.to(device), labels.to(device))
 
     def held(self) -> list[torch.Tensor]:
-        """Returns what lives between steps; whoever keeps the list keeps what a cut would free."""
+        """Returns what lives between steps, from now on in tensors of its own, not beside other clients'.
+
+        Whoever keeps the list keeps what a cut would free.
+        """
+        self._part_from_others()
         kept = [tensor for method in self.methods for tensor in method.tensors]
         return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *kept]
+
+    def _part_from_others(self) -> None:
+        if not self.is_beside:
+            return
+        self.is_beside = False
+        for parameter in self.module.parameters():
+            parameter.data = parameter.data.clone()
+            state = self.optimizer.state[parameter]
+            state.update({key: kept.clone() for key, kept in state.items() if isinstance(kept, torch.Tensor)})
 
     def step_key(self, batch: int) -> Key:
         """Returns everything that the peak of a step of so many samples depends on."""
         at_work = [method.key for method in self.methods]
-        return self.recipe.step_key(self.shard, (self.module, self.part[0]), batch, at_work)
+        trained = [list(parameters_of(optimizer)) for optimizer in (self.optimizer, self.part[1])]
+        return self.recipe.step_key(self.shard, trained, batch, at_work)
 
 
 class Method:
@@ -100,10 +118,14 @@ class Method:
     Attributes:
         name: By which a strategy asks for it, and messages name it; one of the user's own goes by reference.
         by_strategy: Whether it is at work only where the strategy asks for it.
+        stackable: Whether clients at work by it may be trained side by side, step by step in turn: it draws
+            from streams of its own alone, leaves parameters, gradients and state where they lie, and the
+            part that a step trains the whole.
     """
 
     name: ClassVar[str] = ""
     by_strategy: ClassVar[bool] = False
+    stackable: ClassVar[bool] = False
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -140,6 +162,16 @@ class Method:
     def key(self) -> Hashable:
         """What of it the peak of a step depends on."""
         return type(self)
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether it looks at the next step's gradients: where nobody does, they need not be kept."""
+        return self.acts_on_gradients()
+
+    @classmethod
+    def acts_on_gradients(cls) -> bool:
+        """Says whether it looks at gradients in any step."""
+        return cls.on_gradients is not Method.on_gradients
 
     def begin(self, run: ClientRun) -> None:
         """Is told of the training: module and optimiser are there."""
@@ -178,3 +210,19 @@ def end(run: ClientRun) -> Scores:
     for method in run.methods:
         scores |= method.end(run) or {}
     return scores
+
+
+def local_accuracy(run: ClientRun, held_out: Shard | None, of: str) -> float | None:
+    """Returns the accuracy on held-out samples, in batches that fit the budget as a step's do.
+
+    Args:
+        run: The training.
+        held_out: The samples; None where there are none.
+        of: Which model it is.
+    """
+    if held_out is None:
+        return None
+    batch = min(run.steps.batch, len(held_out))
+    with run.meter.watching(("evaluation", of, run.step_key(batch)), run.held):
+        accuracy, _ = evaluate_module(run.module, held_out, run.steps.inputs, run.device, batch)
+    return accuracy

@@ -47,7 +47,7 @@ def take_moments(recipe: Recipe, task: RoundTask, shard: Shard) -> Moments:
     rows = batches(order, batch, arch.layout.smallest_batch)
     samples = (shard.batch(some, inputs)[0].to(device) for some in rows)
     meter = Meter()
-    key = ("moments", recipe.step_key(shard, (module,), batch))
+    key = ("moments", recipe.step_key(shard, [module.parameters()], batch))
     watched = meter.watching(key, lambda: [*module.parameters(), *module.buffers()])
     with drawing(derive(recipe.seed, "moments", task.round, task.client), device), watched:
         retake_statistics(module, samples)

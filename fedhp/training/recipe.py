@@ -1,6 +1,6 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.costs.memory import Extras, MemoryModel, samples
 from fedhp.costs.rehearsal import memory_model
@@ -35,6 +34,11 @@ class MethodKind(Protocol):
     @property
     def by_strategy(self) -> bool:
         """Whether it is at work only where the strategy asks for it."""
+        ...
+
+    @property
+    def stackable(self) -> bool:
+        """Whether clients at work by it may be trained side by side."""
         ...
 
     def __call__(self) -> Any:
@@ -107,20 +111,24 @@ class Recipe:
         return Schedule(self.prune, self.shape)
 
     def step_key(
-        self, shard: Shard, modules: Sequence[nn.Module], batch: int, methods: Sequence[Hashable] = ()
+        self,
+        shard: Shard,
+        parameters: Sequence[Iterable[torch.Tensor]],
+        batch: int,
+        methods: Sequence[Hashable] = (),
     ) -> Key:
         """Returns everything that the peak of a training step depends on.
 
         Args:
             shard: What is trained on.
-            modules: The model, and the part of it that the step trains.
+            parameters: Those of the model, and of the part of it that the step trains.
             batch: The samples of the step.
             methods: What of each client method it depends on.
         """
         memory = self.memory_model(shard.raw_itemsize)
         return (
             self.architecture,
-            *(tuple(tuple(p.shape) for p in module.parameters()) for module in modules),
+            *(tuple(tuple(p.shape) for p in some) for some in parameters),
             batch,
             shard.input_shape,
             shard.raw_itemsize,

@@ -12,6 +12,7 @@ class Clipping(Method):
     """Scales each step's gradients down to a norm."""
 
     name = "clipping"
+    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:

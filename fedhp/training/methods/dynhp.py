@@ -20,6 +20,7 @@ class DynHP(Method):
 
     name = DYNHP
     by_strategy = True
+    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -55,6 +56,11 @@ class DynHP(Method):
         """By what it scores, if it still does."""
         return (self.name, self._criterion) if self._is_due else None
 
+    @property
+    def wants_gradients(self) -> bool:
+        """Where the next step is looked at."""
+        return self._is_due and self._watch is not None and self._watch.is_due
+
     def begin(self, run: ClientRun) -> None:
         """Begins to watch, if anything will ever be cut."""
         recipe, task = run.recipe, run.task
@@ -79,6 +85,7 @@ class DynHP(Method):
         """Cuts, if it is time to."""
         if not self._is_due or self._watch is None:
             return
+        self._watch.count()
         prune, schedule = run.recipe.prune, run.recipe.schedule
         size = scheduled_size(prune, run.progress)
         if size >= (1.0 if prune.marginal else self._size):

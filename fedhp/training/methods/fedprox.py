@@ -14,6 +14,7 @@ class FedProx(Method):
     """Adds the proximal term's gradient to each step's."""
 
     name = "fedprox"
+    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:

@@ -15,6 +15,7 @@ class MaskedLoss(Method):
     """Masks the logits of absent classes, in training; evaluation knows all classes."""
 
     name = "masked_loss"
+    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:

@@ -18,6 +18,7 @@ class Regularization(Method):
 
     name = REGULARIZER
     by_strategy = True
+    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:

@@ -1,0 +1,74 @@
+"""The peaks of steps: those of one shape are measured once in a process, on a device's own or one like it."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from fedhp.model.modules import take_weights
+from fedhp.model.state import ModelState
+from fedhp.training.meter import PEAKS, Key
+from fedhp.training.session import Client, Session, guarded
+
+
+def watching(session: Session) -> AbstractContextManager[None]:
+    """Measures the peak of a client's next step, if none of its shape was measured in this process yet.
+
+    The live tensors of a step are a function of its shapes alone, so that one measurement serves every client
+    and round that takes the same step. An epoch's last step may be shorter and take less: it is measured
+    where it comes first, and the next full one is measured again.
+    """
+    if _is_watched(session):
+        return nullcontext()
+    run, kind = session.run, _kind(session)
+    session.watched = run.part, kind
+    return run.meter.watching(_key(session, kind[0]), run.held)
+
+
+def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object]) -> None:
+    """Takes in the peaks of the next steps of clients side by side: each a device's, on which it is alone.
+
+    Where a peak is not known, a step of the same shape is taken on copies.
+
+    Args:
+        sessions: The clients.
+        step: Takes a step of one alone.
+    """
+    keys: dict[object, Key] = {}  # by what is left to tell clients side by side apart
+    for session in sessions:
+        if not _is_watched(session):
+            methods = tuple(method.key for method in session.run.methods)
+            key = keys[methods] if methods in keys else keys.setdefault(methods, _key(session, True))
+            session.watched = session.run.part, (True, _size(session))
+            with guarded(session):
+                if key not in PEAKS:
+                    _rehearse(session, step)
+                with session.run.meter.watching(key, session.run.held):
+                    pass
+
+
+def _size(session: Session) -> int:
+    """Returns how many samples the next step computes with: short batches are filled up in a `Stack`."""
+    return len(session.rows) if session.layers is None else session.run.steps.batch
+
+
+def _kind(session: Session) -> tuple[bool, int]:
+    """Returns what of the next step its peak depends on: whether it keeps gradients, and its samples."""
+    return session.layers is None or session.wants_gradients, _size(session)
+
+
+def _is_watched(session: Session) -> bool:
+    watched = session.watched
+    return watched is not None and watched[0] is session.run.part and _kind(session) <= watched[1]
+
+
+def _key(session: Session, keeps_gradients: bool) -> Key:
+    return *session.run.step_key(_size(session)), keeps_gradients
+
+
+def _rehearse(session: Session, step: Callable[[Session], object]) -> None:
+    run = session.run
+    state = ModelState(take_weights(run.module), run.structure)
+    other = Session(run.recipe, Client(replace(run.task, state=state), run.shard))
+    other.begin_epoch(0)
+    with watching(other):
+        step(other)

@@ -1,0 +1,212 @@
+"""One client's local training in one round: what it keeps from step to step, and what an epoch measures."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedhp.bounds import LARGEST_WHOLE
+from fedhp.data.shard import Shard
+from fedhp.errors import TrainingError
+from fedhp.model.building import to_module
+from fedhp.model.gradients import dense_chain
+from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.structure import Structure
+from fedhp.seeds import generator
+from fedhp.training.batch_statistics import BatchStatistics
+from fedhp.training.epoch import Epoch
+from fedhp.training.method import ClientRun, Part, begin, local_accuracy
+from fedhp.training.optimizers import LR_SCHEDULES, made
+from fedhp.training.recipe import Recipe, Steps, fitting_steps
+from fedhp.training.statistics import Statistics
+from fedhp.training.update import RoundTask
+
+# Of each client of a step, the mean loss of its samples, and how many of them were predicted right.
+Judged = tuple[Sequence[float], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client of a round.
+
+    Attributes:
+        task: What it is asked.
+        shard: Its own training data.
+        held_out: Its own data on which the model is evaluated before and after, if any.
+    """
+
+    task: RoundTask
+    shard: Shard
+    held_out: Shard | None = None
+
+
+class Session:
+    """A client's local training under way.
+
+    Args:
+        recipe: How to train.
+        client: Who is to train.
+        module: A copy of the assigned model, beside those of other clients; None has one made.
+
+    Attributes:
+        run: What methods look at.
+        client: Who trains.
+        received: The accuracy of the model as it came, on samples that the client holds out.
+        epoch: The epoch under way.
+        epochs: What those before measured.
+        watched: A step whose peak is known: see `fedhp.training.peaks`.
+        seconds: How long it took so far: of what was done for several at once, an even part.
+        failure: Why it goes no further; None while it does.
+        layers: Its network's, where that is a dense chain whose steps can be computed beside others'.
+        stack: What holds its tensors beside those of others, as long as they lie there.
+
+    Raises:
+        BudgetError: If the assigned model does not fit the device's budget with one sample.
+        TrainingError: If there are too few samples for a step.
+    """
+
+    def __init__(self, recipe: Recipe, client: Client, module: nn.Module | None = None) -> None:
+        started, task, shard = time.perf_counter(), client.task, client.shard
+        _check_samples(recipe, client)
+        # Before anything is allocated: a model that does not fit is refused here.
+        steps = _steps(recipe, task, shard, task.state.structure)
+        lies_beside, module = module is not None, module or assigned_module(recipe, task)
+        part = module, made(module.parameters(), recipe.train)
+        self.run = ClientRun(recipe, task, shard, task.state.structure, steps, *part, part)
+        self.run.is_beside = lies_beside
+        self.run.meter.expect(steps.num_bytes)
+        self.failure: Exception | None = None
+        self.client, self.epochs = client, list[Statistics]()
+        self._order = generator(recipe.seed, "batches", task.round, task.client)
+        self._statistics = BatchStatistics(self.run)
+        self.watched: tuple[Part, tuple[bool, int]] | None = None
+        # While nobody watches the module.
+        self.received = local_accuracy(self.run, client.held_out, "received")
+        begin(self.run)
+        self._look()
+        self.seconds = time.perf_counter() - started
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether the next step's gradients are looked at."""
+        return self.epoch.gradient_norm is None or any(m.wants_gradients for m in self.run.methods)
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether enough of the epoch's samples are left for a step."""
+        return len(self._rows) - self.epoch.done >= self.run.memory.layout.smallest_batch
+
+    @property
+    def rows(self) -> NDArray[np.intp]:
+        """The samples of the next step."""
+        done = self.epoch.done
+        return self._rows[done : done + self.run.steps.batch]
+
+    def begin_epoch(self, number: int) -> None:
+        """Begins a pass over the data."""
+        run = self.run
+        self.epoch = Epoch(number, run.structure, run.steps.batch, self.seconds if number else 0.0)
+        if number:
+            run.meter.begin(run.steps.num_bytes)
+            self._fit_steps()  # the noise may be known better than at the last cut
+        self._rows = self._order.permutation(len(run.shard))
+        self._statistics.restart()
+
+    def before_step(self) -> float:
+        """Sets the learning rate of the next step, which it returns, and lets methods act."""
+        run, train = self.run, self.run.recipe.train
+        run.advance(self.epoch.number, self.epoch.done)
+        rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        for method in run.methods:
+            method.before_step(run)
+        return rate
+
+    def on_gradients(self, norm: Callable[[], float]) -> None:
+        """Lets methods act on the gradients that there are; ``norm`` tells their common norm."""
+        if self.epoch.gradient_norm is None:
+            # Beyond what a record's numbers hold, where clipping goes on with such a gradient.
+            self.epoch.gradient_norm = min(norm(), float(LARGEST_WHOLE))
+        for method in self.run.methods:
+            method.on_gradients(self.run)
+
+    def after_step(self, loss: float, num_right: int) -> None:
+        """Takes in the step's mean loss and number of right samples, and lets methods act.
+
+        What they cut changes the steps that fit, and the network's statistics.
+        """
+        run, before, number = self.run, self.run.structure, len(self.rows)
+        run.meter.count(run.steps.num_bytes, number)
+        self.epoch.count(number, loss, num_right)
+        self._statistics.count(number)
+        run.advance(self.epoch.number, self.epoch.done)
+        for method in run.methods:
+            method.after_step(run)
+        if run.structure is not before:
+            self._statistics.restart()
+            self._fit_steps()
+            self._look()
+
+    def end_epoch(self) -> None:
+        """Takes in what the epoch measured.
+
+        Raises:
+            TrainingError: If the loss is not finite.
+        """
+        self._statistics.complete(self._rows[: self.epoch.done])
+        self.epochs.append(self.epoch.statistics(self.run, self.seconds))
+
+    def _look(self) -> None:
+        """Finds whether the network as it is can be computed beside others."""
+        self.stack: object = None
+        allowed = all(method.stackable for method in self.run.methods)
+        self.layers = dense_chain(self.run.module) if allowed else None
+
+    def _fit_steps(self) -> None:
+        """Chooses the batch for the structure just reached."""
+        run = self.run
+        run.steps = _steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale())
+        run.meter.expect(run.steps.num_bytes)
+        self.watched = None
+
+
+def assigned_module(recipe: Recipe, task: RoundTask) -> nn.Module:
+    """Returns a copy of the model that a client was assigned, to be trained."""
+    module = to_module(recipe.architecture, task.state, recipe.device())
+    thin_before_convolutions(module, recipe.architecture.layout)
+    return module
+
+
+@contextmanager
+def guarded(session: Session) -> Iterator[None]:
+    """Lets what goes wrong in the block be the failure of this client alone."""
+    try:
+        yield
+    except Exception as error:
+        session.failure = error
+
+
+def _check_samples(recipe: Recipe, client: Client) -> None:
+    least = recipe.architecture.layout.smallest_batch
+    if len(client.shard) < least:
+        raise TrainingError(
+            f"client {client.task.client} has too few training samples: {len(client.shard)}, where a step "
+            f"takes {least}"
+        )
+
+
+def _steps(
+    recipe: Recipe, task: RoundTask, shard: Shard, structure: Structure, noise_scale: float = 0.0
+) -> Steps:
+    """Returns the steps of a device that fit a structure.
+
+    Raises:
+        BudgetError: If none does.
+    """
+    memory, budget = recipe.memory_model(shard.raw_itemsize), task.profile.memory_bytes
+    return fitting_steps(recipe, memory, structure, budget, len(shard), noise_scale)

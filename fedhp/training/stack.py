@@ -1,0 +1,199 @@
+"""Steps of several clients in one computation: networks of one shape whose parameters lie side by side."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import torch
+
+from fedhp.data.shard import together
+from fedhp.model.gradients import Chain, Take, chain_gradients
+from fedhp.training.optimizers import descend, drop_gradients
+from fedhp.training.session import Judged, Session, guarded
+
+_MOMENTUM = "momentum_buffer"
+Tensors = list[torch.Tensor]
+
+
+class Stack:
+    """Dense networks, one client's each, as rows of common tensors: a lone client is a stack of one.
+
+    Each client's module and optimiser view its row, so that methods look at one client, and act on it, as if
+    it were alone. Forward and backward pass are one computation for all, and so is the update where it is
+    SGD's; what becomes of a row does not depend on the others.
+
+    Args:
+        members: The clients, whose networks are dense chains of one shape, and whose batches are of one size.
+    """
+
+    def __init__(self, members: Sequence[Session]) -> None:
+        self._members = tuple(members)
+        run, train = members[0].run, members[0].run.recipe.train
+        self._rows = [*zip(*map(_parameters, members), strict=True)]  # by parameter, each member's
+        self._tensors = [_beside(rows) for rows in self._rows]
+        self._updates_all = train.optimizer == "sgd" and not train.weight_decay
+        self._momentum = train.momentum if self._updates_all else 0.0
+        self._velocities = [_velocities(members, rows) for rows in self._rows] if self._momentum else []
+        # Without momentum, an update within the product is rounded otherwise than one by a gradient: then
+        # what anybody ever looks at decides, not what the next step is to show.
+        acts = any(method.acts_on_gradients() for method in run.methods)
+        self._updates_within = self._updates_all and (self._momentum > 0 or not acts)
+        self._mask = _mask(members)
+        if len(members) > 1:
+            for member in members:
+                member.stack, member.run.is_beside = self, True
+
+    def holds(self, members: Sequence[Session]) -> bool:
+        """Says whether these are its first members, and their tensors still lie here."""
+        first = self._members[: len(members)]
+        return len(first) == len(members) and all(
+            one is other and one.stack is self and one.run.is_beside
+            for one, other in zip(members, first, strict=True)
+        )
+
+    def step(self, members: Sequence[Session], rates: Sequence[float]) -> Judged:
+        """Takes a step of its first members, at the learning rate of each."""
+        number = len(members)
+        tensors = [tensor[:number] for tensor in self._tensors]
+        velocities = [tensor[:number] for tensor in self._velocities]
+        grads: list[torch.Tensor] = []
+        keeps = not self._updates_within or any(member.wants_gradients for member in members)
+        if keeps:
+            take = _keep(grads)
+        else:
+            take = _push(velocities, self._momentum) if velocities else _move(tensors, rates)
+        judged = self._gradients(members, tensors, take, changes=not keeps)
+        if keeps:
+            self._act(members, grads)
+            self._update(members, tensors, velocities, grads, rates)
+        elif velocities:
+            descend(tensors, velocities, rates)
+        return judged
+
+    def _gradients(self, members: Sequence[Session], tensors: Tensors, take: Take, changes: bool) -> Judged:
+        samples, labels = _batch(members)
+        sizes = [len(member.rows) for member in members]
+        mask = self._mask[: len(members)] if self._mask is not None else None
+        chain = Chain(tensors[::2], tensors[1::2])
+        losses, right = chain_gradients(chain, samples, labels, sizes, take, mask, changes)
+        return losses.tolist(), right.tolist()
+
+    def _act(self, members: Sequence[Session], grads: list[torch.Tensor]) -> None:
+        """Shows each member its gradients, which came from the last layer on."""
+        grads.reverse()
+        norms = cache(lambda: [torch.linalg.vector_norm(grad.flatten(1), dim=1).tolist() for grad in grads])
+        for place, member in enumerate(members):
+            for rows, grad in zip(self._rows, grads, strict=True):
+                rows[place].grad = grad[place]
+            with guarded(member):
+                member.on_gradients(lambda place=place: math.hypot(*(norm[place] for norm in norms())))
+
+    def _update(
+        self,
+        members: Sequence[Session],
+        tensors: Tensors,
+        velocities: Tensors,
+        grads: Tensors,
+        rates: Sequence[float],
+    ) -> None:
+        for velocity, grad in zip(velocities, grads, strict=False):
+            velocity.mul_(self._momentum).add_(grad)
+        if self._updates_all:
+            descend(tensors, velocities or grads, rates)
+        for member in members:
+            if not self._updates_all:
+                member.run.optimizer.step()
+            drop_gradients(member.run.optimizer)
+
+
+def _parameters(member: Session) -> list[torch.Tensor]:
+    assert member.layers is not None
+    return [parameter for layer in member.layers for parameter in (layer.weight, layer.bias)]
+
+
+def _beside(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Returns a tensor of which parameters are the rows from now on; of a lone one, a view."""
+    if len(rows) == 1:
+        return rows[0].detach().unsqueeze(0)
+    if _lie_beside(rows):
+        return rows[0].detach().as_strided((len(rows), *rows[0].shape), (rows[0].numel(), *rows[0].stride()))
+    common = torch.stack([row.detach() for row in rows])
+    for row, own in zip(rows, common, strict=True):
+        row.data = own
+    return common
+
+
+def _lie_beside(rows: Sequence[torch.Tensor]) -> bool:
+    """Says whether tensors are the rows of one already."""
+    start, num_bytes = rows[0].data_ptr(), rows[0].nbytes
+    whole = rows[0].untyped_storage()
+    return whole.nbytes() == len(rows) * num_bytes and all(
+        row.data_ptr() == start + place * num_bytes for place, row in enumerate(rows)
+    )
+
+
+def _velocities(members: Sequence[Session], rows: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Does the same with what optimisers keep of the parameters."""
+    kept = [member.run.optimizer.state[row] for member, row in zip(members, rows, strict=True)]
+    if len(rows) == 1:
+        return kept[0][_MOMENTUM].unsqueeze(0)
+    common = torch.stack([own[_MOMENTUM] for own in kept])
+    for own, row in zip(kept, common, strict=True):
+        own[_MOMENTUM] = row
+    return common
+
+
+def _mask(members: Sequence[Session]) -> torch.Tensor | None:
+    """Returns what is added to the logits, of shape ``(K, 1, classes)``; None for nothing."""
+    masks = [member.run.mask for member in members]
+    some = next((mask for mask in masks if mask is not None), None)
+    if some is None:
+        return None
+    if len(masks) == 1:
+        return some[None, None]
+    return torch.stack([torch.zeros_like(some) if mask is None else mask for mask in masks])[:, None]
+
+
+def _batch(members: Sequence[Session]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the members' next samples; where one has fewer, its first fills up the batch."""
+    run, size = members[0].run, members[0].run.steps.batch
+    indices = [np.resize(rows, size) if len(rows := member.rows) < size else rows for member in members]
+    shards, inputs = [member.run.shard for member in members], [member.run.steps.inputs for member in members]
+    samples, labels = together(shards, indices, inputs)
+    return (samples, labels) if run.device.type == "cpu" else (samples.to(run.device), labels.to(run.device))
+
+
+def _keep(grads: list[torch.Tensor]) -> Take:
+    """Keeps gradients: of each layer, the last one's first, biases before weights."""
+
+    def take(place: int, flow: torch.Tensor, inputs: torch.Tensor) -> None:
+        weights = torch.bmm(flow.transpose(1, 2), inputs)
+        grads.extend((flow.sum(1), weights))
+
+    return take
+
+
+def _push(velocities: Tensors, momentum: float) -> Take:
+    """Adds gradients to what is left of the momenta as they are worked out: none is ever in memory."""
+
+    def take(place: int, flow: torch.Tensor, inputs: torch.Tensor) -> None:
+        weights, biases = velocities[2 * place : 2 * place + 2]
+        weights.baddbmm_(flow.transpose(1, 2), inputs, beta=momentum)
+        biases.mul_(momentum).add_(flow.sum(1))
+
+    return take
+
+
+def _move(tensors: Tensors, rates: Sequence[float]) -> Take:
+    """Takes a step of plain SGD as gradients are worked out."""
+    alike = len({*rates}) == 1
+    each = rates[0] if alike else torch.tensor(rates, device=tensors[0].device)[:, None, None]
+
+    def take(place: int, flow: torch.Tensor, inputs: torch.Tensor) -> None:
+        weights, biases = tensors[2 * place : 2 * place + 2]
+        flow.mul_(each)
+        weights.baddbmm_(flow.transpose(1, 2), inputs, alpha=-1)
+        biases.sub_(flow.sum(1))
+
+    return take
