@@ -28,7 +28,7 @@ def test_few_frames_lie_between_the_call_and_the_matrix_product(tmp_path, monkey
 
     monkeypatch.setattr(fedhp.training.stack, "chain_gradients", spied)
     fedhp.simulate("quickstart", tmp_path / "run", rounds=1, **{"simulation.num_workers": 0}, show=False)
-    training = [frames for frames in seen if "trainer._step" in frames]
+    training = [frames for frames in seen if "stack.step" in frames]
     assert training
     # One more than the spy sees: the function that it stands for.
     assert max(map(len, training)) + 1 <= MOST_FRAMES, max(training, key=len)

@@ -117,11 +117,16 @@ class Notes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, int, int]] = []
-        watching, step = meter.Meter.watching, trainer._Session._step
+        watching, alone, beside = meter.Meter.watching, trainer.step_alone, trainer.Stack.step
 
-        def stepped(session: Any, rows: Any) -> Any:
-            with self._noted(session.run, "step", len(rows)):
-                return step(session, rows)
+        def stepped_alone(session: Any) -> Any:
+            with self._noted(session.run, "step", len(session.rows)):
+                return alone(session)
+
+        def stepped_beside(stack: Any, members: Any, rates: Any) -> Any:
+            (run,) = (member.run for member in members)
+            with self._noted(run, "step", run.steps.batch):
+                return beside(stack, members, rates)
 
         @contextmanager
         def watched(its: meter.Meter, key: Any, held: Any) -> Iterator[None]:
@@ -131,7 +136,8 @@ class Notes:
             with noted, watching(its, key, held):
                 yield
 
-        monkeypatch.setattr(trainer._Session, "_step", stepped)
+        monkeypatch.setattr(trainer, "step_alone", stepped_alone)
+        monkeypatch.setattr(trainer.Stack, "step", stepped_beside)
         monkeypatch.setattr(meter.Meter, "watching", watched)
 
     @contextmanager

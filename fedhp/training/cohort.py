@@ -25,5 +25,7 @@ def train_cohort(recipe: Recipe, clients: Sequence[Client], stack: int) -> list[
         What came of each, in their order: who fails fails alone.
     """
     number = stack if is_side_by_side(recipe) else 1
-    parts = [clients[start : start + number] for start in range(0, len(clients), number)]
-    return [outcome for part in parts for outcome in train_together(recipe, part, is_device=False)]
+    outcomes: list[Update | Exception] = []
+    for start in range(0, len(clients), number):
+        outcomes += train_together(recipe, clients[start : start + number], is_device=False)
+    return outcomes

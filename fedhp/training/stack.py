@@ -57,26 +57,22 @@ class Stack:
         number = len(members)
         tensors = [tensor[:number] for tensor in self._tensors]
         velocities = [tensor[:number] for tensor in self._velocities]
+        mask = self._mask[:number] if self._mask is not None else None
+        samples, labels = _batch(members)
+        sizes = [len(member.rows) for member in members]
         grads: list[torch.Tensor] = []
         keeps = not self._updates_within or any(member.wants_gradients for member in members)
         if keeps:
             take = _keep(grads)
         else:
             take = _push(velocities, self._momentum) if velocities else _move(tensors, rates)
-        judged = self._gradients(members, tensors, take, changes=not keeps)
+        chain = Chain(tensors[::2], tensors[1::2])
+        losses, right = chain_gradients(chain, samples, labels, sizes, take, mask, changes=not keeps)
         if keeps:
             self._act(members, grads)
             self._update(members, tensors, velocities, grads, rates)
         elif velocities:
             descend(tensors, velocities, rates)
-        return judged
-
-    def _gradients(self, members: Sequence[Session], tensors: Tensors, take: Take, changes: bool) -> Judged:
-        samples, labels = _batch(members)
-        sizes = [len(member.rows) for member in members]
-        mask = self._mask[: len(members)] if self._mask is not None else None
-        chain = Chain(tensors[::2], tensors[1::2])
-        losses, right = chain_gradients(chain, samples, labels, sizes, take, mask, changes)
         return losses.tolist(), right.tolist()
 
     def _act(self, members: Sequence[Session], grads: list[torch.Tensor]) -> None:

@@ -79,7 +79,10 @@ def train_together(
     for epoch in range(recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
         with nullcontext() if is_side_by_side(recipe) else _drawing(going, epoch):
-            training.epoch(going, epoch)
+            for members in _turns(going, epoch):
+                # What goes wrong with several at once is nobody's fault but ours.
+                with guarded(members[0]) if len(members) == 1 else nullcontext():
+                    training.step(members)
         for session in going:
             if on_epoch is not None and session.failure is None:
                 with guarded(session):
@@ -125,28 +128,14 @@ def _drawing(sessions: Sequence[Session], epoch: int) -> AbstractContextManager[
 
 
 class _Training:
-    """Steps of several clients in turn: of those whose networks are of one shape, in one computation."""
+    """Steps of clients: of those whose networks and batches are of one shape, in one computation."""
 
     def __init__(self, is_device: bool) -> None:
         self._is_device = is_device
         self._stacks: dict[object, Stack] = {}
 
-    def epoch(self, sessions: Sequence[Session], number: int) -> None:
-        """Passes over each client's data once."""
-        for session in sessions:
-            with guarded(session):
-                session.begin_epoch(number)
-        while active := [one for one in sessions if one.failure is None and one.has_batch]:
-            for members in _alike(active):
-                # What goes wrong with several at once is nobody's fault but ours.
-                with guarded(members[0]) if len(members) == 1 else nullcontext():
-                    self._step(members)
-        for session in sessions:
-            if session.failure is None:
-                with guarded(session):
-                    session.end_epoch()
-
-    def _step(self, members: Sequence[Session]) -> None:
+    def step(self, members: Sequence[Session]) -> None:
+        """Takes the next step of each."""
         started = time.perf_counter()
         rates = [member.before_step() for member in members]
         beside = members[0].layers is not None
@@ -169,6 +158,19 @@ class _Training:
         if len(members) > 1:  # that of a lone one would keep, with its views, what a cut is to free
             self._stacks[shape] = stack
         return stack
+
+
+def _turns(sessions: Sequence[Session], number: int) -> Iterator[Sequence[Session]]:
+    """Passes over each client's data once: yields those whose next steps are one computation."""
+    for session in sessions:
+        with guarded(session):
+            session.begin_epoch(number)
+    while active := [one for one in sessions if one.failure is None and one.has_batch]:
+        yield from _alike(active)
+    for session in sessions:
+        if session.failure is None:
+            with guarded(session):
+                session.end_epoch()
 
 
 def _step_beside(session: Session) -> None:
