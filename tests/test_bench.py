@@ -4,15 +4,22 @@ import json
 import sys
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
-from fedhp.bench import memory, process, reconcile, step
+from fedhp.bench import memory, process, reconcile, stack, step
+from fedhp.bench import round as rounds
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
+from fedhp.bench.plain import BareClient, plain_averaging, small_state
 from fedhp.bench.process import run_process
 from fedhp.bench.reconcile import KINDS
+from fedhp.bench.round import run_round
+from fedhp.bench.stack import run_stack
 from fedhp.bench.step import run_step
 from fedhp.cli import app
+from fedhp.data import client_shard, open_dataset
+from fedhp.errors import DataError
 
 
 def test_the_engine_counts_what_it_exchanged():
@@ -115,3 +122,73 @@ def test_where_the_system_allows_the_budget_and_no_more_dynhp_trains_and_dense_d
     assert rows["dynhp", True]["params_last"] < rows["dense", False]["params_last"] / 10
     for row in (rows["dense", False], rows["dynhp", False], rows["dynhp", True]):
         assert row["resident"] == pytest.approx(row["predicted"], rel=0.1)
+
+
+@pytest.fixture(scope="module")
+def fashion_mnist():
+    try:
+        open_dataset(plain_averaging(0).data)
+    except DataError:
+        pytest.skip("Fashion-MNIST is not here")
+
+
+@pytest.mark.usefixtures("fashion_mnist")
+@pytest.mark.parametrize("compression", [1.0, 10.0])
+def test_a_round_is_measured_beside_the_bare_loop(compression):
+    """At a tenth the network has a tenth of 784-300-100-10's 266,610 parameters, and no more."""
+    result = run_round(0, clients=6, per_round=3, compression=compression, rounds=1, repeats=1)
+    assert (result["clients"], result["clients_per_round"]) == (6, 3)
+    assert 0.99 * 266_610 / compression < result["parameters"] <= 266_610 / compression
+    assert result["ratio"] == pytest.approx(result["clients_per_second"] / result["bare_clients_per_second"])
+    assert result["pss_mebibytes"] > 50
+
+
+@pytest.mark.parametrize(("clients", "passes"), [(50, 1), (1000, 1), (10_000, 10), (50_000, 50)])
+def test_a_client_of_a_larger_fleet_passes_as_many_samples(clients, passes):
+    """50,000 samples: 10,000 clients have 5 each, and pass over them 10 times."""
+    assert plain_averaging(0, clients).train.local_epochs == passes
+
+
+@pytest.mark.usefixtures("fashion_mnist")
+def test_the_bare_client_takes_the_steps_that_a_loop_by_hand_takes():
+    """Of a tenth of the network, which takes a part of the pixels."""
+    scenario = plain_averaging(0, 1000)
+    bare, start = BareClient(scenario, 10.0), small_state(scenario, 10.0)
+    shard = client_shard(scenario.data, 1000, scenario.seed, 7)
+    torch.manual_seed(0)
+    assert bare.train(start.weights, 7) == len(shard) == 50
+    arrays = [torch.tensor(array, requires_grad=True) for array in start.weights.values()]
+    torch.manual_seed(0)
+    for rows in torch.randperm(50).split(10):
+        images, labels = shard.batch(rows.numpy())
+        hidden = images.flatten(1)[:, : arrays[0].shape[1]]
+        for place in (0, 2, 4):
+            hidden = torch.nn.functional.linear(hidden, arrays[place], arrays[place + 1])
+            hidden = hidden.relu() if place < 4 else hidden
+        gradients = torch.autograd.grad(torch.nn.functional.cross_entropy(hidden, labels), arrays)
+        with torch.no_grad():
+            for array, gradient in zip(arrays, gradients, strict=True):
+                array -= 0.1 * gradient
+    for array, parameter in zip(arrays, bare.module.parameters(), strict=True):
+        torch.testing.assert_close(array, parameter)
+
+
+@pytest.mark.usefixtures("fashion_mnist")
+@pytest.mark.integration
+def test_the_same_round_is_measured_under_flower(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setattr(rounds, "_FLOWER_ROUNDS", 1)
+    result = run_round(1, clients=4, per_round=2, compression=10.0, vs_flower=True, rounds=1, repeats=1)
+    times = result["clients_per_second"] / result["flower_clients_per_second"]
+    assert result["times_flower"] == pytest.approx(times)
+
+
+@pytest.mark.usefixtures("fashion_mnist")
+def test_stacks_are_measured_beside_the_bare_loop():
+    """Ten samples of 4 clients each, dense, and tracked at a tenth with momentum."""
+    cases = [stack.CASES[0], stack.CASES[5]]
+    dense, tracked = run_stack(cases, stacks=(1, 3), clients=4, samples=10, repeats=1)["rows"]
+    assert (dense["network"], dense["tracked"], dense["momentum"]) == ("784-300-100", False, 0.0)
+    assert (tracked["tracked"], tracked["momentum"]) == (True, 0.9)
+    assert min(dense["x1"], dense["x3"], tracked["x1"], tracked["bare_milliseconds"]) > 0
+    assert (dense["same_bits"], tracked["same_bits"]) == (True, True)

@@ -36,7 +36,7 @@ Json = Annotated[
     Path | None, typer.Option("--json", help="Also write the figures to this file.", callback=_writable)
 ]
 Workers = Annotated[
-    int, typer.Option(min=0, max=4096, help="Ray workers; 0 runs the clients in this process.")
+    int, typer.Option(min=0, max=4096, help="Worker processes; 0 runs the clients in this process.")
 ]
 
 
@@ -119,11 +119,29 @@ def engine(
 
 @app.command(name="round")
 @readable_errors()
-def round_(workers: Workers = 2, json_file: Json = None) -> None:
+def round_(
+    workers: Workers = 2,
+    clients: Annotated[int, typer.Option(min=1, max=50_000, help="Clients of the fleet.")] = 1000,
+    per_round: Annotated[int, typer.Option(min=1, max=50_000, help="Clients in a round.")] = 50,
+    compression: Annotated[
+        float, typer.Option(min=1, max=1000, help="How much smaller the network is than the MLP.")
+    ] = 1.0,
+    vs_flower: Annotated[bool, typer.Option(help="Run Flower's engine and FedAvg on the same work.")] = False,
+    json_file: Json = None,
+) -> None:
     """Clients per second of plain federated averaging beside a bare PyTorch loop, and memory (PSS)."""
     from fedhp.bench.round import run_round
 
-    _report(run_round(workers), json_file)
+    _report(run_round(workers, clients, min(per_round, clients), compression, vs_flower), json_file)
+
+
+@app.command()
+@readable_errors()
+def stack(json_file: Json = None) -> None:
+    """Clients trained 1 to 50 at a time beside a bare PyTorch loop over the same ones, per network."""
+    from fedhp.bench.stack import run_stack
+
+    _report(run_stack(), json_file)
 
 
 @app.command()

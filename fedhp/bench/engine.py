@@ -111,7 +111,7 @@ def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any
 
     @server.main()
     def main(grid: Grid, context: Context) -> None:
-        nodes = _all_nodes(grid, num_nodes)
+        nodes = all_nodes(grid, num_nodes)
         _exchange(grid, numbers, nodes[: 4 * num_workers])
         seconds.append(_exchange(grid, numbers, nodes))
 
@@ -127,7 +127,7 @@ def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any
     return {"flower_nodes": num_nodes, "flower_messages_per_second": num_nodes / seconds[0]}
 
 
-def _all_nodes(grid: Grid, num_nodes: int, patience_seconds: float = 60.0) -> list[int]:
+def all_nodes(grid: Grid, num_nodes: int, patience_seconds: float = 60.0) -> list[int]:
     """Waits for Flower's engine to have registered every node."""
     until = time.monotonic() + patience_seconds
     while len(nodes := list(grid.get_node_ids())) < num_nodes:

@@ -10,6 +10,7 @@ import socket
 import sys
 from contextlib import suppress
 
+from fedhp.simulation.lines import Line
 from fedhp.simulation.loading import load_app
 from fedhp.simulation.nursery import BEAR, REQUEST
 from fedhp.simulation.serving import serve
@@ -29,7 +30,7 @@ def main(descriptor: int, app: str) -> None:
             worker = os.fork()
             if not worker:
                 control.close()
-                serve(line)
+                serve(Line(socket.socket(fileno=line)))
             os.close(line)
             workers.add(worker)
         else:

@@ -9,10 +9,10 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.environment import worker_environment
+from fedhp.simulation.lines import Line
 
 # Elsewhere, a process that has loaded large libraries cannot be counted on to survive a fork.
 AVAILABLE = sys.platform == "linux"
@@ -54,8 +54,8 @@ class Nursery:
                 process_group=0,
             )
 
-    def bear(self) -> tuple[int, Connection]:
-        """Starts a worker; returns its process and the connection to it.
+    def bear(self) -> tuple[int, Line]:
+        """Starts a worker; returns its process and the line to it.
 
         Raises:
             FedhpError: If the process that starts workers is gone.
@@ -67,7 +67,7 @@ class Nursery:
         except OSError as error:
             raise FedhpError(f"the process that starts workers is gone ({error}); run it again") from None
         self._workers.add(worker)
-        return worker, Connection(ours.detach())
+        return worker, Line(ours)
 
     def end(self, worker: int) -> None:
         """Ends a worker, and waits until it is gone."""

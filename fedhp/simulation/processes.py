@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from multiprocessing.connection import Connection, wait
+from select import select
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -14,6 +14,7 @@ from flwr.app import RecordDict
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.environment import cores
+from fedhp.simulation.lines import Line
 from fedhp.simulation.nursery import Nursery, open_nursery
 from fedhp.simulation.pool import Pool, largest_chunk
 from fedhp.simulation.serving import Order
@@ -61,7 +62,7 @@ class _Process:
     """A worker: its process, the line to it, and which contents it holds."""
 
     process: int
-    line: "Connection[Any, Any]"
+    line: Line
     holds: set[int] = field(default_factory=set)
 
 
@@ -75,7 +76,7 @@ class _Chunk:
 
 @dataclass(eq=False)
 class _Answers:
-    data: bytes = b""
+    data: bytes | bytearray = b""
 
 
 class ProcessCrew:
@@ -94,18 +95,18 @@ class ProcessCrew:
     def start(self) -> _Process:
         """See `fedhp.simulation.workers.Crew`."""
         worker = _Process(*self._nursery.bear())
-        worker.line.send_bytes(pickle.dumps(self._making))
+        worker.line.send(pickle.dumps(self._making))
         return worker
 
     def await_ready(self, workers: Sequence[_Process]) -> None:
         """See `fedhp.simulation.workers.Crew`."""
         until = time.monotonic() + START_SECONDS
         for worker in workers:
-            if not worker.line.poll(max(0.0, until - time.monotonic())):
+            if not worker.line.comes_within(max(0.0, until - time.monotonic())):
                 raise FedhpError(f"the workers did not start within {START_SECONDS:g} s")
             try:
-                failure = pickle.loads(worker.line.recv_bytes())
-            except (EOFError, OSError) as error:
+                failure = pickle.loads(worker.line.receive())
+            except OSError as error:
                 raise FedhpError(f"a worker died while it started: {error}") from None
             if failure is not None:
                 raise failure
@@ -130,13 +131,13 @@ class ProcessCrew:
         worker.holds = (worker.holds | fresh.keys()) - gone
         order = Order(jobs, seconds, [one.key for one in contents], fresh, list(gone))
         with suppress(OSError):  # whoever asks for the report will see that it has died
-            worker.line.send_bytes(pickle.dumps(order, protocol=5))
+            worker.line.send(pickle.dumps(order, protocol=5))
         chunk = _Chunk(worker, _Answers())
         return chunk, chunk.answers
 
     def wait(self, reports: Sequence[_Chunk], seconds: float) -> Collection[_Chunk]:
         """See `fedhp.simulation.workers.Crew`."""
-        ready = set(wait([chunk.worker.line for chunk in reports], seconds))
+        ready = select([chunk.worker.line for chunk in reports], [], [], seconds)[0]
         return {chunk for chunk in reports if chunk.worker.line in ready}
 
     def get(self, thing: _Chunk | _Answers) -> Report | list[Any]:
@@ -144,9 +145,9 @@ class ProcessCrew:
         if isinstance(thing, _Answers):
             return pickle.loads(thing.data)
         try:
-            report = pickle.loads(thing.worker.line.recv_bytes())
-            thing.answers.data = thing.worker.line.recv_bytes()
-        except (EOFError, OSError):
+            report = pickle.loads(thing.worker.line.receive())
+            thing.answers.data = thing.worker.line.receive()
+        except OSError:
             raise WorkerDiedError("the process died while the client ran") from None
         if isinstance(report, str):
             raise LostChunkError(report)

@@ -4,11 +4,11 @@ import os
 import pickle
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from fedhp.errors import FedhpError
+from fedhp.simulation.lines import Line
 from fedhp.simulation.tasks import Job
 from fedhp.simulation.worker import Worker
 
@@ -27,29 +27,39 @@ class Order(NamedTuple):
     gone: Sequence[int]
 
 
-def serve(line: int) -> NoReturn:
-    """Answers what comes over a connection, and ends with it. Runs in a process of its own."""
+def serve(line: Line) -> NoReturn:
+    """Answers what comes over a line, and ends with it. Runs in a process of its own."""
     try:
-        connection: Connection[Any, Any] = Connection(line)
-        orders: SimpleQueue[bytes] = SimpleQueue()
-        threading.Thread(target=_listen, args=(connection, orders), daemon=True).start()
-        _answer_all(connection, orders)
+        orders: SimpleQueue[bytearray] = SimpleQueue()
+        said: SimpleQueue[bytes] = SimpleQueue()
+        threading.Thread(target=_listen, args=(line, orders), daemon=True).start()
+        threading.Thread(target=_speak, args=(line, said), daemon=True).start()
+        _answer_all(orders, said)
     finally:
         os._exit(1)  # nothing of the process that it was born of is to run
 
 
-def _listen(connection: "Connection[Any, Any]", orders: "SimpleQueue[bytes]") -> None:
+def _listen(line: Line, orders: "SimpleQueue[bytearray]") -> None:
     """Takes in what comes while another chunk is answered; who sends it never waits."""
     try:
         while True:
-            orders.put(connection.recv_bytes())
-    except (EOFError, OSError):
+            orders.put(line.receive())
+    except OSError:
         os._exit(0)  # nobody is there any more, whatever is being done
 
 
-def _answer_all(connection: "Connection[Any, Any]", orders: "SimpleQueue[bytes]") -> NoReturn:
+def _speak(line: Line, said: "SimpleQueue[bytes]") -> None:
+    """Sends answers while the next chunk is answered: the server reads when it has the time."""
+    try:
+        while True:
+            line.send(said.get())
+    except OSError:
+        os._exit(0)
+
+
+def _answer_all(orders: "SimpleQueue[bytearray]", said: "SimpleQueue[bytes]") -> NoReturn:
     worker = Worker(*pickle.loads(orders.get()))
-    connection.send_bytes(pickle.dumps(_failure_of(worker.load)))
+    said.put(pickle.dumps(_failure_of(worker.load)))
     contents: dict[int, bytes] = {}
     while True:
         order: Order = pickle.loads(orders.get())
@@ -60,11 +70,11 @@ def _answer_all(connection: "Connection[Any, Any]", orders: "SimpleQueue[bytes]"
         payloads = [pickle.loads(contents[key]) for key in order.contents]
         try:
             report, answers = worker.answer(order.jobs, order.seconds, *payloads)
-            said = pickle.dumps(report), pickle.dumps(answers, protocol=5)
+            pieces = pickle.dumps(report), pickle.dumps(answers, protocol=5)
         except Exception as error:
-            said = pickle.dumps(f"{type(error).__name__}: {error}"), b""
-        for data in said:
-            connection.send_bytes(data)
+            pieces = pickle.dumps(f"{type(error).__name__}: {error}"), b""
+        for piece in pieces:
+            said.put(piece)
 
 
 def _failure_of(load: Callable[[], None]) -> Exception | None:
