@@ -1,5 +1,7 @@
 """Reconciliation against hand-computed means and votes, NumPy's average, and a slow second implementation."""
 
+import pickle
+
 import numpy as np
 import pytest
 from factories import (
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.aggregation.reconcile import Reconciliation, intersection, majority
+from fedhp.aggregation.reconcile import Reconciliation, Sums, intersection, majority
 from fedhp.errors import ScenarioError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
@@ -286,6 +288,86 @@ def test_random_rounds_agree_with_a_slow_second_implementation(round_, quorum, b
     for name, expected in slow_mean(layout, start, states, clients).items():
         whole, held = embed(layout, mean, name)
         np.testing.assert_allclose(whole[held], expected[held], rtol=1e-6, atol=1e-7)
+
+
+def summed(layout, start, members) -> Sums:
+    """What a worker sends of clients that were assigned the same; pickled, as it would be on the way."""
+    apart = Reconciliation(layout, start.cut(layout, members[0].assigned))
+    for one in members:
+        apart.add(one)
+    return pickle.loads(pickle.dumps(apart.sums()))  # noqa: S301 - our own, as Ray hands it on
+
+
+def in_parts(updates, size: int) -> list:
+    """Cuts updates into parts of equal assignments."""
+    by_assigned: dict = {}
+    for one in updates:
+        by_assigned.setdefault(one.assigned, []).append(one)
+    return [part[at : at + size] for part in by_assigned.values() for at in range(0, len(part), size)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rounds(), st.integers(1, 4))
+def test_parts_of_a_round_that_are_summed_apart_come_to_what_the_whole_does(round_, size):
+    """Counts are exact; sums are to the rounding of float64, which a mean in float32 does not show."""
+    layout, current, clients = round_
+    start = random_state(layout, current, 99)
+    updates = [
+        update(random_state(layout, kept, seed), assigned, examples)
+        for seed, (assigned, kept, examples) in enumerate(clients)
+    ]
+    whole, merged = Reconciliation(layout, start), Reconciliation(layout, start)
+    for one in updates:
+        whole.add(one)
+    for part in in_parts(updates, size):
+        merged.merge(summed(layout, start, part))
+    for group in layout.widths:
+        assert np.array_equal(whole.shares()[group], merged.shares()[group])
+        assert np.array_equal(whole.votes()[group], merged.votes()[group], equal_nan=True)
+        assert np.array_equal(whole.keepers[group], merged.keepers[group])
+        np.testing.assert_allclose(whole.scores()[group], merged.scores()[group], rtol=1e-6)
+    for uncovered in ("keep", "residual", "zero_filled") if clients else ("keep",):
+        one, other = whole.mean(uncovered), merged.mean(uncovered)
+        for name in one.weights:
+            np.testing.assert_allclose(one.weights[name], other.weights[name], rtol=1e-6, atol=1e-9)
+
+
+def test_sums_of_sums_count_exactly_whatever_is_merged_first():
+    """Five clients, each with cuts of its own: ((A B) (C D)) E and A (B (C (D E)))."""
+    layout = conv_layout()
+    start = random_state(layout, layout.full())
+    kept = [structure(layout, c=c, f=f) for c, f in [((0,), (1, 2)), ((1, 2), (0,)), ((0, 2), (4,))] * 2][:5]
+    singles = [
+        summed(layout, start, [update(random_state(layout, one, seed), layout.full(), 3 + seed)])
+        for seed, one in enumerate(kept)
+    ]
+
+    def merged(*parts: Sums) -> Reconciliation:
+        together = Reconciliation(layout, start)
+        for part in parts:
+            together.merge(part)
+        return together
+
+    a, b, c, d, e = singles
+    one = merged(merged(merged(a, b).sums(), merged(c, d).sums()).sums(), e)
+    other = merged(a, merged(b, merged(c, merged(d, e).sums()).sums()).sums())
+    for group in layout.widths:
+        assert np.array_equal(one.votes()[group], other.votes()[group])
+        assert np.array_equal(one.keepers[group], other.keepers[group])
+    for name, weights in one.mean().weights.items():
+        np.testing.assert_allclose(weights, other.mean().weights[name], rtol=1e-6)
+
+
+def test_more_structures_than_are_counted_at_a_time_are_all_counted():
+    """130 clients, client n of n + 1 examples: all keep unit 0, and each its own unit n."""
+    layout = dense_layout(130)
+    reconciliation = Reconciliation(layout, random_state(layout, layout.full()))
+    for n in range(130):
+        held = structure(layout, a=[0, n])
+        reconciliation.add(update(random_state(layout, held, n), layout.full(), n + 1))
+    total = 130 * 131 / 2
+    assert reconciliation.shares()["a"].tolist() == [1.0, *((n + 1) / total for n in range(1, 130))]
+    assert reconciliation.keepers["a"].tolist() == [130, *([1] * 129)]
 
 
 def embed(layout, state: ModelState, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
-"""How many examples stand behind every entry of a model: those of the clients that hold it."""
+"""Who holds what: the votes on units, and how many examples stand behind every entry of a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,36 +11,59 @@ from fedhp.model.axes import Axis
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
-# So many structures are counted in one matrix product; what is counted does not depend on it.
-_BLOCK = 64
+# So many different structures are counted in one matrix product, and clients trained as one cohort at most;
+# what is counted does not depend on it.
+BLOCK = 64
+
+
+class Holding(NamedTuple):
+    """Clients that were assigned the same structure and hold the same: their examples, and how many."""
+
+    assigned: Structure
+    held: Structure
+    examples: float
+    number: int = 1
 
 
 class Coverage:
-    """Counts the examples behind every entry, without looking at single entries.
+    """Counts examples and clients behind every unit and entry, without looking at single entries.
 
     An entry is held when the units of all its axes are, so that the count is a product of the clients' masks:
     for a matrix, the sum over clients of examples x (mask of its rows) (mask of its columns), which is one
-    product of matrices for many clients at once.
+    product of matrices for many clients at once. Counts are whole numbers, and so exact in any order.
 
     Args:
         layout: The model's wiring.
         structure: The structure that contains all others.
+
+    Attributes:
+        waiting: What is yet to be counted, of at most `BLOCK` kinds.
     """
 
     def __init__(self, layout: Layout, structure: Structure) -> None:
         self._layout, self._structure = layout, structure
         self._held: dict[str, NDArray[np.float64]] = {}
-        self._waiting: list[tuple[Structure, float]] = []
         self._by_all = 0.0
+        self._units = {group: np.zeros((3, count)) for group, count in structure.counts.items()}
+        self.waiting: dict[tuple[str, str], Holding] = {}
 
-    def add(self, structure: Structure, examples: float) -> None:
-        """Counts a structure's entries."""
-        if structure == self._structure:
-            self._by_all += examples
-            return
-        self._waiting.append((structure, examples))
-        if len(self._waiting) == _BLOCK:
+    def add(self, holding: Holding) -> None:
+        """Counts clients."""
+        assigned, held, examples, number = holding
+        key = assigned.digest, held.digest
+        if before := self.waiting.get(key):
+            holding = Holding(assigned, held, before.examples + examples, before.number + number)
+        elif len(self.waiting) == BLOCK:
             self._count()
+        self.waiting[key] = holding
+
+    def units(self) -> Mapping[str, NDArray[np.float64]]:
+        """Returns per group an array of shape ``(3, units)``.
+
+        The examples of a unit's assignees, those of its keepers, and how many keepers it has.
+        """
+        self._count()
+        return self._units
 
     def held(self) -> Mapping[str, NDArray[np.float64]]:
         """Returns per parameter the examples behind its entries, in a shape that broadcasts to its own."""
@@ -47,18 +71,31 @@ class Coverage:
         return {name: self._by_all + self._held.get(name, np.zeros(())) for name in self._layout.shapes}
 
     def _count(self) -> None:
-        if not self._waiting:
+        holdings = list(self.waiting.values())
+        self.waiting.clear()
+        if not holdings:
             return
-        structures = [structure for structure, _ in self._waiting]
-        examples = np.array([number for _, number in self._waiting])
-        masks = {
-            group: np.array([one.masks[group][self._structure.kept(group)] for one in structures], np.float64)
-            for group in self._structure.masks
-        }
+        examples = np.array([one.examples for one in holdings])
+        numbers = np.array([float(one.number) for one in holdings])
+        kept = self._masks([one.held for one in holdings])
+        for group, given in self._masks([one.assigned for one in holdings]).items():
+            self._units[group] += examples @ given, examples @ kept[group], numbers @ kept[group]
+        whole = np.array([one.held == self._structure for one in holdings])
+        self._by_all += examples[whole].sum()
+        if not whole.all():
+            self._count_entries({group: mask[~whole] for group, mask in kept.items()}, examples[~whole])
+
+    def _count_entries(self, masks: Mapping[str, NDArray[np.float64]], examples: NDArray[np.float64]) -> None:
         for name in self._layout.shapes:
             count = _product(self._layout.runs(name), masks, examples)
             self._held[name] = self._held.get(name, 0.0) + count
-        self._waiting.clear()
+
+    def _masks(self, structures: Sequence[Structure]) -> dict[str, NDArray[np.float64]]:
+        """Returns per group which of the units each structure holds, of shape ``(clients, units)``."""
+        return {
+            group: np.array([one.masks[group][self._structure.kept(group)] for one in structures], np.float64)
+            for group in self._structure.masks
+        }
 
 
 def _product(

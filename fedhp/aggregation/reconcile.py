@@ -9,13 +9,14 @@ votes only on units that it was assigned: a small budget never votes a unit out,
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.aggregation.holders import Coverage
-from fedhp.aggregation.weighted_sums import WeightedSums
+from fedhp.aggregation.holders import Coverage, Holding
+from fedhp.aggregation.weighted_sums import Totals, WeightedSums
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
@@ -24,10 +25,28 @@ from fedhp.training.update import Update
 Shares = Mapping[str, NDArray[np.float64]]
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What the updates of some clients come to, small enough to be sent: for `Reconciliation.merge`.
+
+    Attributes:
+        structure: The structure of the sums, which contains what each of the clients was assigned.
+        weights: Per parameter, compact, the sum over the clients that hold an entry, times their examples.
+        scores: Per group, that of its units' scores.
+        holdings: Who of them was assigned what, and held it in the end.
+    """
+
+    structure: Structure
+    weights: Totals
+    scores: Mapping[str, NDArray[np.float64]]
+    holdings: tuple[Holding, ...]
+
+
 class Reconciliation:
     """Running sums over the updates of one round.
 
-    The order of `add` fixes the result to the last bit; callers add by partition id.
+    The order of `add` and `merge` fixes the result to the last bit, and callers keep one; counts are exact in
+    any.
 
     Args:
         layout: The model's wiring.
@@ -35,16 +54,11 @@ class Reconciliation:
     """
 
     def __init__(self, layout: Layout, state: ModelState) -> None:
-        self._layout = layout
         self._state = state
         self._weights = WeightedSums(layout, state.structure)
         self._coverage = Coverage(layout, state.structure)
         self._examples = 0.0
-        counts = state.structure.counts
-        self._assigned = {group: np.zeros(count) for group, count in counts.items()}
-        self._kept = {group: np.zeros(count) for group, count in counts.items()}
-        self._scores = {group: np.zeros(count) for group, count in counts.items()}
-        self.keepers = {group: np.zeros(count, np.int64) for group, count in counts.items()}
+        self._scores = {group: np.zeros(count) for group, count in state.structure.counts.items()}
 
     @property
     def structure(self) -> Structure:
@@ -53,17 +67,38 @@ class Reconciliation:
 
     def add(self, update: Update) -> None:
         """Adds one update, whose structures must be contained in the global one."""
-        current, held = self._state.structure, update.state.structure
-        examples = float(update.num_examples)
-        self._weights.add(update.state, examples)
-        self._coverage.add(held, examples)
-        self._examples += examples
-        for group in current.masks:
-            self._assigned[group][current.positions(update.assigned, group)] += examples
-            kept = current.positions(held, group)
-            self._kept[group][kept] += examples
-            self.keepers[group][kept] += 1
-            self._scores[group][kept] += update.state.scores[group] * np.float64(examples)
+        held, examples = update.state.structure, float(update.num_examples)
+        self._weights.add(held, update.state.weights, examples)
+        self._add_scores(held, update.state.scores, examples)
+        self._count(Holding(update.assigned, held, examples))
+
+    def merge(self, sums: Sums) -> None:
+        """Adds the updates that somebody else has added up, over the same structure or a part of it."""
+        self._weights.add(sums.structure, sums.weights)
+        self._add_scores(sums.structure, sums.scores, 1.0)
+        for holding in sums.holdings:
+            self._count(holding)
+
+    def sums(self) -> Sums:
+        """Returns what was added, of `fedhp.aggregation.holders.BLOCK` different structures at most."""
+        holdings = tuple(self._coverage.waiting.values())
+        assert sum(one.examples for one in holdings) == self._examples, "some were counted already"
+        return Sums(self.structure, self._weights.totals(), self._scores, holdings)
+
+    def _count(self, holding: Holding) -> None:
+        self._coverage.add(holding)
+        self._examples += holding.examples
+
+    def _add_scores(self, held: Structure, scores: Mapping[str, NDArray[Any]], examples: float) -> None:
+        whole = held == self.structure
+        for group, sums in self._scores.items():
+            scaled = np.multiply(scores[group], examples, dtype=np.float64)
+            sums[slice(None) if whole else self.structure.positions(held, group)] += scaled
+
+    @property
+    def keepers(self) -> Mapping[str, NDArray[np.int64]]:
+        """Per kept unit of the global structure, how many clients kept it."""
+        return {group: counts[2].astype(np.int64) for group, counts in self._coverage.units().items()}
 
     def shares(self) -> Shares:
         """Returns, per kept unit of the global structure, the share of its assignees that kept it.
@@ -71,8 +106,8 @@ class Reconciliation:
         A unit that no participant was assigned has share 1: nobody judged it.
         """
         return {
-            group: np.divide(self._kept[group], given, out=np.ones_like(given), where=given > 0)
-            for group, given in self._assigned.items()
+            group: np.divide(kept, given, out=np.ones_like(given), where=given > 0)
+            for group, (given, kept, _) in self._coverage.units().items()
         }
 
     def votes(self) -> Shares:
@@ -80,11 +115,11 @@ class Reconciliation:
 
         NaN where nobody judged: the unit was gone before, or no participant was assigned it.
         """
-        votes = {}
+        votes, units = {}, self._coverage.units()
         for group, share in self.shares().items():
             mask = self._state.structure.masks[group]
             votes[group] = np.full(len(mask), np.nan)
-            votes[group][mask] = np.where(self._assigned[group] > 0, share, np.nan)
+            votes[group][mask] = np.where(units[group][0] > 0, share, np.nan)
         return votes
 
     def mean(self, uncovered: str = "keep") -> ModelState:
@@ -104,7 +139,7 @@ class Reconciliation:
     def scores(self) -> dict[str, NDArray[np.float32]]:
         """Returns the mean score over a unit's assignees, 0 for those that pruned it."""
         means = {}
-        for group, given in self._assigned.items():
+        for group, (given, *_) in self._coverage.units().items():
             old = self._state.scores[group].astype(np.float64)
             mean = np.divide(self._scores[group], given, out=old, where=given > 0)
             means[group] = mean.astype(np.float32)

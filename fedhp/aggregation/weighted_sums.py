@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fedhp.model.layout import Layout
-from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
+
+Totals = Mapping[str, NDArray[np.float64]]
 
 # So many structures are summed compact, each in a buffer of its own, before they are spread over the model:
 # spreading takes some times as long as adding. A fleet has few memory classes, and so few structures, unless
@@ -18,83 +20,97 @@ _MOST_BUFFERS = 4
 
 
 class _Buffer:
-    """The sum of the updates of one structure, compact; of a single one, the update itself."""
+    """The sum of the weights of one structure, compact; of a single client's, the weights themselves."""
 
-    def __init__(self, first: ModelState, examples: float) -> None:
-        self.structure, self.examples = first.structure, examples
-        self._first: ModelState | None = first
-        self._sums: dict[str, NDArray[np.float32]] = {}
+    def __init__(self, structure: Structure, weights: Mapping[str, NDArray[Any]], examples: float) -> None:
+        self.structure = structure
+        self._first: tuple[Mapping[str, NDArray[Any]], float] | None = weights, examples
+        self._sums: dict[str, NDArray[np.float64]] = {}
 
-    def add(self, state: ModelState, examples: float, scratch: NDArray[np.float32]) -> None:
+    def add(self, weights: Mapping[str, NDArray[Any]], examples: float, scratch: NDArray[np.float64]) -> None:
         if self._first is not None:
-            first, self._first = self._first, None
-            self._sums = {name: w * np.float32(self.examples) for name, w in first.weights.items()}
-        for name, weights in state.weights.items():
-            self._sums[name] += _scaled(weights, examples, scratch)
-        self.examples += examples
+            (first, number), self._first = self._first, None
+            self._sums = {name: np.multiply(array, number, dtype=np.float64) for name, array in first.items()}
+        _accumulate(self._sums, weights, examples, scratch)
 
-    def sums(self, scratch: NDArray[np.float32]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Yields the sums; that of a single update is in ``scratch``, until the next is asked for."""
+    def sums(self, scratch: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Yields the sums; that of a single client's is in ``scratch``, until the next is asked for."""
         if self._first is None:
             yield from self._sums.items()
             return
-        for name, weights in self._first.weights.items():
-            yield name, _scaled(weights, self.examples, scratch)
+        weights, examples = self._first
+        for name, array in weights.items():
+            yield name, _scaled(array, examples, scratch)
 
 
-def _scaled(
-    weights: NDArray[np.float32], examples: float, scratch: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    out = scratch[: weights.size].reshape(weights.shape)
-    return np.multiply(weights, np.float32(examples), out=out)
+def _accumulate(
+    sums: Totals, weights: Mapping[str, NDArray[Any]], examples: float, scratch: NDArray[np.float64]
+) -> None:
+    for name, array in weights.items():
+        total = sums[name]
+        np.add(total, array if examples == 1 else _scaled(array, examples, scratch), out=total)
+
+
+def _scaled(array: NDArray[Any], examples: float, scratch: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.multiply(array, examples, out=scratch[: array.size].reshape(array.shape), dtype=np.float64)
 
 
 class WeightedSums:
     """Example-weighted sums of every entry of a model over the clients that hold it.
 
-    Sums are in the weights' own precision: the mean of a round's clients needs no more. Besides, at most
-    four models are held at a time, however many are added.
+    Sums are float64, in which a weight of 24 bits times some thousand examples is exact, and so, but for
+    weights of very different size, is a sum of thousands: what parts of a round come to by themselves adds up
+    to what the whole does, to the last bit of a float32. Besides, at most four models are held at a time,
+    however many are added.
 
     Args:
         layout: The model's wiring.
-        structure: The structure that contains those of all updates.
+        structure: The structure that contains those of all clients.
     """
 
     def __init__(self, layout: Layout, structure: Structure) -> None:
         self._layout, self._structure = layout, structure
-        self._shapes = {name: layout.shape(name, structure.counts) for name in layout.shapes}
-        self._sums = {name: torch.zeros(shape) for name, shape in self._shapes.items()}
+        shapes = {name: layout.shape(name, structure.counts) for name in layout.shapes}
+        self._sums = {name: np.zeros(shape) for name, shape in shapes.items()}
         self._buffers: dict[str, _Buffer] = {}
-        self._scratch = np.empty(max(map(math.prod, self._shapes.values())), np.float32)
+        self._scratch = np.empty(max(map(math.prod, shapes.values())))
 
-    def add(self, state: ModelState, examples: float) -> None:
-        """Adds a client's weights, times its examples."""
-        digest = state.structure.digest
-        if digest in self._buffers:
-            self._buffers[digest].add(state, examples, self._scratch)
-            return
-        if len(self._buffers) == _MOST_BUFFERS:
-            self._spread(self._buffers.pop(next(iter(self._buffers))))
-        self._buffers[digest] = _Buffer(state, examples)
+    def add(self, structure: Structure, weights: Mapping[str, NDArray[Any]], examples: float = 1.0) -> None:
+        """Adds a client's weights, times its examples, or what those of several come to.
 
-    def totals(self) -> Weights:
+        Args:
+            structure: Whose units the weights are.
+            weights: By name, compact.
+            examples: How often they count.
+        """
+        digest = structure.digest
+        if digest == self._structure.digest:
+            _accumulate(self._sums, weights, examples, self._scratch)
+        elif digest in self._buffers:
+            self._buffers[digest].add(weights, examples, self._scratch)
+        else:
+            if len(self._buffers) == _MOST_BUFFERS:
+                self._spread(self._buffers.pop(next(iter(self._buffers))))
+            self._buffers[digest] = _Buffer(structure, weights, examples)
+
+    def totals(self) -> Totals:
         """Returns per parameter the sum over the clients that hold an entry."""
         while self._buffers:
             self._spread(self._buffers.pop(next(iter(self._buffers))))
-        return {name: total.numpy() for name, total in self._sums.items()}
+        return self._sums
 
     def _spread(self, buffer: _Buffer) -> None:
         """Adds a compact sum to the entries of the model that it stands for."""
         for name, array in buffer.sums(self._scratch):
-            total, sums = torch.from_numpy(array), self._sums[name]
+            sums = self._sums[name]
             takes = self._layout.indices(name, self._structure, buffer.structure)
             if not takes:
-                sums.add_(total)
+                sums += array
             elif [axis for axis, _ in takes] == [0]:
-                sums.numpy()[takes[0][1]] += array  # whole rows; torch adds them one by one
+                sums[takes[0][1]] += array  # whole rows; torch adds them one by one
             else:
                 entries = _flat(sums.shape, dict(takes))
-                sums.view(-1).index_add_(0, entries, total.view(-1))
+                torch.from_numpy(sums).view(-1).index_add_(0, entries, torch.from_numpy(array).view(-1))
 
 
 def _flat(shape: Sequence[int], takes: Mapping[int, NDArray[np.intp]]) -> torch.Tensor:
