@@ -7,6 +7,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedhp.federation import wire
+from fedhp.model.state import ModelState
 from fedhp.scenario.loading import from_json
 from fedhp.scenario.recipes import recipe_of
 from fedhp.training.moments import take_moments
@@ -56,12 +57,18 @@ def _opened(message: Message, context: Context) -> tuple[wire.Brief, LocalDevice
 def _task(message: Message, context: Context) -> tuple[LocalDevice, Recipe, RoundTask]:
     # First: it refuses a network that this device may not import, which a recipe would.
     brief, device = _opened(message, context)
-    recipe = _recipe(brief)
+    recipe = recipe_for(brief)
     server_round, state = wire.unpack_task(message.content, recipe.architecture.layout)
+    return device, recipe, round_task(brief, device, server_round, state)
+
+
+def round_task(brief: wire.Brief, device: LocalDevice, server_round: int, state: ModelState) -> RoundTask:
+    """Returns what a device is asked to do in a round with the model that it was sent."""
     profile = device.profile if brief.budgeted else replace(device.profile, memory_bytes=None)
-    return device, recipe, RoundTask(server_round, device.stream, profile, state)
+    return RoundTask(server_round, device.stream, profile, state)
 
 
 @lru_cache(maxsize=4)
-def _recipe(brief: wire.Brief) -> Recipe:
+def recipe_for(brief: wire.Brief) -> Recipe:
+    """Returns how the clients of a run train."""
     return recipe_of(from_json(brief.scenario), brief.input_shape, brief.num_classes, brief.methods)

@@ -19,7 +19,7 @@ from fedhp.model.zoo import architecture
 from fedhp.records.load import load_run, load_state
 from fedhp.records.record import run_folder
 from fedhp.records.result import RunResult
-from fedhp.references import CLIENT_APP
+from fedhp.references import CLIENT_APP, COHORT_APP
 from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
@@ -63,7 +63,8 @@ def simulate(
         early = begun_early(CLIENT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
         with early, torch_threads(simulation.threads_per_worker):
             setup = _prepared(scenario, show)
-            grids = open_grid(simulation, CLIENT_APP, clients, timeout, _notes.warning, setup.message_bytes)
+            size, note = setup.message_bytes, _notes.warning
+            grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
             with grids as grid, reporting(scenario, folder, show) as trackers:
                 run_fleet(grid, setup, trackers)
         return load_run(folder)

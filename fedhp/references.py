@@ -11,6 +11,7 @@ from fedhp.choices import did_you_mean
 from fedhp.errors import ScenarioError
 
 CLIENT_APP = "clients.client_app:app"
+COHORT_APP = "clients.cohort_app:answer"
 _APPS = ("clients", "strategies")
 
 

@@ -9,7 +9,7 @@ import pytest
 from flwr.serverapp import Grid
 
 import fedhp
-from fedhp.references import CLIENT_APP
+from fedhp.references import CLIENT_APP, COHORT_APP
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.reporting import reporting
 from fedhp.run.setup import prepare
@@ -32,7 +32,8 @@ def workers() -> Iterator[Grid]:
     """Two workers that all fleets of this file share: their start takes longer than a run."""
     chosen = scenario("dense")
     num_clients, timeout = chosen.fleet.num_clients, chosen.server.timeout_seconds
-    with open_grid(replace(chosen.simulation, num_workers=2), CLIENT_APP, num_clients, timeout) as grid:
+    simulation = replace(chosen.simulation, num_workers=2)
+    with open_grid(simulation, CLIENT_APP, num_clients, timeout, cohort_app=COHORT_APP) as grid:
         yield grid
 
 

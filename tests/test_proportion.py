@@ -6,7 +6,7 @@ from factories import dense_layout, filled_state, structure, update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedhp.aggregation.proportion import Change, Proportion, changes
+from fedhp.aggregation.proportion import Change, Proportion, Reference
 
 
 def judged(norms, factor: float = 10.0, before: float = 0.0, judge: Proportion | None = None) -> list[bool]:
@@ -25,7 +25,7 @@ def test_a_change_is_measured_over_the_entries_that_came_back():
     whole = filled_state(layout, layout.full(), in_weight=[1, 2, 3], in_bias=[2, 3, 4], out_weight=[5, 6, 7])
     kept = structure(layout, a=[0, 2])
     sent = filled_state(layout, kept, in_weight=[4, 3], in_bias=[2, 8], out_weight=[5, 19])
-    (change,) = changes(layout, whole, update(sent))
+    (change,) = Reference(layout, whole).changes(update(sent))
     assert (change.kind, change.norm) == ("weights", pytest.approx(13))
     assert change.before == pytest.approx(np.sqrt(104))
 

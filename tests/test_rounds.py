@@ -12,8 +12,8 @@ from flwr.serverapp import Grid
 from fedhp.federation import wire
 from fedhp.federation.device import Device
 from fedhp.federation.roster import query_fleet
-from fedhp.federation.rounds import close_round
-from fedhp.federation.server_state import ServerState
+from fedhp.federation.rounds import close_round, opened
+from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
 from fedhp.references import CLIENT_APP
@@ -57,10 +57,16 @@ def answer(strategy: FleetStrategy, message: Message) -> Message:
     return reply(message, update)
 
 
+def closed(strategy: FleetStrategy, replies: list[Message]) -> tuple[ServerState, Outcome]:
+    return close_round(
+        strategy, strategy.server, opened(strategy, strategy.state, strategy._asked.sent, replies)
+    )
+
+
 def hold(strategy: FleetStrategy, rounds: int) -> ServerState:
     for _ in range(rounds):
         replies = [answer for _, answer in answered(strategy)]
-        strategy.server, _ = close_round(strategy, strategy.server, strategy._asked.sent, replies)
+        strategy.server, _ = closed(strategy, replies)
     return strategy.server
 
 
@@ -70,9 +76,7 @@ def test_the_same_state_and_replies_give_the_same_round_and_change_nothing():
     before = hold(strategy, 2)
     kept = before.model.cut(strategy.layout, before.model.structure)
     replies = [answer for _, answer in answered(strategy)]
-    (one, first), (two, again) = (
-        close_round(strategy, before, strategy._asked.sent, order) for order in (replies, replies[::-1])
-    )
+    (one, first), (two, again) = (closed(strategy, order) for order in (replies, replies[::-1]))
     assert same_bits(one.model, two.model)
     assert (one.round, one.update_norms, first.rows) == (two.round, two.update_norms, again.rows)
     assert all((a == b).all() for a, b in zip(arrays(one), arrays(two), strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.model.layout import Layout
-from fedhp.model.state import ModelState
+from fedhp.model.state import ModelState, Weights
 from fedhp.training.update import Update
 
 # A median of fewer norms says nothing; until so many are known, replies wait for each other; and of so many
@@ -45,22 +45,35 @@ class Change:
     before: float
 
 
-def changes(layout: Layout, state: ModelState, update: Update) -> tuple[Change, ...]:
-    """Returns how far an update moves a global model: its weights, and its running statistics if any.
+class Reference:
+    """A global model, by which it is measured how far updates move it.
 
-    Statistics are of another scale than weights, so that beside them a change of weights could hide.
+    Args:
+        layout: The model's wiring.
+        state: The model.
     """
-    before = layout.slice(state.weights, state.structure, update.state.structure)
-    kinds = {"weights": layout.trained, "running statistics": sorted(layout.buffers)}
-    return tuple(
-        Change(
-            kind,
-            norm(update.state.weights[name] - before[name] for name in names),
-            norm(before[name] for name in names),
+
+    def __init__(self, layout: Layout, state: ModelState) -> None:
+        self._layout, self._state = layout, state
+        # Statistics are of another scale than weights, so that beside them a change of weights could hide.
+        kinds = {"weights": layout.trained, "running statistics": tuple(sorted(layout.buffers))}
+        self._kinds = {kind: names for kind, names in kinds.items() if names}
+        self._norms = self._norms_of(state.weights)
+
+    def changes(self, update: Update) -> tuple[Change, ...]:
+        """Returns how far an update moves the model: its weights, and its running statistics if any."""
+        before, norms, held = self._state.weights, self._norms, update.state.structure
+        if held != self._state.structure:
+            before = self._layout.slice(before, self._state.structure, held)
+            norms = self._norms_of(before)
+        moved = update.state.weights
+        return tuple(
+            Change(kind, norm(moved[name] - before[name] for name in names), norms[kind])
+            for kind, names in self._kinds.items()
         )
-        for kind, names in kinds.items()
-        if names
-    )
+
+    def _norms_of(self, weights: Weights) -> Mapping[str, float]:
+        return {kind: norm(weights[name] for name in names) for kind, names in self._kinds.items()}
 
 
 def norm(arrays: Iterable[NDArray[np.float32]]) -> float:

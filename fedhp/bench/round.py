@@ -15,7 +15,7 @@ from fedhp.errors import require
 from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.strategy import FleetStrategy
-from fedhp.references import CLIENT_APP
+from fedhp.references import CLIENT_APP, COHORT_APP
 from fedhp.run.setup import prepare
 from fedhp.scenario.schema import Scenario
 from fedhp.simulation.opening import open_grid
@@ -67,7 +67,14 @@ def run_round(
     fleet, bare = [], []
     with (
         bare_workers(scenario, compression, max(1, num_workers)) as bare_loop,
-        open_grid(scenario.simulation, CLIENT_APP, clients, 600.0, message_bytes=setup.message_bytes) as grid,
+        open_grid(
+            scenario.simulation,
+            CLIENT_APP,
+            clients,
+            600.0,
+            message_bytes=setup.message_bytes,
+            cohort_app=COHORT_APP,
+        ) as grid,
     ):
         devices, _ = query_fleet(grid, strategy.brief, clients, 600.0)
         strategy.enlist(devices)
@@ -112,9 +119,8 @@ def _seconds(function: Callable[..., object], *given: object) -> float:
 
 def _hold_rounds(strategy: FleetStrategy, grid: Grid, number: int) -> None:
     for _ in range(number):
-        before, asked = strategy.server, strategy.ask(grid)
-        replies = grid.send_and_receive(asked.messages, timeout=600.0)
-        strategy.server, strategy.outcome = close_round(strategy, before, asked.sent, replies)
+        _, parts = strategy.exchange(grid, 600.0)
+        strategy.server, strategy.outcome = close_round(strategy, strategy.server, parts)
 
 
 @contextmanager

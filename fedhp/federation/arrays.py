@@ -40,6 +40,11 @@ def read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[
     return np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
 
 
+def array_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Returns how many bytes `write_array` makes of such an array."""
+    return len(_header(shape, dtype)) + math.prod(shape) * dtype.itemsize
+
+
 @lru_cache(maxsize=4096)
 def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     """Returns what NumPy's format puts before the data of such an array."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 
 from fedhp.federation import wire
 from fedhp.federation.device import Device
@@ -20,33 +20,51 @@ class Asked(NamedTuple):
     sent: Mapping[int, Sent]
 
 
-def ask(
-    kind: str,
-    brief: wire.Brief,
-    layout: Layout,
-    model: ModelState,
-    server_round: int,
-    parts: Iterable[tuple[Device, Structure]],
-) -> Asked:
-    """Returns a message to each device with its part of a model.
+class Payload(NamedTuple):
+    """What devices are sent that get the same part of a model, and how much of it there is."""
+
+    content: RecordDict
+    num_parameters: int
+    num_bytes: int
+
+
+class Payloads:
+    """The parts of a model, each packed once.
 
     Args:
-        kind: Flower's type of message.
         brief: What every message says of the run.
         layout: The model's wiring.
         model: The model.
         server_round: The round that it belongs to.
+    """
+
+    def __init__(self, brief: wire.Brief, layout: Layout, model: ModelState, server_round: int) -> None:
+        self.server_round = server_round
+        self._brief, self._layout, self._model = brief, layout, model
+        self._packed: dict[str, Payload] = {}
+
+    def of(self, structure: Structure) -> Payload:
+        """Returns the part of a structure."""
+        if structure.digest not in self._packed:
+            record = wire.pack_state(self._model.cut(self._layout, structure))
+            size = self._layout.num_parameters(structure.counts), wire.record_bytes(record)
+            content = wire.pack_task(record, self._brief, self.server_round)
+            self._packed[structure.digest] = Payload(content, *size)
+        return self._packed[structure.digest]
+
+
+def ask(kind: str, payloads: Payloads, parts: Iterable[tuple[Device, Structure]]) -> Asked:
+    """Returns a message to each device with its part of a model.
+
+    Args:
+        kind: Flower's type of message.
+        payloads: The parts.
         parts: The devices, and the structure that each is sent.
     """
-    payloads: dict[str, tuple[wire.RecordDict, int, int]] = {}
     messages, sent = list[Message](), dict[int, Sent]()
     for device, structure in parts:
-        if structure.digest not in payloads:
-            record = wire.pack_state(model.cut(layout, structure))
-            size = layout.num_parameters(structure.counts), wire.record_bytes(record)
-            payloads[structure.digest] = wire.pack_task(record, brief, server_round), *size
-        content, num_parameters, num_bytes = payloads[structure.digest]
-        message = Message(content, device.node_id, kind, group_id=str(server_round))
+        content, num_parameters, num_bytes = payloads.of(structure)
+        message = Message(content, device.node_id, kind, group_id=str(payloads.server_round))
         messages.append(message)
         sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
     return Asked(messages, sent)

@@ -9,7 +9,7 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.federation.device import Device
 from fedhp.sizes import format_size
 from fedhp.training.recipe import Recipe
-from fedhp.training.update import Update
+from fedhp.training.update import Said
 
 _notes = logging.getLogger("fedhp.notes")
 
@@ -41,19 +41,20 @@ class Counts:
             if self._factor and device.profile.own_data and device.profile.num_examples > most
         ]
 
-    def held(self, device: Device, update: Update, times: float) -> Update:
-        """Returns an update as it counts, given how many times the others' its norm is."""
-        most = self._most(times)
-        if not self._factor or not device.profile.own_data or update.num_examples <= most:
-            return update
-        return replace(update, num_examples=most)
+    def held(self, device: Device, num_examples: int, times: float) -> int:
+        """Returns for how many samples an update counts, given how many times the others' its norm is."""
+        if not self._factor or not device.profile.own_data:
+            return num_examples
+        return min(num_examples, self._most(times))
 
     def _most(self, times: float) -> int:
         return max(self._median, int(self._factor * self._median / max(1.0, times)))
 
 
-def with_servers_memory(recipe: Recipe, memory: MemoryModel, budget: int | None, update: Update) -> Update:
-    """Returns an update whose predicted memory is what the server's own model makes of it.
+def with_servers_memory(
+    recipe: Recipe, memory: MemoryModel, budget: int | None, client: int, update: Said
+) -> Said:
+    """Returns what an update says with the predicted memory that the server's own model makes of it.
 
     The server knows the structures before and after, and so the least that the peak was. Between two cuts a
     growing batch may have taken more, up to the budget: only so far is the client believed, and what it
@@ -61,7 +62,7 @@ def with_servers_memory(recipe: Recipe, memory: MemoryModel, budget: int | None,
     """
     said = update.statistics
     most = min(max(recipe.train.batch_size, recipe.memory.max_batch), update.num_examples)
-    assigned, held = update.assigned.counts, update.state.structure.counts
+    assigned, held = update.assigned.counts, update.held.counts
     least = max(
         memory.training_bytes(assigned, min(said.batch_size_first, most)),
         memory.training_bytes(held, min(said.batch_size_last, most)),
@@ -71,9 +72,11 @@ def with_servers_memory(recipe: Recipe, memory: MemoryModel, budget: int | None,
     if claimed > highest:
         _notes.warning(
             "client %d says that its training took %s by the memory model; by the server's it is %s",
-            update.client,
+            client,
             format_size(claimed),
             format_size(least),
         )
     predicted = claimed if least < claimed <= highest else least
+    if predicted == claimed:
+        return update
     return replace(update, statistics=replace(said, memory_predicted_bytes=predicted))

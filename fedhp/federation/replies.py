@@ -15,18 +15,18 @@ from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 from fedhp.records.replied import succeeded
 from fedhp.records.rows import ClientReport
-from fedhp.training.update import Update
+from fedhp.training.update import Said
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a sampled device was sent in a round."""
+    """What a sampled device was sent in a round; by a message of its own, or with others by none."""
 
     device: Device
     structure: Structure
     num_parameters: int
     num_bytes: int
-    message: Metadata
+    message: Metadata | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Arrived:
 
     Attributes:
         sent: What it answers.
-        update: The checked update; None where it failed.
+        said: What the checked update says beside its weights; None where it failed.
         changes: The update's, by kind of entries.
         num_bytes: Bytes of the reply's arrays.
         failure: ``"stage: cause"``.
@@ -43,7 +43,7 @@ class Arrived:
     """
 
     sent: Sent
-    update: Update | None = None
+    said: Said | None = None
     changes: tuple[Change, ...] = ()
     num_bytes: int = 0
     failure: str = ""
@@ -65,7 +65,7 @@ class Arrived:
             bytes_up=self.num_bytes,
             update_norm=self.changes[0].norm if self.changes else None,
         )
-        return row if self.update is None or self.failure else succeeded(row, self.update, layout)
+        return row if self.said is None or self.failure else succeeded(row, self.said, layout)
 
     def refused(self, flaw: str) -> "Arrived":
         """Returns it as a failure, where there is a flaw."""
@@ -83,7 +83,7 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
     def name(node: int) -> str:
         return f"client {sent[node].device.client} (node {node})" if node in sent else f"node {node}"
 
-    questions = Questions((one.message for one in sent.values()), name)
+    questions = Questions((one.message for one in sent.values() if one.message is not None), name)
     awaited = deque(sorted(sent, key=lambda node: sent[node].device.client))
     early: dict[int, Message] = {}
 

@@ -16,7 +16,6 @@ from fedhp.federation import wire
 from fedhp.federation.device import Device
 from fedhp.federation.questions import Questions, content_of
 from fedhp.fleet.devices import DeviceProfile
-from fedhp.seeds import generator
 
 _POLL_SECONDS = 0.5
 
@@ -93,14 +92,6 @@ def _answers(asked: Sequence[Metadata], replies: Iterable[Message]) -> dict[int,
         if node is not None:
             answers[node] = _read(reply, node)
     return answers
-
-
-def drawn(devices: list[Device], number: int, seed: int, server_round: int) -> list[Device]:
-    """Returns so many devices in their order: a round's own seeded draw, without replacement."""
-    if number == len(devices):
-        return devices
-    chosen = generator(seed, "sampling", server_round).choice(len(devices), size=number, replace=False)
-    return [devices[index] for index in sorted(chosen)]
 
 
 def wait_for(grid: Grid, nodes: Collection[int], number: int, seconds: float) -> bool:

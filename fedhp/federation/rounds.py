@@ -1,59 +1,76 @@
 """A round as a function: what the server held and what came back make what it holds next."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import starmap
-from operator import attrgetter
+from itertools import chain, groupby, repeat, starmap
+from typing import Protocol
 
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
-from fedhp.aggregation.proportion import Proportion, changes
+from fedhp.aggregation.proportion import Proportion, Reference
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.server_optimizer import Moments, cut, step
 from fedhp.errors import FedhpError, WireError
 from fedhp.federation import wire
-from fedhp.federation.claims import with_servers_memory
+from fedhp.federation.checks import check_values
 from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Arrived, Sent, in_order
 from fedhp.federation.rules import Rules
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport
+from fedhp.training.update import Update
 
 _notes = logging.getLogger("fedhp.notes")
 
 
-def close_round(
-    rules: Rules, state: ServerState, sent: Mapping[int, Sent], replies: Iterable[Message]
-) -> tuple[ServerState, Outcome]:
-    """Checks each reply as it arrives and adds it, by partition id; then decides what survives.
+class Part(Protocol):
+    """What came of one message, or of several devices that were asked together.
+
+    Attributes:
+        arrived: What came of each device.
+    """
+
+    @property
+    def arrived(self) -> Sequence[Arrived]:
+        """See above."""
+        ...
+
+    def add(self, reconciliation: Reconciliation, counted: Sequence[Arrived]) -> None:
+        """Adds the updates of those devices that count; their numbers of samples are as they count."""
+        ...
+
+
+def close_round(rules: Rules, state: ServerState, parts: Iterable[Part]) -> tuple[ServerState, Outcome]:
+    """Holds each update against the others as it arrives, and adds it; then decides what survives.
 
     Below ``server.min_replies`` valid replies the model stays as it is.
 
     Args:
         rules: The strategy's.
         state: What the server held when it asked.
-        sent: What each node was sent.
-        replies: Whatever comes back, as it comes.
+        parts: What came of asking each device, as it comes, in an order on which alone the round depends.
 
     Returns:
         What the server holds after the round, and what else came of it.
     """
     proportion = Proportion(rules.scenario.server.max_times_median, state.update_norms)
-    reconciliation = Reconciliation(rules.layout, state.model)
-    arrived = starmap(partial(_open, rules, state.model), in_order(sent, replies))
+    reconciliation = rules.reconciliation(state.model)
     some_absent, rows, sources = False, list[ClientReport](), set[str]()
-    for one, flaw, times in proportion.judged(arrived, attrgetter("changes")):
-        if one.update is not None and not flaw:
-            update = rules.claims.held(one.sent.device, one.update, times)
-            one = replace(one, update=update)
-            reconciliation.add(update)
-            sources.add(update.state.structure.digest)
-        some_absent |= one.absent
-        rows.append(one.refused(flaw).row(state.round + 1, rules.layout, rules.budgeted))
+    items = chain.from_iterable(map(_devices_of, parts))
+    judged = proportion.judged(items, lambda item: item[1].changes)
+    for part, ones in groupby(judged, key=lambda one: one[0][0]):
+        said = list(starmap(partial(_as_it_counts, rules), ones))
+        counted = [one for one in said if one.said is not None and not one.failure]
+        if counted:
+            part.add(reconciliation, counted)
+        sources.update(one.said.held.digest for one in counted if one.said is not None)
+        some_absent |= any(one.absent for one in said)
+        rows += (one.row(state.round + 1, rules.layout, rules.budgeted) for one in said)
+    rows.sort(key=lambda row: row.client)
     after = replace(
         state,
         round=state.round + 1,
@@ -64,22 +81,69 @@ def close_round(
     return _concluded(rules, after, Outcome(tuple(rows), sources=frozenset(sources)), reconciliation)
 
 
-def _open(rules: Rules, model: ModelState, sent: Sent, reply: Message | None) -> Arrived:
+def _devices_of(part: Part) -> Iterator[tuple[Part, Arrived]]:
+    return zip(repeat(part), part.arrived, strict=False)
+
+
+def _as_it_counts(rules: Rules, item: tuple[Part, Arrived], flaw: str, times: float) -> Arrived:
+    """Returns an answer as a failure where there is a flaw, and else with as many samples as it counts for.
+
+    ``times`` is how many times the others' its norm is.
+    """
+    one = item[1]
+    if one.said is None or flaw:
+        return one.refused(flaw)
+    number = rules.claims.held(one.sent.device, one.said.num_examples, times)
+    return (
+        one if number == one.said.num_examples else replace(one, said=replace(one.said, num_examples=number))
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Alone:
+    """A device that was asked by a message of its own."""
+
+    arrived: tuple[Arrived]
+    update: Update | None = None
+
+    def add(self, reconciliation: Reconciliation, counted: Sequence[Arrived]) -> None:
+        """See `Part`."""
+        (one,), update = counted, self.update
+        assert update is not None
+        assert one.said is not None
+        reconciliation.add(replace(update, num_examples=one.said.num_examples))
+
+
+def opened(
+    rules: Rules, model: ModelState, sent: Mapping[int, Sent], replies: Iterable[Message]
+) -> Iterator[Part]:
+    """Checks each reply to a message, and yields what came of each device, by partition id.
+
+    Args:
+        rules: The strategy's.
+        model: The global model that was sent, or parts of it.
+        sent: What each node was sent.
+        replies: Whatever comes back, as it comes.
+    """
+    reference = Reference(rules.layout, model)
+    return starmap(partial(_open, rules, reference), in_order(sent, replies))
+
+
+def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None) -> _Alone:
     """Checks one reply, or names the failure."""
     if reply is None:
-        return Arrived(sent, failure="timeout: no reply arrived in time")
+        return _Alone((Arrived(sent, failure="timeout: no reply arrived in time"),))
     device = sent.device
     absent = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
     try:
         content = content_of(reply)
         update = wire.unpack_update(content, rules.layout, device.client, sent.structure, device.profile)
     except WireError as error:
-        return Arrived(sent, failure=f"reply: {error}")
+        return _Alone((Arrived(sent, failure=f"reply: {error}"),))
     except FedhpError as error:
-        return Arrived(sent, failure=str(error), absent=absent)
-    budget = device.profile.memory_bytes if rules.budgeted else None
-    update = with_servers_memory(rules.recipe, rules.memory, budget, update)
-    return Arrived(sent, update, changes(rules.layout, model, update), wire.update_bytes(content))
+        return _Alone((Arrived(sent, failure=str(error), absent=absent),))
+    said = rules.believed(device, update.said)
+    return _Alone((Arrived(sent, said, reference.changes(update), wire.update_bytes(content)),), update)
 
 
 def _concluded(
@@ -98,7 +162,7 @@ def _concluded(
     model, moments = _next_model(rules, state, reconciliation)
     try:
         for name, weights in model.weights.items():
-            wire.check_values(name, weights)
+            check_values(name, weights)
     except WireError as error:
         _notes.warning("round %d: the new model is none (%s); the model stays", state.round, error)
         return state.undone(state), stays

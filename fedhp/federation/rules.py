@@ -1,15 +1,15 @@
 """What a strategy decides: who takes part, what each is sent, which units survive and what weights become."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
-from fedhp.federation.claims import Counts
-from fedhp.federation.device import Device
-from fedhp.federation.roster import drawn
+from fedhp.federation.claims import Counts, with_servers_memory
+from fedhp.federation.device import Device, drawn
 from fedhp.federation.server_state import ServerState
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
@@ -17,10 +17,11 @@ from fedhp.model.structure import Structure
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
+from fedhp.training.update import Said
 
 
-class Rules:
-    """The rules of a strategy; the defaults are those of a dense model that all devices can train.
+class Enlisted:
+    """The devices of a strategy: who can take part, and who of them is asked in a round.
 
     Args:
         scenario: The scenario.
@@ -30,23 +31,14 @@ class Rules:
         brief: What every message says of the run.
 
     Attributes:
-        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``, or by
-            reference.
         budgeted: Whether devices keep to their memory budgets.
-        cuts_inputs: Whether the entries of a sample are units, where the model has them so.
-        options: Keys of the scenario's ``strategy`` section that it has a use for.
-        paper: Where it was published; empty where nowhere.
         server: What the server holds now.
         devices: Those that take part, by partition id.
         remarks: What stands out of the devices, and who of them is left out, a line each.
         claims: For how many samples each of them counts, once they are enlisted.
     """
 
-    methods: tuple[str, ...] = ()
     budgeted = True
-    cuts_inputs = True
-    options: frozenset[str] = frozenset()
-    paper = ""
 
     def __init__(
         self, scenario: Scenario, recipe: Recipe, memory: MemoryModel, state: ModelState, brief: wire.Brief
@@ -61,19 +53,6 @@ class Rules:
         """The global model now."""
         return self.server.model
 
-    @classmethod
-    def prunes(cls) -> bool:
-        """Says whether clients prune as they train."""
-        return DYNHP in cls.methods
-
-    @classmethod
-    def check(cls, recipe: Recipe) -> None:
-        """Checks what the strategy asks of model and training beyond what every one does.
-
-        Raises:
-            ScenarioError: If it is not as it must be.
-        """
-
     def check_budget(self, budget_bytes: int | None) -> None:
         """Checks that a device of this budget can take part: it can train the smallest structure.
 
@@ -86,18 +65,6 @@ class Rules:
     def admits(self, device: Device) -> bool:
         """Says whether a device that passes `check_budget` takes part: all do."""
         return True
-
-    def assign(self, device: Device, server_round: int) -> Structure:
-        """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
-        return self.state.structure
-
-    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
-        """Returns the units of the global structure that survive the round: all of them."""
-        return reconciliation.structure
-
-    def average(self, reconciliation: Reconciliation) -> ModelState:
-        """Returns the model that the updates make, of the structure before the round: means over holders."""
-        return reconciliation.mean(self.scenario.strategy.uncovered)
 
     def enlist(self, devices: Sequence[Device]) -> None:
         """Takes the devices that can take part, and remarks whose budget is too small.
@@ -141,11 +108,69 @@ class Rules:
         number = self.scenario.server.clients_per_round
         return number if 0 < number < len(self.devices) else len(self.devices)
 
+    def sample(self, server_round: int) -> list[Device]:
+        """Returns the round's devices by partition id: a seeded draw, without replacement."""
+        return drawn(self.devices, self.round_size, self.scenario.seed, server_round)
+
+
+class Rules(Enlisted):
+    """The rules of a strategy; the defaults are those of a dense model that all devices can train.
+
+    Attributes:
+        methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``, or by
+            reference.
+        cuts_inputs: Whether the entries of a sample are units, where the model has them so.
+        options: Keys of the scenario's ``strategy`` section that it has a use for.
+        needs: What it needs of a round's updates: ``"sums"`` over them, which are made where clients are
+            simulated, or ``"updates"``, each for itself.
+        paper: Where it was published; empty where nowhere.
+    """
+
+    methods: tuple[str, ...] = ()
+    cuts_inputs = True
+    options: frozenset[str] = frozenset()
+    needs: Literal["sums", "updates"] = "sums"
+    paper = ""
+
+    @classmethod
+    def prunes(cls) -> bool:
+        """Says whether clients prune as they train."""
+        return DYNHP in cls.methods
+
+    @classmethod
+    def check(cls, recipe: Recipe) -> None:
+        """Checks what the strategy asks of model and training beyond what every one does.
+
+        Raises:
+            ScenarioError: If it is not as it must be.
+        """
+
+    def assign(self, device: Device, server_round: int) -> Structure:
+        """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
+        return self.state.structure
+
+    def reconciliation(self, model: ModelState) -> Reconciliation:
+        """Returns what adds up the updates of a round that begins with this model.
+
+        One of a strategy's own, a subclass, is given every update (`Reconciliation.add`), by partition id,
+        where the strategy ``needs`` them.
+        """
+        return Reconciliation(self.layout, model)
+
+    def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
+        """Returns the units of the global structure that survive the round: all of them."""
+        return reconciliation.structure
+
+    def average(self, reconciliation: Reconciliation) -> ModelState:
+        """Returns the model that the updates make, of the structure before the round: means over holders."""
+        return reconciliation.mean(self.scenario.strategy.uncovered)
+
+    def believed(self, device: Device, said: Said) -> Said:
+        """Returns what a device's update says as far as the server believes it: see `with_servers_memory`."""
+        budget = device.profile.memory_bytes if self.budgeted else None
+        return with_servers_memory(self.recipe, self.memory, budget, device.client, said)
+
     def start_from(self, structure: Structure) -> None:
         """Makes the global model, before the first round, a fresh one of this structure."""
         if structure != self.state.structure:
             self.server = ServerState(fresh_state(self.recipe.architecture, structure, self.scenario.seed))
-
-    def sample(self, server_round: int) -> list[Device]:
-        """Returns the round's devices by partition id: a seeded draw, without replacement."""
-        return drawn(self.devices, self.round_size, self.scenario.seed, server_round)

@@ -166,8 +166,9 @@ def _with(
     state: ModelState, sums: Mapping[str, NDArray[np.float64]], taken: int, everyone: int
 ) -> ModelState:
     """Returns the model whose statistics are those taken for as many samples, and stay for all others."""
+    others = np.float64(everyone - taken)  # so that what nobody takes stays as it is, to the last bit
     means = {
-        name: ((values + (everyone - taken) * state.weights[name]) / everyone).astype(np.float32)
+        name: ((values + others * state.weights[name]) / everyone).astype(np.float32)
         for name, values in sums.items()
     }
     return ModelState({**state.weights, **means}, state.structure, state.scores)

@@ -1,6 +1,6 @@
 """What every fedhp strategy shares: Flower's phases of a round, over rounds as functions of a state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -9,16 +9,20 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp.costs.memory import MemoryModel
 from fedhp.federation import wire
-from fedhp.federation.asking import Asked, ask
+from fedhp.federation.asking import Asked, Payloads, ask
+from fedhp.federation.cohorts import CohortExchange, cohorts
+from fedhp.federation.device import Device
 from fedhp.federation.patience import Patience
-from fedhp.federation.replies import in_order
-from fedhp.federation.rounds import close_round
+from fedhp.federation.replies import Sent, in_order
+from fedhp.federation.rounds import Part, close_round, opened
 from fedhp.federation.rules import Rules
 from fedhp.federation.running_statistics import RunningStatistics
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.records.rows import together
 from fedhp.scenario.schema import Scenario
+from fedhp.simulation.grid import SimulatedGrid
 from fedhp.training.recipe import Recipe
 
 _NOBODY = Asked([], {})
@@ -56,18 +60,41 @@ class FleetStrategy(Rules, Strategy):
         self._asked = _NOBODY
         self._arrays = ArrayRecord()
 
+    def exchange(self, grid: Grid, timeout: float) -> tuple[Mapping[int, Sent], Iterable[Part]]:
+        """Asks devices for the next round; returns what each is sent, and what comes of it, as it comes.
+
+        Where the grid simulates them and sums are all that is needed, those that are sent the same train
+        together, and the sums over their updates come back; otherwise every device is sent a message.
+
+        Args:
+            grid: Where they are.
+            timeout: Seconds to wait; in a simulation, for each.
+
+        Raises:
+            TrainingError: As `ask`.
+        """
+        if self.needs != "sums" or not isinstance(grid, SimulatedGrid) or not grid.takes_cohorts:
+            messages, sent = self.ask(grid)
+            replies = grid.send_and_receive(messages, timeout=timeout)
+            return sent, opened(self, self.state, sent, replies)
+        exchange = CohortExchange(self, cohorts(self, *self._next(grid)), grid, timeout)
+        return exchange.sent, exchange
+
     def ask(self, grid: Grid) -> Asked:
-        """Samples devices for the next round, and sends each its part of the model.
+        """Samples devices for the next round, and returns the messages by which each is sent its part.
 
         Raises:
             TrainingError: If the last round failed for want of devices, and they do not come back.
         """
+        return ask(MessageType.TRAIN, *self._next(grid))
+
+    def _next(self, grid: Grid) -> tuple[Payloads, Iterator[tuple[Device, Structure]]]:
         self.patience.wait(self.server, grid, [device.node_id for device in self.devices])
         number = self.server.round + 1
         parts = ((device, self.assign(device, number)) for device in self.sample(number))
-        return ask(MessageType.TRAIN, self.brief, self.layout, self.state, number, parts)
+        return Payloads(self.brief, self.layout, self.state, number), parts
 
-    def ask_for_statistics(self, state: ServerState, outcome: Outcome, asked: Asked) -> Asked:
+    def ask_for_statistics(self, state: ServerState, outcome: Outcome, sent: Mapping[int, Sent]) -> Asked:
         """Asks devices of a round for the running statistics of its model, where they are not its own.
 
         The server evaluates the model itself, on the held-out set.
@@ -75,16 +102,16 @@ class FleetStrategy(Rules, Strategy):
         Args:
             state: What the server holds after the round.
             outcome: What else came of it.
-            asked: Who took part.
+            sent: Who took part.
         """
         structure = state.model.structure
         if self.statistics.are_of(structure, outcome.sources):
             return _NOBODY
         valid = {row.client for row in outcome.valid}
-        devices = [sent.device for sent in asked.sent.values() if sent.device.client in valid]
+        devices = [one.device for one in sent.values() if one.device.client in valid]
         holders = self.statistics.holders(devices, structure, state.round)
         parts = ((device, structure) for device in holders)
-        return ask(MessageType.EVALUATE, self.brief, self.layout, state.model, state.round, parts)
+        return ask(MessageType.EVALUATE, Payloads(self.brief, self.layout, state.model, state.round), parts)
 
     def summary(self) -> None:
         """Says nothing: the trackers show the scenario and the fleet."""
@@ -101,7 +128,8 @@ class FleetStrategy(Rules, Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """See `close_round`. Returns nothing where the model stays."""
-        self.server, self.outcome = close_round(self, self.server, self._asked.sent, replies)
+        parts = opened(self, self.state, self._asked.sent, replies)
+        self.server, self.outcome = close_round(self, self.server, parts)
         valid = self.outcome.valid
         if not self.outcome.sources:
             return None, None
@@ -113,7 +141,7 @@ class FleetStrategy(Rules, Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """See `ask_for_statistics`."""
-        self._asked = self.ask_for_statistics(self.server, self.outcome, self._asked)
+        self._asked = self.ask_for_statistics(self.server, self.outcome, self._asked.sent)
         self._arrays = arrays
         return self._asked.messages
 

@@ -7,7 +7,6 @@ Weights and kept units travel in one ``ArrayRecord``: parameters by name, and pe
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -15,14 +14,22 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedhp.bounds import LARGEST_WHOLE
 from fedhp.choices import limits_of
 from fedhp.data.normalisation import Normalisation
 from fedhp.errors import WireError
-from fedhp.federation.arrays import read_array, write_array
+from fedhp.federation.arrays import array_bytes, read_array, write_array
+from fedhp.federation.checks import (
+    check_announced,
+    check_names,
+    check_number,
+    check_scores,
+    check_statistics,
+    check_structure,
+    check_weights,
+    wire_name,
+)
 from fedhp.fleet.devices import DeviceProfile, name_flaw
 from fedhp.model.layout import Layout
-from fedhp.model.modules import impossible_squares
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.training.statistics import STATISTICS, Statistics
@@ -32,11 +39,9 @@ _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE, _SCORE = "structure.", "score."
 _PARTITION, _NONE = "partition-id", -1
 _MEASURED = "memory-measured-bytes"
-_HUGE = 1e6
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
 
 _T = TypeVar("_T", bool, int, float, str, list[Any])
-_Number = TypeVar("_Number", int, float)
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
@@ -60,7 +65,7 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     Raises:
         WireError: If anything is not as it must be; the message names the field.
     """
-    _check_names(
+    check_names(
         record, layout.shapes, (prefix + group for group in layout.widths for prefix in (_STRUCTURE, _SCORE))
     )
     structure = _unpack_structure(record, layout, within)
@@ -68,19 +73,12 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     return ModelState(weights, structure, _unpack_scores(record, structure))
 
 
-def check_values(name: str, weights: NDArray[np.float32]) -> None:
-    """Checks that weights are such as either side takes from the other.
-
-    Raises:
-        WireError: If one is NaN or infinite, or they are absurdly large.
-    """
-    # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
-    # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
-    if not np.vdot(weights, weights) < _HUGE**2:
-        raise WireError(
-            f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g}); where "
-            f"training diverges, lower train.learning_rate"
-        )
+def state_bytes(layout: Layout, structure: Structure) -> int:
+    """Returns the payload bytes of `pack_state` of a model of this structure."""
+    counts = structure.counts
+    weights = sum(array_bytes(layout.shape(name, counts), _FLOAT) for name in layout.shapes)
+    bits = sum(array_bytes((-(-width // 8),), _BYTE) for width in layout.widths.values())
+    return weights + bits + sum(array_bytes((count,), _FLOAT) for count in counts.values())
 
 
 def record_bytes(record: ArrayRecord) -> int:
@@ -119,7 +117,9 @@ def pack_query(brief: Brief) -> RecordDict:
 
 def pack_profile(profile: DeviceProfile, partition_id: int | None) -> RecordDict:
     """Packs a device's answer; what a device does not have, such as a partition id, is -1."""
-    attributes = {_key(name): value for name, value in vars(profile).items()} | {_PARTITION: partition_id}
+    attributes = {wire_name(name): value for name, value in vars(profile).items()} | {
+        _PARTITION: partition_id
+    }
     return RecordDict({_PROFILE: ConfigRecord({k: _NONE if v is None else v for k, v in attributes.items()})})
 
 
@@ -142,12 +142,12 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
 def _attribute(answer: ConfigRecord, name: str, kind: Any) -> Any:
     """Returns a field of a device's profile, held to its type and bounds; texts are names."""
     kinds = get_args(kind) or (kind,)
-    value: Any = _field(answer, _key(name), kinds[0])
+    value: Any = _field(answer, wire_name(name), kinds[0])
     if NoneType in kinds and value in (_NONE,):
         return None
     limits = limits_of(DeviceProfile).get(name)
     if flaw := name_flaw(value) if kind is str else limits and limits.amiss(value):
-        raise WireError(f"profile: {_key(name)}: {flaw}")
+        raise WireError(f"profile: {wire_name(name)}: {flaw}")
     return value
 
 
@@ -195,7 +195,7 @@ def pack_update(update: Update) -> RecordDict:
     metrics = MetricRecord({"num-examples": update.num_examples})
     for name, value in vars(update.statistics).items():
         if value is not None:
-            metrics[_key(name)] = value
+            metrics[wire_name(name)] = value
     return RecordDict({_MODEL: pack_state(update.state), _METRICS: metrics})
 
 
@@ -210,19 +210,11 @@ def unpack_update(
     """
     state = unpack_state(_arrays(content), layout, within=assigned)
     metrics = _metrics(content)
-    num_examples = _field(metrics, "num-examples", int)
-    if not 1 <= num_examples <= profile.num_examples:
-        raise WireError(
-            f"reply: num-examples is {num_examples}, expected 1 to {profile.num_examples}, "
-            f"which the client announced"
-        )
-    statistics = _unpack_statistics(metrics)
-    if statistics.num_local_test != profile.num_local_test:
-        raise WireError(
-            f"reply: num-local-test is {statistics.num_local_test}, expected the "
-            f"{profile.num_local_test} that the client announced"
-        )
-    return Update(client, assigned, state, num_examples, statistics)
+    update = Update(
+        client, assigned, state, _field(metrics, "num-examples", int), _unpack_statistics(metrics)
+    )
+    check_announced(update, profile)
+    return update
 
 
 def pack_moments(moments: Moments) -> RecordDict:
@@ -240,9 +232,11 @@ def unpack_moments(content: RecordDict, layout: Layout, asked: Structure) -> Mom
             size is none.
     """
     record = _arrays(content)
-    _check_names(record, layout.buffers)
+    check_names(record, layout.buffers)
     weights = _unpack_weights(record, layout, sorted(layout.buffers), asked)
-    return Moments(weights, _number(_metrics(content), _MEASURED, int))
+    measured = _field(_metrics(content), _MEASURED, int)
+    check_number(_MEASURED, measured)
+    return Moments(weights, measured)
 
 
 def update_bytes(content: RecordDict) -> int:
@@ -287,23 +281,12 @@ def _unpack_names(task: ConfigRecord, key: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_names(record: ArrayRecord, *wanted: Iterable[str]) -> None:
-    expected = set(chain(*wanted))
-    if set(record) != expected:
-        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
-        raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
-
-
 def _unpack_weights(
     record: ArrayRecord, layout: Layout, names: Iterable[str], structure: Structure
 ) -> dict[str, NDArray[np.float32]]:
-    weights = {}
-    for name in names:
-        shape = layout.shape(name, structure.counts)
-        weights[name] = read_array(name, record[name], shape, _FLOAT)
-        check_values(name, weights[name])
-    if layout.buffers and (impossible := impossible_squares(weights)):
-        raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
+    counts = structure.counts
+    weights = {name: read_array(name, record[name], layout.shape(name, counts), _FLOAT) for name in names}
+    check_weights(weights, layout)
     return weights
 
 
@@ -316,22 +299,16 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
         structure = Structure.from_bits(bits, layout.widths)
     except ValueError as error:
         raise WireError(f"structure: {error}") from None
-    for group, count in structure.counts.items():
-        if count < layout.floors[group]:
-            raise WireError(f"structure.{group}: {count} units, below the floor {layout.floors[group]}")
-    if within is not None and not within.contains(structure):
-        raise WireError("structure: holds units that were not assigned")
+    check_structure(structure, layout, within)
     return structure
 
 
 def _unpack_scores(record: ArrayRecord, structure: Structure) -> dict[str, NDArray[np.float32]]:
-    scores = {}
-    for group, count in structure.counts.items():
-        name = _SCORE + group
-        scores[group] = read_array(name, record[name], (count,), _FLOAT)
-        # Shares of a mean: none can be more than the number of units.
-        if not ((scores[group] >= 0) & (scores[group] <= 1.01 * len(structure.masks[group]))).all():
-            raise WireError(f"{name}: holds negative, NaN or impossibly large values")
+    scores = {
+        group: read_array(_SCORE + group, record[_SCORE + group], (count,), _FLOAT)
+        for group, count in structure.counts.items()
+    }
+    check_scores(scores, structure)
     return scores
 
 
@@ -364,34 +341,11 @@ def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
     return value
 
 
-def _number(metrics: MetricRecord, key: str, kind: type[_Number]) -> _Number:
-    value = _field(metrics, key, kind)
-    if not 0 <= value <= LARGEST_WHOLE:
-        raise WireError(f"{key}: expected a number from 0 to {float(LARGEST_WHOLE):g}, got {value!r:.40}")
-    return value
-
-
 def _unpack_statistics(metrics: MetricRecord) -> Statistics:
-    values = {}
-    for name, column in STATISTICS.items():
-        key = _key(name)
-        if column.optional and key not in metrics:
-            continue
-        values[name] = _number(metrics, key, column.kind)
-        if column.figure.unit == "share" and values[name] > 1:
-            raise WireError(f"{key}: expected a share from 0 to 1, got {values[name]}")
-    _check_held_out(values)
+    values = {
+        name: _field(metrics, wire_name(name), column.kind)
+        for name, column in STATISTICS.items()
+        if not column.optional or wire_name(name) in metrics
+    }
+    check_statistics(values)
     return Statistics(**values)
-
-
-def _check_held_out(values: Mapping[str, Any]) -> None:
-    """Checks that what is a share of the held-out samples is there where those are, and only there."""
-    number = values["num_local_test"]
-    shares = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
-    if any((name in values) != (number > 0) for name in shares):
-        came = [_key(name) for name in shares if name in values]
-        raise WireError(f"num-local-test: is {number}, and of the figures of as many samples came {came}")
-
-
-def _key(name: str) -> str:
-    return name.replace("_", "-")

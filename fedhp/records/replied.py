@@ -4,17 +4,17 @@ from dataclasses import replace
 
 from fedhp.model.layout import Layout
 from fedhp.records.rows import ClientReport
-from fedhp.training.update import Update
+from fedhp.training.update import Said
 
 
-def succeeded(row: ClientReport, update: Update, layout: Layout) -> ClientReport:
+def succeeded(row: ClientReport, said: Said, layout: Layout) -> ClientReport:
     """Returns a client's row with what its update says; what it cost to send stays as it is."""
     return replace(
         row,
         status="ok",
         failure="",
-        num_examples=update.num_examples,
-        params_sent=layout.num_parameters(update.state.structure.counts),
-        units_pruned=update.assigned.num_units() - update.state.structure.num_units(),
-        statistics=update.statistics,
+        num_examples=said.num_examples,
+        params_sent=layout.num_parameters(said.held.counts),
+        units_pruned=said.assigned.num_units() - said.held.num_units(),
+        statistics=said.statistics,
     )

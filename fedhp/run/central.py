@@ -169,4 +169,4 @@ def _row(central: Central, epoch: int, update: Update) -> ClientReport:
         params_received=layout.num_parameters(update.assigned.counts),
         bytes_down=0,
     )
-    return succeeded(row, update, layout)
+    return succeeded(row, update.said, layout)

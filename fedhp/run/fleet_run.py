@@ -44,10 +44,9 @@ def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
 
     conclude(strategy.server, strategy.server, strategy.outcome)
     while strategy.server.round < setup.scenario.rounds:
-        before, asked = strategy.server, strategy.ask(grid)
-        replies = grid.send_and_receive(asked.messages, timeout=timeout)
-        after, outcome = close_round(strategy, before, asked.sent, replies)
-        asked = strategy.ask_for_statistics(after, outcome, asked)
+        before, (sent, parts) = strategy.server, strategy.exchange(grid, timeout)
+        after, outcome = close_round(strategy, before, parts)
+        asked = strategy.ask_for_statistics(after, outcome, sent)
         if asked.messages:
             replies = grid.send_and_receive(asked.messages, timeout=timeout)
             after, outcome = strategy.statistics.taken(after, outcome, in_order(asked.sent, replies))

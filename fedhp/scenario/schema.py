@@ -5,13 +5,14 @@ to no other part, of how a round is held, simulation and tracking, are here, and
 """
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
 
 from omegaconf import OmegaConf
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.bounds import MOST_CLIENTS, MOST_EPOCHS, MOST_THREADS, Bounds, Text
+from fedhp.bounds import MOST_CLIENTS, MOST_EPOCHS, MOST_THREADS, Bounds, Text, shown
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.data.config import DataConfig
 from fedhp.errors import ScenarioError
@@ -68,6 +69,8 @@ class SimulationConfig:
         gpus_per_worker: GPUs, or a fraction of one, that each worker reserves; of Ray, also where no address
             is given.
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
+        stack: Clients whose training steps are computed at a time, of those that are sent the same model
+            under the same budget: ``auto`` for as many as a core's caches hold, or a number; at most 64 are.
     """
 
     num_workers: Annotated[
@@ -76,9 +79,14 @@ class SimulationConfig:
     address: Annotated[str, STABLE] = ""
     gpus_per_worker: Annotated[float, Bounds(at_least=0, largest=64)] = 0.0
     threads_per_worker: Annotated[int, Bounds(at_least=1, largest=MOST_THREADS)] = 1
+    stack: str = "auto"
 
     def __post_init__(self) -> None:
         check_values(self, "simulation.")
+        if self.stack != "auto" and not re.fullmatch("0*[1-9][0-9]{0,5}", self.stack):
+            raise ScenarioError(
+                f"simulation.stack must be auto or a whole number, at least 1, got {shown(self.stack)}"
+            )
 
 
 WANDB_MODES = ("none", "offline", "online", "disabled")

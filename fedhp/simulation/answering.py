@@ -95,17 +95,6 @@ def answer(app: App, num_nodes: int, seconds: float, message: Message, state: Re
     return failure(message, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, too_late(seconds)) if late else result
 
 
-def answer_together(
-    app: CohortApp, num_nodes: int, seconds: float, content: RecordDict, nodes: Sequence[int]
-) -> Value:
-    """Runs a cohort's app; what it does not foresee is lost for all of them."""
-    try:
-        return app(content, [node_config(node_id, num_nodes) for node_id in nodes], seconds)
-    except (Exception, SystemExit) as error:
-        logger.debug("the clients of nodes %s failed together", nodes, exc_info=True)
-        return Lost(cause(error))
-
-
 def node_config(node_id: int, num_nodes: int) -> dict[str, Any]:
     """Returns what a simulated node knows of itself."""
     return {"partition-id": node_id - 1, "num-partitions": num_nodes, "fedhp-simulation": True}

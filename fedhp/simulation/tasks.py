@@ -1,5 +1,6 @@
 """What an exchange is made of: messages to single nodes, and cohorts of nodes that are asked one thing."""
 
+import logging
 from collections.abc import Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from fedhp.simulation.answering import (
     Lost,
     Value,
     answer,
-    answer_together,
+    cause,
     failure,
+    node_config,
     too_late,
 )
 from fedhp.simulation.loading import load_app, load_cohort_app
+
+logger = logging.getLogger(__name__)
 
 
 class Apps:
@@ -141,9 +145,13 @@ class CohortJob(NamedTuple):
         return self
 
     def run(self, apps: Apps, seconds: float, content: RecordDict) -> Value:
-        """Has the clients answer."""
+        """Has the clients answer; what their app does not foresee is lost for all of them."""
         assert apps.together is not None
-        return answer_together(apps.together, apps.num_nodes, seconds, content, self.nodes)
+        try:
+            return apps.together(content, [node_config(one, apps.num_nodes) for one in self.nodes], seconds)
+        except (Exception, SystemExit) as error:
+            logger.debug("the clients of nodes %s failed together", self.nodes, exc_info=True)
+            return Lost(cause(error))
 
 
 @dataclass(frozen=True)

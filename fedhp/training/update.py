@@ -26,6 +26,23 @@ class RoundTask:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What a client's update says beside its weights.
+
+    Attributes:
+        assigned: The structure that the client was sent.
+        held: What is left of it.
+        num_examples: The number of local training samples.
+        statistics: What the client measured.
+    """
+
+    assigned: Structure
+    held: Structure
+    num_examples: int
+    statistics: Statistics
+
+
+@dataclass(frozen=True)
 class Update:
     """What a client sends back.
 
@@ -42,6 +59,11 @@ class Update:
     state: ModelState
     num_examples: int
     statistics: Statistics
+
+    @property
+    def said(self) -> Said:
+        """What it says beside its weights."""
+        return Said(self.assigned, self.state.structure, self.num_examples, self.statistics)
 
 
 @dataclass(frozen=True)

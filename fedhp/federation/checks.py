@@ -1,0 +1,158 @@
+"""What is taken of a client's update, whoever trained it: what is not so is refused, and named."""
+
+from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.bounds import LARGEST_WHOLE
+from fedhp.errors import WireError
+from fedhp.fleet.devices import DeviceProfile
+from fedhp.model.layout import Layout
+from fedhp.model.modules import impossible_squares
+from fedhp.model.state import Weights
+from fedhp.model.structure import Structure
+from fedhp.training.statistics import STATISTICS
+from fedhp.training.update import Update
+
+_HUGE = 1e6
+
+
+def check_update(update: Update, layout: Layout, profile: DeviceProfile) -> None:
+    """Checks an update that was not packed and unpacked, as `fedhp.federation.wire.unpack_update` does one.
+
+    Raises:
+        WireError: If anything is not as it must be; the message names the field.
+    """
+    state = update.state
+    check_names(state.weights, layout.shapes)
+    if state.structure is not update.assigned:
+        check_structure(state.structure, layout, update.assigned)
+    for name, weights in state.weights.items():
+        _check_form(name, weights, layout.shape(name, state.structure.counts))
+    check_weights(state.weights, layout)
+    for group, count in state.structure.counts.items():
+        _check_form(f"score.{group}", state.scores[group], (count,))
+    check_scores(state.scores, state.structure)
+    check_statistics({name: value for name, value in vars(update.statistics).items() if value is not None})
+    check_announced(update, profile)
+
+
+def _check_form(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.dtype != np.float32 or array.shape != shape:
+        raise WireError(f"{name}: expected float32 of shape {shape}, got {array.dtype} of {array.shape}")
+
+
+def check_values(name: str, weights: NDArray[np.float32]) -> None:
+    """Checks that weights are such as either side takes from the other.
+
+    Raises:
+        WireError: If one is NaN or infinite, or they are absurdly large.
+    """
+    # Written so that NaN fails too. Without a bound, one client's huge but finite weights would make the
+    # mean of all overflow. The norm takes one pass, and half the time of looking for the extremes.
+    if not np.vdot(weights, weights) < _HUGE**2:
+        raise WireError(
+            f"{name}: holds NaN, infinite or absurdly large values (norm above {_HUGE:g}); where "
+            f"training diverges, lower train.learning_rate"
+        )
+
+
+def check_names(record: Collection[str], *wanted: Iterable[str]) -> None:
+    """Checks that there are the arrays of these names, and no others.
+
+    Raises:
+        WireError: If there are not.
+    """
+    expected = set(chain(*wanted))
+    if set(record) != expected:
+        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
+        raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
+
+
+def check_weights(weights: Weights, layout: Layout) -> None:
+    """Checks the values of a model's parameters.
+
+    Raises:
+        WireError: As `check_values`, or if running statistics are such as no samples have.
+    """
+    for name, values in weights.items():
+        check_values(name, values)
+    if layout.buffers and (impossible := impossible_squares(weights)):
+        raise WireError(f"{impossible[0]}: is below the square of the mean, as no samples have it")
+
+
+def check_structure(structure: Structure, layout: Layout, within: Structure | None) -> None:
+    """Checks that a structure keeps to the model's floors, and lies within another.
+
+    Raises:
+        WireError: If it does not.
+    """
+    for group, count in structure.counts.items():
+        if count < layout.floors[group]:
+            raise WireError(f"structure.{group}: {count} units, below the floor {layout.floors[group]}")
+    if within is not None and not within.contains(structure):
+        raise WireError("structure: holds units that were not assigned")
+
+
+def check_scores(scores: Weights, structure: Structure) -> None:
+    """Checks units' scores, which are shares of a mean: none can be more than the number of units.
+
+    Raises:
+        WireError: If one is negative, NaN or larger.
+    """
+    for group, values in scores.items():
+        if not ((values >= 0) & (values <= 1.01 * len(structure.masks[group]))).all():
+            raise WireError(f"score.{group}: holds negative, NaN or impossibly large values")
+
+
+def check_announced(update: Update, profile: DeviceProfile) -> None:
+    """Checks an update's numbers of samples against what its device said of itself.
+
+    Raises:
+        WireError: If they are others.
+    """
+    if not 1 <= update.num_examples <= profile.num_examples:
+        raise WireError(
+            f"reply: num-examples is {update.num_examples}, expected 1 to {profile.num_examples}, "
+            f"which the client announced"
+        )
+    if update.statistics.num_local_test != profile.num_local_test:
+        raise WireError(
+            f"reply: num-local-test is {update.statistics.num_local_test}, expected the "
+            f"{profile.num_local_test} that the client announced"
+        )
+
+
+def check_statistics(values: Mapping[str, Any]) -> None:
+    """Checks what a client measured, by name; what it could not is left out.
+
+    Raises:
+        WireError: If a figure is out of its range, or goes without what it is a share of.
+    """
+    for name, value in values.items():
+        check_number(wire_name(name), value)
+        if STATISTICS[name].figure.unit == "share" and value > 1:
+            raise WireError(f"{wire_name(name)}: expected a share from 0 to 1, got {value}")
+    number = values["num_local_test"]
+    shares = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
+    if any((name in values) != (number > 0) for name in shares):
+        came = [wire_name(name) for name in shares if name in values]
+        raise WireError(f"num-local-test: is {number}, and of the figures of as many samples came {came}")
+
+
+def check_number(key: str, value: float) -> None:
+    """Checks that a number is one that records hold.
+
+    Raises:
+        WireError: If it is not.
+    """
+    if not 0 <= value <= LARGEST_WHOLE:
+        raise WireError(f"{key}: expected a number from 0 to {float(LARGEST_WHOLE):g}, got {value!r:.40}")
+
+
+def wire_name(name: str) -> str:
+    """Returns how a field is called on the wire."""
+    return name.replace("_", "-")
