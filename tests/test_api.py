@@ -293,10 +293,11 @@ def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(
     """
     causes = {0: "disk 0 is gone", 3: "disk 3 is gone", 6: "disk 6 is gone", 1: "no rows", 2: "no rows"}
 
-    def fail(_, task, *__, **___):
-        raise DataError(causes.get(task.client, f"no {'label' if task.client < 6 else 'file'}"))
+    def fail(_, members, __):
+        own = [one.task.client for one in members]
+        return [DataError(causes.get(one, f"no {'label' if one < 6 else 'file'}")) for one in own]
 
-    monkeypatch.setattr("clients.client_app.train_locally", fail)
+    monkeypatch.setattr("clients.cohort_app.train_cohort", fail)
     with pytest.raises(TrainingError) as refusal:
         simulate(tmp_path / "run", rounds=rounds)
     assert str(refusal.value) == (
@@ -317,16 +318,16 @@ def test_a_run_in_which_nobody_answers_stops_and_keeps_its_record(
 
 def test_a_run_whose_last_rounds_alone_are_in_vain_is_finished(tmp_path, monkeypatch):
     """One round of three had replies: what it learned is there."""
-    from clients import client_app
+    from clients import cohort_app
 
-    train = client_app.train_locally
+    train = cohort_app.train_cohort
 
-    def train_once(recipe, task, shard, *rest, **named):
-        if task.round > 1:
-            raise DataError("the disk is gone")
-        return train(recipe, task, shard, *rest, **named)
+    def train_once(recipe, members, stack):
+        if members[0].task.round > 1:
+            return [DataError("the disk is gone")] * len(members)
+        return train(recipe, members, stack)
 
-    monkeypatch.setattr("clients.client_app.train_locally", train_once)
+    monkeypatch.setattr("clients.cohort_app.train_cohort", train_once)
     run = simulate(tmp_path / "run")
     assert run.summary["status"] == "finished"
     assert list(run.rounds["num_replies"]) == [0, 8, 0, 0]

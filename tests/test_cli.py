@@ -519,7 +519,7 @@ def test_the_cause_of_a_failed_run_is_told_though_its_report_fails_too(monkeypat
     def fails(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("clients.client_app.train_locally", fails)
+    monkeypatch.setattr("clients.cohort_app.train_cohort", fails)
     monkeypatch.setattr("fedhp.report.writing.write_page", fails)
     result = cli("run", *FAST, "--out", "record")
     assert result.exit_code == 2
@@ -531,7 +531,7 @@ def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch,
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("clients.client_app.train_locally", interrupted)
+    monkeypatch.setattr("clients.cohort_app.train_cohort", interrupted)
     caplog.set_level("INFO", "fedhp")
     assert cli("run", *FAST, "--out", "record").exit_code == 130
     *_, where, how = caplog.messages
