@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 from fedhp.aggregation.holders import BLOCK
@@ -161,16 +161,16 @@ class CohortExchange:
         sent = sorted((one for _, own in asked for one in own), key=lambda one: one.device.client)
         self.sent = {one.device.node_id: one for one in sent}
         self._rules, self._grid, self._timeout = rules, grid, timeout
-        self._awaited = deque(cohort for cohort, _ in asked)
-        self._stream = grid.ask_together(list(self._awaited), timeout)
+        self._cohorts = [cohort for cohort, _ in asked]
+        self._stream = grid.ask_together(self._cohorts, timeout)
         self._early: deque[Any] = deque()
 
     def __iter__(self) -> Iterator[_Together]:
-        while self._awaited:
-            cohort = self._awaited.popleft()
-            answer = self._early.popleft() if self._early else next(self._stream)
-            lost = isinstance(answer, Lost)
-            yield _Together(self, self._found(cohort, answer) if lost else [(cohort, answer)])
+        return map(self._part, self._cohorts, chain(self._stream, iter(self._early.popleft, None)))
+
+    def _part(self, cohort: Cohort, answer: CohortAnswer | Lost) -> _Together:
+        lost = isinstance(answer, Lost)
+        return _Together(self, self._found(cohort, answer) if lost else [(cohort, answer)])
 
     def arrived(self, cohort: Cohort, answer: CohortAnswer) -> Iterator[Arrived]:
         """Yields what came of each device of a cohort."""
