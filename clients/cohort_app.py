@@ -10,7 +10,7 @@ from fedhp.aggregation.proportion import Reference
 from fedhp.aggregation.reconcile import Reconciliation, Sums
 from fedhp.errors import WireError
 from fedhp.federation import wire
-from fedhp.federation.checks import check_update
+from fedhp.federation.checks import UpdateChecks
 from fedhp.federation.cohorts import CohortAnswer, Member, stack_of
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.layout import Layout
@@ -67,7 +67,7 @@ class _Summing:
 
     def __init__(self, layout: Layout, state: ModelState, seconds: float) -> None:
         self._layout, self._seconds = layout, seconds
-        self._reference = Reference(layout, state)
+        self._checks, self._reference = UpdateChecks(layout, state.structure), Reference(layout, state)
         self._reconciliation = Reconciliation(layout, state)
         self._bytes: dict[str, int] = {}
 
@@ -78,7 +78,7 @@ class _Summing:
         if opened.seconds + outcome.statistics.seconds > self._seconds:
             return too_late(self._seconds)
         try:
-            check_update(outcome, self._layout, opened.profile)
+            self._checks.check(outcome, opened.profile)
         except WireError as error:
             return f"reply: {error}"
         self._reconciliation.add(outcome)

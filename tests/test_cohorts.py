@@ -11,9 +11,9 @@ from fleets import build, device
 from flwr.serverapp import Grid
 from hypothesis import given
 from hypothesis import strategies as st
+from test_docs import blocks
 
 import clients.cohort_app
-from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.errors import DataError, TrainingError
 from fedhp.federation import wire
 from fedhp.federation.asking import Payloads
@@ -307,38 +307,21 @@ def test_the_size_of_a_stack_changes_no_row(stack):
 # Every update for itself
 
 
-class Middle(Reconciliation):
-    """The median of every weight over the clients, which prune nothing."""
+def test_the_pages_median_is_given_every_update_and_is_the_median():
+    """Of twelve clients: the mean of the sixth and seventh value of a weight, as the clients send them."""
+    (source,) = [block for block in blocks("docs/scenarios.md", "python") if "class Median" in block]
+    found = {}
+    exec(compile(source, "median.py", "exec"), found)
 
-    def __init__(self, layout, state):
-        super().__init__(layout, state)
-        self.updates = []
+    class Watched(found["Median"]):
+        def average(self, reconciliation):
+            self.seen = reconciliation.weights
+            return super().average(reconciliation)
 
-    def add(self, update):
-        super().add(update)
-        self.updates.append(update)
-
-    def mean(self, uncovered="keep"):
-        names = self.updates[0].state.weights
-        stacked = {name: np.stack([one.state.weights[name] for one in self.updates]) for name in names}
-        medians = {name: np.median(array, axis=0) for name, array in stacked.items()}
-        return ModelState(medians, self.structure, self.scores())
-
-
-class Median(STRATEGIES["dense"]):
-    """A robust mean."""
-
-    needs = "updates"
-
-    def reconciliation(self, model):
-        self.last = Middle(self.layout, model)
-        return self.last
-
-
-def test_a_strategy_that_needs_updates_is_given_each_by_partition_id():
     chosen = scenario(**{"strategy.name": "dense", "rounds": 1})
-    strategy, (rows,) = run(chosen, Median)
-    assert [one.client for one in strategy.last.updates] == [row.client for row in rows]
-    assert strategy.last.updates == sorted(strategy.last.updates, key=lambda one: one.client)
-    values = sorted(float(one.state.weights["fc1.bias"][3]) for one in strategy.last.updates)
+    strategy, (rows,) = run(chosen, Watched)
+    assert len(strategy.seen) == len(rows) == 12
+    values = sorted(float(weights["fc1.bias"][3]) for weights in strategy.seen)
     assert strategy.state.weights["fc1.bias"][3] == pytest.approx((values[5] + values[6]) / 2)
+    together, _ = run(chosen)
+    assert not close(strategy.state, together.state)

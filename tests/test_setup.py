@@ -125,9 +125,20 @@ class OfOneText(MaskIntersection):
     methods = "dynhp"
 
 
+class OfNothing(MaskIntersection):
+    needs = "nothing"
+
+
+class OfSums(MaskIntersection):
+    def reconciliation(self, model):
+        return super().reconciliation(model)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
+        (OfNothing, "needs must be 'sums' or 'updates', got 'nothing'"),
+        (OfSums, "overrides reconciliation, .* says needs = 'updates'"),
         (OfFlower, "overrides Flower's configure_train, .*; override sample, assign, survivors or average"),
         (OfEarlier, r"sets prunes; say methods = \(\*MaskIntersection.methods,\) instead"),
         (OfOneText, "methods must be a tuple of names or references, got 'dynhp'"),

@@ -1,6 +1,6 @@
 """What is taken of a client's update, whoever trained it: what is not so is refused, and named."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -18,31 +18,51 @@ from fedhp.training.statistics import STATISTICS
 from fedhp.training.update import Update
 
 _HUGE = 1e6
+_SCORE = "score."
+_OF_HELD_OUT = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
 
 
-def check_update(update: Update, layout: Layout, profile: DeviceProfile) -> None:
-    """Checks an update that was not packed and unpacked, as `fedhp.federation.wire.unpack_update` does one.
+class UpdateChecks:
+    """Checks updates that were not packed and unpacked, as `fedhp.federation.wire.unpack_update` does each.
 
-    Raises:
-        WireError: If anything is not as it must be; the message names the field.
+    Args:
+        layout: The model's wiring.
+        assigned: What all of them were assigned.
     """
-    state = update.state
-    check_names(state.weights, layout.shapes)
-    if state.structure is not update.assigned:
-        check_structure(state.structure, layout, update.assigned)
-    for name, weights in state.weights.items():
-        _check_form(name, weights, layout.shape(name, state.structure.counts))
-    check_weights(state.weights, layout)
-    for group, count in state.structure.counts.items():
-        _check_form(f"score.{group}", state.scores[group], (count,))
-    check_scores(state.scores, state.structure)
-    check_statistics({name: value for name, value in vars(update.statistics).items() if value is not None})
-    check_announced(update, profile)
 
+    def __init__(self, layout: Layout, assigned: Structure) -> None:
+        self._layout, self._assigned = layout, assigned
+        self._shapes = self._shapes_of(assigned)
 
-def _check_form(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
-    if array.dtype != np.float32 or array.shape != shape:
-        raise WireError(f"{name}: expected float32 of shape {shape}, got {array.dtype} of {array.shape}")
+    def check(self, update: Update, profile: DeviceProfile) -> None:
+        """Checks an update.
+
+        Raises:
+            WireError: If anything is not as it must be; the message names the field.
+        """
+        state, shapes = update.state, self._shapes
+        if state.structure != self._assigned:
+            check_structure(state.structure, self._layout, self._assigned)
+            shapes = self._shapes_of(state.structure)
+        check_names(state.weights, self._layout.shapes)
+        check_names(state.scores, self._layout.widths)
+        scores = {_SCORE + group: array for group, array in state.scores.items()}
+        for name, array in chain(state.weights.items(), scores.items()):
+            if array.dtype != np.float32 or array.shape != shapes[name]:
+                raise WireError(
+                    f"{name}: expected float32 of shape {shapes[name]}, got {array.dtype} of {array.shape}"
+                )
+        check_weights(state.weights, self._layout)
+        check_scores(state.scores, state.structure)
+        check_statistics(
+            {name: value for name, value in vars(update.statistics).items() if value is not None}
+        )
+        check_announced(update, profile)
+
+    def _shapes_of(self, structure: Structure) -> Mapping[str, tuple[int, ...]]:
+        counts = structure.counts
+        weights = {name: self._layout.shape(name, counts) for name in self._layout.shapes}
+        return {**weights, **{_SCORE + group: (count,) for group, count in counts.items()}}
 
 
 def check_values(name: str, weights: NDArray[np.float32]) -> None:
@@ -60,14 +80,14 @@ def check_values(name: str, weights: NDArray[np.float32]) -> None:
         )
 
 
-def check_names(record: Collection[str], *wanted: Iterable[str]) -> None:
+def check_names(record: Mapping[str, Any], *wanted: Iterable[str]) -> None:
     """Checks that there are the arrays of these names, and no others.
 
     Raises:
         WireError: If there are not.
     """
     expected = set(chain(*wanted))
-    if set(record) != expected:
+    if record.keys() != expected:
         missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
         raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
 
@@ -133,23 +153,23 @@ def check_statistics(values: Mapping[str, Any]) -> None:
         WireError: If a figure is out of its range, or goes without what it is a share of.
     """
     for name, value in values.items():
-        check_number(wire_name(name), value)
-        if STATISTICS[name].figure.unit == "share" and value > 1:
+        check_number(name, value)
+        if value > 1 and STATISTICS[name].figure.unit == "share":
             raise WireError(f"{wire_name(name)}: expected a share from 0 to 1, got {value}")
     number = values["num_local_test"]
-    shares = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
-    if any((name in values) != (number > 0) for name in shares):
-        came = [wire_name(name) for name in shares if name in values]
+    if any((name in values) != (number > 0) for name in _OF_HELD_OUT):
+        came = [wire_name(name) for name in _OF_HELD_OUT if name in values]
         raise WireError(f"num-local-test: is {number}, and of the figures of as many samples came {came}")
 
 
-def check_number(key: str, value: float) -> None:
+def check_number(name: str, value: float) -> None:
     """Checks that a number is one that records hold.
 
     Raises:
         WireError: If it is not.
     """
     if not 0 <= value <= LARGEST_WHOLE:
+        key = wire_name(name)
         raise WireError(f"{key}: expected a number from 0 to {float(LARGEST_WHOLE):g}, got {value!r:.40}")
 
 

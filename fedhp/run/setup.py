@@ -111,6 +111,15 @@ def _check_hooks(name: str, kind: type[FleetStrategy]) -> None:
     for flag, said in (("prunes", "(*MaskIntersection.methods,)"), ("ordered", "('ordered_dropout',)")):
         if isinstance(getattr(kind, flag, None), bool):
             raise ScenarioError(f"strategy.name: '{name}' sets {flag}; say methods = {said} instead")
+    if kind.needs not in ("sums", "updates"):
+        raise ScenarioError(
+            f"strategy.name: '{name}': needs must be 'sums' or 'updates', got {kind.needs!r:.40}"
+        )
+    if kind.needs == "sums" and kind.reconciliation is not FleetStrategy.reconciliation:
+        raise ScenarioError(
+            f"strategy.name: '{name}' overrides reconciliation, which is given every update only where the "
+            f"strategy says needs = 'updates'"
+        )
     if not isinstance(kind.methods, tuple) or not all(isinstance(one, str) for one in kind.methods):
         raise ScenarioError(
             f"strategy.name: '{name}': methods must be a tuple of names or references, got "
