@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-# Whole rows that are copied at once where only some of their entries are wanted.
+# Whole rows that a device copies at once where only some of their entries are wanted.
 _ROWS = 16
 
 
@@ -114,14 +114,14 @@ class Shard:
         return self._images is other._images and self._scales == other._scales
 
     def _gathered(
-        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None]
+        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None], at_once: int = _ROWS
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gathers rows of the data set, in as many equal parts as entries are picked of each."""
         first = inputs[0]
         if first is None:
             images = _take(self._images, rows)
         elif len(inputs) == 1:
-            images = _pick(self._images, rows, first)
+            images = _pick(self._images, rows, first, at_once)
         else:
             images = _pick_each(self._images, rows, np.stack([own for own in inputs if own is not None]))
         images = images.to(torch.float32)
@@ -158,7 +158,7 @@ def together(
     first, alike = shards[0], all(own is inputs[0] for own in inputs)
     if len(shards) > 1 and all(map(first.reads_with, shards)) and (alike or len(first._scales) == 1):
         rows = np.concatenate([shard._rows[some] for shard, some in zip(shards, indices, strict=True)])
-        images, labels = first._gathered(rows, inputs[:1] if alike else inputs)
+        images, labels = first._gathered(rows, inputs[:1] if alike else inputs, len(rows))
     else:
         parts = [s.batch(some, own) for s, some, own in zip(shards, indices, inputs, strict=True)]
         images, labels = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
@@ -174,12 +174,14 @@ def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
     return taken
 
 
-def _pick(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]) -> torch.Tensor:
-    """Gathers entries of flattened rows, a few rows at a time, so that few whole rows are ever copied."""
+def _pick(
+    array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp], at_once: int
+) -> torch.Tensor:
+    """Gathers entries of flattened rows, some rows at a time: so many whole ones are ever copied."""
     flat = array.reshape(len(array), -1)
     picked = _empty(array, (len(rows), len(entries)))
-    for start in range(0, len(rows), _ROWS):
-        some = slice(start, start + _ROWS)
+    for start in range(0, len(rows), at_once):
+        some = slice(start, start + at_once)
         np.take(flat[rows[some]], entries, axis=1, out=picked.numpy()[some], mode="clip")
     return picked
 

@@ -80,7 +80,7 @@ def dense_chain(module: nn.Module) -> list[nn.Linear] | None:
         The linear layers in order.
     """
     layers = _dense_layers(module)
-    if layers is None or any(_is_watched(part) for part in module.modules()):
+    if layers is None or any(map(_is_watched, (module, *module.children()))):
         return None
     return layers
 
