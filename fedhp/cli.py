@@ -1,5 +1,7 @@
 """The command ``fedhp``: thin; every verb calls a function that can be called from Python too."""
 
+import atexit
+import gc
 import importlib.metadata
 import logging
 import os
@@ -249,6 +251,7 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())
     outlive_readers()
     stop_cleanly()
+    atexit.register(gc.freeze)  # or the interpreter looks through all of it as it ends: half a second
     app()
 
 

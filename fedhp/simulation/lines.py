@@ -1,8 +1,8 @@
 """A line between two processes of one machine, over which whole pieces of bytes travel."""
 
-import select
 import socket
 import struct
+from multiprocessing.connection import wait
 
 _LENGTH = struct.Struct("!Q")
 
@@ -41,7 +41,7 @@ class Line:
 
     def comes_within(self, seconds: float) -> bool:
         """Waits until a piece comes, or the other end is gone; says whether one of them happened."""
-        return bool(select.select([self._end], [], [], seconds)[0])
+        return bool(wait([self._end], seconds))
 
     def close(self) -> None:
         """Closes this end, which the other one sees."""

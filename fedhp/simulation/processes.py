@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
-from select import select
+from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -137,7 +137,7 @@ class ProcessCrew:
 
     def wait(self, reports: Sequence[_Chunk], seconds: float) -> Collection[_Chunk]:
         """See `fedhp.simulation.workers.Crew`."""
-        ready = select([chunk.worker.line for chunk in reports], [], [], seconds)[0]
+        ready = wait([chunk.worker.line for chunk in reports], seconds)  # pyright: ignore[reportArgumentType]
         return {chunk for chunk in reports if chunk.worker.line in ready}
 
     def get(self, thing: _Chunk | _Answers) -> Report | list[Any]:
