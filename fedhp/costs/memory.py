@@ -115,14 +115,15 @@ class MemoryModel:
     num_masked: int = 0
     extras: Extras = NO_EXTRAS
     _moments: Callable[[tuple[int, ...]], Moments] = field(init=False, repr=False)
+    _peak: Callable[[tuple[int, ...], int], int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_moments", lru_cache(maxsize=512)(self._compute_moments))
+        object.__setattr__(self, "_peak", lru_cache(maxsize=4096)(self._compute_peak))
 
     def training_bytes(self, counts: Mapping[str, int], batch: int) -> int:
         """Returns the peak bytes of a training step with ``batch`` samples."""
-        fixed, per_sample = self._of(counts)
-        return int((fixed + per_sample * batch).max())
+        return self._peak(tuple(counts[group] for group in self.layout.widths), batch)
 
     def largest_batch(self, counts: Mapping[str, int], budget_bytes: int) -> int:
         """Returns the largest batch whose step fits the budget; 0 when not even one sample fits."""
@@ -152,6 +153,10 @@ class MemoryModel:
 
     def _of(self, counts: Mapping[str, int]) -> Moments:
         return self._moments(tuple(counts[group] for group in self.layout.widths))
+
+    def _compute_peak(self, key: tuple[int, ...], batch: int) -> int:
+        fixed, per_sample = self._moments(key)
+        return int((fixed + per_sample * batch).max())
 
     def _compute_moments(self, key: tuple[int, ...]) -> Moments:
         counts = dict(zip(self.layout.widths, key, strict=True))

@@ -57,7 +57,7 @@ class Arrived:
             client=self.sent.device.client,
             device_class=profile.device_class,
             status="failed",
-            failure=one_line(self.failure),
+            failure=one_line(self.failure) if self.failure else "",
             num_examples=profile.num_examples,
             memory_budget_bytes=profile.memory_bytes if budgeted else None,
             params_received=self.sent.num_parameters,
