@@ -26,8 +26,7 @@ from fedhp.training.methods import methods_for
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.session import Client, Session
-from fedhp.training.stack import Stack
-from fedhp.training.trainer import step_alone, train_locally
+from fedhp.training.trainer import step_one, train_locally
 from fedhp.training.update import RoundTask, Update
 
 torch.set_num_threads(1)
@@ -199,11 +198,7 @@ def begun(recipe: Recipe, task: RoundTask, shard: Shard) -> Session:
 
 def stepped(session: Session) -> None:
     """Takes a step as the trainer does, but for looking at its memory."""
-    rates = [session.before_step()]
-    if session.layers:
-        Stack([session]).step([session], rates)
-    else:
-        step_alone(session)
+    step_one(session)
 
 
 def small_task(

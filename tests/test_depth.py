@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 
 import fedhp
+import fedhp.model.side_by_side
 import fedhp.training.stack
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,7 @@ def test_few_frames_lie_between_the_call_and_the_matrix_product(tmp_path, monkey
         return multiply(*args, **kwargs)
 
     monkeypatch.setattr(fedhp.training.stack, "chain_gradients", spied)
+    monkeypatch.setattr(fedhp.model.side_by_side.Dense, "gradients", staticmethod(spied))
     fedhp.simulate("quickstart", tmp_path / "run", rounds=1, **{"simulation.num_workers": 0}, show=False)
     training = [frames for frames in seen if "stack.step" in frames]
     assert training

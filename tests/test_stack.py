@@ -31,9 +31,11 @@ SGD = TrainConfig(batch_size=16, local_epochs=2, learning_rate=0.1, device="cpu"
 PRUNE = PruneConfig(target_compression=2, start=0.0, end=0.5, cuts=4)
 
 
-def data(sizes=SIZES, num_classes: int = 10, dtype: type = np.uint8) -> list[Shard]:
+def data(
+    sizes=SIZES, num_classes: int = 10, dtype: type = np.uint8, shape: tuple[int, ...] = (1, 8, 8)
+) -> list[Shard]:
     """Shards of one data set."""
-    whole = random_shard((1, 8, 8), num_classes, sum(sizes), dtype=dtype)
+    whole = random_shard(shape, num_classes, sum(sizes), dtype=dtype)
     parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
     return [_rows(whole, part) for part in parts]
 
@@ -170,7 +172,7 @@ def test_memory_is_a_devices_whatever_lies_beside_it(prune, monkeypatch):
 
 def spoilt(shards: list[Shard], which: int) -> list[Shard]:
     """Makes one client's samples no numbers."""
-    images = np.full((len(shards[which]), 1, 8, 8), np.nan, np.float32)
+    images = np.full((len(shards[which]), *shards[which].input_shape), np.nan, np.float32)
     labels = np.zeros(len(images), np.int64)
     shards[which] = Shard(images, labels, np.arange(len(images)), num_classes=10)
     return shards
@@ -217,8 +219,64 @@ def test_a_method_of_ones_own_fails_for_its_client():
     assert all(isinstance(one, Update) for n, one in enumerate(outcomes) if n != 1)
 
 
-def test_networks_that_draw_are_trained_one_after_another():
-    arch = architecture(ModelConfig("cnn", [4, 6, 8], 2), (1, 8, 8), 10)
+CONVOLUTIONS = {
+    "cnn": (architecture(ModelConfig("cnn", [4, 6, 8], 2), (1, 8, 8), 10), (1, 8, 8)),
+    "conv1d": (
+        architecture(ModelConfig("conv1d", [16, 24, 16], 1, norm="group"), (1, 4, 16), 10),
+        (1, 4, 16),
+    ),
+}
+CONV_WAYS = {
+    "momentum": {},
+    "plain": {"momentum": 0.0},
+    "adam": WAYS["adam"],
+    "weight decay": WAYS["weight decay"],
+    "masked loss": {"masked_loss": True},
+    "clipping": {"clip_norm": 0.3},
+}
+
+
+@pytest.mark.parametrize("way", CONV_WAYS)
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_convolutions_side_by_side_are_each_alone_but_for_rounding(network, way):
+    arch, shape = CONVOLUTIONS[network]
+    recipe = small_recipe(arch, replace(SGD, **CONV_WAYS[way]), PRUNE)
+    who = clients(recipe, data(shape=shape))
+    lone = alone(recipe, who)
+    together_ = train_cohort(recipe, who, 7)
+    for one, other in zip(together_, lone, strict=True):
+        assert isinstance(one, Update)
+        assert_same(one, other, to_the_bit=False)
+        assert one.statistics.memory_measured_bytes == other.statistics.memory_measured_bytes
+    assert lone[0].state.structure.num_units() < lone[0].assigned.num_units()
+
+
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_a_convolutional_client_left_over_is_alone_to_the_last_bit(network):
+    arch, shape = CONVOLUTIONS[network]
+    recipe = small_recipe(arch, SGD, PRUNE)
+    who = clients(recipe, data(shape=shape))
+    last = train_cohort(recipe, who, 3)[-1]
+    assert isinstance(last, Update)
+    assert_same(last, alone(recipe, who)[-1])
+
+
+@pytest.mark.parametrize("network", CONVOLUTIONS)
+def test_a_convolutional_client_that_fails_fails_alone(network):
+    arch, shape = CONVOLUTIONS[network]
+    recipe = small_recipe(arch, SGD, PRUNE)
+    who = clients(recipe, spoilt(data(shape=shape, dtype=np.float32), 2))
+    outcomes = train_cohort(recipe, who, 7)
+    assert isinstance(outcomes[2], TrainingError)
+    without = [*enumerate(outcomes)][:2] + [*enumerate(outcomes)][3:]
+    for n, one in without:
+        assert isinstance(one, Update)
+        assert_same(one, alone(recipe, [who[n]])[0], to_the_bit=False)
+
+
+def test_many_channels_are_convolved_one_network_after_another():
+    """Where a grouped convolution would be slower than single ones: told by shapes, as wide as assigned."""
+    arch = architecture(ModelConfig("cnn", [16, 20, 8], 2), (1, 8, 8), 10)
     recipe = small_recipe(arch, SGD, PRUNE)
     who = clients(recipe, data((40, 33)))
     for one, other in zip(train_cohort(recipe, who, 2), alone(recipe, who), strict=True):

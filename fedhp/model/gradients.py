@@ -19,16 +19,24 @@ _aten = torch.ops.aten
 Take = Callable[[int, torch.Tensor, torch.Tensor], None]
 
 
-class Chain(NamedTuple):
-    """The layers of K dense networks of one shape, with ReLU between them.
+class Batch(NamedTuple):
+    """Samples of K clients.
 
     Attributes:
-        weights: Of each layer, of shape ``(K, outputs, inputs)``.
-        biases: Of each layer, of shape ``(K, outputs)``.
+        samples: Float32 of shape ``(K, batch, *sample)``.
+        labels: Classes, int64 of shape ``(K, batch)``.
+        sizes: How many samples each one has; those beyond fill up a batch, and count for nothing.
+        mask: What is added to the logits, of shape ``(classes,)`` or ``(K, 1, classes)``; None for nothing.
     """
 
-    weights: Sequence[torch.Tensor]
-    biases: Sequence[torch.Tensor]
+    samples: torch.Tensor
+    labels: torch.Tensor
+    sizes: Sequence[int]
+    mask: torch.Tensor | None = None
+
+
+# Mean losses and numbers of samples predicted right, of shape (K,), and the gradients of each parameter.
+Worked = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
 
 
 def gradients(
@@ -61,15 +69,11 @@ def gradients(
 def _of_one(
     layers: Sequence[nn.Linear], images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    def take(place: int, flow: torch.Tensor, inputs: torch.Tensor) -> None:
-        layers[place].weight.grad = torch.bmm(flow.transpose(1, 2), inputs)[0]
-        layers[place].bias.grad = flow.sum(1)[0]
-
-    chain = Chain(
-        [layer.weight.detach().unsqueeze(0) for layer in layers],
-        [layer.bias.detach().unsqueeze(0) for layer in layers],
-    )
-    losses, right = chain_gradients(chain, images[None], labels[None], [len(labels)], take, mask)
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    batch = Batch(images[None], labels[None], [len(labels)], mask)
+    losses, right, grads = chain_gradients([p.detach().unsqueeze(0) for p in parameters], batch)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad[0]
     return losses[0], right[0]
 
 
@@ -80,7 +84,7 @@ def dense_chain(module: nn.Module) -> list[nn.Linear] | None:
         The linear layers in order.
     """
     layers = _dense_layers(module)
-    if layers is None or any(map(_is_watched, (module, *module.children()))):
+    if layers is None or any(map(is_watched, (module, *module.children()))):
         return None
     return layers
 
@@ -103,7 +107,8 @@ def _dense_layers(module: nn.Module) -> list[nn.Linear] | None:
     return plain if len({*plain}) == len(layers) else None  # a layer that comes twice has two gradients
 
 
-def _is_watched(part: nn.Module) -> bool:
+def is_watched(part: nn.Module) -> bool:
+    """Says whether a part of a network has hooks, which see its calls."""
     forward = part._forward_hooks or part._forward_pre_hooks
     own = forward or part._backward_hooks or part._backward_pre_hooks
     return bool(own) or any(p is not None and p._backward_hooks for p in part._parameters.values())
@@ -115,37 +120,27 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 @torch.no_grad()
-def chain_gradients(
-    chain: Chain,
-    samples: torch.Tensor,
-    labels: torch.Tensor,
-    sizes: Sequence[int],
-    take: Take,
-    mask: torch.Tensor | None = None,
-    changes: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
+def chain_gradients(tensors: Sequence[torch.Tensor], batch: Batch, take: Take | None = None) -> Worked:
     """Works out the gradients of each network's mean cross-entropy on its own batch, from the last layer on.
 
     The gradient of a layer's weights is ``flow^T @ inputs``, that of its biases the sum of ``flow`` over the
     batch.
 
     Args:
-        chain: The networks.
-        samples: Each one's batch, float32 of shape ``(K, batch, *sample)``.
-        labels: Classes, int64 of shape ``(K, batch)``.
-        sizes: How many samples each one has; those beyond fill up a batch, and count for nothing.
-        take: Is told of every layer.
-        mask: What is added to the logits, of shape ``(classes,)`` or ``(K, 1, classes)``.
-        changes: Whether a layer is changed as it is taken: then what flows on is worked out before.
+        tensors: Of each layer of K dense networks of one shape, with ReLU between them: the weights, of shape
+            ``(K, outputs, inputs)``, and the biases, of shape ``(K, outputs)``.
+        batch: What they are shown.
+        take: Is told of every layer, and may change it; then there are no gradients.
 
     Returns:
-        The mean losses, and the numbers of samples predicted right, of shape ``(K,)``.
+        What was worked out; without gradients where they were taken.
     """
+    samples, labels, sizes, mask = batch
     taken = [samples.flatten(2)]  # what each layer takes in
-    last = len(chain.weights) - 1
+    last = len(tensors) // 2 - 1
     for place in range(last):
-        taken.append(_forward(chain, place, taken[-1]).relu_())
-    outputs = _forward(chain, last, taken[-1])
+        taken.append(_forward(tensors, place, taken[-1]).relu_())
+    outputs = _forward(tensors, last, taken[-1])
     if mask is not None:
         outputs.add_(mask)
     filled = [(row, size) for row, size in enumerate(sizes) if size < labels.shape[1]]
@@ -154,24 +149,24 @@ def chain_gradients(
     losses = _losses(outputs, labels, filled)
     flow = _flow(outputs, labels, filled)
     del outputs
-    for place in range(last, 0, -1):
-        inputs, weights = taken.pop(), chain.weights[place]
-        if changes:
-            onwards = torch.bmm(flow, weights)
+    grads: list[torch.Tensor] = []
+    for place in range(last, -1, -1):
+        inputs = taken.pop()
+        if take is None:
+            grads += flow.sum(1), torch.bmm(flow.transpose(1, 2), inputs)
+        onwards = torch.bmm(flow, tensors[2 * place]) if place else None
+        if take is not None:
             take(place, flow, inputs)
-        else:
-            take(place, flow, inputs)
-            onwards = torch.bmm(flow, weights)
-        flow = onwards
-        del onwards
-        flow = _aten.threshold_backward.default(flow, inputs, 0)
-    inputs = taken.pop()
-    take(0, flow, inputs)
-    return losses, right
+        if onwards is not None:
+            flow = onwards
+            del onwards
+            flow = _aten.threshold_backward.default(flow, inputs, 0)
+    return losses, right, grads[::-1]
 
 
-def _forward(chain: Chain, place: int, inputs: torch.Tensor) -> torch.Tensor:
-    return torch.baddbmm(chain.biases[place].unsqueeze(1), inputs, chain.weights[place].transpose(1, 2))
+def _forward(tensors: Sequence[torch.Tensor], place: int, inputs: torch.Tensor) -> torch.Tensor:
+    weights, biases = tensors[2 * place : 2 * place + 2]
+    return torch.baddbmm(biases.unsqueeze(1), inputs, weights.transpose(1, 2))
 
 
 # Rows of batches that are filled up, and how many of their samples count.

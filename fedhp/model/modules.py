@@ -81,10 +81,16 @@ def copies(module: nn.Module, number: int) -> list[nn.Module]:
     Their parameters are rows of common tensors.
     """
     rows = {
-        id(p): [nn.Parameter(row) for row in p.detach().expand(number, *p.shape).clone()]
+        id(p): [nn.Parameter(row) for row in rows_like(p, number).copy_(p.detach())]
         for p in module.parameters()
     }
     return [_copy(module, {key: own[place] for key, own in rows.items()}) for place in range(number)]
+
+
+def rows_like(tensor: torch.Tensor, number: int) -> torch.Tensor:
+    """Returns an empty tensor of so many rows, each of which lies in memory as a dense tensor does."""
+    strides = tensor.numel(), *tensor.stride()
+    return tensor.new_empty(number * tensor.numel()).as_strided((number, *tensor.shape), strides)
 
 
 def _copy(module: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:

@@ -36,8 +36,8 @@ def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object])
     keys: dict[object, Key] = {}  # by what is left to tell clients side by side apart
     for session in sessions:
         if not _is_watched(session):
-            methods = tuple(method.key for method in session.run.methods)
-            key = keys[methods] if methods in keys else keys.setdefault(methods, _key(session, True))
+            kind = *(method.key for method in session.run.methods), _size(session)
+            key = keys[kind] if kind in keys else keys.setdefault(kind, _key(session, True))
             session.watched = session.run.part, (True, _size(session))
             with guarded(session):
                 if key not in PEAKS:
@@ -47,13 +47,13 @@ def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object])
 
 
 def _size(session: Session) -> int:
-    """Returns how many samples the next step computes with: short batches are filled up in a `Stack`."""
-    return len(session.rows) if session.layers is None else session.run.steps.batch
+    """Returns how many samples the next step computes with: those of dense networks are filled up."""
+    return session.run.steps.batch if session.is_dense else len(session.rows)
 
 
 def _kind(session: Session) -> tuple[bool, int]:
     """Returns what of the next step its peak depends on: whether it keeps gradients, and its samples."""
-    return session.layers is None or session.wants_gradients, _size(session)
+    return not session.is_dense or session.wants_gradients, _size(session)
 
 
 def _is_watched(session: Session) -> bool:
@@ -70,5 +70,6 @@ def _rehearse(session: Session, step: Callable[[Session], object]) -> None:
     state = ModelState(take_weights(run.module), run.structure)
     other = Session(run.recipe, Client(replace(run.task, state=state), run.shard))
     other.begin_epoch(0)
+    other.epoch.done = len(run.shard) - _size(session)  # so many are left
     with watching(other):
         step(other)

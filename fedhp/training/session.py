@@ -13,8 +13,8 @@ from fedhp.bounds import LARGEST_WHOLE
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
 from fedhp.model.building import to_module
-from fedhp.model.gradients import dense_chain
 from fedhp.model.modules import thin_before_convolutions
+from fedhp.model.side_by_side import Dense, Form, form_of
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
 from fedhp.training.batch_statistics import BatchStatistics
@@ -50,7 +50,7 @@ class Session:
     Args:
         recipe: How to train.
         client: Who is to train.
-        module: A copy of the assigned model, beside those of other clients; None has one made.
+        module: A copy of the assigned model, beside those of others; None has one made, for one by itself.
 
     Attributes:
         run: What methods look at.
@@ -61,7 +61,7 @@ class Session:
         watched: A step whose peak is known: see `fedhp.training.peaks`.
         seconds: How long it took so far: of what was done for several at once, an even part.
         failure: Why it goes no further; None while it does.
-        layers: Its network's, where that is a dense chain whose steps can be computed beside others'.
+        form: How its network's steps are computed beside others'; None where they are not.
         stack: What holds its tensors beside those of others, as long as they lie there.
 
     Raises:
@@ -74,10 +74,10 @@ class Session:
         _check_samples(recipe, client)
         # Before anything is allocated: a model that does not fit is refused here.
         steps = _steps(recipe, task, shard, task.state.structure)
-        lies_beside, module = module is not None, module or assigned_module(recipe, task)
+        self._is_alone, module = module is None, module or assigned_module(recipe, task)
         part = module, made(module.parameters(), recipe.train)
         self.run = ClientRun(recipe, task, shard, task.state.structure, steps, *part, part)
-        self.run.is_beside = lies_beside
+        self.run.is_beside = not self._is_alone
         self.run.meter.expect(steps.num_bytes)
         self.failure: Exception | None = None
         self.client, self.epochs = client, list[Statistics]()
@@ -103,8 +103,12 @@ class Session:
     @property
     def rows(self) -> NDArray[np.intp]:
         """The samples of the next step."""
-        done = self.epoch.done
-        return self._rows[done : done + self.run.steps.batch]
+        return self._rows[self.epoch.done :][: self.run.steps.batch]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a stack of one where none is beside it."""
+        return isinstance(self.form, Dense)
 
     def begin_epoch(self, number: int) -> None:
         """Begins a pass over the data."""
@@ -118,11 +122,9 @@ class Session:
 
     def before_step(self) -> float:
         """Sets the learning rate of the next step, which it returns, and lets methods act."""
-        run, train = self.run, self.run.recipe.train
+        run = self.run
         run.advance(self.epoch.number, self.epoch.done)
-        rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        rate = _set_rate(run)
         for method in run.methods:
             method.before_step(run)
         return rate
@@ -164,8 +166,7 @@ class Session:
     def _look(self) -> None:
         """Finds whether the network as it is can be computed beside others."""
         self.stack: object = None
-        allowed = all(method.stackable for method in self.run.methods)
-        self.layers = dense_chain(self.run.module) if allowed else None
+        self.form = _form(self.run, self._is_alone)
 
     def _fit_steps(self) -> None:
         """Chooses the batch for the structure just reached."""
@@ -173,6 +174,19 @@ class Session:
         run.steps = _steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale())
         run.meter.expect(run.steps.num_bytes)
         self.watched = None
+
+
+def _form(run: ClientRun, is_alone: bool) -> Form | None:
+    is_allowed = all(method.stackable for method in run.methods)
+    return form_of(run.module, is_alone) if is_allowed else None
+
+
+def _set_rate(run: ClientRun) -> float:
+    train = run.recipe.train
+    rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    return rate
 
 
 def assigned_module(recipe: Recipe, task: RoundTask) -> nn.Module:

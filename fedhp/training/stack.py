@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from fedhp.data.shard import together
-from fedhp.model.gradients import Chain, Take, chain_gradients
+from fedhp.model.gradients import Batch, Take, chain_gradients
+from fedhp.model.modules import rows_like
+from fedhp.model.side_by_side import Form
 from fedhp.training.optimizers import descend, drop_gradients
 from fedhp.training.session import Judged, Session, guarded
 
@@ -17,20 +19,22 @@ Tensors = list[torch.Tensor]
 
 
 class Stack:
-    """Dense networks, one client's each, as rows of common tensors: a lone client is a stack of one.
+    """Networks, one client's each, as rows of common tensors: a lone client's, if dense, is a stack of one.
 
     Each client's module and optimiser view its row, so that methods look at one client, and act on it, as if
-    it were alone. Forward and backward pass are one computation for all, and so is the update where it is
-    SGD's; what becomes of a row does not depend on the others.
+    it were alone. Forward and backward pass are one computation for all (`fedhp.model.side_by_side`), and so
+    is the update where it is SGD's; what becomes of a row does not depend on the others.
 
     Args:
-        members: The clients, whose networks are dense chains of one shape, and whose batches are of one size.
+        members: The clients: their networks have a form and are of one shape, their batches of one size.
     """
 
     def __init__(self, members: Sequence[Session]) -> None:
         self._members = tuple(members)
         run, train = members[0].run, members[0].run.recipe.train
-        self._rows = [*zip(*map(_parameters, members), strict=True)]  # by parameter, each member's
+        self._form = _form(members[0])
+        # By parameter, each member's.
+        self._rows = [*zip(*(_form(member).parameters for member in members), strict=True)]
         self._tensors = [_beside(rows) for rows in self._rows]
         self._updates_all = train.optimizer == "sgd" and not train.weight_decay
         self._momentum = train.momentum if self._updates_all else 0.0
@@ -38,7 +42,8 @@ class Stack:
         # Without momentum, an update within the product is rounded otherwise than one by a gradient: then
         # what anybody ever looks at decides, not what the next step is to show.
         acts = any(method.acts_on_gradients() for method in run.methods)
-        self._updates_within = self._updates_all and (self._momentum > 0 or not acts)
+        within = self._updates_all and (self._momentum > 0 or not acts)
+        self._updates_within = within and members[0].is_dense
         self._mask = _mask(members)
         if len(members) > 1:
             for member in members:
@@ -58,26 +63,20 @@ class Stack:
         tensors = [tensor[:number] for tensor in self._tensors]
         velocities = [tensor[:number] for tensor in self._velocities]
         mask = self._mask[:number] if self._mask is not None else None
-        samples, labels = _batch(members)
-        sizes = [len(member.rows) for member in members]
-        grads: list[torch.Tensor] = []
-        keeps = not self._updates_within or any(member.wants_gradients for member in members)
-        if keeps:
-            take = _keep(grads)
-        else:
-            take = _push(velocities, self._momentum) if velocities else _move(tensors, rates)
-        chain = Chain(tensors[::2], tensors[1::2])
-        losses, right = chain_gradients(chain, samples, labels, sizes, take, mask, changes=not keeps)
-        if keeps:
+        batch = _batch(members, mask)
+        if not self._updates_within or any(member.wants_gradients for member in members):
+            losses, right, grads = self._form.gradients(tensors, batch)
             self._act(members, grads)
             self._update(members, tensors, velocities, grads, rates)
-        elif velocities:
-            descend(tensors, velocities, rates)
+        else:
+            take = _push(velocities, self._momentum) if velocities else _move(tensors, rates)
+            losses, right, _ = chain_gradients(tensors, batch, take)
+            if velocities:
+                descend(tensors, velocities, rates)
         return losses.tolist(), right.tolist()
 
     def _act(self, members: Sequence[Session], grads: list[torch.Tensor]) -> None:
-        """Shows each member its gradients, which came from the last layer on."""
-        grads.reverse()
+        """Shows each member its gradients."""
         norms = cache(lambda: [torch.linalg.vector_norm(grad.flatten(1), dim=1).tolist() for grad in grads])
         for place, member in enumerate(members):
             for rows, grad in zip(self._rows, grads, strict=True):
@@ -103,9 +102,9 @@ class Stack:
             drop_gradients(member.run.optimizer)
 
 
-def _parameters(member: Session) -> list[torch.Tensor]:
-    assert member.layers is not None
-    return [parameter for layer in member.layers for parameter in (layer.weight, layer.bias)]
+def _form(member: Session) -> Form:
+    assert member.form is not None
+    return member.form
 
 
 def _beside(rows: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -114,9 +113,9 @@ def _beside(rows: Sequence[torch.Tensor]) -> torch.Tensor:
         return rows[0].detach().unsqueeze(0)
     if _lie_beside(rows):
         return rows[0].detach().as_strided((len(rows), *rows[0].shape), (rows[0].numel(), *rows[0].stride()))
-    common = torch.stack([row.detach() for row in rows])
+    common = rows_like(rows[0], len(rows))
     for row, own in zip(rows, common, strict=True):
-        row.data = own
+        row.data = own.copy_(row.detach())
     return common
 
 
@@ -134,9 +133,9 @@ def _velocities(members: Sequence[Session], rows: Sequence[torch.Tensor]) -> tor
     kept = [member.run.optimizer.state[row] for member, row in zip(members, rows, strict=True)]
     if len(rows) == 1:
         return kept[0][_MOMENTUM].unsqueeze(0)
-    common = torch.stack([own[_MOMENTUM] for own in kept])
+    common = rows_like(rows[0], len(rows))
     for own, row in zip(kept, common, strict=True):
-        own[_MOMENTUM] = row
+        own[_MOMENTUM] = row.copy_(own[_MOMENTUM])
     return common
 
 
@@ -151,23 +150,16 @@ def _mask(members: Sequence[Session]) -> torch.Tensor | None:
     return torch.stack([torch.zeros_like(some) if mask is None else mask for mask in masks])[:, None]
 
 
-def _batch(members: Sequence[Session]) -> tuple[torch.Tensor, torch.Tensor]:
+def _batch(members: Sequence[Session], mask: torch.Tensor | None) -> Batch:
     """Returns the members' next samples; where one has fewer, its first fills up the batch."""
     run, size = members[0].run, members[0].run.steps.batch
-    indices = [np.resize(rows, size) if len(rows := member.rows) < size else rows for member in members]
+    rows = [member.rows for member in members]
+    indices = [np.resize(own, size) if len(own) < size else own for own in rows]
     shards, inputs = [member.run.shard for member in members], [member.run.steps.inputs for member in members]
     samples, labels = together(shards, indices, inputs)
-    return (samples, labels) if run.device.type == "cpu" else (samples.to(run.device), labels.to(run.device))
-
-
-def _keep(grads: list[torch.Tensor]) -> Take:
-    """Keeps gradients: of each layer, the last one's first, biases before weights."""
-
-    def take(place: int, flow: torch.Tensor, inputs: torch.Tensor) -> None:
-        weights = torch.bmm(flow.transpose(1, 2), inputs)
-        grads.extend((flow.sum(1), weights))
-
-    return take
+    if run.device.type != "cpu":
+        samples, labels = samples.to(run.device), labels.to(run.device)
+    return Batch(samples, labels, [*map(len, rows)], mask)
 
 
 def _push(velocities: Tensors, momentum: float) -> Take:

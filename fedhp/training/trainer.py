@@ -6,13 +6,11 @@ Knows neither Flower nor Ray.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 
 from torch import nn
 
 from fedhp.data.shard import Shard
 from fedhp.model.draws import drawing
-from fedhp.model.gradients import is_dense
 from fedhp.model.modules import copies
 from fedhp.seeds import derive
 from fedhp.training.alone import gradient_norm, training_step
@@ -78,7 +76,7 @@ def train_together(
     training = _Training(is_device)
     for epoch in range(recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
-        with nullcontext() if is_side_by_side(recipe) else _drawing(going, epoch):
+        with _drawing(going[0], epoch) if len(clients) == 1 and going else nullcontext():
             for members in _turns(going, epoch):
                 # What goes wrong with several at once is nobody's fault but ours.
                 with guarded(members[0]) if len(members) == 1 else nullcontext():
@@ -91,10 +89,12 @@ def train_together(
 
 
 def _modules(recipe: Recipe, clients: Sequence[Client]) -> Sequence[nn.Module | None]:
-    """Returns each client's copy of the model, where all are assigned the same; None has it made."""
+    """Returns each client's copy of the model, beside those of the others; None for one by itself."""
+    if len(clients) == 1:
+        return [None]
     task = clients[0].task
-    if len(clients) == 1 or any(client.task.state is not task.state for client in clients):
-        return [None] * len(clients)
+    if any(client.task.state is not task.state for client in clients):
+        return [assigned_module(recipe, client.task) for client in clients]
     return copies(assigned_module(recipe, task), len(clients))
 
 
@@ -112,18 +112,11 @@ def _outcome(session: Session) -> Update | Exception:
     return session.failure
 
 
-@lru_cache(maxsize=8)  # a process holds a handful of recipes
-def is_side_by_side(recipe: Recipe) -> bool:
-    """Says whether clients may take steps in turn: nothing draws from streams that they have in common."""
-    arch = recipe.architecture
-    return is_dense(arch.build(arch.layout.smallest())) and all(kind.stackable for kind in recipe.methods)
-
-
-def _drawing(sessions: Sequence[Session], epoch: int) -> AbstractContextManager[None]:
+def _drawing(session: Session, epoch: int) -> AbstractContextManager[None]:
     """Lets layers of a lone client's network draw from its own stream."""
-    if not sessions:
+    if session.form is not None:  # whose steps draw nothing
         return nullcontext()
-    run = sessions[0].run
+    run = session.run
     return drawing(derive(run.recipe.seed, "layers", run.task.round, run.task.client, epoch), run.device)
 
 
@@ -138,9 +131,9 @@ class _Training:
         """Takes the next step of each."""
         started = time.perf_counter()
         rates = [member.before_step() for member in members]
-        beside = members[0].layers is not None
+        beside = members[0].is_dense or len(members) > 1
         if beside and not self._is_device:
-            watch_beside(members, _step_beside)
+            watch_beside(members, step_one)
         with watching(members[0]):
             judged = self._stack(members).step(members, rates) if beside else step_alone(members[0])
         for member, loss, right in zip(members, *judged, strict=True):
@@ -173,8 +166,13 @@ def _turns(sessions: Sequence[Session], number: int) -> Iterator[Sequence[Sessio
                 session.end_epoch()
 
 
-def _step_beside(session: Session) -> None:
-    Stack([session]).step([session], [session.before_step()])
+def step_one(session: Session) -> None:
+    """Takes a client's next step, but for looking at its memory."""
+    rates = [session.before_step()]
+    if session.is_dense:
+        Stack([session]).step([session], rates)
+    else:
+        step_alone(session)
 
 
 def _shape(session: Session) -> tuple[object, ...]:
@@ -186,7 +184,7 @@ def _alike(sessions: Sequence[Session]) -> Iterator[Sequence[Session]]:
     """Parts clients into those whose next steps are one computation."""
     parts: dict[object, list[Session]] = {}
     for session in sessions:
-        parts.setdefault(_shape(session) if session.layers else session, []).append(session)
+        parts.setdefault(session if session.form is None else _shape(session), []).append(session)
     yield from parts.values()
 
 
