@@ -60,7 +60,7 @@ def simulate(
     simulation, clients = scenario.simulation, scenario.fleet.num_clients
     timeout = scenario.server.timeout_seconds
     with run_folder(scenario.name, out) as folder:
-        early = begun_early(CLIENT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
+        early = begun_early(COHORT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
         with early, torch_threads(simulation.threads_per_worker):
             setup = _prepared(scenario, show)
             size, note = setup.message_bytes, _notes.warning

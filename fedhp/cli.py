@@ -22,7 +22,7 @@ from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
 from fedhp.draft.command import init
 from fedhp.errors import RecordError, TrainingError
-from fedhp.references import CLIENT_APP
+from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
@@ -117,7 +117,7 @@ def run(
     """
     # Workers import what they need while this process does; whether there will be any is read next.
     alone = "simulation.num_workers=0" in (arguments or ())
-    with readable_errors(debug), begun_early(CLIENT_APP, 1, wanted=not alone):
+    with readable_errors(debug), begun_early(COHORT_APP, 1, wanted=not alone):
         from fedhp.api import simulate, warn_unpruned, warn_unused
         from fedhp.records.record import run_folder
         from fedhp.scenario.loading import load_scenario

@@ -10,8 +10,8 @@ import socket
 import sys
 from contextlib import suppress
 
+from fedhp.references import resolve
 from fedhp.simulation.lines import Line
-from fedhp.simulation.loading import load_app
 from fedhp.simulation.nursery import BEAR, REQUEST
 from fedhp.simulation.serving import serve
 
@@ -20,7 +20,7 @@ def main(descriptor: int, app: str) -> None:
     """Does what the nursery asks for, until that is gone."""
     control = socket.socket(fileno=descriptor)
     with suppress(Exception):  # the workers will say what is wrong with it
-        load_app(app)
+        resolve(app)
     gc.collect()
     gc.freeze()  # or the collector writes to every page that is shared
     workers: set[int] = set()

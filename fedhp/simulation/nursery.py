@@ -29,7 +29,7 @@ class Nursery:
     to deal with. It ends when this process does, however that ends, and its workers with it.
 
     Args:
-        app: The client app, as ``"module:attr"``.
+        app: The app that imports all that clients need, as ``"module:attr"``.
         environment: See `fedhp.simulation.environment.worker_environment`.
 
     Attributes:
@@ -102,7 +102,7 @@ def begun_early(app: str, num_threads: int, wanted: bool = True) -> Iterator[Non
     """Has what workers need be imported within the block, where `open_nursery` finds it done.
 
     Args:
-        app: The client app, as ``"module:attr"``.
+        app: The app that imports all that clients need, as ``"module:attr"``.
         num_threads: Torch threads of a worker.
         wanted: Whether to do so; if not, what was begun around the block ends.
     """

@@ -40,7 +40,7 @@ def open_processes(
     """
     num_threads = config.threads_per_worker
     num_workers = min(cores() if config.num_workers < 0 else config.num_workers, apps[-1])
-    with open_nursery(apps[0], num_threads) as nursery:
+    with open_nursery(apps[1] or apps[0], num_threads) as nursery:  # the cohort app imports more
         crew = ProcessCrew(nursery, (*apps, num_threads))
         pool = Pool(crew, num_workers, on_note, largest_chunk(message_bytes))
         try:
