@@ -1,4 +1,4 @@
-"""Simulated devices that are sent the same model under the same budget: trained together, and summed up."""
+"""Simulated devices that are sent the same model: trained together, and summed up."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,8 @@ def answer(content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: flo
     server_round, state = wire.unpack_task(content, layout)
     opened = [_open(brief, node, server_round, state) for node in nodes]
     clients = [one.client for one in opened if isinstance(one, _Opened)]
-    most = stack_of(from_json(brief.scenario).simulation.stack, layout.num_parameters(state.structure.counts))
+    asked, size = from_json(brief.scenario).simulation.stack, layout.num_parameters(state.structure.counts)
+    most = stack_of(asked, size, recipe.train.state_slots)
     outcomes = iter(train_cohort(recipe, clients, _even(len(clients), most)))
     summing = _Summing(layout, state, seconds)
     members = [one if isinstance(one, str) else summing.taken(one, next(outcomes)) for one in opened]

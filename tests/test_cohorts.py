@@ -36,9 +36,10 @@ NUM_CLIENTS = 20
 
 
 def test_a_stack_is_as_large_as_the_caches_or_the_user_will_have_it():
-    """2 MiB hold the 4 bytes of 524,288 parameters: of one network of 300,000, of 19 of 26,710."""
-    assert [stack_of("auto", n) for n in (10**9, 300_000, 26_710, 100)] == [1, 1, 19, 64]
-    assert [stack_of(asked, 26_710) for asked in ("1", "7", "64", "1000")] == [1, 7, 64, 64]
+    """8 MiB hold the 4 bytes of 2,097,152 parameters: of 6 networks of 300,000; of half with momentum."""
+    assert [stack_of("auto", n, 0) for n in (10**9, 300_000, 26_710, 100)] == [1, 6, 64, 64]
+    assert [stack_of("auto", n, 1) for n in (10**9, 300_000, 26_710, 100)] == [1, 3, 39, 64]
+    assert [stack_of(asked, 26_710, 1) for asked in ("1", "7", "64", "1000")] == [1, 7, 64, 64]
 
 
 @pytest.mark.parametrize(
@@ -53,22 +54,21 @@ def test_a_stack_is_as_large_as_the_caches_or_the_user_will_have_it():
     ],
 )
 def test_clients_are_divided_into_whole_stacks(number, stack, of, sizes):
-    assert sorted(divided(number, stack, of)) == sorted(sizes)
+    assert sorted(divided(number, stack, of, number / of)) == sorted(sizes)
 
 
-@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(1, 64))
-def test_every_client_is_in_one_cohort_of_64_at_most(number, others, stack):
-    sizes = divided(number, stack, number + others)
+@given(st.integers(1, 3000), st.integers(0, 3000), st.integers(1, 64), st.floats(0, 1))
+def test_every_client_is_in_one_cohort_of_64_at_most(number, others, stack, share):
+    sizes = divided(number, stack, number + others, share)
     assert sum(sizes) == number
     assert all(1 <= size <= 64 for size in sizes)
     assert len(sizes) <= max(17, number / 30)
 
 
-def test_cohorts_are_of_one_structure_and_budget_the_largest_first():
-    """Even ones of 12 devices have a budget, device n 10 n + 10 samples, and 3 and 9 a smaller structure.
+def test_cohorts_are_of_one_structure_the_largest_first():
+    """Device n has 10 n + 10 samples, and 3 and 9 a smaller structure: a sixth of the work, and one cohort.
 
-    Four cohorts for 12: two for the six even ones, whose three pairs are 1 and 2, and one for the four odd
-    ones of the whole structure, whose 280 samples are the most.
+    The other ten, of 640 samples, are three pieces' work, in pairs: of two, four and four.
     """
     strategy = build(**{"simulation.stack": "2", "fleet.num_clients": 12})
     small = strategy.state.structure.without("fc1", [0])
@@ -77,7 +77,7 @@ def test_cohorts_are_of_one_structure_and_budget_the_largest_first():
     payloads = Payloads(strategy.brief, strategy.layout, strategy.state, 1)
     found = cohorts(strategy, payloads, parts)
     members = [[one.device.client for one in sent] for _, sent in found]
-    assert members == [[11, 7, 5, 1], [10, 8], [6, 4, 2, 0], [9, 3]]
+    assert members == [[8, 7, 6, 5], [11, 10], [9, 3], [4, 2, 1, 0]]
     assert [cohort.nodes for cohort, _ in found] == [tuple(1000 - n for n in own) for own in members]
     assert len({id(cohort.content) for cohort, _ in found}) == 2
     again = cohorts(strategy, payloads, parts[::-1])
@@ -284,6 +284,7 @@ def test_the_number_of_workers_changes_no_bit():
         "data.partition.min_samples": 1,
         "data.partition.alpha": 0.2,
         "train.learning_rate": 8.0,
+        "server.max_times_median": 3,
         "train.clip_norm": 0,
     }
     results = [run(scenario(**values, **{"simulation.num_workers": number})) for number in (0, 1, 2, 3)]

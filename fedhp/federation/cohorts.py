@@ -20,9 +20,9 @@ from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.tasks import Cohort
 from fedhp.training.update import Said
 
-# Of the parameters of the clients whose steps are computed at a time: beyond what a core's caches hold, their
-# steps take longer than one by one.
-_STACK_BYTES = 2 * 2**20
+# Of the parameters, and what optimisers keep of them, of the clients whose steps are computed at a time: the
+# most with which stacks gain where they were measured (docs/benchmarks.md); beyond the caches they lose it.
+_STACK_BYTES = 8 * 2**20
 _PARAMETER_BYTES = 4
 # A stack takes about as long as two clients more than those that it has, so that from eight on little is left
 # to be gained by larger ones.
@@ -59,28 +59,31 @@ class CohortAnswer:
         return 0 if self.sums is None else sum(array.nbytes for array in self.sums.weights.values())
 
 
-def stack_of(asked: str, num_parameters: int) -> int:
+def stack_of(asked: str, num_parameters: int, state_slots: int) -> int:
     """Returns of how many clients steps are computed at a time.
 
     Args:
         asked: ``simulation.stack``.
         num_parameters: Of the model that they are sent.
+        state_slots: Tensors that their optimisers keep per parameter.
     """
-    number = _STACK_BYTES // (_PARAMETER_BYTES * num_parameters) if asked == "auto" else int(asked)
+    num_bytes = _PARAMETER_BYTES * num_parameters * (1 + state_slots)
+    number = _STACK_BYTES // num_bytes if asked == "auto" else int(asked)
     return max(1, min(number, BLOCK))
 
 
-def divided(number: int, stack: int, of: int) -> list[int]:
+def divided(number: int, stack: int, of: int, share: float) -> list[int]:
     """Returns how many clients each cohort has, of so many that are sent the same.
 
     Args:
         number: How many.
         stack: Of how many of them steps can be computed at a time.
         of: How many clients the round has.
+        share: Of the round's work, what they do.
     """
     enough = min(stack, _ENOUGH)
     wanted = next((pieces for pieces in reversed(_PIECES) if of >= pieces * enough), _PIECES[0])
-    pieces = max(1, round(wanted * number / of))
+    pieces = min(number, max(1, round(wanted * share)))
     stack = min(stack, -(-number // pieces))
     stacks = -(-number // stack)
     pieces = min(stacks, max(pieces, -(-stacks // (BLOCK // stack))))
@@ -91,26 +94,30 @@ def divided(number: int, stack: int, of: int) -> list[int]:
 def cohorts(
     rules: Rules, payloads: Payloads, parts: Iterable[tuple[Device, Structure]]
 ) -> list[tuple[Cohort, list[Sent]]]:
-    """Returns a round's devices in cohorts: of the same part of the model and the same budget.
+    """Returns a round's devices in cohorts: of those that are sent the same part of the model.
 
     Who is in which, and their order, depends on the devices and the scenario alone. Those with the most
     samples come first, so that those that are computed at a time end together; and the largest cohorts, so
     that workers do.
     """
-    groups: dict[tuple[str, int | None], list[tuple[Device, Structure]]] = {}
+    groups: dict[str, list[tuple[Device, Structure]]] = {}
     for device, structure in parts:
-        budget = device.profile.memory_bytes if rules.budgeted else None
-        groups.setdefault((structure.digest, budget), []).append((device, structure))
+        groups.setdefault(structure.digest, []).append((device, structure))
+    asked, slots = rules.scenario.simulation.stack, rules.recipe.train.state_slots
     of, found = sum(map(len, groups.values())), list[tuple[int, Cohort, list[Sent]]]()
-    for group in groups.values():
+    works = [
+        payloads.of(group[0][1]).num_parameters * sum(device.profile.num_examples for device, _ in group)
+        for group in groups.values()
+    ]
+    for group, work in zip(groups.values(), works, strict=True):
         payload = payloads.of(group[0][1])
         group.sort(key=lambda part: (-part[0].profile.num_examples, part[0].client))
         sent = deque(Sent(*part, payload.num_parameters, payload.num_bytes) for part in group)
-        stack = stack_of(rules.scenario.simulation.stack, payload.num_parameters)
-        for size in divided(len(group), stack, of):
+        stack = stack_of(asked, payload.num_parameters, slots)
+        for size in divided(len(group), stack, of, work / sum(works)):
             own = [sent.popleft() for _ in range(size)]
-            work = payload.num_parameters * sum(one.device.profile.num_examples for one in own)
-            found.append((work, Cohort(payload.content, tuple(one.device.node_id for one in own)), own))
+            does = payload.num_parameters * sum(one.device.profile.num_examples for one in own)
+            found.append((does, Cohort(payload.content, tuple(one.device.node_id for one in own)), own))
     found.sort(key=lambda one: (-one[0], one[2][0].device.client))
     return [(cohort, own) for _, cohort, own in found]
 

@@ -69,8 +69,8 @@ class SimulationConfig:
         gpus_per_worker: GPUs, or a fraction of one, that each worker reserves; of Ray, also where no address
             is given.
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
-        stack: Clients whose training steps are computed at a time, of those that are sent the same model
-            under the same budget: ``auto`` for as many as a core's caches hold, or a number; at most 64 are.
+        stack: Clients whose training steps are computed at a time, of those that are sent the same model:
+            ``auto`` for as many as a core's caches hold, or a number; at most 64 are.
     """
 
     num_workers: Annotated[

@@ -1,4 +1,4 @@
-"""The clients of one round that are sent the same model under the same budget, trained together."""
+"""The clients of one round that are sent the same model, trained together."""
 
 import sys
 from collections.abc import Sequence
