@@ -559,10 +559,15 @@ def started_process(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.integration
-def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("address", "least"),
+    [("", 2), ("local", 3)],  # a worker and what it was born of; and Ray's two daemons and a worker
+)
+def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(address, least, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     psutil = pytest.importorskip("psutil")
     small = ["rounds=5000", "fleet.num_clients=4", "data.max_train=200", "simulation.num_workers=1"]
+    small += [f"simulation.address={address}"] if address else []
     with started_process(tmp_path, "run", *small, "--out", "record") as running:
         assert running.stdout is not None
         assert any(line.startswith("round 1: ") for line in running.stdout)
@@ -572,7 +577,7 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(tmp_path):
             time.sleep(0.1)
         output, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (130, "interrupted\n")
-    assert len(started) >= 3  # Ray's two daemons and a worker, at the least
+    assert len(started) >= least
     assert psutil.wait_procs(started, timeout=10)[1] == []
     *_, where, how = output.splitlines()
     assert (where, how) == ("record: record", "'fedhp report record' reports on it as far as it came")

@@ -188,11 +188,14 @@ def process(
     _report(run_process(parse_size(limit, "--limit"), epochs), json_file)
 
 
+# Rows that stand beside each other in a terminal's width.
+_FEW = 4
+
+
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:
     for rows in (result.get("rows"), [{k: v for k, v in result.items() if not isinstance(v, list)}]):
         if rows:
-            many = len(rows) > len(_columns(rows))
-            (_show if many else _show_sideways)(rows)
+            (_show if len(rows) > _FEW else _show_sideways)(rows)
     _write(json_file, result)
 
 
