@@ -62,6 +62,22 @@ def images(channels: int = 2) -> nn.Module:
     )
 
 
+def windows() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(1, 2),
+        nn.Conv1d(4, 6, 5, stride=2, padding=2),
+        nn.GroupNorm(2, 6),
+        nn.ReLU(),
+        nn.MaxPool1d(3, stride=2, padding=1),
+        nn.Conv1d(6, 8, 3, padding="same", bias=False),
+        nn.AvgPool1d(2),
+        nn.Conv1d(8, 4, 2),
+        nn.AdaptiveAvgPool1d(2),
+        nn.Flatten(),
+        nn.Linear(8, CLASSES),
+    )
+
+
 def lone_gradients(module: nn.Module, batch: Batch, place: int) -> tuple[float, list[torch.Tensor]]:
     size = batch.sizes[place]
     logits = module(batch.samples[place, :size].clone())
@@ -79,6 +95,9 @@ MAPPED = {
 GROUPED = {
     "cnn": (shipped("cnn-2-convs"), (1, 9, 7)),
     "images": (images, (2, 16, 16)),
+    "windows": (windows, (1, 4, 24)),
+    "pooled first": (lambda: nn.Sequential(nn.AvgPool1d(1), nn.MaxPool1d(1), *windows()[1:]), (4, 24)),  # type: ignore[index]
+    "conv1d without a flattened axis": (lambda: windows()[1:], (4, 24)),  # type: ignore[index]
     "one channel": (lambda: images(1), (1, 16, 16)),
     "innermost": (lambda: images().to(memory_format=torch.channels_last), (2, 16, 16)),  # type: ignore[call-overload]
 }
@@ -188,10 +207,11 @@ def test_who_is_alone_or_watched_is_computed_by_itself():
     assert form_of(module) is None
 
 
-def test_grouping_pays_where_channels_over_images_are_few():
+def test_grouping_pays_where_channels_are_few():
     assert grouping_pays([(6, 1, 3, 3), (6,), (12, 6, 3, 3), (4000, 588)])
     assert not grouping_pays([(6, 1, 3, 3), (64, 6, 3, 3)])
     assert grouping_pays([(64, 64, 5)])
+    assert not grouping_pays([(64, 96, 5)])
 
 
 def test_draws_of_numpy_are_seen(monkeypatch):

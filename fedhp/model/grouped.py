@@ -2,7 +2,8 @@
 
 Maps of K networks are of shape ``(batch, K * channels, ...)``. A convolution of each is one grouped
 convolution of all, a group normalisation one of K times the groups; after the maps are flattened, dense
-layers are batched products.
+layers are batched products. Windows over time are taken for images of one row, whose channels can lie
+innermost too.
 """
 
 import math
@@ -17,10 +18,10 @@ from torch.nn import functional
 # the networks first, and samples of shape (K, batch, *sample).
 Logits = Callable[[Sequence[torch.Tensor], torch.Tensor], torch.Tensor]
 
-# Measured on a CPU, for up to so many networks at a time: over images, single convolutions are the faster
-# ones beyond so many pairs of an input and an output channel; over time they never were.
+# Measured on a CPU, for up to so many networks at a time: beyond so many pairs of an input and an output
+# channel, single convolutions are as fast, over images and over time, by the axes of their weights.
 MOST_GROUPS = 8
-_MOST_PAIRS = 200
+_MOST_PAIRS = {4: 300, 3: 5000}
 
 _POOLS = (
     nn.MaxPool1d,
@@ -34,7 +35,7 @@ _POOLS = (
 
 def grouping_pays(shapes: Iterable[Sequence[int]]) -> bool:
     """Says whether networks with parameters of these shapes are best computed side by side, on a CPU."""
-    return all(math.prod(shape[:2]) <= _MOST_PAIRS for shape in shapes if len(shape) == 4)
+    return all(math.prod(shape[:2]) <= _MOST_PAIRS.get(len(shape), math.inf) for shape in shapes)
 
 
 def grouped(module: nn.Module) -> Logits | None:
@@ -102,12 +103,33 @@ _Own = Iterator[torch.Tensor]
 def _convolve(layer: nn.Conv1d | nn.Conv2d, maps: torch.Tensor, number: int, own: _Own) -> torch.Tensor:
     weights = next(own).flatten(0, 1)
     biases = None if layer.bias is None else next(own).flatten()
-    convolution = functional.conv1d
-    if weights.dim() == 4:
-        convolution = functional.conv2d
-        if weights.is_contiguous(memory_format=torch.channels_last):
-            maps = maps.contiguous(memory_format=torch.channels_last)
-    return convolution(maps, weights, biases, layer.stride, layer.padding, layer.dilation, number)
+    if isinstance(layer, nn.Conv1d):
+        maps = _images(maps)
+        weights = weights.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    if weights.is_contiguous(memory_format=torch.channels_last):
+        maps = maps.contiguous(memory_format=torch.channels_last)
+    padding = layer.padding if isinstance(layer.padding, str) else _of_image(layer.padding, 0)
+    stride, dilation = _of_image(layer.stride), _of_image(layer.dilation)
+    return functional.conv2d(maps, weights, biases, stride, padding, dilation, number)
+
+
+def _images(maps: torch.Tensor) -> torch.Tensor:
+    return maps.unsqueeze(2) if maps.dim() == 3 else maps
+
+
+def _of_image(sizes: int | tuple[int, ...], of_one_row: int = 1) -> tuple[int, ...]:
+    """Returns what a layer says of both axes of an image, or, over time, of the one row's first."""
+    own = (sizes,) if isinstance(sizes, int) else sizes
+    return own if len(own) == 2 else (of_one_row, *own)
+
+
+def _pool_over_time(layer: nn.Module, maps: torch.Tensor, number: int, own: _Own) -> torch.Tensor:
+    maps = _images(maps)
+    if not isinstance(layer, nn.MaxPool1d):
+        return layer(maps.squeeze(2)).unsqueeze(2)
+    kernel, stride = _of_image(layer.kernel_size), _of_image(layer.stride)
+    padding, dilation = _of_image(layer.padding, 0), _of_image(layer.dilation)
+    return functional.max_pool2d(maps, kernel, stride, padding, dilation, layer.ceil_mode)
 
 
 def _normalise(layer: nn.GroupNorm, maps: torch.Tensor, number: int, own: _Own) -> torch.Tensor:
@@ -131,6 +153,9 @@ def _multiply(layer: nn.Linear, inputs: torch.Tensor, number: int, own: _Own) ->
 _STEPS: dict[type[nn.Module], Callable[..., torch.Tensor]] = {
     nn.Conv1d: _convolve,
     nn.Conv2d: _convolve,
+    nn.MaxPool1d: _pool_over_time,
+    nn.AvgPool1d: _pool_over_time,
+    nn.AdaptiveAvgPool1d: _pool_over_time,
     nn.GroupNorm: _normalise,
     nn.Flatten: _flatten,
     nn.Linear: _multiply,
