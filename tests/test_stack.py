@@ -284,6 +284,47 @@ def test_many_channels_are_convolved_one_network_after_another():
         assert_same(one, other)
 
 
+def dropping() -> torch.nn.Module:
+    """A dense chain, but for a hook that draws from torch's common stream."""
+    chain = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10)
+    )
+    chain[2].register_forward_hook(lambda layer, _, out: torch.dropout(out, 0.5, layer.training))
+    return chain
+
+
+def test_what_hooks_of_a_network_draw_is_the_clients_own():
+    arch = architecture(ModelConfig(target="test_stack:dropping"), (1, 8, 8), 10, dropping)
+    recipe = small_recipe(arch, SGD)
+    who = clients(recipe, data((33, 32, 9)))
+    for one, other in zip(train_cohort(recipe, who, 3), alone(recipe, who[::-1])[::-1], strict=True):
+        assert isinstance(one, Update)
+        assert_same(one, other)
+
+
+class Changing(Method):
+    """A method of one's own that says of no two trainings that their steps take the same."""
+
+    stackable = True
+
+    @property
+    def key(self):
+        return id(self)
+
+
+def test_a_peak_is_measured_whatever_a_method_says_that_it_depends_on(monkeypatch):
+    """Not what lies there between steps alone, the first time that a peak is wanted."""
+    monkeypatch.setattr("fedhp.training.meter.PEAKS", peaks := {})
+    monkeypatch.setattr("fedhp.training.peaks.PEAKS", peaks)
+    recipe = small_recipe(WIDE, SGD)
+    who = clients(recipe, data((33, 32)))
+    changing = train_cohort(replace(recipe, kinds=(*recipe.kinds, Changing)), who, 2)
+    for one, other in zip(changing, train_cohort(recipe, who, 2), strict=True):
+        assert isinstance(one, Update)
+        assert isinstance(other, Update)
+        assert one.statistics.memory_measured_bytes == other.statistics.memory_measured_bytes
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("inputs", ["all", "the same", "others"])
 def test_samples_are_gathered_in_one_read_as_one_by_one(dtype, inputs):

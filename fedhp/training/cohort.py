@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from fedhp.model.building import initial_state, to_module
-from fedhp.model.gradients import is_dense
+from fedhp.model.gradients import is_dense, is_watched
 from fedhp.model.grouped import MOST_GROUPS, grouped, grouping_pays
 from fedhp.model.mapped import is_mappable
 from fedhp.model.structure import Structure
@@ -56,6 +56,8 @@ def _most_at_all(recipe: Recipe) -> int:
     if not all(kind.stackable for kind in recipe.methods):
         return 1
     module = to_module(arch, initial_state(arch, recipe.seed), device)
+    if any(map(is_watched, module.modules())):  # and what hooks draw
+        return 1
     if is_dense(module):
         return sys.maxsize
     if device.type == "cpu":

@@ -41,7 +41,7 @@ def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object])
             session.watched = session.run.part, (True, _size(session))
             with guarded(session):
                 if key not in PEAKS:
-                    _rehearse(session, step)
+                    _rehearse(session, step, key)
                 with session.run.meter.watching(key, session.run.held):
                     pass
 
@@ -65,11 +65,11 @@ def _key(session: Session, keeps_gradients: bool) -> Key:
     return *session.run.step_key(_size(session)), keeps_gradients
 
 
-def _rehearse(session: Session, step: Callable[[Session], object]) -> None:
+def _rehearse(session: Session, step: Callable[[Session], object], key: Key) -> None:
     run = session.run
     state = ModelState(take_weights(run.module), run.structure)
     other = Session(run.recipe, Client(replace(run.task, state=state), run.shard))
     other.begin_epoch(0)
     other.epoch.done = len(run.shard) - _size(session)  # so many are left
-    with watching(other):
+    with other.run.meter.watching(key, other.run.held):
         step(other)

@@ -121,8 +121,8 @@ def _beside(rows: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _lie_beside(rows: Sequence[torch.Tensor]) -> bool:
     """Says whether tensors are the rows of one already."""
-    start, num_bytes = rows[0].data_ptr(), rows[0].nbytes
-    whole = rows[0].untyped_storage()
+    whole, num_bytes = rows[0].untyped_storage(), rows[0].nbytes
+    start = whole.data_ptr()  # or the last could be another tensor's, which happens to follow in memory
     return whole.nbytes() == len(rows) * num_bytes and all(
         row.data_ptr() == start + place * num_bytes for place, row in enumerate(rows)
     )
