@@ -243,6 +243,22 @@ def test_whoever_fails_fails_alone_and_the_others_come_to_what_they_would_withou
     assert same_bits(strategy.state, alone.state)
 
 
+def test_who_has_answered_must_answer_when_asked_once_more(monkeypatch):
+    """Or a row would count an update that the sums lack."""
+    asked = set()
+
+    def once(recipe, members, stack):
+        own = {one.task.client for one in members}
+        if own & asked:
+            return [TimeoutError("too slow")] * len(members)
+        asked.update(own)
+        return changed(partial(with_weights, 40.0), recipe, members, stack)
+
+    monkeypatch.setattr(clients.cohort_app, "train_cohort", once)
+    with pytest.raises(TrainingError, match="asked once more: client: TimeoutError: too slow"):
+        run(scenario(rounds=1), With)
+
+
 def test_a_client_whose_data_cannot_be_opened_fails_alone(monkeypatch):
     def broken(brief, node):
         if node["partition-id"] == LOST:

@@ -193,11 +193,12 @@ class CohortExchange:
         """Asks some of a cohort's clients again, whose updates are then the same as before.
 
         Raises:
-            TrainingError: If no answer comes this time.
+            TrainingError: If one of them does not answer this time.
         """
         (answer,) = self._ask_now([Cohort(cohort.content, nodes)])
-        if isinstance(answer, Lost):
-            raise TrainingError(f"clients that had answered did not when asked once more: {answer.reason}")
+        said = [answer.reason] if isinstance(answer, Lost) else answer.members
+        if failures := [one for one in said if isinstance(one, str)]:
+            raise TrainingError(f"clients that had answered did not when asked once more: {failures[0]}")
         return answer
 
     def _found(self, cohort: Cohort, lost: Lost) -> list[tuple[Cohort, CohortAnswer]]:
