@@ -94,5 +94,6 @@ def _what_is_seen(context: Context) -> MetricRecord:
             "visits": visits,
             "spoilt": int("spoilt" in context.state),
             "threads": int(os.environ.get("OMP_NUM_THREADS", 0)),
+            "gpus-are-hidden": int(os.environ.get("CUDA_VISIBLE_DEVICES") == ""),
         }
     )

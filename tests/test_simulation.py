@@ -21,10 +21,12 @@ from fedhp.simulation.answering import Lost
 from fedhp.simulation.batch import Batch, Span
 from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
-from fedhp.simulation.nursery import AVAILABLE
+from fedhp.simulation.nursery import AVAILABLE, open_nursery
 from fedhp.simulation.opening import load_app, open_grid
+from fedhp.simulation.processes import ProcessCrew
 from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.tasks import Cohort, MessageTask
+from fedhp.simulation.workers import Workers
 
 HERE = Path(__file__).parent
 APP, TOGETHER = "simulated_app:app", "simulated_app:together"
@@ -453,6 +455,64 @@ def test_spans_shrink_so_that_the_load_levels() -> None:
 def tasks(nodes: Sequence[int]) -> list[MessageTask]:
     with acting_as(SERVER_NODE_ID):
         return [MessageTask(message) for message in to(order(), nodes)]
+
+
+def test_a_gpu_is_seen_by_nobody_who_reserves_none(processes: Grid) -> None:
+    assert set(seen(ask(processes, order()), "gpus-are-hidden")) == {1}
+
+
+class FailingCrew:
+    """Starts workers, by number, up to the one that fails."""
+
+    def __init__(self, last: int, ready: bool = True) -> None:
+        self.last, self.ready = last, ready
+        self.there: list[int] = []
+
+    def start(self) -> int:
+        if len(self.there) == self.last:
+            raise FedhpError("no room")
+        self.there.append(len(self.there))
+        return self.there[-1]
+
+    def await_ready(self, workers: Sequence[int]) -> None:
+        if not self.ready:
+            raise FedhpError("no app")
+
+    def end(self, worker: int) -> None:
+        self.there.remove(worker)
+
+
+@pytest.mark.parametrize(("crew", "said"), [(FailingCrew(2), "room"), (FailingCrew(3, False), "app")])
+def test_workers_that_do_not_all_start_are_ended(crew: FailingCrew, said: str) -> None:
+    with pytest.raises(FedhpError, match=f"no {said}"):
+        Workers(crew, 3)  # type: ignore[arg-type]
+    assert crew.there == []
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here")
+def test_where_the_process_that_starts_workers_is_gone_a_worker_that_dies_ends_the_run() -> None:
+    """It is said once, whatever is to be ended after it."""
+    with open_nursery(APP, 1) as nursery:
+        workers = Workers(ProcessCrew(nursery, (APP, "", 1, 1)), 1)
+        nursery._process.kill()
+        nursery._process.wait()
+        with pytest.raises(FedhpError, match="the process that starts workers is gone"):
+            workers.replace(workers.lanes[0])
+        workers.close()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here")
+def test_a_line_on_which_nothing_moves_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker is stopped, as one is whose client lets no other thread run: it takes nothing in."""
+    monkeypatch.setattr("fedhp.simulation.nursery._PATIENCE_SECONDS", 0.2)
+    with open_nursery(APP, 1) as nursery:
+        workers = Workers(ProcessCrew(nursery, (APP, "", 1, 1)), 1)
+        process = workers.lanes[0].worker.process
+        os.kill(process, signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            workers.lanes[0].worker.line.send(bytes(2**24))
+        workers.close()
+        assert not nursery._workers
 
 
 def test_workers_keep_to_their_threads(pooled: tuple[Grid, list[str]]) -> None:

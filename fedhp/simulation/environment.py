@@ -1,4 +1,4 @@
-"""What a worker's process has: its environment, a core, and the bytes that it may have in hand."""
+"""What a worker's process has: time to start, its environment, a core, the bytes that it may have in hand."""
 
 import os
 import site
@@ -6,6 +6,8 @@ import sys
 import sysconfig
 
 SLICE_BYTES = 8 * 2**20
+# Within which it has to be ready; to import torch from a disk far away takes a minute.
+START_SECONDS = 180.0
 
 
 def cores() -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from fedhp.errors import FedhpError
-from fedhp.simulation.environment import worker_environment
+from fedhp.simulation.environment import START_SECONDS, worker_environment
 from fedhp.simulation.lines import Line
 
 # Elsewhere, a process that has loaded large libraries cannot be counted on to survive a fork.
@@ -20,6 +20,8 @@ AVAILABLE = sys.platform == "linux"
 REQUEST = struct.Struct("!cq")
 BEAR, END = b"b", b"e"
 _PATIENCE_SECONDS = 60.0
+# Workers that reserve GPUs are Ray's.
+_NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
 class Nursery:
@@ -40,13 +42,13 @@ class Nursery:
         self.made_for = (app, environment)
         self._workers: set[int] = set()
         self._control, theirs = socket.socketpair()
-        self._control.settimeout(_PATIENCE_SECONDS)
+        self._control.settimeout(START_SECONDS)
         heard = logging.getLogger("fedhp").isEnabledFor(logging.DEBUG)
         output = None if heard else subprocess.DEVNULL
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedhp.simulation.birth", str(theirs.fileno()), app],
-                env={**os.environ, **environment},
+                env={**os.environ, **environment, **_NO_GPU},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -65,15 +67,18 @@ class Nursery:
             with theirs:
                 worker = self._ask(BEAR, 0, [theirs.fileno()])
         except OSError as error:
+            ours.close()
             raise FedhpError(f"the process that starts workers is gone ({error}); run it again") from None
         self._workers.add(worker)
+        ours.settimeout(_PATIENCE_SECONDS)  # a client that lets no other thread run stops its worker's line
         return worker, Line(ours)
 
     def end(self, worker: int) -> None:
-        """Ends a worker, and waits until it is gone."""
-        self._workers.remove(worker)
-        with suppress(OSError):
-            self._ask(END, worker)
+        """Ends a worker, unless it was ended already, and waits until it is gone."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+            with suppress(OSError):
+                self._ask(END, worker)
 
     def close(self) -> None:
         """Ends the process and its workers, and waits until they are gone."""

@@ -13,14 +13,14 @@ from weakref import WeakValueDictionary
 from flwr.app import RecordDict
 
 from fedhp.errors import FedhpError
-from fedhp.simulation.environment import cores
+from fedhp.simulation.environment import START_SECONDS, cores
 from fedhp.simulation.lines import Line
 from fedhp.simulation.nursery import Nursery, open_nursery
 from fedhp.simulation.pool import Pool, largest_chunk
 from fedhp.simulation.serving import Order
 from fedhp.simulation.tasks import Job
 from fedhp.simulation.worker import Report
-from fedhp.simulation.workers import START_SECONDS, LostChunkError, WorkerDiedError
+from fedhp.simulation.workers import LostChunkError, WorkerDiedError
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig
@@ -95,7 +95,8 @@ class ProcessCrew:
     def start(self) -> _Process:
         """See `fedhp.simulation.workers.Crew`."""
         worker = _Process(*self._nursery.bear())
-        worker.line.send(pickle.dumps(self._making))
+        with suppress(OSError):  # whoever awaits it will see that it has died
+            worker.line.send(pickle.dumps(self._making))
         return worker
 
     def await_ready(self, workers: Sequence[_Process]) -> None:

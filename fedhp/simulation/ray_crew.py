@@ -8,8 +8,9 @@ from flwr.app import RecordDict
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from fedhp.errors import FedhpError
+from fedhp.simulation.environment import START_SECONDS
 from fedhp.simulation.tasks import Job
-from fedhp.simulation.workers import START_SECONDS, LostChunkError, WorkerDiedError
+from fedhp.simulation.workers import LostChunkError, WorkerDiedError
 
 
 class RayCrew:

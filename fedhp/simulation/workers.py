@@ -11,8 +11,6 @@ from fedhp.simulation.batch import Span
 from fedhp.simulation.tasks import Job
 from fedhp.simulation.worker import SLICE_SECONDS
 
-START_SECONDS = 180.0
-
 
 class LostChunkError(Exception):
     """A chunk that comes back without answers; says why."""
@@ -117,8 +115,14 @@ class Workers:
 
     def __init__(self, crew: Crew, number: int) -> None:
         self._crew = crew
-        self.lanes = [Lane(crew.start()) for _ in range(number)]
-        crew.await_ready([lane.worker for lane in self.lanes])
+        self.lanes: list[Lane] = []
+        try:
+            for _ in range(number):
+                self.lanes.append(Lane(crew.start()))
+            crew.await_ready([lane.worker for lane in self.lanes])
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Ends them."""
