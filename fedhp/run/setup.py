@@ -73,8 +73,8 @@ def _check_simulation(scenario: Scenario) -> None:
     simulation = scenario.simulation
     if scenario.train.device == "cuda" and simulation.num_workers and not simulation.gpus_per_worker:
         raise ScenarioError(
-            "train.device = cuda needs simulation.gpus_per_worker above 0 (or num_workers = 0): Ray shows "
-            "workers only the GPUs that they reserve"
+            "train.device = cuda needs simulation.gpus_per_worker above 0 (or num_workers = 0): workers "
+            "see only the GPUs that they reserve"
         )
 
 

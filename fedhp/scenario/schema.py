@@ -74,7 +74,7 @@ class SimulationConfig:
     """
 
     num_workers: Annotated[
-        int, Bounds(at_least=-1, largest=4096, hint="-1 takes one per core, 0 runs without Ray"), STABLE
+        int, Bounds(at_least=-1, largest=4096, hint="-1 takes one per core, 0 takes none"), STABLE
     ] = -1
     address: Annotated[str, STABLE] = ""
     gpus_per_worker: Annotated[float, Bounds(at_least=0, largest=64)] = 0.0

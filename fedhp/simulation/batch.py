@@ -48,7 +48,7 @@ class Batch:
         self.tasks = tasks
         self.unread = 0
         self._todo = list(_spans(len(tasks), num_workers, largest_chunk))
-        # Answers that wait for an earlier one stay in the object store; this bounds how many.
+        # Answers that wait for an earlier one take memory; this bounds how many do.
         largest = max((span.num_tasks for span in self._todo), default=1)
         self._reach = largest * num_workers * _CHUNKS_AT_ONCE
         self._done: dict[int, tuple[Span, Any]] = {}

@@ -1,4 +1,4 @@
-"""Simulation: a Flower ``Grid`` of our own over many nodes, in this process or on Ray.
+"""Simulation: a Flower ``Grid`` of our own over many nodes, in this process, beside it or on Ray.
 
 Flower's engine sends one message per actor call and polls; this one sends chunks to long-lived
 workers, shares what many clients get, and yields replies in the order of the messages, so that
@@ -39,8 +39,8 @@ def open_grid(
 ) -> Iterator[SimulatedGrid]:
     """Opens a grid of simulated nodes that run a client app.
 
-    Inside the block this process writes messages as the server; after it, a Ray that was started
-    for the grid is gone. Another thread that opens one waits until then.
+    Inside the block this process writes messages as the server; after it, the workers are gone, and a
+    Ray that was started for them. Another thread that opens one waits until then.
 
     Args:
         config: Where the clients run.
@@ -49,13 +49,14 @@ def open_grid(
         timeout_seconds: How long one client may take. Not a round: how many clients a round gets
             through in a given time depends on the workers, and results must not.
         on_note: Called with a line for the user when a worker had to be replaced.
-        message_bytes: What the largest messages are expected to hold; a local Ray makes room for them.
+        message_bytes: What the largest messages are expected to hold. By it workers are handed fewer at a
+            time, and a local Ray makes room for them.
         cohort_app: What answers for several nodes that are asked together, a function as
             `fedhp.simulation.answering.CohortApp`, as ``"module:attr"``; empty where none is.
 
     Raises:
         FedhpError: If an app cannot be found or the workers do not start.
-        MissingExtraError: If workers are asked for and Ray is not installed.
+        MissingExtraError: If the workers are to be Ray's, and it is not installed.
     """
     apps = client_app, cohort_app, num_nodes
     if config.num_workers == 0:

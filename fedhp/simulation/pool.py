@@ -162,7 +162,7 @@ def largest_chunk(message_bytes: int) -> int:
     """Returns how many messages go to a worker at a time, of replies of about this size.
 
     No more than it answers in one slice. A worker that hands the rest of a chunk back does the next slice of
-    it at once, while another works far ahead of the reader; what that one has done fills Ray's store until
-    it is written to disk: half of all messages a second, for those of 1 MB.
+    it at once, while another works far ahead of the reader; what that one has done fills memory, and Ray's
+    store until it is written to disk: half of all messages a second, for those of 1 MB.
     """
     return max(1, min(LARGEST_CHUNK, SLICE_BYTES // max(1, message_bytes)))

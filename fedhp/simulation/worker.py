@@ -1,4 +1,4 @@
-"""The actor that does tasks, chunk by chunk, in a process of its own."""
+"""What does tasks, chunk by chunk, in a process of its own."""
 
 import time
 from typing import Any, NamedTuple
