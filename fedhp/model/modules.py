@@ -78,7 +78,7 @@ def put_weights(
 def copies(module: nn.Module, number: int) -> list[nn.Module]:
     """Returns copies of a module of torch's own layers without hooks and buffers, quicker than it was built.
 
-    Their parameters are rows of common tensors.
+    Their parameters are rows of common tensors; layers without any are common to all.
     """
     rows = {
         id(p): [nn.Parameter(row) for row in rows_like(p, number).copy_(p.detach())]
@@ -93,14 +93,20 @@ def rows_like(tensor: torch.Tensor, number: int) -> torch.Tensor:
     return tensor.new_empty(number * tensor.numel()).as_strided((number, *tensor.shape), strides)
 
 
+# Of each module, torch keeps dictionaries of what hangs on it.
+_HANGING = [key for key, value in vars(nn.Module()).items() if isinstance(value, dict)]
+
+
 def _copy(module: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:
-    copied = module.__new__(type(module))
-    # Of each layer, torch keeps dictionaries of what hangs on it.
-    own = {key: value.copy() if isinstance(value, dict) else value for key, value in vars(module).items()}
+    if not (module._parameters or module._modules):
+        return module  # there is nothing of which each needs its own
+    copied, own = module.__new__(type(module)), vars(module).copy()
+    for key in _HANGING:
+        own[key] = own[key].copy()
     own["_parameters"] = {
-        name: p if p is None else parameters[id(p)] for name, p in own["_parameters"].items()
+        name: p if p is None else parameters[id(p)] for name, p in module._parameters.items()
     }
-    own["_modules"] = {name: _copy(part, parameters) for name, part in own["_modules"].items()}
+    own["_modules"] = {name: _copy(part, parameters) for name, part in module.named_children()}
     vars(copied).update(own)
     return copied
 

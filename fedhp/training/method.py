@@ -206,7 +206,9 @@ def end(run: ClientRun) -> Scores:
     """Ends all methods; returns the scores that travel up: theirs, and of other groups those of the task."""
     assigned, held = run.task.state.structure, run.structure
     known = run.task.state.scores
-    scores = {group: known[group][assigned.positions(held, group)] for group in known}
+    scores = dict(known)
+    if held is not assigned:
+        scores = {group: known[group][assigned.positions(held, group)] for group in known}
     for method in run.methods:
         scores |= method.end(run) or {}
     return scores

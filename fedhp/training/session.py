@@ -117,13 +117,13 @@ class Session:
         if number:
             run.meter.begin(run.steps.num_bytes)
             self._fit_steps()  # the noise may be known better than at the last cut
+        run.advance(number, 0)
         self._rows = self._order.permutation(len(run.shard))
         self._statistics.restart()
 
     def before_step(self) -> float:
         """Sets the learning rate of the next step, which it returns, and lets methods act."""
         run = self.run
-        run.advance(self.epoch.number, self.epoch.done)
         rate = _set_rate(run)
         for method in run.methods:
             method.before_step(run)

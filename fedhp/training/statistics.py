@@ -54,6 +54,8 @@ class Statistics:
     @staticmethod
     def over(epochs: "Sequence[Statistics]") -> "Statistics":
         """Returns the statistics of a training from those of its epochs, which are equally long."""
+        if len(epochs) == 1:
+            return epochs[0]
         return Statistics(
             **{
                 name: column.figure.over_epochs([getattr(epoch, name) for epoch in epochs])
