@@ -40,9 +40,9 @@ def run_engine(
 
     Args:
         num_nodes: Simulated nodes; each gets one message per round.
-        num_workers: Ray actors; 0 runs the clients in this process.
-        vs_flower: Also measure Flower's own engine, with as many actors and the same client app, on
-            at most 1,000 nodes (it slows down with more).
+        num_workers: Workers; 0 runs the clients in this process.
+        vs_flower: Also measure Flower's own engine, with as many of Ray's actors and the same client app,
+            on at most 1,000 nodes (it slows down with more).
         rounds: Rounds to measure; None takes as many as make about 20,000 messages.
         numbers: float32 numbers in a message, either way.
 

@@ -53,7 +53,7 @@ def run_round(
 
     Returns:
         ``clients_per_second``, ``bare_clients_per_second``, ``ratio`` (median of the pairs' ratios) and
-        ``pss_mebibytes``: the most that the run's processes, a Ray's included, hold in a round that is not
+        ``pss_mebibytes``: the most that the run's processes, workers included, hold in a round that is not
         timed, by proportional set size. With ``vs_flower`` also ``flower_clients_per_second`` and
         ``times_flower``.
     """
@@ -144,7 +144,7 @@ def _most_held(psutil: Any, without: Collection[int]) -> Iterator[list[int]]:
 
 
 def _pss_bytes(psutil: Any, without: Collection[int]) -> int:
-    """Returns what this process and its descendants hold, Ray's daemons among them."""
+    """Returns what this process and its descendants hold."""
     total, here = 0, psutil.Process()
     for process in [here, *here.children(recursive=True)]:
         with suppress(psutil.Error):  # it ended meanwhile

@@ -32,8 +32,9 @@ class ServerConfig:
         clients_per_round: Clients sampled per round, at most ``fleet.num_clients``; 0 takes all.
         min_replies: Valid replies below which a round changes nothing, at most the clients per round, of whom
             the strategy may admit fewer.
-        timeout_seconds: In simulation, how long one client may take; under Flower, how long the server waits
-            in a round for training, and once more for running statistics where it asks for them.
+        timeout_seconds: In simulation, how long one client may take; those that train together are cut off
+            once they take longer than all of them may. Under Flower, how long the server waits in a round for
+            training, and once more for running statistics where it asks for them.
         patience_seconds: Under Flower, how long to wait for devices to come back when a round failed because
             they were not there; rounds that fail for other reasons end the run after three in a row.
         max_times_median: How many times the median of the others one client may count: an update is refused
