@@ -57,8 +57,11 @@ def _kind(session: Session) -> tuple[bool, int]:
 
 
 def _is_watched(session: Session) -> bool:
-    watched = session.watched
-    return watched is not None and watched[0] is session.run.part and _kind(session) <= watched[1]
+    if session.watched is None:
+        return False
+    part, (keeps_gradients, most) = session.watched
+    knows = part is session.run.part and _size(session) <= most
+    return knows and (keeps_gradients or not _kind(session)[0])
 
 
 def _key(session: Session, keeps_gradients: bool) -> Key:

@@ -57,6 +57,7 @@ class Session:
         client: Who trains.
         received: The accuracy of the model as it came, on samples that the client holds out.
         epoch: The epoch under way.
+        order: Its samples, in the order in which they are taken.
         epochs: What those before measured.
         watched: A step whose peak is known: see `fedhp.training.peaks`.
         seconds: How long it took so far: of what was done for several at once, an even part.
@@ -81,7 +82,7 @@ class Session:
         self.run.meter.expect(steps.num_bytes)
         self.failure: Exception | None = None
         self.client, self.epochs = client, list[Statistics]()
-        self._order = generator(recipe.seed, "batches", task.round, task.client)
+        self._stream = generator(recipe.seed, "batches", task.round, task.client)
         self._statistics = BatchStatistics(self.run)
         self.watched: tuple[Part, tuple[bool, int]] | None = None
         # While nobody watches the module.
@@ -98,12 +99,12 @@ class Session:
     @property
     def has_batch(self) -> bool:
         """Whether enough of the epoch's samples are left for a step."""
-        return len(self._rows) - self.epoch.done >= self.run.memory.layout.smallest_batch
+        return len(self.order) - self.epoch.done >= self.run.memory.layout.smallest_batch
 
     @property
     def rows(self) -> NDArray[np.intp]:
         """The samples of the next step."""
-        return self._rows[self.epoch.done :][: self.run.steps.batch]
+        return self.order[self.epoch.done :][: self.run.steps.batch]
 
     @property
     def is_dense(self) -> bool:
@@ -118,7 +119,7 @@ class Session:
             run.meter.begin(run.steps.num_bytes)
             self._fit_steps()  # the noise may be known better than at the last cut
         run.advance(number, 0)
-        self._rows = self._order.permutation(len(run.shard))
+        self.order = self._stream.permutation(len(run.shard))
         self._statistics.restart()
 
     def before_step(self) -> float:
@@ -138,10 +139,7 @@ class Session:
             method.on_gradients(self.run)
 
     def after_step(self, loss: float, num_right: int) -> None:
-        """Takes in the step's mean loss and number of right samples, and lets methods act.
-
-        What they cut changes the steps that fit, and the network's statistics.
-        """
+        """Takes in the step's mean loss and number of right samples, and lets methods act."""
         run, before, number = self.run, self.run.structure, len(self.rows)
         run.meter.count(run.steps.num_bytes, number)
         self.epoch.count(number, loss, num_right)
@@ -149,7 +147,7 @@ class Session:
         run.advance(self.epoch.number, self.epoch.done)
         for method in run.methods:
             method.after_step(run)
-        if run.structure is not before:
+        if run.structure is not before:  # then other steps fit, and statistics are of another network
             self._statistics.restart()
             self._fit_steps()
             self._look()
@@ -160,7 +158,7 @@ class Session:
         Raises:
             TrainingError: If the loss is not finite.
         """
-        self._statistics.complete(self._rows[: self.epoch.done])
+        self._statistics.complete(self.order[: self.epoch.done])
         self.epochs.append(self.epoch.statistics(self.run, self.seconds))
 
     def _look(self) -> None:

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 import torch
 
-from fedhp.data.shard import together
+from fedhp.data.ahead import Ahead, Source
 from fedhp.model.gradients import Batch, Take, chain_gradients
 from fedhp.model.modules import rows_like
 from fedhp.model.side_by_side import Form
@@ -44,7 +43,7 @@ class Stack:
         acts = any(method.acts_on_gradients() for method in run.methods)
         within = self._updates_all and (self._momentum > 0 or not acts)
         self._updates_within = within and members[0].is_dense
-        self._mask = _mask(members)
+        self._mask, self._ahead = _mask(members), Ahead()
         if len(members) > 1:
             for member in members:
                 member.stack, member.run.is_beside = self, True
@@ -63,7 +62,7 @@ class Stack:
         tensors = [tensor[:number] for tensor in self._tensors]
         velocities = [tensor[:number] for tensor in self._velocities]
         mask = self._mask[:number] if self._mask is not None else None
-        batch = _batch(members, mask)
+        batch = Batch(*self._samples(members), [len(member.rows) for member in members], mask)
         if not self._updates_within or any(member.wants_gradients for member in members):
             losses, right, grads = self._form.gradients(tensors, batch)
             self._act(members, grads)
@@ -74,6 +73,18 @@ class Stack:
             if velocities:
                 descend(tensors, velocities, rates)
         return losses.tolist(), right.tolist()
+
+    def _samples(self, members: Sequence[Session]) -> tuple[torch.Tensor, torch.Tensor]:
+        epoch, run = members[0].epoch, members[0].run
+
+        def sources() -> list[Source]:
+            return [
+                Source(one.run.shard, one.order[one.epoch.done :], one.run.steps.inputs) for one in members
+            ]
+
+        taken = self._ahead.take((epoch.number, epoch.done), run.steps.batch, len(members), sources)
+        samples, labels = taken if run.device.type == "cpu" else (part.to(run.device) for part in taken)
+        return samples, labels
 
     def _act(self, members: Sequence[Session], grads: list[torch.Tensor]) -> None:
         """Shows each member its gradients."""
@@ -148,18 +159,6 @@ def _mask(members: Sequence[Session]) -> torch.Tensor | None:
     if len(masks) == 1:
         return some[None, None]
     return torch.stack([torch.zeros_like(some) if mask is None else mask for mask in masks])[:, None]
-
-
-def _batch(members: Sequence[Session], mask: torch.Tensor | None) -> Batch:
-    """Returns the members' next samples; where one has fewer, its first fills up the batch."""
-    run, size = members[0].run, members[0].run.steps.batch
-    rows = [member.rows for member in members]
-    indices = [np.resize(own, size) if len(own) < size else own for own in rows]
-    shards, inputs = [member.run.shard for member in members], [member.run.steps.inputs for member in members]
-    samples, labels = together(shards, indices, inputs)
-    if run.device.type != "cpu":
-        samples, labels = samples.to(run.device), labels.to(run.device)
-    return Batch(samples, labels, [*map(len, rows)], mask)
 
 
 def _push(velocities: Tensors, momentum: float) -> Take:

@@ -137,8 +137,10 @@ class _Training:
         with watching(members[0]):
             judged = self._stack(members).step(members, rates) if beside else step_alone(members[0])
         for member, loss, right in zip(members, *judged, strict=True):
-            with guarded(member):
+            try:
                 member.after_step(loss, right)
+            except Exception as error:
+                member.failure = error
         seconds = (time.perf_counter() - started) / len(members)
         for member in members:
             member.seconds += seconds
