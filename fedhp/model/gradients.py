@@ -1,9 +1,11 @@
 """The forward and backward pass of a training step: what the trainer runs and the memory model rehearses.
 
 The gradients of plain dense networks are worked out layer by layer instead of by autograd, of many networks
-of one shape in one go. The operations are those that autograd would run, in its order, so that the results
-are its own to the last bit, whichever networks lie beside each other (torch 2.13 with MKL). What is saved is
-its bookkeeping, and one call for each network.
+of one shape in one go. The operations are those that autograd would run, in its order, as batched products:
+the results are its own but for rounding. Those of a network may depend on its place among others in the last
+bit, as products round by where in memory they begin: seen where 4 does not divide the batch or layers are few
+units wide, and otherwise never (torch 2.13 with MKL). What is saved is autograd's
+bookkeeping, and one call for each network.
 """
 
 from collections.abc import Callable, Sequence

@@ -92,11 +92,12 @@ class ClientRun:
 
         Whoever keeps the list keeps what a cut would free.
         """
-        self._part_from_others()
+        self.part_from_others()
         kept = [tensor for method in self.methods for tensor in method.tensors]
         return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *kept]
 
-    def _part_from_others(self) -> None:
+    def part_from_others(self) -> None:
+        """Puts parameters and state in tensors of their own, where they lie beside other clients'."""
         if not self.is_beside:
             return
         self.is_beside = False

@@ -31,6 +31,9 @@ class Stack:
     def __init__(self, members: Sequence[Session]) -> None:
         self._members = tuple(members)
         run, train = members[0].run, members[0].run.recipe.train
+        if len(members) == 1:
+            # Last bits may depend on where tensors begin in memory: as on a device, whatever it lay beside.
+            run.part_from_others()
         self._form = _form(members[0])
         # By parameter, each member's.
         self._rows = [*zip(*(_form(member).parameters for member in members), strict=True)]
