@@ -43,7 +43,7 @@ def answer(content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: flo
     asked, size = from_json(brief.scenario).simulation.stack, layout.num_parameters(state.structure.counts)
     most = stack_of(asked, size, recipe.train.state_slots)
     outcomes = iter(train_cohort(recipe, clients, _even(len(clients), most)))
-    summing = _Summing(layout, state, seconds)
+    summing = _Summing(layout, state, seconds, is_alone=len(nodes) == 1)
     members = [one if isinstance(one, str) else summing.taken(one, next(outcomes)) for one in opened]
     return CohortAnswer(tuple(members), summing.sums())
 
@@ -66,17 +66,24 @@ def _open(brief: wire.Brief, node: Mapping[str, Any], server_round: int, state: 
 class _Summing:
     """Takes what came of each client of a cohort, as a server takes a message, and adds up the updates."""
 
-    def __init__(self, layout: Layout, state: ModelState, seconds: float) -> None:
-        self._layout, self._seconds = layout, seconds
+    def __init__(self, layout: Layout, state: ModelState, seconds: float, is_alone: bool) -> None:
+        self._layout, self._seconds, self._is_alone = layout, seconds, is_alone
         self._checks, self._reference = UpdateChecks(layout, state.structure), Reference(layout, state)
         self._reconciliation = Reconciliation(layout, state)
         self._bytes: dict[str, int] = {}
 
     def taken(self, opened: _Opened, outcome: Update | Exception) -> Member | str:
-        """Returns what a client brings beside its part of the sums, or how it failed."""
+        """Returns what a client brings beside its part of the sums, or how it failed.
+
+        Raises:
+            TimeoutError: If it took too long beside others: its seconds are an even part of what all took, so
+                that only alone it shows whose they were.
+        """
         if isinstance(outcome, Exception):
             return cause(outcome)
         if opened.seconds + outcome.statistics.seconds > self._seconds:
+            if not self._is_alone:
+                raise TimeoutError(too_late(self._seconds))
             return too_late(self._seconds)
         try:
             self._checks.check(outcome, opened.profile)
