@@ -134,9 +134,15 @@ class OfSums(MaskIntersection):
         return super().reconciliation(model)
 
 
+class OfAsking(MaskIntersection):
+    def ask(self, grid):
+        return super().ask(grid)
+
+
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
+        (OfAsking, "overrides ask, .* override sample or assign instead, or say needs = 'updates'"),
         (OfNothing, "needs must be 'sums' or 'updates', got 'nothing'"),
         (OfSums, "overrides reconciliation, .* says needs = 'updates'"),
         (OfFlower, "overrides Flower's configure_train, .*; override sample, assign, survivors or average"),

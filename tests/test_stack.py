@@ -78,11 +78,24 @@ def assert_same(one: Update, other: Update, to_the_bit: bool = True) -> None:
 @pytest.mark.parametrize("stack", [1, 2, 3, 7])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_a_stack_is_its_clients_alone_to_the_last_bit(stack, momentum):
+    """Of a batch that 4 divides and layers wide enough: otherwise see the next."""
     recipe = small_recipe(WIDE, replace(SGD, momentum=momentum))
     who = clients(recipe, data())
     for one, other in zip(train_cohort(recipe, who, stack), alone(recipe, who), strict=True):
         assert isinstance(one, Update)
         assert_same(one, other)
+
+
+@pytest.mark.parametrize("widths", [[64, 40], [7, 5]])
+@pytest.mark.parametrize("stack", [2, 7])
+def test_odd_batches_and_narrow_layers_are_the_same_but_for_rounding(stack, widths):
+    """Products round by where in memory rows begin, and those of few units are other code."""
+    arch = architecture(ModelConfig("mlp", widths, 4), (1, 8, 8), 10)
+    recipe = small_recipe(arch, replace(SGD, batch_size=13), PRUNE)
+    who = clients(recipe, data())
+    for one, other in zip(train_cohort(recipe, who, stack), alone(recipe, who), strict=True):
+        assert isinstance(one, Update)
+        assert_same(one, other, to_the_bit=False)
 
 
 @pytest.mark.parametrize("stack", [2, 7])

@@ -1,9 +1,9 @@
 """How several networks of one shape are computed together, by what kind of network they are.
 
-Dense chains are worked out layer by layer, each to the last bit as it would be alone. Others come within
-1e-5: a grouped convolution is other code than a single one, and rounds otherwise. So what is computed
-together is chosen by shapes, and never by a clock: a measurement at the start of a run would choose results
-there, and last bits would differ from run to run.
+Dense chains are worked out layer by layer, each as it would be alone. Others come within 1e-5: a grouped
+convolution is other code than a single one, and rounds otherwise. So what is computed together is chosen by
+shapes, and never by a clock: a measurement at the start of a run would choose results there, and last bits
+would differ from run to run.
 """
 
 from collections.abc import Sequence

@@ -108,6 +108,11 @@ def _check_hooks(name: str, kind: type[FleetStrategy]) -> None:
                 f"strategy.name: '{name}' overrides Flower's {phase}, which a run of fedhp does not go "
                 f"through; override sample, assign, survivors or average instead"
             )
+    if kind.needs == "sums" and kind.ask is not FleetStrategy.ask:
+        raise ScenarioError(
+            f"strategy.name: '{name}' overrides ask, which devices that are simulated together are not asked "
+            f"by; override sample or assign instead, or say needs = 'updates'"
+        )
     for flag, said in (("prunes", "(*MaskIntersection.methods,)"), ("ordered", "('ordered_dropout',)")):
         if isinstance(getattr(kind, flag, None), bool):
             raise ScenarioError(f"strategy.name: '{name}' sets {flag}; say methods = {said} instead")

@@ -23,9 +23,9 @@ def train_cohort(recipe: Recipe, clients: Sequence[Client], stack: int) -> list[
     """Trains clients as `fedhp.training.trainer.train_locally` does each.
 
     Dense networks are trained side by side, step by step; so are plain convolutional ones of few channels,
-    and on a GPU most others; the rest one after another. What becomes of a client does not depend on the
-    others: to the last bit where it is dense, and within 1e-5 where arithmetic is shared that rounds
-    otherwise. Its figures of memory are those of a device.
+    and on a GPU most others; the rest one after another. Who else is there changes what becomes of a client
+    by rounding alone: `fedhp.model.gradients` says where by none. So a result depends on who is in a cohort
+    and in which order, and on nothing else. Figures of memory are those of a device.
 
     Args:
         recipe: How to train.

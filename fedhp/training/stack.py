@@ -22,7 +22,7 @@ class Stack:
 
     Each client's module and optimiser view its row, so that methods look at one client, and act on it, as if
     it were alone. Forward and backward pass are one computation for all (`fedhp.model.side_by_side`), and so
-    is the update where it is SGD's; what becomes of a row does not depend on the others.
+    is the update where it is SGD's; the others change what becomes of a row by rounding at most.
 
     Args:
         members: The clients: their networks have a form and are of one shape, their batches of one size.
