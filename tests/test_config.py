@@ -368,8 +368,11 @@ def test_a_scenario_that_wants_a_file_of_ones_own_says_how_to_give_it(monkeypatc
         ("simulation.num_workers=-2", r"simulation\.num_workers"),
         ("simulation.gpus_per_worker=-1", r"simulation\.gpus_per_worker"),
         ("simulation.threads_per_worker=0", r"simulation\.threads_per_worker"),
-        ("simulation.stack=0", r"simulation\.stack must be auto or a whole number, at least 1, got '0'"),
-        ("simulation.stack=-4", r"simulation\.stack must be auto or a whole number, at least 1, got '-4'"),
+        ("simulation.stack=0", r"simulation\.stack must be auto or a whole number from 1 to 999999, got '0'"),
+        (
+            "simulation.stack=-4",
+            r"simulation\.stack must be auto or a whole number from 1 to 999999, got '-4'",
+        ),
         ("simulation.stack=2.5", r"simulation\.stack must be .* got '2\.5'"),
         ("simulation.stack=many", r"simulation\.stack must be .* got 'many'"),
         ("simulation.stack=''", r"simulation\.stack must be .* got ''"),

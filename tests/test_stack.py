@@ -338,6 +338,25 @@ def test_a_peak_is_measured_whatever_a_method_says_that_it_depends_on(monkeypatc
         assert one.statistics.memory_measured_bytes == other.statistics.memory_measured_bytes
 
 
+class Replaces(Method):
+    """A method of one's own that puts other tensors where the parameters' were, against what it says."""
+
+    stackable = True
+
+    def after_step(self, run) -> None:
+        for parameter in run.module.parameters():
+            parameter.data = parameter.data * 0.9
+
+
+def test_tensors_that_a_method_replaces_are_those_that_are_trained():
+    recipe = small_recipe(WIDE, SGD)
+    recipe = replace(recipe, kinds=(*recipe.kinds, Replaces))
+    who = clients(recipe, data())
+    for one, other in zip(train_cohort(recipe, who, 7), alone(recipe, who), strict=True):
+        assert isinstance(one, Update)
+        assert_same(one, other, to_the_bit=False)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize("inputs", ["all", "the same", "others"])
 def test_samples_are_gathered_in_one_read_as_one_by_one(dtype, inputs):

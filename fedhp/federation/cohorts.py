@@ -196,8 +196,9 @@ class CohortExchange:
             TrainingError: If one of them does not answer this time.
         """
         (answer,) = self._ask_now([Cohort(cohort.content, nodes)])
-        said = [answer.reason] if isinstance(answer, Lost) else answer.members
-        if failures := [one for one in said if isinstance(one, str)]:
+        said = (answer.reason,) if isinstance(answer, Lost) else answer.members
+        failures = [one for one in said if isinstance(one, str)]
+        if failures or isinstance(answer, Lost):
             raise TrainingError(f"clients that had answered did not when asked once more: {failures[0]}")
         return answer
 

@@ -86,7 +86,7 @@ class SimulationConfig:
         check_values(self, "simulation.")
         if self.stack != "auto" and not re.fullmatch("0*[1-9][0-9]{0,5}", self.stack):
             raise ScenarioError(
-                f"simulation.stack must be auto or a whole number, at least 1, got {shown(self.stack)}"
+                f"simulation.stack must be auto or a whole number from 1 to 999999, got {shown(self.stack)}"
             )
 
 

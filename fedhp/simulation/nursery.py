@@ -68,7 +68,10 @@ class Nursery:
                 worker = self._ask(BEAR, 0, [theirs.fileno()])
         except OSError as error:
             ours.close()
-            raise FedhpError(f"the process that starts workers is gone ({error}); run it again") from None
+            raise FedhpError(
+                f"the process that starts workers is gone ({error}): 'fedhp run ... --debug' shows what it "
+                f"says, and simulation.num_workers=0 does without"
+            ) from None
         self._workers.add(worker)
         ours.settimeout(_PATIENCE_SECONDS)  # a client that lets no other thread run stops its worker's line
         return worker, Line(ours)

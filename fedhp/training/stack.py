@@ -50,13 +50,14 @@ class Stack:
         if len(members) > 1:
             for member in members:
                 member.stack, member.run.is_beside = self, True
+        self._starts = [*map(_starts, members)]  # a method of the user's own may put other tensors there
 
     def holds(self, members: Sequence[Session]) -> bool:
         """Says whether these are its first members, and their tensors still lie here."""
-        first = self._members[: len(members)]
+        first, lasting = self._members[: len(members)], self._starts[: len(members)]
         return len(first) == len(members) and all(
-            one is other and one.stack is self and one.run.is_beside
-            for one, other in zip(members, first, strict=True)
+            one is other and one.stack is self and one.run.is_beside and starts == _starts(one)
+            for one, other, starts in zip(members, first, lasting, strict=True)
         )
 
     def step(self, members: Sequence[Session], rates: Sequence[float]) -> Judged:
@@ -114,6 +115,10 @@ class Stack:
             if not self._updates_all:
                 member.run.optimizer.step()
             drop_gradients(member.run.optimizer)
+
+
+def _starts(member: Session) -> list[int]:
+    return [parameter.data_ptr() for parameter in _form(member).parameters]
 
 
 def _form(member: Session) -> Form:
