@@ -52,6 +52,7 @@ def look(tracker: Contributions) -> None:
     """Takes as many steps as one look is for."""
     for _ in range(STRIDE):
         tracker.observe()
+        tracker.count()
 
 
 def test_contributions_are_a_moving_average_as_shares_of_the_mean():
