@@ -33,7 +33,7 @@ def run_round(
     compression: float = 1.0,
     vs_flower: bool = False,
     rounds: int | None = None,
-    repeats: int = 5,
+    repeats: int | None = None,
 ) -> dict[str, Any]:
     """Measures clients per second of the federation and of a bare loop, in turn, and takes medians.
 
@@ -49,7 +49,7 @@ def run_round(
             every group, inputs among them.
         vs_flower: Also measure the bare loop's clients under Flower's own engine and strategy, once.
         rounds: Rounds in each measurement; None takes as many as make 1,000 clients.
-        repeats: Measurements of each, in turn.
+        repeats: Measurements of each, in turn; None takes five, or fewer of more than 1,000 clients.
 
     Returns:
         ``clients_per_second``, ``bare_clients_per_second``, ``ratio`` (median of the pairs' ratios) and
@@ -60,6 +60,7 @@ def run_round(
     with require("the benchmark of rounds", "server"):
         import psutil
     rounds = rounds or max(1, _CLIENTS_WANTED // per_round)
+    repeats = repeats or max(1, min(5, 5 * _CLIENTS_WANTED // per_round))
     scenario = plain_averaging(num_workers, clients, per_round)
     setup = prepare(scenario)
     strategy = setup.strategy
