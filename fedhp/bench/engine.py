@@ -103,9 +103,6 @@ def _read(reply: Message) -> int:
 
 def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any]:
     """Runs one round on Flower's simulation engine, after a warm-up of a few messages per actor."""
-    # Only this comparison needs it, and importing it costs every worker time and memory.
-    from flwr.simulation import run_simulation
-
     seconds: list[float] = []
     server = ServerApp()
 
@@ -115,16 +112,24 @@ def _run_flower(num_nodes: int, num_workers: int, numbers: int) -> dict[str, Any
         _exchange(grid, numbers, nodes[: 4 * num_workers])
         seconds.append(_exchange(grid, numbers, nodes))
 
+    on_flowers_engine(server, app, num_nodes, num_workers)
+    return {"flower_nodes": num_nodes, "flower_messages_per_second": num_nodes / seconds[0]}
+
+
+def on_flowers_engine(server: ServerApp, client: ClientApp, num_nodes: int, num_workers: int) -> None:
+    """Runs apps on Flower's own simulation engine, with so many actors."""
+    # Only comparisons need it, and importing it costs every worker time and memory.
+    from flwr.simulation import run_simulation
+
     run_simulation(
         server_app=server,
-        client_app=app,
+        client_app=client,
         num_supernodes=num_nodes,
         backend_config={
             "init_args": {"num_cpus": num_workers, "include_dashboard": False},
             "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
         },
     )
-    return {"flower_nodes": num_nodes, "flower_messages_per_second": num_nodes / seconds[0]}
 
 
 def all_nodes(grid: Grid, num_nodes: int, patience_seconds: float = 60.0) -> list[int]:

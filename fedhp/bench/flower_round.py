@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fedhp.bench.engine import all_nodes
+from fedhp.bench.engine import all_nodes, on_flowers_engine
 from fedhp.bench.plain import BareClient, small_state
 from fedhp.scenario.loading import from_json
 from fedhp.scenario.schema import Scenario
@@ -47,9 +47,6 @@ def run_flower(scenario: Scenario, compression: float, num_workers: int, rounds:
         num_workers: Flower's actors.
         rounds: Rounds that are measured, together.
     """
-    # Importing it costs every actor time and memory.
-    from flwr.simulation import run_simulation
-
     number, per_round = scenario.fleet.num_clients, scenario.server.clients_per_round
     said = ConfigRecord({"scenario": scenario.to_json(), "compression": compression})
     weights = small_state(scenario, compression).weights
@@ -68,13 +65,5 @@ def run_flower(scenario: Scenario, compression: float, num_workers: int, rounds:
             averaging.start(grid, start, num_rounds=num_rounds, train_config=said)
             seconds.append(time.perf_counter() - started)
 
-    run_simulation(
-        server_app=server,
-        client_app=app,
-        num_supernodes=number,
-        backend_config={
-            "init_args": {"num_cpus": num_workers, "include_dashboard": False},
-            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
-        },
-    )
+    on_flowers_engine(server, app, number, num_workers)
     return {"flower_clients_per_second": rounds * per_round / seconds[1]}

@@ -18,7 +18,8 @@ from fedhp.training.statistics import STATISTICS
 from fedhp.training.update import Update
 
 _HUGE = 1e6
-_SCORE = "score."
+# What stands before a group's name where its scores do, on the wire and in what is said of them.
+SCORE = "score."
 _OF_HELD_OUT = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
 
 
@@ -46,7 +47,7 @@ class UpdateChecks:
             shapes = self._shapes_of(state.structure)
         check_names(state.weights, self._layout.shapes)
         check_names(state.scores, self._layout.widths)
-        scores = {_SCORE + group: array for group, array in state.scores.items()}
+        scores = {SCORE + group: array for group, array in state.scores.items()}
         for name, array in chain(state.weights.items(), scores.items()):
             if array.dtype != np.float32 or array.shape != shapes[name]:
                 raise WireError(
@@ -62,7 +63,7 @@ class UpdateChecks:
     def _shapes_of(self, structure: Structure) -> Mapping[str, tuple[int, ...]]:
         counts = structure.counts
         weights = {name: self._layout.shape(name, counts) for name in self._layout.shapes}
-        return {**weights, **{_SCORE + group: (count,) for group, count in counts.items()}}
+        return {**weights, **{SCORE + group: (count,) for group, count in counts.items()}}
 
 
 def check_values(name: str, weights: NDArray[np.float32]) -> None:

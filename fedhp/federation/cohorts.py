@@ -24,8 +24,7 @@ from fedhp.training.update import Said
 # most with which stacks gain where they were measured (docs/benchmarks.md); beyond the caches they lose it.
 _STACK_BYTES = 8 * 2**20
 _PARAMETER_BYTES = 4
-# A stack takes about as long as two clients more than those that it has, so that from eight on little is left
-# to be gained by larger ones.
+# From about so many on, larger stacks gain less than more cohorts that can be shared (docs/benchmarks.md).
 _ENOUGH = 8
 # Into how many cohorts a round is cut: few cost little, and many can be shared by many workers.
 _PIECES = (4, 8, 16)

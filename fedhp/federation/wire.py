@@ -19,6 +19,7 @@ from fedhp.data.normalisation import Normalisation
 from fedhp.errors import WireError
 from fedhp.federation.arrays import array_bytes, read_array, write_array
 from fedhp.federation.checks import (
+    SCORE,
     check_announced,
     check_names,
     check_number,
@@ -36,7 +37,7 @@ from fedhp.training.statistics import STATISTICS, Statistics
 from fedhp.training.update import Moments, Update
 
 _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
-_STRUCTURE, _SCORE = "structure.", "score."
+_STRUCTURE = "structure."
 _PARTITION, _NONE = "partition-id", -1
 _MEASURED = "memory-measured-bytes"
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
@@ -50,7 +51,7 @@ def pack_state(state: ModelState) -> ArrayRecord:
     for group, bits in state.structure.to_bits().items():
         arrays[_STRUCTURE + group] = write_array(bits)
     for group, scores in state.scores.items():
-        arrays[_SCORE + group] = write_array(scores)
+        arrays[SCORE + group] = write_array(scores)
     return ArrayRecord(arrays)
 
 
@@ -66,7 +67,7 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
         WireError: If anything is not as it must be; the message names the field.
     """
     check_names(
-        record, layout.shapes, (prefix + group for group in layout.widths for prefix in (_STRUCTURE, _SCORE))
+        record, layout.shapes, (prefix + group for group in layout.widths for prefix in (_STRUCTURE, SCORE))
     )
     structure = _unpack_structure(record, layout, within)
     weights = _unpack_weights(record, layout, layout.shapes, structure)
@@ -305,7 +306,7 @@ def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | N
 
 def _unpack_scores(record: ArrayRecord, structure: Structure) -> dict[str, NDArray[np.float32]]:
     scores = {
-        group: read_array(_SCORE + group, record[_SCORE + group], (count,), _FLOAT)
+        group: read_array(SCORE + group, record[SCORE + group], (count,), _FLOAT)
         for group, count in structure.counts.items()
     }
     check_scores(scores, structure)

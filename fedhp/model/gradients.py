@@ -4,8 +4,8 @@ The gradients of plain dense networks are worked out layer by layer instead of b
 of one shape in one go. The operations are those that autograd would run, in its order, as batched products:
 the results are its own but for rounding. Those of a network may depend on its place among others in the last
 bit, as products round by where in memory they begin: seen where 4 does not divide the batch or layers are few
-units wide, and otherwise never (torch 2.13 with MKL). What is saved is autograd's
-bookkeeping, and one call for each network.
+units wide, and otherwise never (torch 2.13 with MKL). What is saved is autograd's bookkeeping, and one call
+for each network.
 """
 
 from collections.abc import Callable, Sequence
