@@ -23,9 +23,11 @@ from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.identity import RUN_ID, SERVER_NODE_ID, acting_as
 from fedhp.simulation.nursery import AVAILABLE, open_nursery
 from fedhp.simulation.opening import load_app, open_grid
+from fedhp.simulation.pool import Pool
 from fedhp.simulation.processes import ProcessCrew
 from fedhp.simulation.signals import keeping_handlers
-from fedhp.simulation.tasks import Cohort, MessageTask
+from fedhp.simulation.tasks import Cohort, Job, MessageTask
+from fedhp.simulation.worker import Report
 from fedhp.simulation.workers import Workers
 
 HERE = Path(__file__).parent
@@ -487,6 +489,38 @@ def test_workers_that_do_not_all_start_are_ended(crew: FailingCrew, said: str) -
     with pytest.raises(FedhpError, match=f"no {said}"):
         Workers(crew, 3)  # type: ignore[arg-type]
     assert crew.there == []
+
+
+class ScriptedCrew(FailingCrew):
+    """Has every job done in the same time, and counts how many chunks a worker has in hand at most."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(last=2)
+        self.seconds, self.most = seconds, 0
+        self.hands: dict[int, int] = {0: 0, 1: 0}
+
+    def put(self, content: RecordDict) -> RecordDict:
+        return content
+
+    def send(self, worker: int, jobs: list[Job], *_: object) -> tuple[tuple[int, int], list[int]]:
+        self.hands[worker] += 1
+        self.most = max(self.most, self.hands[worker])
+        return (worker, len(jobs)), [worker] * len(jobs)
+
+    def wait(self, reports: Sequence[tuple[int, int]], seconds: float) -> Sequence[tuple[int, int]]:
+        return reports
+
+    def get(self, report: tuple[int, int]) -> Report:
+        self.hands[report[0]] -= 1
+        return Report(report[1], self.seconds)
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.001, 2), (0.1, 1)])
+def test_only_quick_work_is_handed_on_ahead(seconds: float, most: int) -> None:
+    """What takes long is for whoever is free first: a worker that held it already would be waited for."""
+    crew = ScriptedCrew(seconds)
+    answers = list(Pool(crew, 2, print).run(tasks(range(1, 33)), 60.0))  # type: ignore[arg-type]
+    assert (len(answers), crew.most) == (32, most)
 
 
 @pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here")

@@ -8,12 +8,14 @@ from typing import Any
 from fedhp.simulation.batch import LARGEST_CHUNK, Batch, Span
 from fedhp.simulation.environment import SLICE_BYTES
 from fedhp.simulation.tasks import Task
-from fedhp.simulation.worker import SLICE_SECONDS, Report
+from fedhp.simulation.worker import Report
 from fedhp.simulation.workers import Crew, Dispatched, Lane, LostChunkError, WorkerDiedError, Workers
 
 logger = logging.getLogger(__name__)
 
-_QUICK_SECONDS = SLICE_SECONDS / 2
+# What a worker does in less is followed by a chunk that it has already: to hand it one takes about 1 ms. What
+# takes longer waits for whoever is free first.
+_QUICK_SECONDS = 0.02
 _MOST_STRIKES = 2
 
 
