@@ -12,7 +12,6 @@ Node configuration keys (``flower-supernode --node-config``):
   strategy's), with commas.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +27,7 @@ from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes
 from fedhp.scenario.loading import from_json
 from fedhp.seeds import derive
 from fedhp.sizes import format_size, parse_size
+from fedhp.threads import cores
 from fedhp.training.methods import references
 
 NodeConfig = Mapping[str, Any]
@@ -78,7 +78,6 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     stream = derive(whole.fingerprint(), name) if client is None else client
     shard, held_out = local_parts(scenario.data, whole, scenario.seed, stream)
     num_held_out = 0 if held_out is None else len(held_out)
-    cores = None if node.get("fedhp-simulation") else _num_cores()
     profile = DeviceProfile(
         device_class=name,
         memory_bytes=budget,
@@ -86,15 +85,9 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
         own_data="data-path" in node,
         num_local_test=num_held_out,
         spread=shard.spread,
-        cores=cores,
+        cores=None if node.get("fedhp-simulation") else cores(),
     )
     return LocalDevice(client, profile, shard, held_out, stream)
-
-
-def _num_cores() -> int:
-    """Returns how many cores this process may run on: those of its affinity, where the system has one."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
 def num_threads(node: NodeConfig) -> int:

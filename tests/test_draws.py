@@ -104,12 +104,15 @@ def test_rounds_and_epochs_draw_anew():
     assert not torch.equal(seen[1], seen[2])
 
 
-def test_an_evaluation_that_draws_draws_the_same_each_time():
+def test_an_evaluation_that_draws_draws_the_same_each_time(monkeypatch):
+    """With other cores too: threads would draw in the order in which they come."""
     arch = architecture(ModelConfig(target=f"{__name__}:Always"), SHAPE, 3)
     state, shard = initial_state(arch, 0), random_shard(SHAPE, 3, 50)
-    first = evaluate(arch, state, shard)
+    first = evaluate(arch, state, shard, batch=5)
     torch.rand(7)
-    assert evaluate(arch, state, shard) == first
+    monkeypatch.setattr("fedhp.training.evaluation.cores", lambda: 4)
+    monkeypatch.setattr("fedhp.training.evaluation.ThreadPoolExecutor.map", None)
+    assert evaluate(arch, state, shard, batch=5) == first
 
 
 def test_nobody_elses_draws_shift():

@@ -1,6 +1,7 @@
 """Local training against a plain PyTorch loop, and its promises: budget, batch, repeatability."""
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,7 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
-from fedhp.training import batch_statistics, moments, trainer
+from fedhp.training import batch_statistics, evaluation, moments, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.evaluation import evaluate
 from fedhp.training.method import local_accuracy
@@ -455,6 +456,20 @@ def test_evaluation_by_hand(batch):
     accuracy, loss = evaluate(arch, ModelState(weights, arch.layout.full()), shard, batch=batch)
     assert accuracy == pytest.approx(2 / 3)
     assert loss == pytest.approx((2 * math.log1p(math.exp(-2)) + math.log1p(math.exp(2))) / 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("arch", [ARCH, CNN, MODEL_WITH_GROUPS], ids=["mlp", "cnn", "resnet20"])
+def test_batches_judged_by_threads_come_to_the_same_bits(arch, monkeypatch):
+    """Nine batches of 13 and a last one of 3, by one thread and by four."""
+    state, shard = initial_state(arch, 0), random_shard(arch.input_shape, 5, 120)
+    judge, threads = evaluation._judge, set()
+    monkeypatch.setattr(evaluation, "_judge", lambda *a: (threads.add(threading.get_ident()), judge(*a))[1])
+    found = []
+    for number in (1, 4):
+        monkeypatch.setattr(evaluation, "cores", lambda number=number: number * torch.get_num_threads())
+        found.append(evaluate(arch, state, shard, batch=13))
+    assert found[0] == found[1]
+    assert len(threads) > 1
 
 
 def test_an_update_can_be_evaluated_as_it_is():

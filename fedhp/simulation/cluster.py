@@ -19,11 +19,12 @@ from ray._private import utils as ray_utils
 
 from fedhp.bounds import one_line
 from fedhp.errors import FedhpError
-from fedhp.simulation.environment import SLICE_BYTES, cores, worker_environment
+from fedhp.simulation.environment import SLICE_BYTES, worker_environment
 from fedhp.simulation.pool import Pool, largest_chunk
 from fedhp.simulation.ray_crew import RayCrew
 from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.worker import Worker
+from fedhp.threads import cores
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig

@@ -1,4 +1,4 @@
-"""What a worker's process has: time to start, its environment, a core, the bytes that it may have in hand."""
+"""What a worker's process has: time to start, its environment, the bytes that it may have in hand."""
 
 import os
 import site
@@ -8,13 +8,6 @@ import sysconfig
 SLICE_BYTES = 8 * 2**20
 # Within which it has to be ready; to import torch from a disk far away takes a minute.
 START_SECONDS = 180.0
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from flwr.app import RecordDict
 
 from fedhp.errors import FedhpError
-from fedhp.simulation.environment import START_SECONDS, cores
+from fedhp.simulation.environment import START_SECONDS
 from fedhp.simulation.lines import Line
 from fedhp.simulation.nursery import Nursery, open_nursery
 from fedhp.simulation.pool import Pool, largest_chunk
@@ -21,6 +21,7 @@ from fedhp.simulation.serving import Order
 from fedhp.simulation.tasks import Job
 from fedhp.simulation.worker import Report
 from fedhp.simulation.workers import LostChunkError, WorkerDiedError
+from fedhp.threads import cores
 
 if TYPE_CHECKING:
     from fedhp.scenario.schema import SimulationConfig
