@@ -123,7 +123,7 @@ def test_gradients_side_by_side_are_those_of_each(way, make, shape, is_masked):
         torch.stack([p.detach() for p in rows])
         for rows in zip(*(m.parameters() for m in modules), strict=True)
     ]
-    losses, right, grads = ByAutograd(modules[0], way(modules[0])).gradients(tensors, batch)
+    losses, right, grads = ByAutograd(way(modules[0])).gradients(tensors, batch)
     assert all(int(number) <= size for number, size in zip(right, SIZES, strict=True))
     for place, module in enumerate(modules):
         loss, theirs = lone_gradients(module, batch, place)

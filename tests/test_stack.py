@@ -11,7 +11,6 @@ from fedhp.data import Shard
 from fedhp.data.shard import together
 from fedhp.errors import BudgetError, TrainingError
 from fedhp.model.building import initial_state, to_module
-from fedhp.model.modules import copies
 from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PruneConfig
@@ -20,6 +19,7 @@ from fedhp.training.cohort import train_cohort
 from fedhp.training.method import Method
 from fedhp.training.optimizers import TrainConfig
 from fedhp.training.recipe import Recipe
+from fedhp.training.rows import Row, Rows
 from fedhp.training.session import Client
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import Update
@@ -373,7 +373,8 @@ def test_samples_are_gathered_in_one_read_as_one_by_one(dtype, inputs):
 
 def test_copies_share_nothing():
     module = to_module(WIDE, initial_state(WIDE, 1))
-    first, second = copies(module, 2)
+    rows = Rows(module, 2)
+    first, second = Row(rows, 0).module(), Row(rows, 1).module()
     samples = torch.randn(3, 1, 8, 8)
     assert torch.equal(first(samples), module(samples))
     with torch.no_grad():

@@ -106,7 +106,8 @@ def _dense_layers(module: nn.Module) -> list[nn.Linear] | None:
     if len(layers) != len(between) + 1 or any(type(part) is not nn.ReLU for part in between):
         return None
     plain = [layer for layer in layers if _is_plain(layer)]
-    return plain if len({*plain}) == len(layers) else None  # a layer that comes twice has two gradients
+    own = {part for layer in plain for part in (layer.weight, layer.bias)}
+    return plain if len(own) == 2 * len(layers) else None  # one that comes twice has two gradients
 
 
 def is_watched(part: nn.Module) -> bool:

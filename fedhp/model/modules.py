@@ -75,18 +75,6 @@ def put_weights(
         layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
 
 
-def copies(module: nn.Module, number: int) -> list[nn.Module]:
-    """Returns copies of a module of torch's own layers without hooks and buffers, quicker than it was built.
-
-    Their parameters are rows of common tensors; layers without any are common to all.
-    """
-    rows = {
-        id(p): [nn.Parameter(row) for row in rows_like(p, number).copy_(p.detach())]
-        for p in module.parameters()
-    }
-    return [_copy(module, {key: own[place] for key, own in rows.items()}) for place in range(number)]
-
-
 def rows_like(tensor: torch.Tensor, number: int) -> torch.Tensor:
     """Returns an empty tensor of so many rows, each of which lies in memory as a dense tensor does."""
     strides = tensor.numel(), *tensor.stride()
@@ -97,7 +85,15 @@ def rows_like(tensor: torch.Tensor, number: int) -> torch.Tensor:
 _HANGING = [key for key, value in vars(nn.Module()).items() if isinstance(value, dict)]
 
 
-def _copy(module: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:
+def copy_of(module: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Module:
+    """Returns a copy of a module of torch's own layers without hooks and buffers, quicker than it was built.
+
+    Layers without parameters are common to both.
+
+    Args:
+        module: The module.
+        parameters: What the copy has in the place of its parameters, by their ``id``.
+    """
     if not (module._parameters or module._modules):
         return module  # there is nothing of which each needs its own
     copied, own = module.__new__(type(module)), vars(module).copy()
@@ -106,7 +102,7 @@ def _copy(module: nn.Module, parameters: Mapping[int, nn.Parameter]) -> nn.Modul
     own["_parameters"] = {
         name: p if p is None else parameters[id(p)] for name, p in module._parameters.items()
     }
-    own["_modules"] = {name: _copy(part, parameters) for name, part in module.named_children()}
+    own["_modules"] = {name: copy_of(part, parameters) for name, part in module.named_children()}
     vars(copied).update(own)
     return copied
 

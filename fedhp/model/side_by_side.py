@@ -21,16 +21,11 @@ from fedhp.model.mapped import mapped
 class Form(Protocol):
     """How networks of one shape are computed together."""
 
-    @property
-    def parameters(self) -> Sequence[torch.Tensor]:
-        """Those of the one network that it was made for."""
-        ...
-
     def gradients(self, tensors: Sequence[torch.Tensor], batch: Batch, /) -> Worked:
         """Computes the gradients of mean cross-entropies.
 
         Args:
-            tensors: The networks' parameters in the order of `parameters`, an axis for the networks first.
+            tensors: The networks' parameters in a module's order, an axis for the networks first.
             batch: What they are shown.
 
         Returns:
@@ -44,15 +39,12 @@ class Dense:
 
     gradients = staticmethod(chain_gradients)
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self.parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-
 
 class ByAutograd:
     """Networks whose logits are computed together, and whose gradients are autograd's."""
 
-    def __init__(self, module: nn.Module, logits: Logits) -> None:
-        self.parameters, self._logits = list(module.parameters()), logits
+    def __init__(self, logits: Logits) -> None:
+        self._logits = logits
 
     def gradients(self, tensors: Sequence[torch.Tensor], batch: Batch) -> Worked:
         """Computes gradients in one pass."""
@@ -71,12 +63,11 @@ def form_of(module: nn.Module, is_alone: bool = False) -> Form | None:
         module: The network; beside others it must be known to be fit for it.
         is_alone: Whether no other will ever lie beside it.
     """
-    layers = dense_chain(module)
-    if layers is not None:
-        return Dense(layers)
+    if dense_chain(module) is not None:
+        return Dense()
     if is_alone or any(map(is_watched, module.modules())):
         return None
-    return ByAutograd(module, grouped(module) or mapped(module))
+    return ByAutograd(grouped(module) or mapped(module))
 
 
 def _judged(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

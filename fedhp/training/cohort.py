@@ -29,16 +29,20 @@ def train_cohort(recipe: Recipe, clients: Sequence[Client], stack: int) -> list[
 
     Args:
         recipe: How to train.
-        clients: The clients, best in falling order of their numbers of samples.
+        clients: The clients, all with the same model, best in falling order of their numbers of samples.
         stack: How many of them are computed at a time, at most.
 
     Returns:
         What came of each, in their order: who fails fails alone.
     """
-    number = min(stack, _most_beside(recipe, clients[0].task.state.structure)) if clients else 1
+    if not clients:
+        return []
+    state = clients[0].task.state
+    most = _most_beside(recipe, state.structure)
+    module, number = recipe.module(state) if most > 1 else None, min(stack, most)
     outcomes: list[Update | Exception] = []
     for start in range(0, len(clients), number):
-        outcomes += train_together(recipe, clients[start : start + number], is_device=False)
+        outcomes += train_together(recipe, clients[start : start + number], module=module)
     return outcomes
 
 

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from fedhp.model.modules import take_weights
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 from fedhp.training.method import end, local_accuracy
@@ -33,5 +32,5 @@ def ended(session: Session) -> Update:
 
 def _update(session: Session, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:
     run = session.run
-    state = ModelState(take_weights(run.module), run.structure, scores)
+    state = ModelState(run.weights(), run.structure, scores)
     return Update(run.task.client, assigned, state, len(run.shard), statistics)

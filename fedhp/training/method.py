@@ -16,13 +16,16 @@ from torch.utils._pytree import tree_iter
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
+from fedhp.model.modules import take_weights
 from fedhp.model.optimizer import Optimizer
+from fedhp.model.state import Weights
 from fedhp.model.structure import Structure
 from fedhp.pruning.contributions import Scores
 from fedhp.training.evaluation import evaluate_module
 from fedhp.training.meter import Key, Meter
-from fedhp.training.optimizers import parameters_of, state_tensors
+from fedhp.training.optimizers import made, parameters_of, set_rate, state_tensors
 from fedhp.training.recipe import Recipe, Steps
+from fedhp.training.rows import Row
 from fedhp.training.update import RoundTask
 
 Part = tuple[nn.Module, Optimizer]
@@ -39,13 +42,15 @@ class ClientRun:
         structure: The units that are left. A method that cuts module and optimiser sets it anew; batch and
             running statistics then follow.
         steps: The steps that fit it.
-        module: The model in training.
+        module: The model in training. Beside others' it is made when it is first looked at.
         optimizer: Its optimiser, all state allocated. What a method keeps in the state of a parameter, of its
             shape, is cut, measured and freed with it.
         part: The module and the optimiser of the next step, by default the whole.
+        row: Where its tensors lie among those of other clients, if they began there.
         mask: What is added to the logits, of shape ``(num_classes,)``; None for nothing.
         noise_scale: Tells the gradient-noise scale as far as it is known, in samples.
         progress: The share of the whole training that is done, 0 to 1.
+        rate: The learning rate of the step.
         meter: Counts what is taken of memory.
         methods: Those at work, in the order in which they act.
         is_beside: Whether its tensors lie beside those of other clients, in common ones.
@@ -56,20 +61,53 @@ class ClientRun:
     shard: Shard
     structure: Structure
     steps: Steps
-    module: nn.Module
-    optimizer: Optimizer
-    part: Part
+    row: Row | None = None
     mask: torch.Tensor | None = None
     noise_scale: Callable[[], float] = lambda: 0.0
     progress: float = 0.0
+    rate: float = 0.0
     meter: Meter = field(default_factory=Meter)
     methods: "Sequence[Method]" = ()
     is_beside: bool = False
 
     @cached_property
+    def module(self) -> nn.Module:
+        """See above."""
+        return self.recipe.module(self.task.state) if self.row is None else self.row.module()
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """See above."""
+        optimizer = made(self.module.parameters(), self.recipe.train)
+        set_rate(optimizer, self.rate)
+        if self.row is not None:
+            self.row.lend_velocities(optimizer)
+        return optimizer
+
+    @cached_property
+    def part(self) -> Part:
+        """See above."""
+        return self.module, self.optimizer
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether anybody has looked at the module: until then it is a row, and nothing else."""
+        return self.row is None or "module" in vars(self)
+
+    def set_rate(self, rate: float) -> None:
+        """Sets the learning rate of the next step."""
+        self.rate = rate
+        if "optimizer" in vars(self):
+            set_rate(self.optimizer, rate)
+
+    @cached_property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next(self.module.parameters()).device
+        return self.recipe.device()
+
+    def weights(self) -> Weights:
+        """Returns the weights as they are; what must outlive the next step is to be copied."""
+        return take_weights(self.module) if self.is_seen or self.row is None else self.row.weights()
 
     @cached_property
     def memory(self) -> MemoryModel:
@@ -109,7 +147,10 @@ class ClientRun:
     def step_key(self, batch: int) -> Key:
         """Returns everything that the peak of a step of so many samples depends on."""
         at_work = [method.key for method in self.methods]
-        trained = [list(parameters_of(optimizer)) for optimizer in (self.optimizer, self.part[1])]
+        if self.is_seen or self.row is None:
+            trained = [list(parameters_of(optimizer)) for optimizer in (self.optimizer, self.part[1])]
+        else:
+            trained = [self.row.tensors()] * 2
         return self.recipe.step_key(self.shard, trained, batch, at_work)
 
 

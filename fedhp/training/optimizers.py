@@ -14,6 +14,9 @@ from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 from fedhp.model.optimizer import Optimizer
 
+# Where an optimiser keeps a parameter's momentum.
+MOMENTUM = "momentum_buffer"
+
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
@@ -118,7 +121,7 @@ class SGD:
             torch._fused_sgd_(  # pyright: ignore[reportPrivateImportUsage]
                 parameters,
                 [p.grad for p in parameters],
-                [self.state[p]["momentum_buffer"] for p in parameters] if momentum else [],
+                [self.state[p][MOMENTUM] for p in parameters] if momentum else [],
                 weight_decay=group["weight_decay"],
                 momentum=momentum,
                 lr=group["lr"],
@@ -169,7 +172,7 @@ def _adamw(parameters: Iterable[nn.Parameter], config: TrainConfig) -> Optimizer
 
 
 OPTIMIZERS: dict[str, OptimizerKind] = {
-    "sgd": OptimizerKind(_sgd, lambda config: ("momentum_buffer",) if config.momentum else ()),
+    "sgd": OptimizerKind(_sgd, lambda config: (MOMENTUM,) if config.momentum else ()),
     "adam": OptimizerKind(_adam, lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
     "adamw": OptimizerKind(_adamw, lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
 }
@@ -194,6 +197,12 @@ def allocate_state(optimizer: Optimizer, config: TrainConfig) -> None:
             state[name] = torch.zeros_like(parameter)
         if OPTIMIZERS[config.optimizer].counts:
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Sets the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
 
 
 def parameters_of(optimizer: Optimizer) -> Iterator[nn.Parameter]:

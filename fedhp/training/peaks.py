@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
-from fedhp.model.modules import take_weights
 from fedhp.model.state import ModelState
 from fedhp.training.meter import PEAKS, Key
 from fedhp.training.session import Client, Session, guarded
@@ -38,7 +37,7 @@ def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object])
         if not _is_watched(session):
             kind = *(method.key for method in session.run.methods), _size(session)
             key = keys[kind] if kind in keys else keys.setdefault(kind, _key(session, True))
-            session.watched = session.run.part, (True, _size(session))
+            session.watched = None, (True, _size(session))  # of the whole
             with guarded(session):
                 if key not in PEAKS:
                     _rehearse(session, step, key)
@@ -60,7 +59,7 @@ def _is_watched(session: Session) -> bool:
     if session.watched is None:
         return False
     part, (keeps_gradients, most) = session.watched
-    knows = part is session.run.part and _size(session) <= most
+    knows = (part is None or part is session.run.part) and _size(session) <= most
     return knows and (keeps_gradients or not _kind(session)[0])
 
 
@@ -70,7 +69,7 @@ def _key(session: Session, keeps_gradients: bool) -> Key:
 
 def _rehearse(session: Session, step: Callable[[Session], object], key: Key) -> None:
     run = session.run
-    state = ModelState(take_weights(run.module), run.structure)
+    state = ModelState(run.weights(), run.structure)
     other = Session(run.recipe, Client(replace(run.task, state=state), run.shard))
     other.begin_epoch(0)
     other.epoch.done = len(run.shard) - _size(session)  # so many are left

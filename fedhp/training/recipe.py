@@ -8,13 +8,17 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from fedhp.costs.memory import Extras, MemoryModel, samples
 from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
+from fedhp.model.building import to_module
+from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import Shape
+from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.schedule import Schedule
@@ -138,6 +142,12 @@ class Recipe:
             tuple(methods),
             self.device().type,
         )
+
+    def module(self, state: ModelState) -> nn.Module:
+        """Returns a copy of a model, to be trained."""
+        module = to_module(self.architecture, state, self.device())
+        thin_before_convolutions(module, self.architecture.layout)
+        return module
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""

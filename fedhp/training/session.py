@@ -12,16 +12,15 @@ from torch import nn
 from fedhp.bounds import LARGEST_WHOLE
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
-from fedhp.model.building import to_module
-from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.side_by_side import Dense, Form, form_of
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
 from fedhp.training.batch_statistics import BatchStatistics
 from fedhp.training.epoch import Epoch
 from fedhp.training.method import ClientRun, Part, begin, local_accuracy
-from fedhp.training.optimizers import LR_SCHEDULES, made
+from fedhp.training.optimizers import LR_SCHEDULES
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
+from fedhp.training.rows import Row
 from fedhp.training.statistics import Statistics
 from fedhp.training.update import RoundTask
 
@@ -50,7 +49,7 @@ class Session:
     Args:
         recipe: How to train.
         client: Who is to train.
-        module: A copy of the assigned model, beside those of others; None has one made, for one by itself.
+        row: Where its copy of the assigned model lies beside those of others; None for one by itself.
 
     Attributes:
         run: What methods look at.
@@ -70,21 +69,19 @@ class Session:
         TrainingError: If there are too few samples for a step.
     """
 
-    def __init__(self, recipe: Recipe, client: Client, module: nn.Module | None = None) -> None:
+    def __init__(self, recipe: Recipe, client: Client, row: Row | None = None, is_alone: bool = True) -> None:
         started, task, shard = time.perf_counter(), client.task, client.shard
         _check_samples(recipe, client)
         # Before anything is allocated: a model that does not fit is refused here.
         steps = _steps(recipe, task, shard, task.state.structure)
-        self._is_alone, module = module is None, module or assigned_module(recipe, task)
-        part = module, made(module.parameters(), recipe.train)
-        self.run = ClientRun(recipe, task, shard, task.state.structure, steps, *part, part)
-        self.run.is_beside = not self._is_alone
+        self.run = ClientRun(recipe, task, shard, task.state.structure, steps, row)
+        self.run.rate, self.run.is_beside = recipe.train.learning_rate, row is not None and row.has_others
         self.run.meter.expect(steps.num_bytes)
         self.failure: Exception | None = None
         self.client, self.epochs = client, list[Statistics]()
         self._stream = generator(recipe.seed, "batches", task.round, task.client)
         self._statistics = BatchStatistics(self.run)
-        self.watched: tuple[Part, tuple[bool, int]] | None = None
+        self.watched: tuple[Part | None, tuple[bool, int]] | None = None
         # While nobody watches the module.
         self.received = local_accuracy(self.run, client.held_out, "received")
         begin(self.run)
@@ -107,6 +104,21 @@ class Session:
         return self.order[self.epoch.done :][: self.run.steps.batch]
 
     @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The network's parameters, of which modules are made by this."""
+        if self._parameters is None:
+            self._parameters = list(self.run.module.parameters())
+        return self._parameters
+
+    @property
+    def starts(self) -> list[int]:
+        """Where in memory its network's parameters begin."""
+        run = self.run
+        if run.is_seen or run.row is None:
+            return [parameter.data_ptr() for parameter in self.parameters]
+        return run.row.starts()
+
+    @property
     def is_dense(self) -> bool:
         """Whether it is a stack of one where none is beside it."""
         return isinstance(self.form, Dense)
@@ -125,7 +137,9 @@ class Session:
     def before_step(self) -> float:
         """Sets the learning rate of the next step, which it returns, and lets methods act."""
         run = self.run
-        rate = _set_rate(run)
+        train = run.recipe.train
+        rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
+        run.set_rate(rate)
         for method in run.methods:
             method.before_step(run)
         return rate
@@ -164,7 +178,8 @@ class Session:
     def _look(self) -> None:
         """Finds whether the network as it is can be computed beside others."""
         self.stack: object = None
-        self.form = _form(self.run, self._is_alone)
+        self._parameters: list[nn.Parameter] | None = None
+        self.form = _form(self.run)
 
     def _fit_steps(self) -> None:
         """Chooses the batch for the structure just reached."""
@@ -174,24 +189,11 @@ class Session:
         self.watched = None
 
 
-def _form(run: ClientRun, is_alone: bool) -> Form | None:
+def _form(run: ClientRun) -> Form | None:
     is_allowed = all(method.stackable for method in run.methods)
-    return form_of(run.module, is_alone) if is_allowed else None
-
-
-def _set_rate(run: ClientRun) -> float:
-    train = run.recipe.train
-    rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    return rate
-
-
-def assigned_module(recipe: Recipe, task: RoundTask) -> nn.Module:
-    """Returns a copy of the model that a client was assigned, to be trained."""
-    module = to_module(recipe.architecture, task.state, recipe.device())
-    thin_before_convolutions(module, recipe.architecture.layout)
-    return module
+    if not is_allowed:
+        return None
+    return form_of(run.module, run.row is None) if run.row is None or run.is_seen else run.row.rows.form
 
 
 @contextmanager

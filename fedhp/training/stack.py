@@ -9,11 +9,9 @@ import torch
 from fedhp.data.ahead import Ahead, Source
 from fedhp.model.gradients import Batch, Take, chain_gradients
 from fedhp.model.modules import rows_like
-from fedhp.model.side_by_side import Form
-from fedhp.training.optimizers import descend, drop_gradients
+from fedhp.training.optimizers import MOMENTUM, descend, drop_gradients
 from fedhp.training.session import Judged, Session, guarded
 
-_MOMENTUM = "momentum_buffer"
 Tensors = list[torch.Tensor]
 
 
@@ -34,29 +32,31 @@ class Stack:
         if len(members) == 1:
             # Last bits may depend on where tensors begin in memory: as on a device, whatever it lay beside.
             run.part_from_others()
-        self._form = _form(members[0])
-        # By parameter, each member's.
-        self._rows = [*zip(*(_form(member).parameters for member in members), strict=True)]
-        self._tensors = [_beside(rows) for rows in self._rows]
+        self._form = members[0].form
         self._updates_all = train.optimizer == "sgd" and not train.weight_decay
         self._momentum = train.momentum if self._updates_all else 0.0
-        self._velocities = [_velocities(members, rows) for rows in self._rows] if self._momentum else []
+        has_momentum = self._momentum > 0
+        self._tensors, self._velocities = _unseen(members, has_momentum) or _beside(members, has_momentum)
         # Without momentum, an update within the product is rounded otherwise than one by a gradient: then
         # what anybody ever looks at decides, not what the next step is to show.
         acts = any(method.acts_on_gradients() for method in run.methods)
         within = self._updates_all and (self._momentum > 0 or not acts)
         self._updates_within = within and members[0].is_dense
+        self._shows_gradients = acts or not self._updates_all
         self._mask, self._ahead = _mask(members), Ahead()
-        if len(members) > 1:
-            for member in members:
-                member.stack, member.run.is_beside = self, True
-        self._starts = [*map(_starts, members)]  # a method of the user's own may put other tensors there
+        # A method of the user's own may put others there.
+        self._starts = [member.starts for member in members]
+
+    def last(self) -> None:
+        """Is to take the next steps too, as long as all tensors lie where they do."""
+        for member in self._members:
+            member.stack, member.run.is_beside = self, True
 
     def holds(self, members: Sequence[Session]) -> bool:
         """Says whether these are its first members, and their tensors still lie here."""
         first, lasting = self._members[: len(members)], self._starts[: len(members)]
         return len(first) == len(members) and all(
-            one is other and one.stack is self and one.run.is_beside and starts == _starts(one)
+            one is other and one.stack is self and one.run.is_beside and starts == one.starts
             for one, other, starts in zip(members, first, lasting, strict=True)
         )
 
@@ -68,6 +68,7 @@ class Stack:
         mask = self._mask[:number] if self._mask is not None else None
         batch = Batch(*self._samples(members), [len(member.rows) for member in members], mask)
         if not self._updates_within or any(member.wants_gradients for member in members):
+            assert self._form is not None
             losses, right, grads = self._form.gradients(tensors, batch)
             self._act(members, grads)
             self._update(members, tensors, velocities, grads, rates)
@@ -94,8 +95,9 @@ class Stack:
         """Shows each member its gradients."""
         norms = cache(lambda: [torch.linalg.vector_norm(grad.flatten(1), dim=1).tolist() for grad in grads])
         for place, member in enumerate(members):
-            for rows, grad in zip(self._rows, grads, strict=True):
-                rows[place].grad = grad[place]
+            if self._shows_gradients:
+                for parameter, grad in zip(member.parameters, grads, strict=True):
+                    parameter.grad = grad[place]
             with guarded(member):
                 member.on_gradients(lambda place=place: math.hypot(*(norm[place] for norm in norms())))
 
@@ -111,22 +113,36 @@ class Stack:
             velocity.mul_(self._momentum).add_(grad)
         if self._updates_all:
             descend(tensors, velocities or grads, rates)
-        for member in members:
+        for member in members if self._shows_gradients else ():
             if not self._updates_all:
                 member.run.optimizer.step()
             drop_gradients(member.run.optimizer)
 
 
-def _starts(member: Session) -> list[int]:
-    return [parameter.data_ptr() for parameter in _form(member).parameters]
+def _unseen(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Tensors] | None:
+    """Returns parameters and momenta that lie beside each other as they came; None for others.
+
+    Those of clients whose modules nobody has looked at yet are nowhere else.
+    """
+    places = [one.run.row for one in members if one.run.row is not None and not one.run.is_seen]
+    if len(places) < len(members):
+        return None
+    rows, first = places[0]
+    if any(place != (rows, first + number) for number, place in enumerate(places)):
+        return None
+    some = slice(first, first + len(places))
+    velocities = rows.velocities() if has_momentum else []
+    return [tensor[some] for tensor in rows.tensors], [velocity[some] for velocity in velocities]
 
 
-def _form(member: Session) -> Form:
-    assert member.form is not None
-    return member.form
+def _beside(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Tensors]:
+    """Returns parameters and momenta of clients, beside each other from now on."""
+    by_parameter = [*zip(*(member.parameters for member in members), strict=True)]
+    velocities = [_velocities(members, rows) for rows in by_parameter] if has_momentum else []
+    return [_common(rows) for rows in by_parameter], velocities
 
 
-def _beside(rows: Sequence[torch.Tensor]) -> torch.Tensor:
+def _common(rows: Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns a tensor of which parameters are the rows from now on; of a lone one, a view."""
     if len(rows) == 1:
         return rows[0].detach().unsqueeze(0)
@@ -151,10 +167,10 @@ def _velocities(members: Sequence[Session], rows: Sequence[torch.Tensor]) -> tor
     """Does the same with what optimisers keep of the parameters."""
     kept = [member.run.optimizer.state[row] for member, row in zip(members, rows, strict=True)]
     if len(rows) == 1:
-        return kept[0][_MOMENTUM].unsqueeze(0)
+        return kept[0][MOMENTUM].unsqueeze(0)
     common = rows_like(rows[0], len(rows))
     for own, row in zip(kept, common, strict=True):
-        own[_MOMENTUM] = row.copy_(own[_MOMENTUM])
+        own[MOMENTUM] = row.copy_(own[MOMENTUM])
     return common
 
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from fedhp.data.shard import Shard
 from fedhp.model.draws import drawing
-from fedhp.model.modules import copies
 from fedhp.seeds import derive
 from fedhp.training.alone import gradient_norm, training_step
 from fedhp.training.ending import ended, so_far
 from fedhp.training.peaks import watch_beside, watching
 from fedhp.training.recipe import Recipe
-from fedhp.training.session import Client, Judged, Session, assigned_module, guarded
+from fedhp.training.rows import Row, Rows
+from fedhp.training.session import Client, Judged, Session, guarded
 from fedhp.training.stack import Stack
 from fedhp.training.update import RoundTask, Update
 
@@ -56,7 +56,7 @@ def train_together(
     recipe: Recipe,
     clients: Sequence[Client],
     on_epoch: Callable[[Update], None] | None = None,
-    is_device: bool = True,
+    module: nn.Module | None = None,
 ) -> list[Update | Exception]:
     """Trains clients in turn, a step of all at a time: one alone, or several by `train_cohort`'s leave.
 
@@ -64,16 +64,17 @@ def train_together(
         recipe: How to train.
         clients: The clients.
         on_epoch: Called after each of their epochs with the model so far.
-        is_device: Whether the memory is a device's, of which there is no more: then peaks are measured on
-            what is trained, and otherwise on a client's step taken again, alone.
+        module: The network that all of them are sent, where copies may be trained beside each other. Then
+            peaks are measured on a client's step taken again, alone; on a device, of whose memory there is no
+            more, on what is trained.
 
     Returns:
         What came of each.
     """
-    modules = _modules(recipe, clients)
-    begun = [_begun(recipe, client, module) for client, module in zip(clients, modules, strict=True)]
+    rows = None if module is None else Rows(module, len(clients))
+    begun = [_begun(recipe, client, rows and Row(rows, place)) for place, client in enumerate(clients)]
     sessions = [session for session in begun if isinstance(session, Session)]
-    training = _Training(is_device)
+    training = _Training(module is None)
     for epoch in range(recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
         with _drawing(going[0], epoch) if len(clients) == 1 and going else nullcontext():
@@ -88,19 +89,9 @@ def train_together(
     return [_outcome(one) if isinstance(one, Session) else one for one in begun]
 
 
-def _modules(recipe: Recipe, clients: Sequence[Client]) -> Sequence[nn.Module | None]:
-    """Returns each client's copy of the model, beside those of the others; None for one by itself."""
-    if len(clients) == 1:
-        return [None]
-    task = clients[0].task
-    if any(client.task.state is not task.state for client in clients):
-        return [assigned_module(recipe, client.task) for client in clients]
-    return copies(assigned_module(recipe, task), len(clients))
-
-
-def _begun(recipe: Recipe, client: Client, module: nn.Module | None) -> Session | Exception:
+def _begun(recipe: Recipe, client: Client, row: Row | None) -> Session | Exception:
     try:
-        return Session(recipe, client, module)
+        return Session(recipe, client, row)
     except Exception as error:
         return error
 
@@ -150,8 +141,9 @@ class _Training:
         if shape in self._stacks and self._stacks[shape].holds(members):
             return self._stacks[shape]
         stack = Stack(members)
-        if len(members) > 1:  # that of a lone one would keep, with its views, what a cut is to free
+        if not self._is_device:  # where it would keep, with its views, what a cut is to free
             self._stacks[shape] = stack
+            stack.last()
         return stack
 
 
