@@ -37,13 +37,7 @@ def data(
     """Shards of one data set."""
     whole = random_shard(shape, num_classes, sum(sizes), dtype=dtype)
     parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-    return [_rows(whole, part) for part in parts]
-
-
-def _rows(whole: Shard, rows: np.ndarray) -> Shard:
-    chosen = np.zeros(len(whole), bool)
-    chosen[rows] = True
-    return whole._part(chosen)
+    return [whole.part(part) for part in parts]
 
 
 def clients(recipe: Recipe, shards: list[Shard], budget: int | None = None) -> list[Client]:

@@ -19,40 +19,50 @@ Totals = Mapping[str, NDArray[np.float64]]
 _MOST_BUFFERS = 4
 
 
+class _Sums:
+    """Sums of weights of the same shapes, float64, by name."""
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]], scratch: NDArray[np.float64]) -> None:
+        self.arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
+        wide = {name: scratch[: array.size].reshape(array.shape) for name, array in self.arrays.items()}
+        self._views = {
+            name: (wide[name], torch.from_numpy(wide[name]), torch.from_numpy(array))
+            for name, array in self.arrays.items()
+        }
+
+    def add(self, weights: Mapping[str, NDArray[Any]], examples: float) -> None:
+        for name, array in weights.items():
+            if examples == 1:
+                self.arrays[name] += array
+            else:
+                wide, widened, total = self._views[name]
+                np.copyto(wide, array)
+                total.add_(widened, alpha=examples)  # in one pass; NumPy takes two
+
+
 class _Buffer:
     """The sum of the weights of one structure, compact; of a single client's, the weights themselves."""
 
     def __init__(self, structure: Structure, weights: Mapping[str, NDArray[Any]], examples: float) -> None:
         self.structure = structure
-        self._first: tuple[Mapping[str, NDArray[Any]], float] | None = weights, examples
-        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._first = weights, examples
+        self._sums: _Sums | None = None  # only of several
 
     def add(self, weights: Mapping[str, NDArray[Any]], examples: float, scratch: NDArray[np.float64]) -> None:
-        if self._first is not None:
-            (first, number), self._first = self._first, None
-            self._sums = {name: np.multiply(array, number, dtype=np.float64) for name, array in first.items()}
-        _accumulate(self._sums, weights, examples, scratch)
+        if self._sums is None:
+            self._sums = _Sums({name: array.shape for name, array in weights.items()}, scratch)
+            self._sums.add(*self._first)
+        self._sums.add(weights, examples)
 
     def sums(self, scratch: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """Yields the sums; that of a single client's is in ``scratch``, until the next is asked for."""
-        if self._first is None:
-            yield from self._sums.items()
+        if self._sums is not None:
+            yield from self._sums.arrays.items()
             return
         weights, examples = self._first
         for name, array in weights.items():
-            yield name, _scaled(array, examples, scratch)
-
-
-def _accumulate(
-    sums: Totals, weights: Mapping[str, NDArray[Any]], examples: float, scratch: NDArray[np.float64]
-) -> None:
-    for name, array in weights.items():
-        total = sums[name]
-        np.add(total, array if examples == 1 else _scaled(array, examples, scratch), out=total)
-
-
-def _scaled(array: NDArray[Any], examples: float, scratch: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.multiply(array, examples, out=scratch[: array.size].reshape(array.shape), dtype=np.float64)
+            wide = scratch[: array.size].reshape(array.shape)
+            yield name, np.multiply(array, examples, out=wide, dtype=np.float64)
 
 
 class WeightedSums:
@@ -71,9 +81,9 @@ class WeightedSums:
     def __init__(self, layout: Layout, structure: Structure) -> None:
         self._layout, self._structure = layout, structure
         shapes = {name: layout.shape(name, structure.counts) for name in layout.shapes}
-        self._sums = {name: np.zeros(shape) for name, shape in shapes.items()}
-        self._buffers: dict[str, _Buffer] = {}
         self._scratch = np.empty(max(map(math.prod, shapes.values())))
+        self._sums = _Sums(shapes, self._scratch)
+        self._buffers: dict[str, _Buffer] = {}
 
     def add(self, structure: Structure, weights: Mapping[str, NDArray[Any]], examples: float = 1.0) -> None:
         """Adds a client's weights, times its examples, or what those of several come to.
@@ -85,7 +95,7 @@ class WeightedSums:
         """
         digest = structure.digest
         if digest == self._structure.digest:
-            _accumulate(self._sums, weights, examples, self._scratch)
+            self._sums.add(weights, examples)
         elif digest in self._buffers:
             self._buffers[digest].add(weights, examples, self._scratch)
         else:
@@ -97,12 +107,12 @@ class WeightedSums:
         """Returns per parameter the sum over the clients that hold an entry."""
         while self._buffers:
             self._spread(self._buffers.pop(next(iter(self._buffers))))
-        return self._sums
+        return self._sums.arrays
 
     def _spread(self, buffer: _Buffer) -> None:
         """Adds a compact sum to the entries of the model that it stands for."""
         for name, array in buffer.sums(self._scratch):
-            sums = self._sums[name]
+            sums = self._sums.arrays[name]
             takes = self._layout.indices(name, self._structure, buffer.structure)
             if not takes:
                 sums += array

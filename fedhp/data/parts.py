@@ -1,5 +1,6 @@
 """A data set parted: what each client trains on, what it holds out, and what the server tests on."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def client_shard(config: DataConfig, num_clients: int, seed: int, client: int) -
             f"{num_clients - 1}; check the node's partition-id and fleet.num_clients"
         )
     dataset = held_dataset(config)
-    return _training_rows(dataset, rows_of(dataset, config.partition, num_clients, seed)[client])
+    return _training(dataset).part(rows_of(dataset, config.partition, num_clients, seed)[client])
 
 
 def local_parts(config: DataConfig, shard: Shard, seed: int, stream: int) -> tuple[Shard, Shard | None]:
@@ -48,18 +49,17 @@ def train_shard(config: DataConfig) -> Shard:
     Raises:
         DataError: If the data cannot be opened.
     """
-    dataset = open_dataset(config)
-    return _training_rows(dataset, np.arange(len(dataset.train_labels)))
+    return _training(open_dataset(config))
 
 
-def _training_rows(dataset: Dataset, rows: NDArray[np.intp]) -> Shard:
-    return _shard(dataset, dataset.train_images, dataset.train_labels, rows)
+@lru_cache(maxsize=1)  # of which every client of a fleet has a part
+def _training(dataset: Dataset) -> Shard:
+    return _shard(dataset, dataset.train_images, dataset.train_labels)
 
 
-def _shard(
-    dataset: Dataset, images: NDArray[Any], labels: NDArray[np.int64], rows: NDArray[np.intp]
-) -> Shard:
+def _shard(dataset: Dataset, images: NDArray[Any], labels: NDArray[np.int64]) -> Shard:
     mean, std = (0.0, 1.0) if images.dtype != np.uint8 else (dataset.mean, dataset.std)
+    rows = np.arange(len(labels))
     return Shard(images, labels, rows, num_classes=dataset.num_classes, mean=mean, std=std)
 
 
@@ -70,5 +70,4 @@ def test_shard(config: DataConfig) -> Shard:
         DataError: If the data cannot be opened.
     """
     dataset = open_dataset(config)
-    labels = dataset.test_labels
-    return _shard(dataset, dataset.test_images, labels, np.arange(len(labels)))
+    return _shard(dataset, dataset.test_images, dataset.test_labels)

@@ -79,11 +79,12 @@ class Shard:
             return self, None
         held_out = np.zeros(len(self), bool)
         held_out[stream.permutation(len(self))[:num_held_out]] = True
-        return self._part(~held_out), self._part(held_out)
+        return self.part(np.flatnonzero(~held_out)), self.part(np.flatnonzero(held_out))
 
-    def _part(self, chosen: NDArray[np.bool_]) -> "Shard":
+    def part(self, indices: NDArray[np.intp]) -> "Shard":
+        """Returns the samples at these positions within the shard."""
         part = copy(self)
-        part._rows = self._rows[chosen]
+        part._rows = self._rows[indices]
         return part
 
     def label_counts(self) -> NDArray[np.int64]:

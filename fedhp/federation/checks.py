@@ -20,6 +20,7 @@ from fedhp.training.update import Update
 _HUGE = 1e6
 # What stands before a group's name where its scores do, on the wire and in what is said of them.
 SCORE = "score."
+_SHARES = {name for name, column in STATISTICS.items() if column.figure.unit == "share"}
 _OF_HELD_OUT = [name for name, column in STATISTICS.items() if column.figure.weight == "num_local_test"]
 
 
@@ -33,7 +34,7 @@ class UpdateChecks:
 
     def __init__(self, layout: Layout, assigned: Structure) -> None:
         self._layout, self._assigned = layout, assigned
-        self._shapes = self._shapes_of(assigned)
+        self._shapes = _shapes_of(layout, assigned)
 
     def check(self, update: Update, profile: DeviceProfile) -> None:
         """Checks an update.
@@ -44,15 +45,15 @@ class UpdateChecks:
         state, shapes = update.state, self._shapes
         if state.structure != self._assigned:
             check_structure(state.structure, self._layout, self._assigned)
-            shapes = self._shapes_of(state.structure)
-        check_names(state.weights, self._layout.shapes)
-        check_names(state.scores, self._layout.widths)
-        scores = {SCORE + group: array for group, array in state.scores.items()}
-        for name, array in chain(state.weights.items(), scores.items()):
-            if array.dtype != np.float32 or array.shape != shapes[name]:
-                raise WireError(
-                    f"{name}: expected float32 of shape {shapes[name]}, got {array.dtype} of {array.shape}"
-                )
+            shapes = _shapes_of(self._layout, state.structure)
+        for arrays, wanted, before in ((state.weights, shapes[0], ""), (state.scores, shapes[1], SCORE)):
+            check_names(arrays, wanted)
+            for name, array in arrays.items():
+                if array.dtype != np.float32 or array.shape != wanted[name]:
+                    raise WireError(
+                        f"{before}{name}: expected float32 of shape {wanted[name]}, got {array.dtype} of "
+                        f"{array.shape}"
+                    )
         check_weights(state.weights, self._layout)
         check_scores(state.scores, state.structure)
         check_statistics(
@@ -60,10 +61,15 @@ class UpdateChecks:
         )
         check_announced(update, profile)
 
-    def _shapes_of(self, structure: Structure) -> Mapping[str, tuple[int, ...]]:
-        counts = structure.counts
-        weights = {name: self._layout.shape(name, counts) for name in self._layout.shapes}
-        return {**weights, **{SCORE + group: (count,) for group, count in counts.items()}}
+
+# Of a model's weights, and of its scores.
+_Shapes = tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]
+
+
+def _shapes_of(layout: Layout, structure: Structure) -> _Shapes:
+    counts = structure.counts
+    weights = {name: layout.shape(name, counts) for name in layout.shapes}
+    return weights, {group: (counts[group],) for group in layout.widths}
 
 
 def check_values(name: str, weights: NDArray[np.float32]) -> None:
@@ -87,9 +93,9 @@ def check_names(record: Mapping[str, Any], *wanted: Iterable[str]) -> None:
     Raises:
         WireError: If there are not.
     """
-    expected = set(chain(*wanted))
-    if record.keys() != expected:
-        missing, unknown = sorted(expected - set(record)), sorted(set(record) - expected)
+    expected = dict.fromkeys(chain(*wanted))
+    if record.keys() != expected.keys():
+        missing, unknown = sorted(expected.keys() - record), sorted(record.keys() - expected)
         raise WireError(f"model: arrays missing {missing}, unknown {unknown}")
 
 
@@ -125,7 +131,8 @@ def check_scores(scores: Weights, structure: Structure) -> None:
         WireError: If one is negative, NaN or larger.
     """
     for group, values in scores.items():
-        if not ((values >= 0) & (values <= 1.01 * len(structure.masks[group]))).all():
+        # Written so that NaN fails too.
+        if not (values.min() >= 0 and values.max() <= 1.01 * len(structure.masks[group])):
             raise WireError(f"score.{group}: holds negative, NaN or impossibly large values")
 
 
@@ -155,7 +162,7 @@ def check_statistics(values: Mapping[str, Any]) -> None:
     """
     for name, value in values.items():
         check_number(name, value)
-        if value > 1 and STATISTICS[name].figure.unit == "share":
+        if value > 1 and name in _SHARES:
             raise WireError(f"{wire_name(name)}: expected a share from 0 to 1, got {value}")
     number = values["num_local_test"]
     if any((name in values) != (number > 0) for name in _OF_HELD_OUT):

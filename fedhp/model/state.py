@@ -31,7 +31,8 @@ class ModelState:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
-        unknown = {g: np.ones(count, np.float32) for g, count in self.structure.counts.items()}
+        counts = self.structure.counts
+        unknown = {g: np.ones(counts[g], np.float32) for g in counts if g not in self.scores}
         object.__setattr__(self, "scores", MappingProxyType({**unknown, **self.scores}))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -56,13 +56,6 @@ class Row(NamedTuple):
         """Returns its parameters."""
         return [tensor[self.place] for tensor in self.rows.tensors]
 
-    def starts(self) -> list[int]:
-        """Returns where in memory they begin."""
-        return [
-            tensor.data_ptr() + self.place * tensor.stride(0) * tensor.itemsize
-            for tensor in self.rows.tensors
-        ]
-
     def module(self) -> nn.Module:
         """Returns a module of these parameters."""
         own, of = map(nn.Parameter, self.tensors()), self.rows.of

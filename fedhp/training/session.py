@@ -112,11 +112,8 @@ class Session:
 
     @property
     def starts(self) -> list[int]:
-        """Where in memory its network's parameters begin."""
-        run = self.run
-        if run.is_seen or run.row is None:
-            return [parameter.data_ptr() for parameter in self.parameters]
-        return run.row.starts()
+        """Where in memory its network's parameters begin, where they can have been moved."""
+        return [parameter.data_ptr() for parameter in self.parameters] if self.run.is_seen else []
 
     @property
     def is_dense(self) -> bool:

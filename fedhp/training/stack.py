@@ -44,6 +44,9 @@ class Stack:
         self._updates_within = within and members[0].is_dense
         self._shows_gradients = acts or not self._updates_all
         self._mask, self._ahead = _mask(members), Ahead()
+        if self._shows_gradients:
+            for member in members:
+                assert member.parameters, "made, if they were not, of where they lie"
         # A method of the user's own may put others there.
         self._starts = [member.starts for member in members]
 
