@@ -342,6 +342,48 @@ class Replaces(Method):
             parameter.data = parameter.data * 0.9
 
 
+class Looks(Method):
+    """A method of one's own that looks at module and optimiser for the first time at a moment of its own."""
+
+    stackable = True
+    moment = ""
+
+    def look(self, moment: str, run) -> None:
+        if moment == self.moment:
+            state = run.optimizer.state
+            assert all(state[p]["momentum_buffer"].shape == p.shape for p in run.module.parameters())
+            seen = [state[p]["momentum_buffer"].any() for p in run.module.parameters()]
+            assert all(seen) == (moment in ("second step", "end")), moment
+            type(self).looked += 1
+
+    def begin(self, run) -> None:
+        self.step = 0
+        self.look("begin", run)
+
+    def before_step(self, run) -> None:
+        self.step += 1
+        self.look({1: "first step", 2: "second step"}.get(self.step, ""), run)
+
+    def end(self, run) -> None:
+        self.look("end", run)
+
+
+@pytest.mark.parametrize("moment", ["begin", "first step", "second step", "end"])
+@pytest.mark.parametrize("network", ["dense", "grouped"])
+def test_a_module_is_the_clients_own_whenever_somebody_looks_at_it(moment, network, monkeypatch):
+    monkeypatch.setattr(Looks, "moment", moment)
+    monkeypatch.setattr(Looks, "looked", 0, raising=False)
+    arch, shape = (WIDE, (1, 8, 8)) if network == "dense" else CONVOLUTIONS["cnn"]
+    recipe = small_recipe(arch, SGD)
+    who = clients(recipe, data((33, 32, 9), shape=shape))
+    looking = train_cohort(replace(recipe, kinds=(*recipe.kinds, Looks)), who, 3)
+    assert Looks.looked >= len(who)  # and where a step is rehearsed
+    for one, other in zip(looking, train_cohort(recipe, who, 3), strict=True):
+        assert isinstance(one, Update)
+        assert isinstance(other, Update)
+        assert_same(one, other)
+
+
 def test_tensors_that_a_method_replaces_are_those_that_are_trained():
     recipe = small_recipe(WIDE, SGD)
     recipe = replace(recipe, kinds=(*recipe.kinds, Replaces))

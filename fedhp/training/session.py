@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.bounds import LARGEST_WHOLE
 from fedhp.data.shard import Shard
@@ -104,18 +103,6 @@ class Session:
         return self.order[self.epoch.done :][: self.run.steps.batch]
 
     @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The network's parameters, of which modules are made by this."""
-        if self._parameters is None:
-            self._parameters = list(self.run.module.parameters())
-        return self._parameters
-
-    @property
-    def starts(self) -> list[int]:
-        """Where in memory its network's parameters begin, where they can have been moved."""
-        return [parameter.data_ptr() for parameter in self.parameters] if self.run.is_seen else []
-
-    @property
     def is_dense(self) -> bool:
         """Whether it is a stack of one where none is beside it."""
         return isinstance(self.form, Dense)
@@ -175,7 +162,6 @@ class Session:
     def _look(self) -> None:
         """Finds whether the network as it is can be computed beside others."""
         self.stack: object = None
-        self._parameters: list[nn.Parameter] | None = None
         self.form = _form(self.run)
 
     def _fit_steps(self) -> None:

@@ -44,11 +44,11 @@ class Stack:
         self._updates_within = within and members[0].is_dense
         self._shows_gradients = acts or not self._updates_all
         self._mask, self._ahead = _mask(members), Ahead()
-        if self._shows_gradients:
-            for member in members:
-                assert member.parameters, "made, if they were not, of where they lie"
-        # A method of the user's own may put others there.
-        self._starts = [member.starts for member in members]
+        # Each member's, where somebody looks at its module: a method of the user's own may move them.
+        self._parameters = [
+            _parameters(member) if self._shows_gradients or member.run.is_seen else [] for member in members
+        ]
+        self._starts = [*map(_starts, self._parameters)]
 
     def last(self) -> None:
         """Is to take the next steps too, as long as all tensors lie where they do."""
@@ -57,11 +57,13 @@ class Stack:
 
     def holds(self, members: Sequence[Session]) -> bool:
         """Says whether these are its first members, and their tensors still lie here."""
-        first, lasting = self._members[: len(members)], self._starts[: len(members)]
-        return len(first) == len(members) and all(
-            one is other and one.stack is self and one.run.is_beside and starts == one.starts
-            for one, other, starts in zip(members, first, lasting, strict=True)
-        )
+        number = len(members)
+        return self._members[:number] == tuple(members) and all(map(self._holds, range(number)))
+
+    def _holds(self, place: int) -> bool:
+        member, parameters = self._members[place], self._parameters[place]
+        is_here = member.stack is self and member.run.is_beside and member.run.is_seen == bool(parameters)
+        return is_here and self._starts[place] == _starts(parameters)
 
     def step(self, members: Sequence[Session], rates: Sequence[float]) -> Judged:
         """Takes a step of its first members, at the learning rate of each."""
@@ -99,7 +101,7 @@ class Stack:
         norms = cache(lambda: [torch.linalg.vector_norm(grad.flatten(1), dim=1).tolist() for grad in grads])
         for place, member in enumerate(members):
             if self._shows_gradients:
-                for parameter, grad in zip(member.parameters, grads, strict=True):
+                for parameter, grad in zip(self._parameters[place], grads, strict=True):
                     parameter.grad = grad[place]
             with guarded(member):
                 member.on_gradients(lambda place=place: math.hypot(*(norm[place] for norm in norms())))
@@ -122,6 +124,14 @@ class Stack:
             drop_gradients(member.run.optimizer)
 
 
+def _parameters(member: Session) -> list[torch.nn.Parameter]:
+    return list(member.run.module.parameters())
+
+
+def _starts(parameters: Sequence[torch.Tensor]) -> list[int]:
+    return [parameter.data_ptr() for parameter in parameters]
+
+
 def _unseen(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Tensors] | None:
     """Returns parameters and momenta that lie beside each other as they came; None for others.
 
@@ -140,7 +150,7 @@ def _unseen(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Te
 
 def _beside(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Tensors]:
     """Returns parameters and momenta of clients, beside each other from now on."""
-    by_parameter = [*zip(*(member.parameters for member in members), strict=True)]
+    by_parameter = [*zip(*map(_parameters, members), strict=True)]
     velocities = [_velocities(members, rows) for rows in by_parameter] if has_momentum else []
     return [_common(rows) for rows in by_parameter], velocities
 
