@@ -30,6 +30,7 @@ from fedhp.training.optimizers import (
     OPTIMIZERS,
     TrainConfig,
     allocate_state,
+    descend,
     state_tensors,
 )
 from fedhp.training.recipe import Recipe
@@ -75,6 +76,19 @@ def test_steps_are_those_of_the_plain_optimiser(name):
             stepper.step()
     for our, their in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(our, their)
+
+
+@pytest.mark.parametrize("shape", [(58, 377), (66,), (6, 3, 5, 5)])
+def test_rows_at_rates_of_their_own_move_as_each_does_alone(shape):
+    """To the last bit: who has no neighbour at another rate takes another call."""
+    stream = torch.Generator().manual_seed(0)
+    rows, directions = torch.randn(3, *shape, generator=stream), torch.randn(3, *shape, generator=stream)
+    alone = rows.clone()
+    rates = [0.05, 0.0497, 0.012]
+    descend([rows], [directions], rates)
+    for row, direction, rate in zip(alone, directions, rates, strict=True):
+        descend([row[None]], [direction[None]], [rate])
+    assert torch.equal(rows, alone)
 
 
 @pytest.mark.parametrize(("name", "slots"), [("sgd", 0), ("sgd-momentum", 1), ("adam", 2), ("adamw", 2)])

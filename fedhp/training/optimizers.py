@@ -138,8 +138,9 @@ def descend(tensors: list[torch.Tensor], directions: list[torch.Tensor], rates: 
     if len({*rates}) == 1:
         _move(tensors, directions, rates[0])
         return
-    for row, rate in enumerate(rates):
-        _move([tensor[row] for tensor in tensors], [direction[row] for direction in directions], rate)
+    each = torch.tensor(rates, device=tensors[0].device)
+    for tensor, direction in zip(tensors, directions, strict=True):
+        tensor.addcmul_(direction, each.view(-1, *[1] * (tensor.dim() - 1)), value=-1)
 
 
 def _move(tensors: list[torch.Tensor], directions: list[torch.Tensor], rate: float) -> None:
