@@ -408,8 +408,9 @@ def test_samples_are_gathered_in_one_read_as_one_by_one(dtype, inputs):
 
 
 def test_copies_share_nothing():
-    module = to_module(WIDE, initial_state(WIDE, 1))
-    rows = Rows(module, 2)
+    state = initial_state(WIDE, 1)
+    module = to_module(WIDE, state)
+    rows = Rows(small_recipe(WIDE, SGD).network(state.structure), state, 2)
     first, second = Row(rows, 0).module(), Row(rows, 1).module()
     samples = torch.randn(3, 1, 8, 8)
     assert torch.equal(first(samples), module(samples))

@@ -37,12 +37,11 @@ def train_cohort(recipe: Recipe, clients: Sequence[Client], stack: int) -> list[
     """
     if not clients:
         return []
-    state = clients[0].task.state
-    most = _most_beside(recipe, state.structure)
-    module, number = recipe.module(state) if most > 1 else None, min(stack, most)
+    most = _most_beside(recipe, clients[0].task.state.structure)
+    number = min(stack, most)
     outcomes: list[Update | Exception] = []
     for start in range(0, len(clients), number):
-        outcomes += train_together(recipe, clients[start : start + number], module=module)
+        outcomes += train_together(recipe, clients[start : start + number], beside=most > 1)
     return outcomes
 
 

@@ -149,6 +149,13 @@ class Recipe:
         thin_before_convolutions(module, self.architecture.layout)
         return module
 
+    @lru_cache(maxsize=4)  # noqa: B019 - a fleet at its target is sent the same structures in every round
+    def network(self, structure: Structure) -> nn.Module:
+        """Returns a network of a structure, whose weights are of no account, and which nobody changes."""
+        layout, counts = self.architecture.layout, structure.counts
+        zeros = {name: np.zeros(layout.shape(name, counts), np.float32) for name in layout.shapes}
+        return self.module(ModelState(zeros, structure))
+
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
         prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")

@@ -10,6 +10,7 @@ from torch import nn
 from fedhp.model.modules import copy_of, rows_like
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.side_by_side import form_of
+from fedhp.model.state import ModelState
 from fedhp.training.optimizers import MOMENTUM, parameters_of
 
 
@@ -17,22 +18,26 @@ class Rows:
     """The network that several clients are sent, once for each.
 
     Args:
-        module: The network: of torch's own layers, without hooks and buffers.
-        number: For how many.
+        network: One of this structure, its weights of no account: of torch's own layers, without hooks and
+            buffers.
+        state: What they are sent.
+        number: To how many.
 
     Attributes:
-        form: How their steps are computed together.
-        of: The network.
+        of: The network of this structure.
+        form: How steps of such networks are computed together.
         names: Of its parameters.
         tensors: They, an axis for the clients first.
         lent: What the momentum of each is kept in, if it is kept here, zero at first.
     """
 
-    def __init__(self, module: nn.Module, number: int) -> None:
-        self.of, self.form = module, form_of(module)
-        parameters = dict(module.named_parameters())
+    def __init__(self, network: nn.Module, state: ModelState, number: int) -> None:
+        self.of, self.form = network, form_of(network)
+        parameters = dict(self.of.named_parameters())
         self.names = [*parameters]
-        self.tensors = [rows_like(p, number).copy_(p.detach()) for p in parameters.values()]
+        self.tensors = [
+            rows_like(p, number).copy_(torch.tensor(state.weights[name])) for name, p in parameters.items()
+        ]
         self.lent: list[torch.Tensor] = []
 
     def velocities(self) -> list[torch.Tensor]:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import nn
-
 from fedhp.data.shard import Shard
 from fedhp.model.draws import drawing
 from fedhp.seeds import derive
@@ -56,7 +54,7 @@ def train_together(
     recipe: Recipe,
     clients: Sequence[Client],
     on_epoch: Callable[[Update], None] | None = None,
-    module: nn.Module | None = None,
+    beside: bool = False,
 ) -> list[Update | Exception]:
     """Trains clients in turn, a step of all at a time: one alone, or several by `train_cohort`'s leave.
 
@@ -64,17 +62,18 @@ def train_together(
         recipe: How to train.
         clients: The clients.
         on_epoch: Called after each of their epochs with the model so far.
-        module: The network that all of them are sent, where copies may be trained beside each other. Then
+        beside: Whether all are sent the same network, copies of which may be trained beside each other. Then
             peaks are measured on a client's step taken again, alone; on a device, of whose memory there is no
             more, on what is trained.
 
     Returns:
         What came of each.
     """
-    rows = None if module is None else Rows(module, len(clients))
+    state = clients[0].task.state
+    rows = Rows(recipe.network(state.structure), state, len(clients)) if beside else None
     begun = [_begun(recipe, client, rows and Row(rows, place)) for place, client in enumerate(clients)]
     sessions = [session for session in begun if isinstance(session, Session)]
-    training = _Training(module is None)
+    training = _Training(is_device=not beside)
     for epoch in range(recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
         with _drawing(going[0], epoch) if len(clients) == 1 and going else nullcontext():
