@@ -27,12 +27,13 @@ def evaluate(
     state: ModelState,
     shard: Shard,
     device: torch.device | str = "cpu",
-    batch: int = 1000,
+    batch: int = 500,
 ) -> tuple[float, float]:
     """Returns accuracy (0 to 1) and mean cross-entropy of a model on a shard.
 
     Several batches are judged at once, by threads, where a network is known to draw and to keep nothing: the
-    results are those of one after another.
+    results are those of one after another. Larger batches take longer where maps are large: what the system's
+    allocator does not keep is paged in anew for each.
     """
     module, inputs = to_module(architecture, state, device), architecture.kept_inputs(state.structure)
     return evaluate_module(module, shard, inputs, device, batch, _most_at_once(module, device))
