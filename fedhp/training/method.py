@@ -50,9 +50,9 @@ class ClientRun:
         mask: What is added to the logits, of shape ``(num_classes,)``; None for nothing.
         noise_scale: Tells the gradient-noise scale as far as it is known, in samples.
         progress: The share of the whole training that is done, 0 to 1.
-        rate: The learning rate of the step.
         meter: Counts what is taken of memory.
         methods: Those at work, in the order in which they act.
+        rate: The learning rate of the step.
         is_beside: Whether its tensors lie beside those of other clients, in common ones.
     """
 
@@ -65,10 +65,14 @@ class ClientRun:
     mask: torch.Tensor | None = None
     noise_scale: Callable[[], float] = lambda: 0.0
     progress: float = 0.0
-    rate: float = 0.0
     meter: Meter = field(default_factory=Meter)
     methods: "Sequence[Method]" = ()
-    is_beside: bool = False
+    rate: float = field(init=False)
+    is_beside: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = self.recipe.train.learning_rate
+        self.is_beside = self.row is not None and self.row.has_others
 
     @cached_property
     def module(self) -> nn.Module:

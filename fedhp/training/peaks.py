@@ -34,7 +34,7 @@ def watch_beside(sessions: Sequence[Session], step: Callable[[Session], object])
     """
     keys: dict[object, Key] = {}  # by what is left to tell clients side by side apart
     for session in sessions:
-        if not _is_watched(session):
+        if session.watched is None:  # the first step, until there are others, takes the most
             kind = *(method.key for method in session.run.methods), _size(session)
             key = keys[kind] if kind in keys else keys.setdefault(kind, _key(session, True))
             session.watched = None, (True, _size(session))  # of the whole

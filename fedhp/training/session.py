@@ -57,6 +57,7 @@ class Session:
         epoch: The epoch under way.
         order: Its samples, in the order in which they are taken.
         epochs: What those before measured.
+        shape: What networks and batches that are computed together have in common.
         watched: A step whose peak is known: see `fedhp.training.peaks`.
         seconds: How long it took so far: of what was done for several at once, an even part.
         failure: Why it goes no further; None while it does.
@@ -68,19 +69,17 @@ class Session:
         TrainingError: If there are too few samples for a step.
     """
 
-    def __init__(self, recipe: Recipe, client: Client, row: Row | None = None, is_alone: bool = True) -> None:
+    def __init__(self, recipe: Recipe, client: Client, row: Row | None = None) -> None:
         started, task, shard = time.perf_counter(), client.task, client.shard
         _check_samples(recipe, client)
         # Before anything is allocated: a model that does not fit is refused here.
         steps = _steps(recipe, task, shard, task.state.structure)
         self.run = ClientRun(recipe, task, shard, task.state.structure, steps, row)
-        self.run.rate, self.run.is_beside = recipe.train.learning_rate, row is not None and row.has_others
-        self.run.meter.expect(steps.num_bytes)
+        self._take(steps)
         self.failure: Exception | None = None
         self.client, self.epochs = client, list[Statistics]()
         self._stream = generator(recipe.seed, "batches", task.round, task.client)
         self._statistics = BatchStatistics(self.run)
-        self.watched: tuple[Part | None, tuple[bool, int]] | None = None
         # While nobody watches the module.
         self.received = local_accuracy(self.run, client.held_out, "received")
         begin(self.run)
@@ -120,8 +119,7 @@ class Session:
 
     def before_step(self) -> float:
         """Sets the learning rate of the next step, which it returns, and lets methods act."""
-        run = self.run
-        train = run.recipe.train
+        run, train = self.run, self.run.recipe.train
         rate = train.learning_rate * LR_SCHEDULES[train.lr_schedule](run.progress) * run.steps.lr_factor
         run.set_rate(rate)
         for method in run.methods:
@@ -167,9 +165,13 @@ class Session:
     def _fit_steps(self) -> None:
         """Chooses the batch for the structure just reached."""
         run = self.run
-        run.steps = _steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale())
-        run.meter.expect(run.steps.num_bytes)
-        self.watched = None
+        self._take(_steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale()))
+
+    def _take(self, steps: Steps) -> None:
+        run = self.run
+        run.steps, self.shape = steps, (steps.batch, *run.structure.counts.values())
+        run.meter.expect(steps.num_bytes)
+        self.watched: tuple[Part | None, tuple[bool, int]] | None = None
 
 
 def _form(run: ClientRun) -> Form | None:

@@ -136,7 +136,7 @@ class _Training:
             member.seconds += seconds
 
     def _stack(self, members: Sequence[Session]) -> Stack:
-        shape = _shape(members[0])
+        shape = members[0].shape
         if shape in self._stacks and self._stacks[shape].holds(members):
             return self._stacks[shape]
         stack = Stack(members)
@@ -168,16 +168,11 @@ def step_one(session: Session) -> None:
         step_alone(session)
 
 
-def _shape(session: Session) -> tuple[object, ...]:
-    """Returns what networks and batches have in common that are computed together."""
-    return session.run.steps.batch, *session.run.structure.counts.values()
-
-
 def _alike(sessions: Sequence[Session]) -> Iterator[Sequence[Session]]:
     """Parts clients into those whose next steps are one computation."""
     parts: dict[object, list[Session]] = {}
     for session in sessions:
-        parts.setdefault(session if session.form is None else _shape(session), []).append(session)
+        parts.setdefault(session if session.form is None else session.shape, []).append(session)
     yield from parts.values()
 
 
