@@ -57,6 +57,7 @@ def test_picked_entries_are_those_of_the_flattened_sample(dtype):
     x, y = shard.batch(np.array([2, 0]), np.array([1, 4, 5]))
     torch.testing.assert_close(x, torch.tensor([[20.0, 23, 24], [0, 3, 4]]) / 2)
     assert y.tolist() == [9, 7]
+    assert torch.equal(x, shard.batch(np.array([2, 0]), np.array([1, 4, 5]), whole=True)[0])
 
 
 def test_position_outside_the_shard_is_no_other_clients_row():

@@ -532,7 +532,8 @@ def test_evaluation_keeps_to_the_batch_that_fits(monkeypatch):
     held_out, taken = random_shard((1, 6, 6), 5, 20), []
     batch = held_out.batch
 
-    def spied(rows, inputs):
+    def spied(rows, inputs, whole):
+        assert not whole
         taken.append(len(rows))
         return batch(rows, inputs)
 

@@ -96,26 +96,27 @@ class Shard:
         return np.unique(self._labels[self._rows])
 
     def batch(
-        self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None
+        self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None, whole: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gathers the samples at these positions within the shard.
 
         Args:
             indices: Positions from 0 to ``len(self) - 1``, shape (b,).
             inputs: The entries of each flattened sample to pick, shape (k,); None takes all.
+            whole: Whether there is room for all samples as they are stored, of which entries are picked.
 
         Returns:
             Normalised images, float32 of shape (b, C, H, W), or (b, k) where entries are picked, and
             labels, int64 of shape (b,).
         """
-        return self._gathered(self._rows[indices], [inputs])
+        return self._gathered(self._rows[indices], [inputs], len(indices) if whole else _ROWS)
 
     def reads_with(self, other: "Shard") -> bool:
         """Says whether another shard is of the same data set, and scaled alike."""
         return self._images is other._images and self._scales == other._scales
 
     def _gathered(
-        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None], at_once: int = _ROWS
+        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None], at_once: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Gathers rows of the data set, in as many equal parts as entries are picked of each."""
         first = inputs[0]

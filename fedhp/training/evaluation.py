@@ -66,7 +66,7 @@ def evaluate_module(
     module.eval()
 
     def judged(rows: NDArray[np.intp]) -> tuple[int, float]:
-        return _judge(module, *shard.batch(rows, inputs), device)
+        return _judge(module, *shard.batch(rows, inputs, whole=at_once > 1), device)
 
     batches = list(_batches(len(shard), batch, 2 if normalises_over_batches(module) else 1))
     with drawing(derive(0, "evaluation"), device), ThreadPoolExecutor(at_once) as threads:
