@@ -118,9 +118,10 @@ def run(
     # Workers import what they need while this process does; whether there will be any is read next.
     alone = "simulation.num_workers=0" in (arguments or ())
     with readable_errors(debug), begun_early(COHORT_APP, 1, wanted=not alone):
-        from fedhp.api import simulate, warn_unpruned, warn_unused
-        from fedhp.records.record import run_folder
-        from fedhp.scenario.loading import load_scenario
+        with _for_good():
+            from fedhp.api import simulate, warn_unpruned, warn_unused
+            from fedhp.records.record import run_folder
+            from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
         warn_unused("run", overrides)
@@ -149,9 +150,10 @@ def train(
     It is the loop of a fleet's client, over train.epochs passes; the record's rounds are epochs.
     """
     with readable_errors(debug):
-        from fedhp.api import train, warn_unused
-        from fedhp.records.record import run_folder
-        from fedhp.scenario.loading import load_scenario
+        with _for_good():
+            from fedhp.api import train, warn_unused
+            from fedhp.records.record import run_folder
+            from fedhp.scenario.loading import load_scenario
 
         name, overrides = _split(arguments or [])
         warn_unused("train", overrides)
@@ -253,6 +255,20 @@ def main() -> None:
     stop_cleanly()
     atexit.register(gc.freeze)  # or the interpreter looks through all of it as it ends: half a second
     app()
+
+
+@contextmanager
+def _for_good() -> Iterator[None]:
+    """Keeps the garbage collector from what is imported within: it would look through it again and again."""
+    if "torch" in sys.modules:  # nearly all is there already, and not by this process's one command
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextmanager

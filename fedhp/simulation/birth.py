@@ -19,10 +19,12 @@ from fedhp.simulation.serving import serve
 def main(descriptor: int, app: str) -> None:
     """Does what the nursery asks for, until that is gone."""
     control = socket.socket(fileno=descriptor)
+    gc.disable()  # or the collector looks through what is imported again and again
     with suppress(Exception):  # the workers will say what is wrong with it
         resolve(app)
     gc.collect()
     gc.freeze()  # or the collector writes to every page that is shared
+    gc.enable()
     workers: set[int] = set()
     while request := _asked(control):
         kind, worker, line = request
