@@ -49,7 +49,9 @@ def enlisted(kind: type[FleetStrategy] = MaskIntersection, budgets=(None,) * 5, 
 
 def asked(strategy: FleetStrategy, server_round: int = 1) -> list[Message]:
     grid = MemoryGrid(lambda message: None)
-    return stamped(strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
+    messages = strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
+    # By partition id, as nodes are numbered the other way round.
+    return stamped(sorted(messages, key=lambda message: -message.metadata.dst_node_id))
 
 
 def answers(strategy: FleetStrategy, messages: list[Message], num_cut: int = 1) -> list[Message]:

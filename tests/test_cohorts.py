@@ -16,7 +16,7 @@ from test_docs import blocks
 import clients.cohort_app
 from fedhp.errors import DataError, TrainingError
 from fedhp.federation import wire
-from fedhp.federation.asking import Payloads
+from fedhp.federation.asking import Payloads, by_work
 from fedhp.federation.cohorts import cohorts, divided, stack_of
 from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
@@ -75,12 +75,12 @@ def test_cohorts_are_of_one_structure_the_largest_first():
     devices = [device(n, 10**6 if n % 2 == 0 else None, 10 * n + 10) for n in range(12)]
     parts = [(one, small if one.client in (3, 9) else strategy.state.structure) for one in devices]
     payloads = Payloads(strategy.brief, strategy.layout, strategy.state, 1)
-    found = cohorts(strategy, payloads, parts)
+    found = cohorts(strategy, payloads, by_work(strategy.layout, parts))
     members = [[one.device.client for one in sent] for _, sent in found]
-    assert members == [[8, 7, 6, 5], [11, 10], [9, 3], [4, 2, 1, 0]]
+    assert members == [[11, 10], [8, 7, 6, 5], [4, 2, 1, 0], [9, 3]]
     assert [cohort.nodes for cohort, _ in found] == [tuple(1000 - n for n in own) for own in members]
     assert len({id(cohort.content) for cohort, _ in found}) == 2
-    again = cohorts(strategy, payloads, parts[::-1])
+    again = cohorts(strategy, payloads, by_work(strategy.layout, parts[::-1]))
     assert [cohort for cohort, _ in again] == [cohort for cohort, _ in found]
 
 

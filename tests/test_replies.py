@@ -48,7 +48,9 @@ def fleet(
 
 def asked(strategy: FleetStrategy, server_round: int = 1, grid: MemoryGrid | None = None) -> list[Message]:
     grid = grid or MemoryGrid(lambda message: None)
-    return stamped(strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid))
+    messages = strategy.configure_train(server_round, ArrayRecord(), ConfigRecord(), grid)
+    # By partition id, as nodes are numbered the other way round.
+    return stamped(sorted(messages, key=lambda message: -message.metadata.dst_node_id))
 
 
 def honest(strategy: FleetStrategy, message: Message) -> Update:

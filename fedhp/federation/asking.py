@@ -53,6 +53,21 @@ class Payloads:
         return self._packed[structure.digest]
 
 
+def by_work(layout: Layout, parts: Iterable[tuple[Device, Structure]]) -> list[tuple[Device, Structure]]:
+    """Returns a round's devices in its order, by which they are asked, and their updates judged and added.
+
+    Who does most comes first, so that others fill up the rest of the time; those that are sent the same stand
+    together, so that they can train together.
+    """
+
+    def place(part: tuple[Device, Structure]) -> tuple[int, str, int, int]:
+        device, structure = part
+        size = layout.num_parameters(structure.counts)
+        return -size, structure.digest, -device.profile.num_examples, device.client
+
+    return sorted(parts, key=place)
+
+
 def ask(kind: str, payloads: Payloads, parts: Iterable[tuple[Device, Structure]]) -> Asked:
     """Returns a message to each device with its part of a model.
 

@@ -95,30 +95,26 @@ def cohorts(
 ) -> list[tuple[Cohort, list[Sent]]]:
     """Returns a round's devices in cohorts: of those that are sent the same part of the model.
 
-    Who is in which, and their order, depends on the devices and the scenario alone. Those with the most
-    samples come first, so that those that are computed at a time end together; and the largest cohorts, so
-    that workers do.
+    Who is in which depends on the devices and the scenario alone, and they stay in their order: those that
+    are sent the same by falling numbers of samples, so that those that are computed at a time end together.
     """
     groups: dict[str, list[tuple[Device, Structure]]] = {}
     for device, structure in parts:
         groups.setdefault(structure.digest, []).append((device, structure))
     asked, slots = rules.scenario.simulation.stack, rules.recipe.train.state_slots
-    of, found = sum(map(len, groups.values())), list[tuple[int, Cohort, list[Sent]]]()
+    of, found = sum(map(len, groups.values())), list[tuple[Cohort, list[Sent]]]()
     works = [
         payloads.of(group[0][1]).num_parameters * sum(device.profile.num_examples for device, _ in group)
         for group in groups.values()
     ]
     for group, work in zip(groups.values(), works, strict=True):
         payload = payloads.of(group[0][1])
-        group.sort(key=lambda part: (-part[0].profile.num_examples, part[0].client))
         sent = deque(Sent(*part, payload.num_parameters, payload.num_bytes) for part in group)
         stack = stack_of(asked, payload.num_parameters, slots)
         for size in divided(len(group), stack, of, work / sum(works)):
             own = [sent.popleft() for _ in range(size)]
-            does = payload.num_parameters * sum(one.device.profile.num_examples for one in own)
-            found.append((does, Cohort(payload.content, tuple(one.device.node_id for one in own)), own))
-    found.sort(key=lambda one: (-one[0], one[2][0].device.client))
-    return [(cohort, own) for _, cohort, own in found]
+            found.append((Cohort(payload.content, tuple(one.device.node_id for one in own)), own))
+    return found
 
 
 class _Together:

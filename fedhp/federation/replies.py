@@ -1,4 +1,4 @@
-"""Replies as they arrive, put into the one order that results may depend on: by partition id."""
+"""Replies as they arrive, put into the one order that results may depend on: that of a round's devices."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -73,7 +73,7 @@ class Arrived:
 
 
 def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[tuple[Sent, Message | None]]:
-    """Yields each sampled device with its reply, by partition id, as soon as the order allows.
+    """Yields each sampled device with its reply, in the order of ``sent``, as soon as that allows.
 
     Only replies that overtook an earlier device's wait in memory. A device without a reply is yielded with
     None at the end of the stream; replies that do not answer what their sender was asked, or a second one,
@@ -84,7 +84,7 @@ def in_order(sent: Mapping[int, Sent], replies: Iterable[Message]) -> Iterator[t
         return f"client {sent[node].device.client} (node {node})" if node in sent else f"node {node}"
 
     questions = Questions((one.message for one in sent.values() if one.message is not None), name)
-    awaited = deque(sorted(sent, key=lambda node: sent[node].device.client))
+    awaited = deque(sent)
     early: dict[int, Message] = {}
 
     def read(reply: Message) -> Iterator[tuple[Sent, Message]]:

@@ -117,7 +117,7 @@ class _Alone:
 def opened(
     rules: Rules, model: ModelState, sent: Mapping[int, Sent], replies: Iterable[Message]
 ) -> Iterator[Part]:
-    """Checks each reply to a message, and yields what came of each device, by partition id.
+    """Checks each reply to a message, and yields what came of each device, in the order of ``sent``.
 
     Args:
         rules: The strategy's.

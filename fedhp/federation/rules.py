@@ -152,8 +152,8 @@ class Rules(Enlisted):
     def reconciliation(self, model: ModelState) -> Reconciliation:
         """Returns what adds up the updates of a round that begins with this model.
 
-        One of a strategy's own, a subclass, is given every update (`Reconciliation.add`), by partition id,
-        where the strategy ``needs`` them.
+        One of a strategy's own, a subclass, is given every update (`Reconciliation.add`) where the strategy
+        ``needs`` them, in the order of `fedhp.federation.asking.by_work`.
         """
         return Reconciliation(self.layout, model)
 

@@ -93,7 +93,7 @@ class RunningStatistics:
         Args:
             state: What the server held when it asked about its model.
             outcome: The round's; by its rows' numbers of examples the answers are weighted.
-            answers: The devices that were asked, by partition id, each with its reply if one came.
+            answers: The devices that were asked, each with its reply if one came.
         """
         model, rows = state.model, {row.client: row for row in outcome.rows}
         sums = {name: np.zeros(model.weights[name].shape) for name in sorted(self._layout.buffers)}

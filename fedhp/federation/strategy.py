@@ -1,6 +1,6 @@
 """What every fedhp strategy shares: Flower's phases of a round, over rounds as functions of a state."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedhp.costs.memory import MemoryModel
 from fedhp.federation import wire
-from fedhp.federation.asking import Asked, Payloads, ask
+from fedhp.federation.asking import Asked, Payloads, ask, by_work
 from fedhp.federation.cohorts import CohortExchange, cohorts
 from fedhp.federation.device import Device
 from fedhp.federation.patience import Patience
@@ -88,11 +88,13 @@ class FleetStrategy(Rules, Strategy):
         """
         return ask(MessageType.TRAIN, *self._next(grid))
 
-    def _next(self, grid: Grid) -> tuple[Payloads, Iterator[tuple[Device, Structure]]]:
+    def _next(self, grid: Grid) -> tuple[Payloads, list[tuple[Device, Structure]]]:
         self.patience.wait(self.server, grid, [device.node_id for device in self.devices])
         number = self.server.round + 1
-        parts = ((device, self.assign(device, number)) for device in self.sample(number))
-        return Payloads(self.brief, self.layout, self.state, number), parts
+        parts = by_work(
+            self.layout, ((device, self.assign(device, number)) for device in self.sample(number))
+        )
+        return Payloads(self.brief, self.layout, self.state, number), by_work(self.layout, parts)
 
     def ask_for_statistics(self, state: ServerState, outcome: Outcome, sent: Mapping[int, Sent]) -> Asked:
         """Asks devices of a round for the running statistics of its model, where they are not its own.
