@@ -1,5 +1,6 @@
 """Simulated devices that are sent the same model: trained together, and summed up."""
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from fedhp.training.update import Update
 
 from .client_app import recipe_for, round_task
 from .device import open_device
+
+logger = logging.getLogger("fedhp.clients")
 
 
 class _Opened(NamedTuple):
@@ -58,9 +61,15 @@ def _open(brief: wire.Brief, node: Mapping[str, Any], server_round: int, state: 
     try:
         device = open_device(brief, node)
     except Exception as error:
-        return cause(error)
+        return _failure(node["partition-id"], error)
     client = Client(round_task(brief, device, server_round, state), device.shard, device.held_out)
     return _Opened(client, device.profile, time.monotonic() - started)
+
+
+def _failure(client: int, error: Exception) -> str:
+    """Says how a client failed; where fedhp is debugged, with the traceback."""
+    logger.debug("client %d failed", client, exc_info=error)
+    return cause(error)
 
 
 class _Summing:
@@ -80,7 +89,7 @@ class _Summing:
                 that only alone it shows whose they were.
         """
         if isinstance(outcome, Exception):
-            return cause(outcome)
+            return _failure(opened.client.task.client, outcome)
         if opened.seconds + outcome.statistics.seconds > self._seconds:
             if not self._is_alone:
                 raise TimeoutError(too_late(self._seconds))

@@ -337,6 +337,18 @@ def test_debug_shows_the_traceback():
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_debug_shows_where_a_method_of_ones_own_has_failed(num_workers, tmp_path):
+    (tmp_path / "own_method.py").write_text(
+        "from fedhp.training.method import Method\n\n\nclass Fails(Method):\n    def end(self, run):\n"
+        "        {}[run.task.client]  # here\n"
+    )
+    command = [sys.executable, "-m", "fedhp", "run", "quickstart", "--debug", "rounds=1", "--out", "run"]
+    command += [f"simulation.num_workers={num_workers}", "train.methods=[own_method:Fails]"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert "{}[run.task.client]  # here" in ended.stdout + ended.stderr
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -419,3 +419,65 @@ def test_copies_share_nothing():
     first[1].register_forward_hook(lambda *_: pytest.fail("the other's"))
     assert torch.equal(second(samples), module(samples))
     assert dict(second.named_parameters()).keys() == dict(module.named_parameters()).keys()
+
+
+class Halves(Method):
+    """A method of one's own that puts other gradients in the place of those that it is shown."""
+
+    stackable = True
+
+    def on_gradients(self, run) -> None:
+        for parameter in run.module.parameters():
+            parameter.grad = parameter.grad * 0.5
+
+
+class HalvesInPlace(Halves):
+    def on_gradients(self, run) -> None:
+        for parameter in run.module.parameters():
+            parameter.grad.mul_(0.5)
+
+
+class TakesAway(Halves):
+    def on_gradients(self, run) -> None:
+        if run.task.client == 1:
+            run.module[1].bias.grad = None
+
+
+def test_gradients_that_a_method_replaces_are_those_that_count():
+    recipe = small_recipe(WIDE, SGD)
+    who = clients(recipe, data((33, 32, 9)))
+    replaced, changed = (
+        train_cohort(replace(recipe, kinds=(*recipe.kinds, kind)), who, 3) for kind in (Halves, HalvesInPlace)
+    )
+    for one, other in zip(replaced, changed, strict=True):
+        assert isinstance(one, Update)
+        assert isinstance(other, Update)
+        assert_same(one, other)
+
+
+def test_a_method_that_takes_gradients_away_beside_others_is_told_what_to_do():
+    recipe = small_recipe(WIDE, SGD)
+    outcomes = train_cohort(replace(recipe, kinds=(*recipe.kinds, TakesAway)), clients(recipe, data()), 7)
+    assert [isinstance(one, Update) for one in outcomes] == [n != 1 for n in range(7)]
+    assert isinstance(outcomes[1], TrainingError)
+    assert "stackable" in str(outcomes[1])
+
+
+class Scores(Method):
+    """A method of one's own whose scores are of another type, or of what is no group."""
+
+    said = None
+
+    def end(self, run):
+        return self.said
+
+
+def test_scores_of_a_methods_own_travel_as_float32_and_of_groups_alone(monkeypatch):
+    recipe = small_recipe(WIDE, SGD)
+    recipe = replace(recipe, kinds=(*recipe.kinds, Scores))
+    (who,) = clients(recipe, data((33,)))
+    monkeypatch.setattr(Scores, "said", {"fc1": [1.0] * 40})
+    assert train_locally(recipe, who.task, who.shard).state.scores["fc1"].dtype == np.float32
+    monkeypatch.setattr(Scores, "said", {"fc9": np.ones(40)})
+    with pytest.raises(TrainingError, match="'fc9', which is no group of units: expected"):
+        train_locally(recipe, who.task, who.shard)

@@ -71,7 +71,9 @@ class SimulationConfig:
             is given.
         threads_per_worker: Torch threads per worker. More than 1 may change results in the last bits.
         stack: Clients whose training steps are computed at a time, of those that are sent the same model:
-            ``auto`` for as many as a core's caches hold, or a number; at most 64 are.
+            ``auto`` for as many as 8 MiB hold the parameters of, and what their optimisers keep, or a number
+            from 1; at most 64 are. It may change results in the last bits, of convolutional networks and
+            where a batch is no multiple of 4; who is refused does not depend on it.
     """
 
     num_workers: Annotated[

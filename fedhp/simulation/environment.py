@@ -1,5 +1,6 @@
 """What a worker's process has: time to start, its environment, the bytes that it may have in hand."""
 
+import logging
 import os
 import site
 import sys
@@ -8,6 +9,9 @@ import sysconfig
 SLICE_BYTES = 8 * 2**20
 # Within which it has to be ready; to import torch from a disk far away takes a minute.
 START_SECONDS = 180.0
+
+# Tells a worker from which level on it is to say what fedhp logs: its clients' tracebacks, in debugging.
+LOG_LEVEL = "FEDHP_LOG_LEVEL"
 
 
 def worker_environment(num_threads: int) -> dict[str, str]:
@@ -21,6 +25,7 @@ def worker_environment(num_threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_ARENA_MAX": "2",
+        LOG_LEVEL: str(logging.getLogger("fedhp").getEffectiveLevel()),
         "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
     }

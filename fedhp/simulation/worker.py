@@ -1,11 +1,13 @@
 """What does tasks, chunk by chunk, in a process of its own."""
 
+import logging
+import os
 import time
 from typing import Any, NamedTuple
 
 from flwr.app import RecordDict
 
-from fedhp.simulation.environment import SLICE_BYTES
+from fedhp.simulation.environment import LOG_LEVEL, SLICE_BYTES
 from fedhp.simulation.loading import limit_threads
 from fedhp.simulation.tasks import Apps, Job
 
@@ -29,6 +31,8 @@ class Worker:
 
     def load(self) -> None:
         """Imports the apps; apart from the constructor so that a failure arrives as what it is."""
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("fedhp").setLevel(int(os.environ[LOG_LEVEL]))
         self._apps = Apps(*self._references, self._num_nodes)
         limit_threads(self._num_threads)
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
+from fedhp.errors import TrainingError
 from fedhp.model.modules import take_weights
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.state import Weights
@@ -235,8 +236,8 @@ class Method:
         """Leaves the module as it was before, but for what it learned.
 
         Returns:
-            Per group, figures of its units, NumPy arrays of float32 and shape ``(units,)``, that travel up
-            beside the weights; None for none.
+            Per group, figures of its units, NumPy arrays of shape ``(units,)``, that travel up beside the
+            weights as float32; None for none.
         """
         return None
 
@@ -249,14 +250,24 @@ def begin(run: ClientRun) -> None:
 
 
 def end(run: ClientRun) -> Scores:
-    """Ends all methods; returns the scores that travel up: theirs, and of other groups those of the task."""
+    """Ends all methods; returns the scores that travel up: theirs, and of other groups those of the task.
+
+    Raises:
+        TrainingError: If a method returns scores of what is no group.
+    """
     assigned, held = run.task.state.structure, run.structure
     known = run.task.state.scores
     scores = dict(known)
     if held is not assigned:
         scores = {group: known[group][assigned.positions(held, group)] for group in known}
     for method in run.methods:
-        scores |= method.end(run) or {}
+        for group, values in (method.end(run) or {}).items():
+            if group not in known:
+                raise TrainingError(
+                    f"client method {type(method).__name__} returned scores of '{group}', which is no group "
+                    f"of units: expected {', '.join(known)}"
+                )
+            scores[group] = np.asarray(values, np.float32)
     return scores
 
 

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 
 from fedhp.data.ahead import Ahead, Source
+from fedhp.errors import TrainingError
 from fedhp.model.gradients import Batch, Take, chain_gradients
 from fedhp.model.modules import rows_like
 from fedhp.training.optimizers import MOMENTUM, descend, drop_gradients
@@ -100,11 +101,15 @@ class Stack:
         """Shows each member its gradients."""
         norms = cache(lambda: [torch.linalg.vector_norm(grad.flatten(1), dim=1).tolist() for grad in grads])
         for place, member in enumerate(members):
-            if self._shows_gradients:
-                for parameter, grad in zip(self._parameters[place], grads, strict=True):
-                    parameter.grad = grad[place]
+            own = [grad[place] for grad in grads] if self._shows_gradients else []
+            parameters = self._parameters[place] if self._shows_gradients else []
+            for parameter, grad in zip(parameters, own, strict=True):
+                parameter.grad = grad
             with guarded(member):
                 member.on_gradients(lambda place=place: math.hypot(*(norm[place] for norm in norms())))
+                for parameter, grad in zip(parameters, own, strict=True):
+                    if parameter.grad is not grad:
+                        _put_there(grad, parameter.grad)
 
     def _update(
         self,
@@ -122,6 +127,20 @@ class Stack:
             if not self._updates_all:
                 member.run.optimizer.step()
             drop_gradients(member.run.optimizer)
+
+
+def _put_there(grad: torch.Tensor, other: torch.Tensor | None) -> None:
+    """Takes over what a method of the user's own has put in the place of a gradient.
+
+    Raises:
+        TrainingError: If that is nothing: a step of many clients is one of all parameters.
+    """
+    if other is None:
+        raise TrainingError(
+            "a client method took a gradient away (grad = None), which only clients trained one by one do "
+            "without; leave out stackable = True in its class, or fill the gradient with zeros"
+        )
+    grad.copy_(other)
 
 
 def _parameters(member: Session) -> list[torch.nn.Parameter]:
