@@ -187,7 +187,7 @@ def test_the_same_round_is_measured_under_flower(monkeypatch):
 def test_stacks_are_measured_beside_the_bare_loop():
     """Ten samples of 4 clients each, dense, and tracked at a tenth with momentum."""
     cases = [stack.CASES[0], stack.CASES[5]]
-    dense, tracked = run_stack(cases, stacks=(1, 3), clients=4, samples=10, repeats=1)["rows"]
+    dense, tracked = run_stack(cases, stacks=(1, 3), clients=4, samples=10, turns=1)["rows"]
     assert (dense["network"], dense["tracked"], dense["momentum"]) == ("784-300-100", False, 0.0)
     assert (tracked["tracked"], tracked["momentum"]) == (True, 0.9)
     assert min(dense["x1"], dense["x3"], tracked["x1"], tracked["bare_milliseconds"]) > 0

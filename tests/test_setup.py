@@ -1,11 +1,15 @@
 """What is refused before a run begins."""
 
+import sys
+
 import pytest
+import torch
 from fleets import device
 
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.run.setup import prepare, strategy_class
 from fedhp.scenario.loading import load_scenario
+from fedhp.training.method import Method
 from strategies import Dense, MaskIntersection
 
 pytestmark = pytest.mark.usefixtures("as_the_server")
@@ -24,6 +28,17 @@ def test_an_option_that_another_strategy_owns_is_refused(name, option, owners):
     chosen = load_scenario("quickstart", [f"strategy.name={name}", f"strategy.{option}"])
     with pytest.raises(ScenarioError, match=rf"strategy\.{option.partition('=')[0]}: .*'{name}'.*{owners}"):
         prepare(chosen)
+
+
+@pytest.mark.parametrize("key", ["train.methods=['__main__:Mine']", "model.target=__main__:build"])
+def test_what_stands_in_the_script_itself_is_refused_where_workers_would_look_for_it(key, monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "Mine", type("Mine", (Method,), {}), raising=False)
+    layers = torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10)
+    monkeypatch.setattr(main, "build", lambda: torch.nn.Sequential(*layers), raising=False)
+    with pytest.raises(ScenarioError, match=r"'__main__:.*' is of the script .*num_workers=0"):
+        prepare(load_scenario("quickstart", [key, "simulation.num_workers=2"]))
+    prepare(load_scenario("quickstart", [key, "simulation.num_workers=0", "prune.target_compression=2"]))
 
 
 @pytest.mark.parametrize(

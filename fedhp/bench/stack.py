@@ -63,7 +63,8 @@ def run_stack(
     stacks: Sequence[int] = STACKS,
     clients: int = _CLIENTS,
     samples: int = _SAMPLES,
-    repeats: int = 7,
+    turns: int = 7,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Times the whole local training of the same clients on one thread, in stacks of several sizes.
 
@@ -74,7 +75,8 @@ def run_stack(
         stacks: How many clients may be computed at a time.
         clients: How many there are.
         samples: Of each.
-        repeats: Turns.
+        turns: How often each is timed.
+        say: Is told of each case that is done.
 
     Returns:
         One row per case: its network, batch, momentum and tracking; ``bare_milliseconds`` a client;
@@ -84,12 +86,16 @@ def run_stack(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return {"clients": clients, "rows": [_row(case, stacks, clients, samples, repeats) for case in cases]}
+        rows = []
+        for number, case in enumerate(cases, 1):
+            rows.append(_row(case, stacks, clients, samples, turns))
+            say(f"{number} of {len(cases)}: {rows[-1]['network']}, batch {rows[-1]['batch']}")
+        return {"clients": clients, "rows": rows}
     finally:
         torch.set_num_threads(threads)
 
 
-def _row(case: Case, stacks: Sequence[int], clients: int, samples: int, repeats: int) -> dict[str, Any]:
+def _row(case: Case, stacks: Sequence[int], clients: int, samples: int, turns: int) -> dict[str, Any]:
     recipe, cohort = _prepared(case, clients, samples)
     results: dict[int, list[Update]] = {}
 
@@ -99,15 +105,15 @@ def _row(case: Case, stacks: Sequence[int], clients: int, samples: int, repeats:
     arms: dict[str, Callable[[], None]] = {"bare": lambda: _train_barely(recipe, cohort)}
     arms |= {f"x{stack}": lambda stack=stack: train(stack) for stack in stacks}
     # A turn more than is counted: in the first one, peaks of memory are measured too.
-    turns = [{arm: _seconds(run) for arm, run in arms.items()} for _ in range(repeats + 1)][1:]
+    timed = [{arm: _seconds(run) for arm, run in arms.items()} for _ in range(turns + 1)][1:]
     first_weights = [update.state.weights for update in results[stacks[0]]]
     return {
         "network": "-".join(map(str, cohort[0].task.state.structure.counts.values())),
         "batch": recipe.train.batch_size,
         "momentum": recipe.train.momentum,
         "tracked": case.tracked,
-        "bare_milliseconds": 1e3 * median(turn["bare"] for turn in turns) / clients,
-        **{arm: median(turn["bare"] / turn[arm] for turn in turns) for arm in arms if arm != "bare"},
+        "bare_milliseconds": 1e3 * median(turn["bare"] for turn in timed) / clients,
+        **{arm: median(turn["bare"] / turn[arm] for turn in timed) for arm in arms if arm != "bare"},
         "same_bits": all(_same(first_weights, results[stack]) for stack in stacks),
     }
 

@@ -1,6 +1,6 @@
 """From a scenario to what a run needs, with every check that can be made before the first device is asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 
 from fedhp.aggregation.options import StrategyConfig
@@ -46,7 +46,7 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()
     recipe.check_batch()
-    _check_simulation(scenario)
+    _check_simulation(scenario, kind.methods)
     recipe.check_methods()
     kind.check(recipe)
     state = initial_state(recipe.architecture, scenario.seed)
@@ -68,9 +68,17 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
     )
 
 
-def _check_simulation(scenario: Scenario) -> None:
+def _check_simulation(scenario: Scenario, methods: Sequence[str]) -> None:
     check_installed(scenario.tracking.wandb)
     simulation = scenario.simulation
+    own = [("strategy.name", methods), ("train.methods", scenario.train.methods)]
+    for key, references in (*own, ("model.target", [scenario.model.target])):
+        within = [one for one in references if one.startswith("__main__:")]
+        if within and simulation.num_workers:
+            raise ScenarioError(
+                f"{key}: '{within[0]}' is of the script or notebook itself, which workers do not import; put "
+                f"it into a file of its own, or set simulation.num_workers=0"
+            )
     if scenario.train.device == "cuda" and simulation.num_workers and not simulation.gpus_per_worker:
         raise ScenarioError(
             "train.device = cuda needs simulation.gpus_per_worker above 0 (or num_workers = 0): workers "
