@@ -59,11 +59,13 @@ def by_work(layout: Layout, parts: Iterable[tuple[Device, Structure]]) -> list[t
     Who does most comes first, so that others fill up the rest of the time; those that are sent the same stand
     together, so that they can train together.
     """
+    sizes: dict[str, int] = {}
 
     def place(part: tuple[Device, Structure]) -> tuple[int, str, int, int]:
         device, structure = part
-        size = layout.num_parameters(structure.counts)
-        return -size, structure.digest, -device.profile.num_examples, device.client
+        if structure.digest not in sizes:
+            sizes[structure.digest] = layout.num_parameters(structure.counts)
+        return -sizes[structure.digest], structure.digest, -device.profile.num_examples, device.client
 
     return sorted(parts, key=place)
 
