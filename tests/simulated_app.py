@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -55,6 +55,13 @@ class Together:
     payload_bytes: int = 0
 
 
+class DiesPacking(Together):
+    """An answer whose worker dies as it is packed, when all is done."""
+
+    def __reduce__(self) -> NoReturn:
+        os._exit(1)
+
+
 def together(content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: float) -> Together:
     """Does as the message says if it names one of the nodes."""
     order = content["order"]
@@ -65,6 +72,8 @@ def together(content: RecordDict, nodes: Sequence[Mapping[str, Any]], seconds: f
             time.sleep(order["seconds"])
         elif order["do"] == "die":
             os._exit(1)
+        elif order["do"] == "die packing":
+            return DiesPacking(partitions)
         elif order["do"] == "raise":
             raise ShardError("labels are missing")
     return Together(partitions)

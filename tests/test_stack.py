@@ -481,3 +481,29 @@ def test_scores_of_a_methods_own_travel_as_float32_and_of_groups_alone(monkeypat
     monkeypatch.setattr(Scores, "said", {"fc9": np.ones(40)})
     with pytest.raises(TrainingError, match="'fc9', which is no group of units: expected"):
         train_locally(recipe, who.task, who.shard)
+
+
+class FailsBefore(Method):
+    """A method of one's own that fails before a client's second step."""
+
+    stackable = True
+
+    def begin(self, run) -> None:
+        self.steps = 0
+
+    def before_step(self, run) -> None:
+        self.steps += 1
+        if run.task.client == 1 and self.steps == 2:
+            raise ValueError("no more")
+
+
+def test_a_client_that_fails_before_a_step_fails_alone():
+    recipe = small_recipe(WIDE, SGD)
+    who = clients(recipe, data((33, 32, 20)))
+    one, failed, other = train_cohort(replace(recipe, kinds=(*recipe.kinds, FailsBefore)), who, 3)
+    assert isinstance(failed, ValueError)
+    assert isinstance(one, Update)
+    assert isinstance(other, Update)
+    lone = alone(recipe, who)
+    assert_same(one, lone[0])
+    assert_same(other, lone[2], to_the_bit=False)

@@ -37,7 +37,8 @@ class _Sums:
             else:
                 wide, widened, total = self._views[name]
                 np.copyto(wide, array)
-                total.add_(widened, alpha=examples)  # in one pass; NumPy takes two
+                # In one pass, where NumPy takes two; exact for whole numbers of examples.
+                total.add_(widened, alpha=examples)
 
 
 class _Buffer:
@@ -52,6 +53,7 @@ class _Buffer:
         if self._sums is None:
             self._sums = _Sums({name: array.shape for name, array in weights.items()}, scratch)
             self._sums.add(*self._first)
+            self._first = {}, 0.0  # nothing is to be kept that may be a part of much more
         self._sums.add(weights, examples)
 
     def sums(self, scratch: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.float64]]]:

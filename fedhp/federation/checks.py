@@ -132,7 +132,7 @@ def check_scores(scores: Weights, structure: Structure) -> None:
     """
     for group, values in scores.items():
         # Written so that NaN fails too.
-        if not (values.min() >= 0 and values.max() <= 1.01 * len(structure.masks[group])):
+        if values.size and not (values.min() >= 0 and values.max() <= 1.01 * len(structure.masks[group])):
             raise WireError(f"score.{group}: holds negative, NaN or impossibly large values")
 
 

@@ -150,7 +150,7 @@ class CohortExchange:
         timeout: Seconds that one client may take.
 
     Attributes:
-        sent: What each node was sent, by partition id.
+        sent: What each node was sent, in the round's order.
     """
 
     def __init__(
@@ -160,8 +160,7 @@ class CohortExchange:
         grid: SimulatedGrid,
         timeout: float,
     ) -> None:
-        sent = sorted((one for _, own in asked for one in own), key=lambda one: one.device.client)
-        self.sent = {one.device.node_id: one for one in sent}
+        self.sent = {one.device.node_id: one for _, own in asked for one in own}
         self._rules, self._grid, self._timeout = rules, grid, timeout
         self._cohorts = [cohort for cohort, _ in asked]
         self._stream = grid.ask_together(self._cohorts, timeout)

@@ -91,9 +91,7 @@ class FleetStrategy(Rules, Strategy):
     def _next(self, grid: Grid) -> tuple[Payloads, list[tuple[Device, Structure]]]:
         self.patience.wait(self.server, grid, [device.node_id for device in self.devices])
         number = self.server.round + 1
-        parts = by_work(
-            self.layout, ((device, self.assign(device, number)) for device in self.sample(number))
-        )
+        parts = ((device, self.assign(device, number)) for device in self.sample(number))
         return Payloads(self.brief, self.layout, self.state, number), by_work(self.layout, parts)
 
     def ask_for_statistics(self, state: ServerState, outcome: Outcome, sent: Mapping[int, Sent]) -> Asked:

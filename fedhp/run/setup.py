@@ -46,7 +46,9 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()
     recipe.check_batch()
-    _check_simulation(scenario, kind.methods)
+    _check_devices(scenario)
+    if simulated:
+        _check_found_by_workers(scenario, kind.methods)
     recipe.check_methods()
     kind.check(recipe)
     state = initial_state(recipe.architecture, scenario.seed)
@@ -68,17 +70,20 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
     )
 
 
-def _check_simulation(scenario: Scenario, methods: Sequence[str]) -> None:
-    check_installed(scenario.tracking.wandb)
-    simulation = scenario.simulation
+def _check_found_by_workers(scenario: Scenario, methods: Sequence[str]) -> None:
     own = [("strategy.name", methods), ("train.methods", scenario.train.methods)]
     for key, references in (*own, ("model.target", [scenario.model.target])):
         within = [one for one in references if one.startswith("__main__:")]
-        if within and simulation.num_workers:
+        if within and scenario.simulation.num_workers:
             raise ScenarioError(
                 f"{key}: '{within[0]}' is of the script or notebook itself, which workers do not import; put "
                 f"it into a file of its own, or set simulation.num_workers=0"
             )
+
+
+def _check_devices(scenario: Scenario) -> None:
+    check_installed(scenario.tracking.wandb)
+    simulation = scenario.simulation
     if scenario.train.device == "cuda" and simulation.num_workers and not simulation.gpus_per_worker:
         raise ScenarioError(
             "train.device = cuda needs simulation.gpus_per_worker above 0 (or num_workers = 0): workers "

@@ -31,8 +31,10 @@ class Worker:
 
     def load(self) -> None:
         """Imports the apps; apart from the constructor so that a failure arrives as what it is."""
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("fedhp").setLevel(int(os.environ[LOG_LEVEL]))
+        level, logger = int(os.environ[LOG_LEVEL]), logging.getLogger("fedhp")
+        if level <= logging.DEBUG:
+            logger.setLevel(level)
+            logger.addHandler(logging.StreamHandler())
         self._apps = Apps(*self._references, self._num_nodes)
         limit_threads(self._num_threads)
 

@@ -42,10 +42,14 @@ def evaluate(
 def _most_at_once(module: nn.Module, device: torch.device | str) -> int:
     """Returns how many batches are judged at once: those of networks of torch's and our own layers."""
     parts = list(module.modules())
-    known = all(type(part).__module__.partition(".")[0] in ("torch", "fedhp") for part in parts)
+    known = all(map(_is_known, parts))
     if torch.device(device).type != "cpu" or not known or any(map(is_watched, parts)):
         return 1
     return max(1, min(_MOST_AT_ONCE, cores() // torch.get_num_threads()))
+
+
+def _is_known(part: nn.Module) -> bool:
+    return type(part).__module__.partition(".")[0] in ("torch", "fedhp") and "forward" not in vars(part)
 
 
 def evaluate_module(

@@ -72,7 +72,7 @@ class Session:
     def __init__(self, recipe: Recipe, client: Client, row: Row | None = None) -> None:
         started, task, shard = time.perf_counter(), client.task, client.shard
         _check_samples(recipe, client)
-        # Before anything is allocated: a model that does not fit is refused here.
+        # A model that does not fit is refused here: by itself, before anything is allocated.
         steps = _steps(recipe, task, shard, task.state.structure)
         self.run = ClientRun(recipe, task, shard, task.state.structure, steps, row)
         self._take(steps)

@@ -19,9 +19,10 @@ Tensors = list[torch.Tensor]
 class Stack:
     """Networks, one client's each, as rows of common tensors: a lone client's, if dense, is a stack of one.
 
-    Each client's module and optimiser view its row, so that methods look at one client, and act on it, as if
-    it were alone. Forward and backward pass are one computation for all (`fedhp.model.side_by_side`), and so
-    is the update where it is SGD's; the others change what becomes of a row by rounding at most.
+    A client's module and optimiser, where somebody looks at them, view its row, so that methods look at one
+    client, and act on it, as if it were alone. Forward and backward pass are one computation for all
+    (`fedhp.model.side_by_side`), and so is the update where it is SGD's; the others change what becomes of a
+    row by rounding at most.
 
     Args:
         members: The clients: their networks have a form and are of one shape, their batches of one size.
@@ -51,7 +52,7 @@ class Stack:
         ]
         self._starts = [*map(_starts, self._parameters)]
 
-    def last(self) -> None:
+    def stay(self) -> None:
         """Is to take the next steps too, as long as all tensors lie where they do."""
         for member in self._members:
             member.stack, member.run.is_beside = self, True

@@ -120,7 +120,13 @@ class _Training:
     def step(self, members: Sequence[Session]) -> None:
         """Takes the next step of each."""
         started = time.perf_counter()
-        rates = [member.before_step() for member in members]
+        rates = list[float]()
+        for member in members:
+            with guarded(member):
+                rates.append(member.before_step())
+        members = [member for member in members if member.failure is None]
+        if not members:
+            return
         beside = members[0].is_dense or len(members) > 1
         if beside and not self._is_device:
             watch_beside(members, step_one)
@@ -142,7 +148,7 @@ class _Training:
         stack = Stack(members)
         if not self._is_device:  # where it would keep, with its views, what a cut is to free
             self._stacks[shape] = stack
-            stack.last()
+            stack.stay()
         return stack
 
 
