@@ -54,6 +54,7 @@ CLIENT_COLUMNS = [
     "bytes_down",
     "bytes_up",
     "update_norm",
+    "update_share",
     "train_loss",
     "accuracy",
     "gradient_norm",

@@ -107,7 +107,11 @@ def test_no_class_is_longer_than_130_lines() -> None:
 
 def test_no_class_has_more_than_14_attributes_but_those_whose_attributes_are_columns() -> None:
     many = {size.place for size in class_sizes() if size.attributes > 14}
-    assert many == {"fedhp/records/rows.py:RoundReport", "fedhp/records/summary.py:Summary"}
+    assert many == {
+        "fedhp/records/rows.py:ClientReport",
+        "fedhp/records/rows.py:RoundReport",
+        "fedhp/records/summary.py:Summary",
+    }
 
 
 def test_the_front_door_imports_nothing_of_fedhp_eagerly() -> None:

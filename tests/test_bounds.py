@@ -51,6 +51,7 @@ ZERO_MEANS_SOMETHING = {
     "prune.marginal",
     "strategy.optimizer.momentum",
     "strategy.optimizer.beta_2",
+    "strategy.robust.clip",
     "server.clients_per_round",
     "server.patience_seconds",
     "server.max_times_median",

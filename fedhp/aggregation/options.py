@@ -49,6 +49,43 @@ class ServerOptimizerConfig:
         return SERVER_OPTIMIZERS[self.name] if self.learning_rate is None else self.learning_rate
 
 
+# How a robust server makes one value of its clients': the first takes the mean, as any other server.
+ROBUST_RULES = ("mean", "trimmed_mean", "median")
+
+
+@dataclass(frozen=True)
+class RobustConfig:
+    """What the server does against updates that are meant to ruin the model, or come of a broken device.
+
+    Attributes:
+        rule: How the clients' values of a weight become one: their ``mean`` by examples; or, each client
+            counting once, their ``trimmed_mean`` or ``median`` (Yin et al. 2018, arXiv 1803.01498), over
+            those that hold the weight. Both need every update at the server, and as many models of memory.
+        trim: Of ``trimmed_mean``, the share of the clients that is cut off at each end, rounded down: as many
+            may lie. Below a half.
+        clip: How many times the median of the others the change that an update makes may measure; a larger
+            one is scaled down to that (Sun et al. 2019, arXiv 1911.07963). It comes after
+            ``server.max_times_median``, beyond which an update is refused. 0 clips nothing.
+    """
+
+    rule: Annotated[str, OneOf(ROBUST_RULES)] = "mean"
+    trim: Annotated[float, Bounds(at_least=0, below=0.5)] = 0.2
+    clip: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 clips nothing")] = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(self, "strategy.robust.")
+        if self.trim != 0.2 and self.rule != "trimmed_mean":
+            raise ScenarioError(
+                f"strategy.robust.trim has no effect with strategy.robust.rule = {self.rule}; leave it out, "
+                f"or choose trimmed_mean"
+            )
+
+    @property
+    def needs_updates(self) -> bool:
+        """Whether sums over the updates are not enough."""
+        return self.rule != "mean" or self.clip > 0
+
+
 @dataclass(frozen=True)
 class StrategyConfig:
     """How updates become one model. Each strategy has some of these options, and refuses the others.
@@ -70,6 +107,7 @@ class StrategyConfig:
             ``federated_dropout`` and ``fjord``, whose steps draw among them too (without, among its paper's
             0.2, 0.4, 0.6, 0.8 and 1).
         optimizer: The server's optimiser, which every strategy can have.
+        robust: What is done against poisonous updates, as in every strategy.
     """
 
     name: Annotated[str, STABLE] = "mask_intersection"
@@ -78,6 +116,7 @@ class StrategyConfig:
     uncovered: Annotated[str, OneOf(UNCOVERED)] = "keep"
     levels: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
     optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
+    robust: RobustConfig = field(default_factory=RobustConfig)
 
     def __post_init__(self) -> None:
         check_values(self, "strategy.")

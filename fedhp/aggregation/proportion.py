@@ -4,7 +4,7 @@ import math
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeVar
 
@@ -71,6 +71,15 @@ class Reference:
             Change(kind, norm(moved[name] - before[name] for name in names), norms[kind])
             for kind, names in self._kinds.items()
         )
+
+    def scaled(self, update: Update, share: float) -> Update:
+        """Returns the update with a share of its changes alone."""
+        held = update.state.structure
+        before = self._layout.slice(self._state.weights, self._state.structure, held)
+        weights = {
+            name: old + np.float32(share) * (update.state.weights[name] - old) for name, old in before.items()
+        }
+        return replace(update, state=ModelState(weights, held, update.state.scores))
 
     def _norms_of(self, weights: Weights) -> Mapping[str, float]:
         return {kind: norm(weights[name] for name in names) for kind, names in self._kinds.items()}

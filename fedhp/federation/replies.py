@@ -40,6 +40,7 @@ class Arrived:
         num_bytes: Bytes of the reply's arrays.
         failure: ``"stage: cause"``.
         absent: Whether the device failed because it is not there.
+        share: Of the update's change, what counts: less than 1 where it is clipped.
     """
 
     sent: Sent
@@ -48,6 +49,7 @@ class Arrived:
     num_bytes: int = 0
     failure: str = ""
     absent: bool = False
+    share: float = 1.0
 
     def row(self, server_round: int, layout: Layout, budgeted: bool) -> ClientReport:
         """Returns the device's row of the round."""
@@ -64,6 +66,7 @@ class Arrived:
             bytes_down=self.sent.num_bytes,
             bytes_up=self.num_bytes,
             update_norm=self.changes[0].norm if self.changes else None,
+            update_share=self.share if self.changes and not self.failure else None,
         )
         return row if self.said is None or self.failure else succeeded(row, self.said, layout)
 

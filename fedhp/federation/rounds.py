@@ -93,10 +93,11 @@ def _as_it_counts(rules: Rules, item: tuple[Part, Arrived], flaw: str, times: fl
     one = item[1]
     if one.said is None or flaw:
         return one.refused(flaw)
-    number = rules.claims.held(one.sent.device, one.said.num_examples, times)
-    return (
-        one if number == one.said.num_examples else replace(one, said=replace(one.said, num_examples=number))
-    )
+    number, clip = rules.claims.held(one.sent.device, one.said.num_examples, times), rules.robust.clip
+    share = min(1.0, clip / times) if clip and times else 1.0
+    if share == 1 and number == one.said.num_examples:
+        return one
+    return replace(one, said=replace(one.said, num_examples=number), share=share)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +105,7 @@ class _Alone:
     """A device that was asked by a message of its own."""
 
     arrived: tuple[Arrived]
+    reference: Reference
     update: Update | None = None
 
     def add(self, reconciliation: Reconciliation, counted: Sequence[Arrived]) -> None:
@@ -111,6 +113,7 @@ class _Alone:
         (one,), update = counted, self.update
         assert update is not None
         assert one.said is not None
+        update = update if one.share == 1 else self.reference.scaled(update, one.share)
         reconciliation.add(replace(update, num_examples=one.said.num_examples))
 
 
@@ -132,18 +135,19 @@ def opened(
 def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None) -> _Alone:
     """Checks one reply, or names the failure."""
     if reply is None:
-        return _Alone((Arrived(sent, failure="timeout: no reply arrived in time"),))
+        return _Alone((Arrived(sent, failure="timeout: no reply arrived in time"),), reference)
     device = sent.device
     absent = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
     try:
         content = content_of(reply)
         update = wire.unpack_update(content, rules.layout, device.client, sent.structure, device.profile)
     except WireError as error:
-        return _Alone((Arrived(sent, failure=f"reply: {error}"),))
+        return _Alone((Arrived(sent, failure=f"reply: {error}"),), reference)
     except FedhpError as error:
-        return _Alone((Arrived(sent, failure=str(error), absent=absent),))
+        return _Alone((Arrived(sent, failure=str(error), absent=absent),), reference)
     said = rules.believed(device, update.said)
-    return _Alone((Arrived(sent, said, reference.changes(update), wire.update_bytes(content)),), update)
+    arrived = Arrived(sent, said, reference.changes(update), wire.update_bytes(content))
+    return _Alone((arrived,), reference, update)
 
 
 def _concluded(

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 from fedhp.aggregation.assignment import check_smallest
+from fedhp.aggregation.options import RobustConfig
 from fedhp.aggregation.reconcile import Reconciliation
+from fedhp.aggregation.robust import RobustReconciliation
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
@@ -132,6 +134,16 @@ class Rules(Enlisted):
     needs: Literal["sums", "updates"] = "sums"
     paper = ""
 
+    @property
+    def robust(self) -> RobustConfig:
+        """What is done against poisonous updates."""
+        return self.scenario.strategy.robust
+
+    @property
+    def needs_updates(self) -> bool:
+        """Whether every update has to come to the server."""
+        return self.needs == "updates" or self.robust.needs_updates
+
     @classmethod
     def prunes(cls) -> bool:
         """Says whether clients prune as they train."""
@@ -155,6 +167,8 @@ class Rules(Enlisted):
         One of a strategy's own, a subclass, is given every update (`Reconciliation.add`) where the strategy
         ``needs`` them, in the order of `fedhp.federation.asking.by_work`.
         """
+        if self.robust.rule != "mean":
+            return RobustReconciliation(self.layout, model, self.robust)
         return Reconciliation(self.layout, model)
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:

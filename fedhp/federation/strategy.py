@@ -73,7 +73,7 @@ class FleetStrategy(Rules, Strategy):
         Raises:
             TrainingError: As `ask`.
         """
-        if self.needs != "sums" or not isinstance(grid, SimulatedGrid) or not grid.takes_cohorts:
+        if self.needs_updates or not isinstance(grid, SimulatedGrid) or not grid.takes_cohorts:
             messages, sent = self.ask(grid)
             replies = grid.send_and_receive(messages, timeout=timeout)
             return sent, opened(self, self.state, sent, replies)

@@ -31,6 +31,8 @@ class ClientReport:
         bytes_down: Payload sent to it.
         bytes_up: Payload received from it.
         update_norm: The Euclidean norm of what it changed of the weights that it sent back.
+        update_share: The share of that change that counts: below 1 where ``strategy.robust.clip`` scales an
+            update down.
         statistics: What it measured, each figure a column of its own; None where it failed.
     """
 
@@ -47,6 +49,7 @@ class ClientReport:
     bytes_down: Annotated[int, Figure("bytes", over_clients=sum)]
     bytes_up: Annotated[int, Figure("bytes", over_clients=sum)] = 0
     update_norm: Annotated[float | None, Figure(later=True)] = None
+    update_share: Annotated[float | None, Figure("share", later=True)] = None
     statistics: Statistics | None = None
 
     def value(self, column: str) -> Any:

@@ -161,7 +161,9 @@ def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
     usual = StrategyConfig()
     for option in fields(StrategyConfig):
         key = option.name
-        if key in ("name", "optimizer", *kind.options) or getattr(config, key) == getattr(usual, key):
+        if key in ("name", "optimizer", "robust", *kind.options) or getattr(config, key) == getattr(
+            usual, key
+        ):
             continue
         owners = [name for name, strategy in registry().items() if key in strategy.options]
         raise ScenarioError(

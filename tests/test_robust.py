@@ -1,0 +1,178 @@
+"""Robust reconciliation against values computed by hand, SciPy's trimmed mean, and liars in a real fleet."""
+
+import numpy as np
+import pytest
+from factories import (
+    conv_layout,
+    dense_layout,
+    filled_state,
+    random_state,
+    structure,
+    two_convs_layout,
+    update,
+)
+from scipy.stats import trim_mean
+
+import fedhp
+from fedhp.aggregation import robust
+from fedhp.aggregation.options import RobustConfig, StrategyConfig
+from fedhp.aggregation.reconcile import Reconciliation
+from fedhp.aggregation.robust import RobustReconciliation, middle
+from fedhp.errors import ScenarioError
+from fedhp.model.structure import Structure
+from fedhp.records.load import load_state
+from fedhp.training.method import Method
+
+LAYOUT = dense_layout(3)
+GLOBAL = filled_state(
+    LAYOUT, LAYOUT.full(), in_weight=[10, 20, 30], in_bias=[1, 2, 3], out_weight=[100, 200, 300]
+)
+MEDIAN = RobustConfig("median")
+
+
+def three_replies(config: RobustConfig) -> RobustReconciliation:
+    """Of in.weight A holds 1 and 2 (units 0 and 1), B 4 (unit 0), C 3 and 6 (units 0 and 1)"""
+    two, one = structure(LAYOUT, a=[0, 1]), structure(LAYOUT, a=[0])
+    reconciliation = RobustReconciliation(LAYOUT, GLOBAL, config)
+    for kept, in_weight, examples in ((two, [1, 2], 1), (one, [4], 1000), (two, [3, 6], 1)):
+        state = filled_state(
+            LAYOUT, kept, in_weight=in_weight, in_bias=[0] * len(in_weight), out_weight=[5] * len(in_weight)
+        )
+        reconciliation.add(update(state, LAYOUT.full(), examples))
+    return reconciliation
+
+
+@pytest.mark.parametrize(
+    ("uncovered", "expected"),
+    [
+        ("keep", [3, 4, 30]),  # of 1, 4 and 3; of 2 and 6; what it was
+        ("zero", [3, 4, 0]),
+        ("residual", [3, 6, 30]),  # of 2, 20 and 6; of 30 three times
+        ("zero_filled", [3, 2, 0]),  # of 2, 0 and 6
+    ],
+)
+def test_the_median_over_holders_computed_by_hand(uncovered, expected):
+    assert three_replies(MEDIAN).mean(uncovered).weights["in.weight"].ravel().tolist() == expected
+
+
+def test_a_third_is_cut_off_at_each_end_of_three_holders_and_nothing_of_two():
+    mean = three_replies(RobustConfig("trimmed_mean", trim=0.34)).mean()
+    assert mean.weights["in.weight"].ravel().tolist() == [3, 4, 30]
+    mean = three_replies(RobustConfig("trimmed_mean", trim=0.2)).mean()
+    np.testing.assert_allclose(mean.weights["in.weight"].ravel(), [8 / 3, 4, 30], rtol=1e-6)
+
+
+@pytest.mark.parametrize("clients", [1, 2, 5, 10])
+@pytest.mark.parametrize("trim", [0.1, 0.2, 0.4])
+def test_where_all_hold_all_it_is_scipys(clients, trim):
+    rows = np.random.default_rng(clients).normal(size=(clients, 7, 4)).astype(np.float32)
+    nowhere = np.zeros((7, 4), np.float32)
+    found = middle(rows, nowhere, RobustConfig("trimmed_mean", trim=trim))
+    np.testing.assert_allclose(found, trim_mean(rows.astype(np.float64), trim, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(middle(rows, nowhere, MEDIAN), np.median(rows, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [dense_layout(6), conv_layout(), two_convs_layout()])
+@pytest.mark.parametrize("num_bytes", [1, 2**24])
+def test_different_structures_are_taken_entry_by_entry(layout, num_bytes, monkeypatch):
+    """Beside a second implementation: clients' weights in the full model, NaN where they have none."""
+    monkeypatch.setattr(robust, "_BYTES", num_bytes)
+    full, stream = layout.full(), np.random.default_rng(0)
+    state = random_state(layout, full)
+    reconciliation, spread = RobustReconciliation(layout, state, MEDIAN), []
+    for seed in range(5):
+        masks = {g: stream.random(len(m)) < 0.6 for g, m in full.masks.items()}
+        masks = {g: mask | (np.arange(len(mask)) == 0) for g, mask in masks.items()}
+        own = random_state(layout, Structure(masks), seed + 1)
+        reconciliation.add(update(own, full, 10))
+        nan = {name: np.full(array.shape, np.nan, np.float32) for name, array in state.weights.items()}
+        for name, array in nan.items():
+            takes = dict(layout.indices(name, full, own.structure))
+            places = [takes.get(axis, np.arange(size)) for axis, size in enumerate(array.shape)]
+            array[np.ix_(*places)] = own.weights[name]
+        spread.append(nan)
+    mean = reconciliation.mean()
+    for name, old in state.weights.items():
+        rows = np.stack([one[name] for one in spread])
+        held = ~np.isnan(rows).all(axis=0)
+        expected = np.where(held, np.nanmedian(np.where(held, rows, 0), axis=0), old)
+        np.testing.assert_allclose(mean.weights[name], expected, rtol=1e-6, err_msg=name)
+
+
+def test_the_mean_of_nothing_cut_off_is_the_mean_of_equal_clients():
+    full = LAYOUT.full()
+    plain, trimmed = (
+        Reconciliation(LAYOUT, GLOBAL),
+        RobustReconciliation(LAYOUT, GLOBAL, RobustConfig("trimmed_mean", trim=0.0)),
+    )
+    for seed in range(4):
+        for one in (plain, trimmed):
+            one.add(update(random_state(LAYOUT, full, seed), full, 7))
+    for name, weights in plain.mean().weights.items():
+        np.testing.assert_allclose(trimmed.mean().weights[name], weights, rtol=1e-6)
+    for group, scores in plain.scores().items():
+        np.testing.assert_allclose(trimmed.scores()[group], scores, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rule": "krum"}, "strategy.robust.rule"),
+        ({"rule": "trimmed_mean", "trim": 0.5}, r"strategy\.robust\.trim"),
+        ({"rule": "median", "trim": 0.1}, "no effect with strategy.robust.rule = median"),
+        ({"clip": 0.5}, r"strategy\.robust\.clip"),
+    ],
+)
+def test_what_no_robust_server_can_do_is_refused(values, said):
+    with pytest.raises(ScenarioError, match=said):
+        StrategyConfig(robust=RobustConfig(**values))
+
+
+class Lies(Method):
+    """Every fifth client sends what it was sent less many times what it has learned."""
+
+    stackable = True
+
+    def end(self, run) -> None:
+        if run.task.client % 5 == 0:
+            sent = run.task.state.cut(run.recipe.architecture.layout, run.structure).weights
+            for name, parameter in run.module.named_parameters():
+                old = parameter.new_tensor(sent[name])
+                parameter.data.sub_(old).mul_(-5).add_(old)
+
+
+def accuracy(**values) -> float:
+    run = fedhp.simulate("quickstart", show=False, **{"simulation.num_workers": 0, **values})
+    return run.summary["final_accuracy"]
+
+
+def test_a_fifth_of_liars_ruins_the_mean_and_not_the_trimmed_mean(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lies, trimmed = {"train.methods": ["test_robust:Lies"]}, {"strategy.robust.rule": "trimmed_mean"}
+    honest = accuracy(**trimmed)
+    assert honest > 0.9
+    assert accuracy(**trimmed, **lies) > honest - 0.02
+    assert accuracy(**lies) < 0.5
+
+
+def test_a_change_beyond_the_others_is_scaled_down_and_recorded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clipped = {"rounds": 2, "strategy.robust.clip": 1.0, "train.methods": ["test_robust:Lies"]}
+    run = fedhp.simulate("quickstart", show=False, **clipped, **{"simulation.num_workers": 0})
+    rows = run.clients[run.clients["round"] == 2]
+    shares = rows.set_index("client")["update_share"]
+    assert (shares[::5] < 1).all()
+    assert (shares.drop(index=shares.index[::5]) == 1).all()
+
+
+def test_workers_change_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    values = {"rounds": 2, "strategy.robust": {"rule": "trimmed_mean", "clip": 2.0}}
+    runs = [
+        fedhp.simulate("quickstart", show=False, **values, **{"simulation.num_workers": number})
+        for number in (0, 2)
+    ]
+    one, other = (load_state(run.folder)[0] for run in runs)
+    assert one.structure == other.structure
+    for name, weights in one.weights.items():
+        np.testing.assert_array_equal(other.weights[name], weights)
