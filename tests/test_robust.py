@@ -19,9 +19,15 @@ from fedhp.aggregation.options import RobustConfig, StrategyConfig
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.robust import RobustReconciliation, middle
 from fedhp.errors import ScenarioError
+from fedhp.model.axes import AxisRef
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records.load import load_state
+from fedhp.run.setup import checked_strategy
+from fedhp.scenario.loading import load_scenario
 from fedhp.training.method import Method
+from strategies import MaskIntersection
 
 LAYOUT = dense_layout(3)
 GLOBAL = filled_state(
@@ -128,6 +134,19 @@ def test_what_no_robust_server_can_do_is_refused(values, said):
         StrategyConfig(robust=RobustConfig(**values))
 
 
+class Own(MaskIntersection):
+    needs = "updates"
+
+    def reconciliation(self, model):
+        return Reconciliation(self.layout, model)
+
+
+def test_a_strategy_with_a_reconciliation_of_its_own_has_no_use_for_a_rule():
+    own = load_scenario("quickstart", ["strategy.name=test_robust:Own", "strategy.robust.rule=median"])
+    with pytest.raises(ScenarioError, match=r"strategy\.robust\.rule: strategy 'test_robust:Own' has no use"):
+        checked_strategy(own)
+
+
 class Lies(Method):
     """Every fifth client sends what it was sent less many times what it has learned."""
 
@@ -176,3 +195,16 @@ def test_workers_change_nothing(tmp_path, monkeypatch):
     assert one.structure == other.structure
     for name, weights in one.weights.items():
         np.testing.assert_array_equal(other.weights[name], weights)
+
+
+def test_a_weight_without_axes_has_a_median_too():
+    layout = Layout({"a": 2}, {"slope": (), "w": (2,)}, {"slope": (), "w": (AxisRef("a"),)}, {"a": 1})
+    full = layout.full()
+    state = ModelState({"slope": np.float32([0])[0:1].reshape(()), "w": np.zeros(2, np.float32)}, full)
+    reconciliation = RobustReconciliation(layout, state, MEDIAN)
+    for value in (1.0, 2.0, 100.0):
+        weights = {"slope": np.array(value, np.float32), "w": np.full(2, value, np.float32)}
+        reconciliation.add(update(ModelState(weights, full), full, 1))
+    mean = reconciliation.mean().weights
+    assert (mean["slope"].shape, float(mean["slope"])) == ((), 2.0)
+    assert mean["w"].tolist() == [2, 2]

@@ -5,8 +5,7 @@ rules for clients of one structure; here each entry has holders of its own, and 
 cut off.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +50,9 @@ class RobustReconciliation(Reconciliation):
         """See `Reconciliation.mean`: the same choices for what nobody held, or some did not."""
         state = self._state
         held = [(one.state.structure, one.state.weights) for one in self._updates]
+        elsewhere = _ELSEWHERE[uncovered]
         weights = {
-            name: self._middle(name, held, old, _ELSEWHERE[uncovered](old))
+            name: self._middle(name, held, np.atleast_1d(old), elsewhere).reshape(old.shape)
             for name, old in state.weights.items()
         }
         return ModelState(weights, state.structure, self.scores())
@@ -73,22 +73,23 @@ class RobustReconciliation(Reconciliation):
         name: str,
         held: list[tuple[Structure, Mapping[str, Values]]],
         old: Values,
-        elsewhere: tuple[Values | float, Values | float],
+        elsewhere: Callable[[Values], tuple[Values | float, Values | float]],
     ) -> Values:
-        missing, nowhere = elsewhere
+        missing, nowhere = elsewhere(old)
         found = np.array(np.broadcast_to(nowhere, old.shape), np.float32)
         for some in _blocks(old.shape, len(held)):
             rows = np.empty((len(held), *old[some].shape), np.float32)
             rows[:] = missing[some] if isinstance(missing, np.ndarray) else missing
-            for row, (structure, weights) in zip(rows, held, strict=True):
-                _put(row, weights[name], self._layout.indices(name, self.structure, structure), some)
+            for place, (structure, weights) in enumerate(held):
+                takes = self._layout.indices(name, self.structure, structure)
+                _put(rows[place], np.atleast_1d(weights[name]), takes, some)
             found[some] = middle(rows, found[some], self._config)
         return found
 
 
 # By ``uncovered``: what clients count for that do not hold an entry (NaN: not at all), and what it is where
 # none counts.
-_ELSEWHERE: dict[str, Any] = {
+_ELSEWHERE: dict[str, Callable[[Values], tuple[Values | float, Values | float]]] = {
     "keep": lambda old: (np.nan, old),
     "zero": lambda old: (np.nan, 0.0),
     "residual": lambda old: (old, old),
@@ -98,10 +99,9 @@ _ELSEWHERE: dict[str, Any] = {
 
 def _blocks(shape: tuple[int, ...], clients: int) -> Iterator[slice]:
     """Yields parts of a parameter's first axis whose values of all clients are sorted at a time."""
-    length = shape[0] if shape else 1
     per_row = max(1, clients) * int(np.prod(shape[1:], dtype=np.int64)) * _FLOAT_BYTES
     size = max(1, _BYTES // per_row)
-    return (slice(start, start + size) for start in range(0, length, size))
+    return (slice(start, start + size) for start in range(0, shape[0], size))
 
 
 def _put(row: Values, weights: Values, takes: tuple[tuple[int, NDArray[np.intp]], ...], some: slice) -> None:
@@ -113,7 +113,9 @@ def _put(row: Values, weights: Values, takes: tuple[tuple[int, NDArray[np.intp]]
         weights, first = weights[chosen], first[chosen] - some.start
     else:
         weights, first = weights[some], np.arange(len(row))
-    others = [places.get(axis, np.arange(size)) for axis, size in enumerate(row.shape[1:], 1)]
+    others = [
+        places[axis] if axis in places else np.arange(size) for axis, size in enumerate(row.shape[1:], 1)
+    ]
     row[np.ix_(first, *others)] = weights
 
 

@@ -159,11 +159,15 @@ def checked_strategy(scenario: Scenario) -> type[FleetStrategy]:
 def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
     """Refuses options that the strategy has no use for: whoever set one would take it for heeded."""
     usual = StrategyConfig()
+    if config.robust.rule != "mean" and kind.reconciliation is not FleetStrategy.reconciliation:
+        raise ScenarioError(
+            f"strategy.robust.rule: strategy '{config.name}' has no use for it, as updates are added up by a "
+            f"reconciliation of its own; leave it out"
+        )
     for option in fields(StrategyConfig):
         key = option.name
-        if key in ("name", "optimizer", "robust", *kind.options) or getattr(config, key) == getattr(
-            usual, key
-        ):
+        has_use = key in ("name", "optimizer", "robust", *kind.options)
+        if has_use or getattr(config, key) == getattr(usual, key):
             continue
         owners = [name for name, strategy in registry().items() if key in strategy.options]
         raise ScenarioError(

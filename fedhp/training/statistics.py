@@ -39,7 +39,7 @@ class Statistics:
     memory_mean_bytes: Annotated[int, Figure("bytes", over_epochs=mean)]
     batch_size_first: Annotated[int, Figure("samples", over_epochs=first, over_clients=min)]
     batch_size_last: Annotated[int, Figure("samples", over_clients=max)]
-    train_loss: Annotated[float, Figure("nats", weight="num_examples", after="update_norm")]
+    train_loss: Annotated[float, Figure("nats", weight="num_examples", after="update_share")]
     accuracy: Annotated[float, Figure("share", over_clients=mean)]
     gradient_norm: Annotated[float, Figure(over_epochs=mean, weight="num_examples", later=True)]
     num_local_test: Annotated[int, Figure("samples", later=True)] = 0
