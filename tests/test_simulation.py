@@ -375,12 +375,13 @@ def test_a_cohort_that_kills_its_worker_twice_is_lost_alone(pooled: tuple[Simula
 
 @pytest.mark.skipif(not AVAILABLE, reason="workers are Ray's here")
 def test_a_worker_that_dies_as_it_packs_an_answer_costs_nobody_else_theirs() -> None:
-    """Whoever is next in its hands is asked again, and is not held to have had a part in it."""
-    with open_grid(SimulationConfig(num_workers=1), APP, NUM_NODES, 60.0, cohort_app=TOGETHER) as grid:
-        asked = cohorts(order("die packing", nodes=[1]), 1, 1, 1, 1)
-        one, *others = grid.ask_together(asked)
-    assert one == Lost("worker: the process died while the client ran")
-    assert [answer.partitions for answer in others] == [[1], [2], [3]]
+    """Whoever is next in its hands is not held to have had a part in it."""
+    with open_nursery(APP, 1) as nursery, acting_as(SERVER_NODE_ID):
+        pool = Pool(ProcessCrew(nursery, (APP, "", NUM_NODES, 1)), 1, print, largest_chunk=1)
+        asked = [MessageTask(message) for message in to(order("die packing", nodes=[1]), [1, 2, 3, 4])]
+        replies = [answer.reply for answer in pool.run(asked, 60.0)]
+        pool.close()
+    assert reasons(replies) == {1: "worker: the process died while the client ran"}
 
 
 def test_a_cohort_may_take_as_long_as_each_of_its_clients_may(

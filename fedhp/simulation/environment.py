@@ -22,10 +22,10 @@ def worker_environment(num_threads: int) -> dict[str, str]:
     """
     return {
         "PYTHONPATH": os.pathsep.join(_own_path()),
+        LOG_LEVEL: str(logging.getLogger("fedhp").getEffectiveLevel()),
         "OMP_NUM_THREADS": str(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_ARENA_MAX": "2",
-        LOG_LEVEL: str(logging.getLogger("fedhp").getEffectiveLevel()),
         "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),
         "MALLOC_TRIM_THRESHOLD_": str(4 * SLICE_BYTES),
     }

@@ -59,36 +59,25 @@ class _Content:
 
 
 @dataclass(eq=False)
-class _Answers:
-    """A chunk's answers, unpacked when they are read; None as long as they have not come, or never."""
-
-    worker: "_Process"
-    data: bytearray | None = None
-
-
-@dataclass(eq=False)
 class _Process:
-    """A worker: its process, the line to it, which contents it holds, and the answers that come next."""
+    """A worker: its process, the line to it, and which contents it holds."""
 
     process: int
     line: Line
     holds: set[int] = field(default_factory=set)
-    awaited: _Answers | None = None
-
-    def take(self) -> None:
-        """Takes in answers whose report has come, if any: whoever is dead has left none."""
-        awaited, self.awaited = self.awaited, None
-        if awaited is not None:
-            with suppress(OSError):
-                awaited.data = self.line.receive()
 
 
 @dataclass(eq=False)
 class _Chunk:
-    """A chunk in a worker's hands."""
+    """A chunk in a worker's hands, and its answers once they have come; unpacked when they are read."""
 
     worker: _Process
-    answers: _Answers
+    answers: "_Answers"
+
+
+@dataclass(eq=False)
+class _Answers:
+    data: bytes | bytearray = b""
 
 
 class ProcessCrew:
@@ -145,38 +134,23 @@ class ProcessCrew:
         order = Order(jobs, seconds, [one.key for one in contents], fresh, list(gone))
         with suppress(OSError):  # whoever asks for the report will see that it has died
             worker.line.send(pickle.dumps(order, protocol=5))
-        chunk = _Chunk(worker, _Answers(worker))
+        chunk = _Chunk(worker, _Answers())
         return chunk, chunk.answers
 
     def wait(self, reports: Sequence[_Chunk], seconds: float) -> Collection[_Chunk]:
         """See `fedhp.simulation.workers.Crew`."""
-        for chunk in reports:
-            chunk.worker.take()
         ready = wait([chunk.worker.line for chunk in reports], seconds)  # pyright: ignore[reportArgumentType]
         return {chunk for chunk in reports if chunk.worker.line in ready}
 
     def get(self, thing: _Chunk | _Answers) -> Report | list[Any]:
         """See `fedhp.simulation.workers.Crew`."""
-        return self._answers(thing) if isinstance(thing, _Answers) else self._report(thing)
-
-    def _report(self, chunk: _Chunk) -> Report:
-        """Returns a report; the answers follow, while the worker may be given the next chunk."""
-        chunk.worker.take()
+        if isinstance(thing, _Answers):
+            return pickle.loads(thing.data)
         try:
-            report = pickle.loads(chunk.worker.line.receive())
+            report = pickle.loads(thing.worker.line.receive())
+            thing.answers.data = thing.worker.line.receive()
         except OSError:
             raise WorkerDiedError("the process died while the client ran") from None
         if isinstance(report, str):
             raise LostChunkError(report)
-        chunk.worker.awaited = chunk.answers
         return report
-
-    def _answers(self, answers: _Answers) -> list[Any]:
-        if answers.worker.awaited is answers:
-            answers.worker.take()
-        if answers.data is None:
-            raise LostChunkError("the process died as it answered")
-        said = pickle.loads(answers.data)
-        if isinstance(said, str):
-            raise LostChunkError(said)
-        return said

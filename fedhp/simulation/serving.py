@@ -5,7 +5,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from fedhp.errors import FedhpError
 from fedhp.simulation.lines import Line
@@ -70,23 +70,11 @@ def _answer_all(orders: "SimpleQueue[bytearray]", said: "SimpleQueue[bytes]") ->
         payloads = [pickle.loads(contents[key]) for key in order.contents]
         try:
             report, answers = worker.answer(order.jobs, order.seconds, *payloads)
+            pieces = pickle.dumps(report), pickle.dumps(answers, protocol=5)
         except Exception as error:
-            said.put(pickle.dumps(_cause(error)))
-            continue
-        said.put(pickle.dumps(report))  # first: the next chunk can be on its way while answers are packed
-        said.put(_packed(answers))
-
-
-def _packed(answers: list[Any]) -> bytes:
-    """Returns answers, or in their place why there are none, as they are sent."""
-    try:
-        return pickle.dumps(answers, protocol=5)
-    except Exception as error:
-        return pickle.dumps(_cause(error))
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+            pieces = pickle.dumps(f"{type(error).__name__}: {error}"), b""
+        for piece in pieces:
+            said.put(piece)
 
 
 def _failure_of(load: Callable[[], None]) -> Exception | None:
