@@ -77,12 +77,15 @@ class RobustReconciliation(Reconciliation):
     ) -> Values:
         missing, nowhere = elsewhere(old)
         found = np.array(np.broadcast_to(nowhere, old.shape), np.float32)
+        compact = [
+            (np.atleast_1d(weights[name]), dict(self._layout.indices(name, self.structure, structure)))
+            for structure, weights in held
+        ]
         for some in _blocks(old.shape, len(held)):
             rows = np.empty((len(held), *old[some].shape), np.float32)
             rows[:] = missing[some] if isinstance(missing, np.ndarray) else missing
-            for place, (structure, weights) in enumerate(held):
-                takes = self._layout.indices(name, self.structure, structure)
-                _put(rows[place], np.atleast_1d(weights[name]), takes, some)
+            for place, (weights, takes) in enumerate(compact):
+                _put(rows[place], weights, takes, some)
             found[some] = middle(rows, found[some], self._config)
         return found
 
@@ -104,11 +107,10 @@ def _blocks(shape: tuple[int, ...], clients: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, shape[0], size))
 
 
-def _put(row: Values, weights: Values, takes: tuple[tuple[int, NDArray[np.intp]], ...], some: slice) -> None:
+def _put(row: Values, weights: Values, places: Mapping[int, NDArray[np.intp]], some: slice) -> None:
     """Puts a client's compact weights where they stand in some rows of the parameter."""
-    places = dict(takes)
     if 0 in places:
-        first = places.pop(0)
+        first = places[0]
         chosen = (first >= some.start) & (first < some.stop)
         weights, first = weights[chosen], first[chosen] - some.start
     else:

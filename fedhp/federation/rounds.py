@@ -86,7 +86,7 @@ def _devices_of(part: Part) -> Iterator[tuple[Part, Arrived]]:
 
 
 def _as_it_counts(rules: Rules, item: tuple[Part, Arrived], flaw: str, times: float) -> Arrived:
-    """Returns an answer as a failure where there is a flaw, and else with as many samples as it counts for.
+    """Returns an answer as a failure where there is a flaw, and else with the samples and share that count.
 
     ``times`` is how many times the others' its norm is.
     """

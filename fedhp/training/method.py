@@ -95,9 +95,9 @@ class ClientRun:
         return self.module, self.optimizer
 
     @property
-    def is_seen(self) -> bool:
-        """Whether anybody has looked at the module: until then it is a row, and nothing else."""
-        return self.row is None or "module" in vars(self)
+    def unseen(self) -> Row | None:
+        """The row that the network is, and nothing else, until somebody looks at the module."""
+        return None if "module" in vars(self) else self.row
 
     def set_rate(self, rate: float) -> None:
         """Sets the learning rate of the next step."""
@@ -112,7 +112,7 @@ class ClientRun:
 
     def weights(self) -> Weights:
         """Returns the weights as they are; what must outlive the next step is to be copied."""
-        return take_weights(self.module) if self.is_seen or self.row is None else self.row.weights()
+        return take_weights(self.module) if self.unseen is None else self.unseen.weights()
 
     @cached_property
     def memory(self) -> MemoryModel:
@@ -152,10 +152,10 @@ class ClientRun:
     def step_key(self, batch: int) -> Key:
         """Returns everything that the peak of a step of so many samples depends on."""
         at_work = [method.key for method in self.methods]
-        if self.is_seen or self.row is None:
+        if self.unseen is None:
             trained = [list(parameters_of(optimizer)) for optimizer in (self.optimizer, self.part[1])]
         else:
-            trained = [self.row.tensors()] * 2
+            trained = [self.unseen.tensors()] * 2
         return self.recipe.step_key(self.shard, trained, batch, at_work)
 
 

@@ -175,10 +175,9 @@ class Session:
 
 
 def _form(run: ClientRun) -> Form | None:
-    is_allowed = all(method.stackable for method in run.methods)
-    if not is_allowed:
+    if not all(method.stackable for method in run.methods):
         return None
-    return form_of(run.module, run.row is None) if run.row is None or run.is_seen else run.row.rows.form
+    return form_of(run.module, run.row is None) if run.unseen is None else run.unseen.rows.form
 
 
 @contextmanager

@@ -48,7 +48,8 @@ class Stack:
         self._mask, self._ahead = _mask(members), Ahead()
         # Each member's, where somebody looks at its module: a method of the user's own may move them.
         self._parameters = [
-            _parameters(member) if self._shows_gradients or member.run.is_seen else [] for member in members
+            [] if member.run.unseen and not self._shows_gradients else _parameters(member)
+            for member in members
         ]
         self._starts = [*map(_starts, self._parameters)]
 
@@ -64,7 +65,9 @@ class Stack:
 
     def _holds(self, place: int) -> bool:
         member, parameters = self._members[place], self._parameters[place]
-        is_here = member.stack is self and member.run.is_beside and member.run.is_seen == bool(parameters)
+        is_here = (
+            member.stack is self and member.run.is_beside and bool(member.run.unseen) != bool(parameters)
+        )
         return is_here and self._starts[place] == _starts(parameters)
 
     def step(self, members: Sequence[Session], rates: Sequence[float]) -> Judged:
@@ -157,7 +160,7 @@ def _unseen(members: Sequence[Session], has_momentum: bool) -> tuple[Tensors, Te
 
     Those of clients whose modules nobody has looked at yet are nowhere else.
     """
-    places = [one.run.row for one in members if one.run.row is not None and not one.run.is_seen]
+    places = [row for row in (one.run.unseen for one in members) if row is not None]
     if len(places) < len(members):
         return None
     rows, first = places[0]
