@@ -1,7 +1,8 @@
 """fedhp: federated training of one shrinking model on devices with little memory.
 
-Public names: `simulate`, `train`, `load_model`, `load_run` and the module `report`; everything else by its
-module's name. They are imported on first use, so that ``import fedhp`` stays light on a device.
+Public names: `simulate`, `resume`, `train`, `load_model`, `load_run`, `compare_records` and the module
+`report`; everything else by its module's name. They are imported on first use, so that ``import fedhp`` stays
+light on a device.
 """
 
 from importlib import import_module
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedhp import report
-    from fedhp.api import load_model, load_run, simulate, train
+    from fedhp.api import load_model, load_run, resume, simulate, train
+    from fedhp.twins.comparing import compare_records
 
-__all__ = ["load_model", "load_run", "report", "simulate", "train"]
+__all__ = ["compare_records", "load_model", "load_run", "report", "resume", "simulate", "train"]
 
 
 def __dir__() -> list[str]:
@@ -21,6 +23,8 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name == "report":
         return import_module("fedhp.report")
+    if name == "compare_records":
+        return getattr(import_module("fedhp.twins.comparing"), name)
     if name in __all__:
         return getattr(import_module("fedhp.api"), name)
     raise AttributeError(f"module 'fedhp' has no attribute '{name}'")

@@ -51,7 +51,8 @@ def file_meant(path: Path, suffixes: Iterable[str], besides: Iterable[str] = ())
         besides: Other names that may be meant.
     """
     try:
-        found = [one.name for one in islice(path.parent.iterdir(), _MOST_FILES) if one.suffix in suffixes]
+        inside = islice(path.parent.iterdir(), _MOST_FILES)
+        found = [one.name for one in inside if one.suffix in suffixes and one.is_file()]
     except (OSError, ValueError):  # there is no such folder, or can be none
         found = []
     return did_you_mean(path.name, [*sorted(found), *besides])

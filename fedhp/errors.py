@@ -37,6 +37,10 @@ class RecordError(FedhpError, ValueError):
     """A run record cannot be written, or does not hold what it should."""
 
 
+class DeploymentError(FedhpError, ValueError):
+    """A key, a certificate or a folder of a server or a device is missing, open to others or out of date."""
+
+
 class TrainingError(FedhpError, RuntimeError):
     """Training cannot go on: no client of a round succeeded, or the loss is not finite."""
 
@@ -49,6 +53,32 @@ class MissingExtraError(FedhpError, ImportError):
             f"{purpose} needs the package '{module}', which is not installed. "
             f"Install it with: pip install 'fedhp[{extra}]' (in a checkout: pip install -e '.[{extra}]')"
         )
+
+
+class NeedsTorchError(FedhpError, ImportError):
+    """PyTorch is needed and not installed: a device may do without."""
+
+    def __init__(self, what: str = "", extra: str = "torch") -> None:
+        super().__init__(f"{what} needs PyTorch: pip install 'fedhp[{extra}]'".lstrip())
+
+
+@contextmanager
+def needing_torch(what: str = "", extra: str = "torch") -> Iterator[None]:
+    """Has the block say in one line that it needs PyTorch, where that is not installed.
+
+    Args:
+        what: Needs it; empty for whatever was asked for.
+        extra: Which extra of fedhp brings it, and what else that needs.
+
+    Raises:
+        NeedsTorchError: If it is not.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "torch":
+            raise
+        raise NeedsTorchError(what, extra) from None
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from fedhp.errors import FedhpError
+from fedhp.errors import FedhpError, needing_torch
 
 _INPUT_REFUSED = 2
 _STOPS = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]  # not all on Windows
@@ -162,7 +162,8 @@ def readable_errors(debug: bool = False) -> Iterator[None]:
     """
     _set_up_logging(debug)
     try:
-        yield
+        with needing_torch(extra="server"):  # a device's commands say what theirs is
+            yield
     except KeyboardInterrupt:
         cause = "" if _stop.signal == signal.SIGINT else f" by {_stop.signal.name}"
         Console(stderr=True).print(f"interrupted{cause}", style="yellow")

@@ -1,11 +1,11 @@
 """What figures have in common: axes of rounds, units of bytes, a panel per device class."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from fedhp.drawing.style import LIGHT
 
@@ -25,6 +25,14 @@ def over_rounds(axes: Any, ylabel: str) -> None:
     axes.set_xlabel("round")
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def logarithmic(axis: Any, said: Callable[[float], str]) -> None:
+    """Makes an axis one of logarithms, which names 1, 2, 5, 10 and so on."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: said(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 class Climb:

@@ -1,5 +1,6 @@
 """Files that are there whole or not at all."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,3 +27,14 @@ def replace_text(path: Path, text: str) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     return path
+
+
+def onto_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, would outlive a power failure."""
+    if os.name == "nt" and path.is_dir():  # which knows no such thing
+        return
+    file = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -34,7 +34,8 @@ def locked(file: Path, wait: bool = True) -> Iterator[bool]:
         try:
             # A marker in place of a lock would outlive a process that is killed.
             held.enter_context(FileLock(file, blocking=wait, fallback_to_soft=False))
-            held.callback(_remove, file)  # while it is held: who waits for it makes another one
+            # While it is held: whoever has opened it by then sees that it has no name, and makes another one.
+            held.callback(_remove, file)
             is_ours = True
         except Timeout:
             raise BlockingIOError(f"another process has {file}") from None

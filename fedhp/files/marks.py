@@ -3,3 +3,4 @@
 RUN = "config.yaml"
 COMPARISON = "comparison.json"
 STUDY = "study.txt"
+DEVICES = "devices.json"  # of a run over devices that are not simulated

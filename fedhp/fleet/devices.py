@@ -1,11 +1,11 @@
 """Devices and fleets: who trains, and how much memory each may use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 from fedhp.bounds import LARGEST_WHOLE, MOST_CLIENTS, Bounds
-from fedhp.choices import STABLE, check_values
+from fedhp.choices import STABLE, check_values, limits_of
 from fedhp.errors import ScenarioError
 from fedhp.sizes import format_size, parse_size
 
@@ -50,10 +50,31 @@ class DeviceProfile:
     spread: Annotated[float, Bounds(at_least=0, largest=LARGEST_WHOLE)] = 1.0
     cores: Annotated[int | None, Bounds(at_least=1)] = None
 
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "DeviceProfile":
+        """Returns the profile of such attributes, once it is known that they can be.
+
+        Raises:
+            ValueError: If one is missing, of another type or out of its range.
+        """
+        for name, kind in get_type_hints(DeviceProfile).items():
+            value = values[name]
+            if type(value) not in (get_args(kind) or (kind,)):
+                raise ValueError(f"a device's {name} is {value!r:.80}")
+            if value is not None and (flaw := attribute_flaw(name, value)):
+                raise ValueError(f"a device's {name}: {flaw}")
+        return DeviceProfile(**values)
+
     def __str__(self) -> str:
         size = "no limit" if self.memory_bytes is None else format_size(self.memory_bytes)
         cores = "" if self.cores is None else f", {self.cores} core{'s' if self.cores > 1 else ''}"
         return f"{self.device_class}, budget {size}{cores}"
+
+
+def attribute_flaw(name: str, value: Any) -> str:
+    """Says what an attribute of `DeviceProfile`, of its type and not None, cannot be; empty where it can."""
+    limits = limits_of(DeviceProfile).get(name)
+    return name_flaw(value) if isinstance(value, str) else (limits and limits.amiss(value)) or ""
 
 
 @dataclass(frozen=True)
