@@ -3,13 +3,12 @@
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fedhp.data.shard import Shard, together
+from fedhp.data.shard import Empty, Shard, tensor, together
 
 # What is read at once at most: one read costs about as much as a step of small networks.
 _BYTES = 4 * 2**20
@@ -28,15 +27,20 @@ class Ahead:
     """Reads ahead for several takers who take together; for a lone one, which may be a device, no further.
 
     Where a source has fewer samples left than are taken, its first fill up the number.
+
+    Args:
+        empty: Makes what they are gathered into.
     """
 
-    def __init__(self) -> None:
-        self._steps: deque[tuple[torch.Tensor, torch.Tensor]] = deque()
+    def __init__(self, empty: Empty = tensor) -> None:
+        self._empty = empty
+        self._steps: deque[int] = deque()
+        self._read: tuple[Any, ...] = ()
         self._next = -1, -1
 
     def take(
         self, place: tuple[int, int], size: int, number: int, sources: Callable[[], Sequence[Source]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, Any]:
         """Returns the next samples of the first sources.
 
         Args:
@@ -49,16 +53,21 @@ class Ahead:
             Samples and classes, of shape ``(number, size, ...)``.
         """
         if not self._steps or self._next != place:
-            self._read(size, sources())
+            self._read, self._steps = (), deque()  # before the next are made
+            self._gather(size, sources())
         self._next = place[0], place[1] + size
-        samples, labels = self._steps.popleft()
-        return samples[:number], labels[:number]
+        step = self._steps.popleft()
+        samples, labels = (part[:number, step] for part in self._read)
+        if not self._steps:
+            self._read = ()  # the step alone keeps them
+        return samples, labels
 
-    def _read(self, size: int, sources: Sequence[Source]) -> None:
+    def _gather(self, size: int, sources: Sequence[Source]) -> None:
         shards, lefts, inputs = zip(*sources, strict=True)
         entries = math.prod(shards[0].input_shape) if inputs[0] is None else len(inputs[0])
         most = _BYTES // (len(sources) * size * entries * _FLOAT_BYTES) if len(sources) > 1 else 1
         steps = max(1, min(most, -(-max(map(len, lefts)) // size)))
         indices = [np.resize(left[: steps * size], steps * size) for left in lefts]
-        parts = (part.unflatten(1, (steps, size)).unbind(1) for part in together(shards, indices, inputs))
-        self._steps = deque(zip(*parts, strict=True))
+        parts = together(shards, indices, inputs, self._empty)
+        self._read = tuple(part.reshape(len(part), steps, size, *part.shape[2:]) for part in parts)
+        self._steps = deque(range(steps))

@@ -1,7 +1,6 @@
 """A real device's own data, on the scale of the server's."""
 
 import math
-import os
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from fedhp.data.checks import checked_images
 from fedhp.data.dataset import stamps
 from fedhp.data.labels import checked_labels
 from fedhp.data.normalisation import Normalisation, spreads
-from fedhp.data.npz import read_npz
+from fedhp.data.own import find_own
 from fedhp.data.shard import Shard
 from fedhp.errors import DataError
 from fedhp.files.cache import cache_folder, key_of, prepared
@@ -34,10 +33,10 @@ def device_shard(
     label_names: tuple[str, ...] = (),
     layout: str = "auto",
 ) -> Shard:
-    """Opens a real device's own data, an ``.npz`` file with ``x_train`` and ``y_train``.
+    """Opens a real device's own data.
 
     Args:
-        path: The file.
+        path: An ``.npz`` file with ``x_train`` and ``y_train``, or what else `find_own` knows.
         normalisation: The server's. Not the device's own: a device that sees only dark images would tell the
             model that they are of the usual brightness.
         input_shape: The (C, H, W) that the model takes; None accepts any.
@@ -47,13 +46,11 @@ def device_shard(
         layout: One of `LAYOUTS`, as of the server's data.
 
     Raises:
-        DataError: If the file is missing, damaged, or does not fit the model or the server's scale.
+        DataError: If it is missing, damaged, or does not fit the model or the server's scale.
     """
-    if not os.path.isfile(path):
-        raise DataError(f"no file {path}; it should be an .npz file with x_train and y_train")
-    arrays = _arrays(
-        *stamps([Path(path)])[0], num_classes, label_names, normalisation, input_shape, layout, cache_folder()
-    )
+    own = find_own(Path(path))
+    seen = tuple(stamps(own.files))
+    arrays = _arrays(path, seen, num_classes, label_names, normalisation, input_shape, layout, cache_folder())
     images, labels = arrays["images"], arrays["labels"]
     in_bytes = images.dtype == np.uint8
     return Shard(
@@ -70,8 +67,7 @@ def device_shard(
 @lru_cache(maxsize=2)
 def _arrays(
     path: str,
-    size: int,
-    changed: int,
+    seen: tuple[tuple[str, int, int], ...],
     num_classes: int | None,
     label_names: tuple[str, ...],
     normalisation: Normalisation,
@@ -80,25 +76,25 @@ def _arrays(
     cache: Path,
 ) -> dict[str, NDArray[Any]]:
     def prepare() -> dict[str, NDArray[Any]]:
-        raw = read_npz(Path(path), ("x_train", "y_train"))
-        images, _ = checked_images(raw["x_train"], f"{path}: x_train", layout)
-        _check_shape(path, images.shape[1:], input_shape)
-        place = f"{path}: y_train"
-        labels = checked_labels(raw["y_train"], len(images), num_classes, place, label_names)
-        kept = (
-            normalisation.applied(images, f"{path}: x_train") if normalisation.is_stored(images) else images
-        )
+        own = find_own(Path(path)).read(input_shape[0] if input_shape else None)
+        images, _ = checked_images(own.images, own.images_place, layout)
+        _check_shape(own.images_place, images.shape[1:], input_shape)
+        labels = checked_labels(own.labels, len(images), num_classes, own.labels_place, label_names)
+        kept = normalisation.applied(images, own.images_place) if normalisation.is_stored(images) else images
         return {"images": kept, "labels": labels, "spreads": spreads(images, normalisation)}
 
     fits = [num_classes, label_names, asdict(normalisation), input_shape, layout]
-    return prepared("devices", key_of({"device": [path, size, changed], "fits": fits}), prepare)
+    return prepared("devices", key_of({"device": seen, "fits": fits}), prepare)
 
 
-def _check_shape(path: str, shape: tuple[int, ...], input_shape: tuple[int, ...] | None) -> None:
+def _check_shape(place: str, shape: tuple[int, ...], input_shape: tuple[int, ...] | None) -> None:
     if input_shape is not None and shape != tuple(input_shape):
+        alike = math.prod(shape) == math.prod(input_shape)
+        form = ", ".join(map(str, input_shape))
+        remedy = f"give an .npz file of x_train.reshape(-1, {form})" if alike else "convert them"
         raise DataError(
-            f"{path}: x_train holds samples of shape {shape} (channels, height, width), and the model takes "
-            f"{tuple(input_shape)}; convert them, or choose the model for this data"
+            f"{place} holds samples of shape {shape} (channels, height, width), and the model takes "
+            f"{tuple(input_shape)}; {remedy}, or choose the model for this data"
         )
 
 

@@ -2,16 +2,25 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+# Makes what a batch is gathered into: an array, or a tensor on the CPU.
+Empty = Callable[[tuple[int, ...], DTypeLike], Any]
 
 # Whole rows that a device copies at once where only some of their entries are wanted.
 _ROWS = 16
+
+
+def tensor(shape: tuple[int, ...], dtype: DTypeLike) -> Any:
+    """Makes an empty tensor in memory of torch's own, so that its memory trackers see the bytes."""
+    import torch
+
+    return torch.empty(shape, dtype=getattr(torch, np.dtype(dtype).name))
 
 
 class Shard:
@@ -96,63 +105,67 @@ class Shard:
         return np.unique(self._labels[self._rows])
 
     def batch(
-        self, indices: NDArray[np.intp], inputs: NDArray[np.intp] | None = None, whole: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self,
+        indices: NDArray[np.intp],
+        inputs: NDArray[np.intp] | None = None,
+        whole: bool = False,
+        empty: Empty = tensor,
+    ) -> tuple[Any, Any]:
         """Gathers the samples at these positions within the shard.
 
         Args:
             indices: Positions from 0 to ``len(self) - 1``, shape (b,).
             inputs: The entries of each flattened sample to pick, shape (k,); None takes all.
             whole: Whether there is room for all samples as they are stored, of which entries are picked.
+            empty: Makes what they are gathered into.
 
         Returns:
             Normalised images, float32 of shape (b, C, H, W), or (b, k) where entries are picked, and
             labels, int64 of shape (b,).
         """
-        return self._gathered(self._rows[indices], [inputs], len(indices) if whole else _ROWS)
+        return self._gathered(self._rows[indices], [inputs], len(indices) if whole else _ROWS, empty)
 
     def reads_with(self, other: "Shard") -> bool:
         """Says whether another shard is of the same data set, and scaled alike."""
         return self._images is other._images and self._scales == other._scales
 
     def _gathered(
-        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None], at_once: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, rows: NDArray[np.intp], inputs: Sequence[NDArray[np.intp] | None], at_once: int, empty: Empty
+    ) -> tuple[Any, Any]:
         """Gathers rows of the data set, in as many equal parts as entries are picked of each."""
         first = inputs[0]
         if first is None:
-            images = _take(self._images, rows)
+            images = _take(self._images, rows, empty)
         elif len(inputs) == 1:
-            images = _pick(self._images, rows, first, at_once)
+            images = _pick(self._images, rows, first, at_once, empty)
         else:
-            images = _pick_each(self._images, rows, np.stack([own for own in inputs if own is not None]))
-        images = images.to(torch.float32)
-        for part, (mean, std) in zip(self._parts(images, first), self._scales, strict=True):
-            part.sub_(mean).div_(std)
-        return images, _take(self._labels, rows)
+            each = np.stack([own for own in inputs if own is not None])
+            images = _pick_each(self._images, rows, each, empty)
+        images = _floats(images, empty)
+        self._scale(np.asarray(images), first)
+        return images, _take(self._labels, rows, empty)
 
-    def _parts(self, images: torch.Tensor, inputs: NDArray[np.intp] | None) -> list[torch.Tensor]:
-        """Returns views of what has a scale of its own, all or each channel: vectors would take memory."""
-        if len(self._scales) == 1:
-            return [images]
-        if inputs is None:
-            return list(images.unbind(1))
-        channels, height, width = self.input_shape
-        ends = np.searchsorted(inputs, height * width * np.arange(1, channels))
-        return list(images.tensor_split(ends.tolist(), dim=1))
+    def _scale(self, images: NDArray[Any], inputs: NDArray[np.intp] | None) -> None:
+        """Normalises in place, all alike or channel by channel: vectors would take memory."""
+        parts = [images] if len(self._scales) == 1 else _channels(images, inputs, self.input_shape)
+        for part, (mean, std) in zip(parts, self._scales, strict=True):
+            np.subtract(part, mean, out=part)
+            np.divide(part, std, out=part)
 
 
 def together(
     shards: Sequence[Shard],
     indices: Sequence[NDArray[np.intp]],
     inputs: Sequence[NDArray[np.intp] | None],
-) -> tuple[torch.Tensor, torch.Tensor]:
+    empty: Empty = tensor,
+) -> tuple[Any, Any]:
     """Gathers as many samples from each of several shards, in one read where they are of one data set.
 
     Args:
         shards: The shards.
         indices: Positions within each, all of shape (b,).
         inputs: As `Shard.batch` takes them, for each shard; all of one shape.
+        empty: Makes what they are gathered into.
 
     Returns:
         What `Shard.batch` returns, with an axis for the shards first.
@@ -160,47 +173,70 @@ def together(
     first, alike = shards[0], all(own is inputs[0] for own in inputs)
     if len(shards) > 1 and all(map(first.reads_with, shards)) and (alike or len(first._scales) == 1):
         rows = np.concatenate([shard._rows[some] for shard, some in zip(shards, indices, strict=True)])
-        images, labels = first._gathered(rows, inputs[:1] if alike else inputs, len(rows))
+        images, labels = first._gathered(rows, inputs[:1] if alike else inputs, len(rows), empty)
     else:
-        parts = [s.batch(some, own) for s, some, own in zip(shards, indices, inputs, strict=True)]
-        images, labels = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        taken = zip(shards, indices, inputs, strict=True)
+        parts = [shard.batch(some, own, empty=empty) for shard, some, own in taken]
+        images, labels = (
+            parts[0] if len(parts) == 1 else (_joined(own, empty) for own in zip(*parts, strict=True))
+        )
     shape = len(shards), len(indices[0])
-    return images.view(*shape, *images.shape[1:]), labels.view(shape)
+    return images.reshape(*shape, *images.shape[1:]), labels.reshape(shape)
 
 
-def _take(array: NDArray[Any], rows: NDArray[np.intp]) -> torch.Tensor:
-    """Gathers rows into a tensor of torch's own, so that its memory trackers see the bytes."""
-    taken = _empty(array, (len(rows), *array.shape[1:]))
+def _channels(
+    images: NDArray[Any], inputs: NDArray[np.intp] | None, input_shape: tuple[int, int, int]
+) -> list[NDArray[Any]]:
+    """Views the channels of samples, or of the entries that were picked of them."""
+    if inputs is None:
+        return list(images.swapaxes(0, 1))
+    channels, height, width = input_shape
+    ends = np.searchsorted(inputs, height * width * np.arange(1, channels))
+    return np.split(images, ends, axis=1)
+
+
+def _joined(parts: Sequence[Any], empty: Empty) -> Any:
+    views = [np.asarray(part) for part in parts]
+    whole = empty((sum(map(len, views)), *views[0].shape[1:]), views[0].dtype)
+    np.concatenate(views, out=np.asarray(whole))
+    return whole
+
+
+def _floats(images: Any, empty: Empty) -> Any:
+    """Returns values as float32: a copy of bytes, others as they are."""
+    raw = np.asarray(images)
+    if raw.dtype == np.float32:
+        return images
+    floats = empty(raw.shape, np.float32)
+    np.copyto(np.asarray(floats), raw)
+    return floats
+
+
+def _take(array: NDArray[Any], rows: NDArray[np.intp], empty: Empty) -> Any:
+    taken = empty((len(rows), *array.shape[1:]), array.dtype)
     # Rows are in range; with mode="raise", NumPy would gather into a hidden copy first.
-    np.take(array, rows, axis=0, out=taken.numpy(), mode="clip")
+    np.take(array, rows, axis=0, out=np.asarray(taken), mode="clip")
     return taken
 
 
 def _pick(
-    array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp], at_once: int
-) -> torch.Tensor:
+    array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp], at_once: int, empty: Empty
+) -> Any:
     """Gathers entries of flattened rows, some rows at a time: so many whole ones are ever copied."""
     flat = array.reshape(len(array), -1)
-    picked = _empty(array, (len(rows), len(entries)))
+    picked = empty((len(rows), len(entries)), array.dtype)
+    view = np.asarray(picked)
     for start in range(0, len(rows), at_once):
         some = slice(start, start + at_once)
-        np.take(flat[rows[some]], entries, axis=1, out=picked.numpy()[some], mode="clip")
+        np.take(flat[rows[some]], entries, axis=1, out=view[some], mode="clip")
     return picked
 
 
-def _pick_each(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp]) -> torch.Tensor:
+def _pick_each(array: NDArray[Any], rows: NDArray[np.intp], entries: NDArray[np.intp], empty: Empty) -> Any:
     """Gathers entries of flattened rows, of each equal part of them others: of shape ``(parts, entries)``."""
     parts, number = entries.shape
     starts = rows.reshape(parts, -1, 1) * math.prod(array.shape[1:])
-    picked = _empty(array, (len(rows), number))
-    np.take(
-        array.reshape(-1),
-        starts + entries[:, None],
-        out=picked.numpy().reshape(parts, -1, number),
-        mode="clip",
-    )
+    picked = empty((len(rows), number), array.dtype)
+    out = np.asarray(picked).reshape(parts, -1, number)
+    np.take(array.reshape(-1), starts + entries[:, None], out=out, mode="clip")
     return picked
-
-
-def _empty(like: NDArray[Any], shape: tuple[int, ...]) -> torch.Tensor:
-    return torch.empty(shape, dtype=getattr(torch, like.dtype.name))

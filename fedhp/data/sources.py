@@ -55,11 +55,15 @@ class Source:
         normalisation: Mean and standard deviation of all values, with uint8 scaled to 0 .. 1, where they are
             known beforehand; None where the training rows have to be measured.
         label_names: The classes' names, where they are known beforehand.
+        input_shape: Channels, height and width of a sample, where they are known beforehand.
+        num_classes: The number of classes; where the shape is not known, it is not either.
     """
 
     locate: Callable[[str], Located]
     normalisation: tuple[float, float] | None = None
     label_names: tuple[str, ...] = ()
+    input_shape: tuple[int, int, int] | None = None
+    num_classes: int = 10
 
 
 def _gathered(raw: Arrays, place: str, num_classes: int | None = None, layout: str = "auto") -> Arrays:
@@ -246,13 +250,16 @@ _FASHION = (
 _CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 SOURCES: Mapping[str, Source] = {
-    "digits": Source(_locate_digits, (0.3054, 0.3760)),
-    "mnist": Source(partial(_locate_idx, "mnist", Hub("ylecun/mnist")), (0.1307, 0.3081)),
+    "digits": Source(_locate_digits, (0.3054, 0.3760), input_shape=(1, 8, 8)),
+    "mnist": Source(
+        partial(_locate_idx, "mnist", Hub("ylecun/mnist")), (0.1307, 0.3081), input_shape=(1, 28, 28)
+    ),
     "fashion_mnist": Source(
         partial(_locate_idx, "fashion-mnist", Hub("zalando-datasets/fashion_mnist")),
         (0.2860, 0.3530),
         _FASHION,
+        (1, 28, 28),
     ),
-    "cifar10": Source(_locate_cifar10, (0.4734, 0.2516), _CIFAR),
+    "cifar10": Source(_locate_cifar10, (0.4734, 0.2516), _CIFAR, (3, 32, 32)),
     "npz": Source(_locate_npz),
 }

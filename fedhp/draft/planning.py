@@ -14,7 +14,7 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario, ServerConfig
 from fedhp.sizes import at_least
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 
 # What each class of devices can train, as a share of the dense model's parameters. Not of its bytes: of a
 # convolutional network, whose activations rule, 15 % of them hold next to nothing.
