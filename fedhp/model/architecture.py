@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
-Build = Callable[[Mapping[str, int]], nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
+
+Build = Callable[[Mapping[str, int]], "nn.Module"]
 
 # The group whose units are the entries of a flattened sample. Neighbouring pixels say much the same, and in
 # a dense network on images the first layer's columns are most of the parameters: at a tenth of its size, an
@@ -26,7 +29,8 @@ class Architecture:
         layout: Which axis of which parameter each group of units indexes.
         input_shape: Shape of one sample, channels first.
         num_classes: Width of the output.
-        build: Makes the module whose groups have the given unit counts, its weights not initialised.
+        build: Makes the module whose groups have the given unit counts, its weights not initialised. It needs
+            PyTorch, as the next does.
         initial: The full model's weights before training, by the seed.
         is_users_own: Whether the network is the user's own, and none of `MODELS`.
     """

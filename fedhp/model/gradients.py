@@ -8,37 +8,14 @@ units wide, and otherwise never (torch 2.13 with MKL). What is saved is autograd
 for each network.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeGuard
+from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import nn
 
-_aten = torch.ops.aten
-
-# Is told of a layer, by its place, what flows back into its outputs, of shape (K, batch, outputs), and what
-# it took in, of shape (K, batch, inputs).
-Take = Callable[[int, torch.Tensor, torch.Tensor], None]
-
-
-class Batch(NamedTuple):
-    """Samples of K clients.
-
-    Attributes:
-        samples: Float32 of shape ``(K, batch, *sample)``.
-        labels: Classes, int64 of shape ``(K, batch)``.
-        sizes: How many samples each one has; those beyond fill up a batch, and count for nothing.
-        mask: What is added to the logits, of shape ``(classes,)`` or ``(K, 1, classes)``; None for nothing.
-    """
-
-    samples: torch.Tensor
-    labels: torch.Tensor
-    sizes: Sequence[int]
-    mask: torch.Tensor | None = None
-
-
-# Mean losses and numbers of samples predicted right, of shape (K,), and the gradients of each parameter.
-Worked = tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]
+from fedhp.model import torch_kernels
+from fedhp.model.dense import Batch, Take, Worked, worked
 
 
 def gradients(
@@ -124,80 +101,5 @@ def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 @torch.no_grad()
 def chain_gradients(tensors: Sequence[torch.Tensor], batch: Batch, take: Take | None = None) -> Worked:
-    """Works out the gradients of each network's mean cross-entropy on its own batch, from the last layer on.
-
-    The gradient of a layer's weights is ``flow^T @ inputs``, that of its biases the sum of ``flow`` over the
-    batch.
-
-    Args:
-        tensors: Of each layer of K dense networks of one shape, with ReLU between them: the weights, of shape
-            ``(K, outputs, inputs)``, and the biases, of shape ``(K, outputs)``.
-        batch: What they are shown.
-        take: Is told of every layer, and may change it; then there are no gradients.
-
-    Returns:
-        What was worked out; without gradients where they were taken.
-    """
-    samples, labels, sizes, mask = batch
-    taken = [samples.flatten(2)]  # what each layer takes in
-    last = len(tensors) // 2 - 1
-    for place in range(last):
-        taken.append(_forward(tensors, place, taken[-1]).relu_())
-    outputs = _forward(tensors, last, taken[-1])
-    if mask is not None:
-        outputs.add_(mask)
-    filled = [(row, size) for row, size in enumerate(sizes) if size < labels.shape[1]]
-    right = _right(outputs, labels, filled)
-    outputs = outputs.log_softmax(2)
-    losses = _losses(outputs, labels, filled)
-    flow = _flow(outputs, labels, filled)
-    del outputs
-    grads: list[torch.Tensor] = []
-    for place in range(last, -1, -1):
-        inputs = taken.pop()
-        if take is None:
-            grads += flow.sum(1), torch.bmm(flow.transpose(1, 2), inputs)
-        onwards = torch.bmm(flow, tensors[2 * place]) if place else None
-        if take is not None:
-            take(place, flow, inputs)
-        if onwards is not None:
-            flow = onwards
-            del onwards
-            flow = _aten.threshold_backward.default(flow, inputs, 0)
-    return losses, right, grads[::-1]
-
-
-def _forward(tensors: Sequence[torch.Tensor], place: int, inputs: torch.Tensor) -> torch.Tensor:
-    weights, biases = tensors[2 * place : 2 * place + 2]
-    return torch.baddbmm(biases.unsqueeze(1), inputs, weights.transpose(1, 2))
-
-
-# Rows of batches that are filled up, and how many of their samples count.
-_Filled = Sequence[tuple[int, int]]
-
-
-def _right(outputs: torch.Tensor, labels: torch.Tensor, filled: _Filled) -> torch.Tensor:
-    return _without(outputs.argmax(2) == labels, filled).sum(1)
-
-
-def _losses(logs: torch.Tensor, labels: torch.Tensor, filled: _Filled) -> torch.Tensor:
-    said = _without(logs.gather(2, labels.unsqueeze(2)), filled)
-    losses = said.sum((1, 2)).div_(-labels.shape[1])
-    for row, size in filled:
-        losses[row] *= labels.shape[1] / size
-    return losses
-
-
-def _flow(logs: torch.Tensor, labels: torch.Tensor, filled: _Filled) -> torch.Tensor:
-    """Returns the gradient of the mean losses by the logits."""
-    flow = torch.zeros_like(logs).scatter_(2, labels.unsqueeze(2), -1 / labels.shape[1])
-    for row, size in filled:
-        flow[row].scatter_(1, labels[row].unsqueeze(1), -1 / size)
-    return _aten._log_softmax_backward_data.default(_without(flow, filled), logs, 2, logs.dtype)
-
-
-def _without(judged: torch.Tensor, filled: _Filled) -> torch.Tensor:
-    """Lets what fills up batches count for nothing, in place."""
-    for row, size in filled:
-        judged[row, size:] = 0
-    return judged
+    """Works out the gradients of dense networks: see `fedhp.model.dense.worked`."""
+    return worked(torch_kernels, tensors, batch, take)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.errors import ScenarioError
 from fedhp.model.axes import Axis, AxisRef
 from fedhp.model.structure import Indices, Structure
 
@@ -150,6 +151,15 @@ class Layout:
                 array = array.take(take, axis=axis)
             out[name] = array
         return out
+
+
+def no_units(said: str, why: str = "") -> ScenarioError:
+    """Returns the error of a network that has nothing to cut, with what keeps its units together."""
+    return ScenarioError(
+        f"{said} cannot be pruned: it has no units that could be cut apart from each other{why}. What one "
+        "group of a group normalisation or of a convolution covers is one unit: widen the network, or use "
+        "more groups"
+    )
 
 
 def _runs(given: AxisRef | Axis | None) -> Axis:

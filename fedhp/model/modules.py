@@ -1,14 +1,10 @@
 """A torch module and its tensors: weights put in and taken out, sizes said anew after a cut.
 
-Running statistics of a batch normalisation travel as mean and mean *square*: both are linear in the samples,
-so that the example-weighted mean over clients is that of all their samples, and the variance made of them
-holds the spread between clients too. The mean of the clients' variances, which plain averaging would give,
-lacks it, and is far too small where clients differ (non-IID data).
+Running statistics travel as `fedhp.model.running` says.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -17,45 +13,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.utils.hooks import RemovableHandle
 
+from fedhp.model.batch_norms import batch_norms
 from fedhp.model.layout import Layout
+from fedhp.model.running import MEAN, SQUARE, named
 from fedhp.model.structure import Structure
-
-_MEAN, _SQUARE = "running_mean", "running_square"
-
-
-def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    """Yields the batch normalisations that keep running statistics, by name."""
-    for name, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm) and layer.track_running_stats:
-            yield name, layer
-
-
-def normalises_over_batches(module: nn.Module) -> bool:
-    """Says whether a module in evaluation normalises over the batch, for want of running statistics."""
-    return any(isinstance(m, _BatchNorm) and not m.track_running_stats for m in module.modules())
-
-
-def statistics_names(module: nn.Module) -> list[str]:
-    """Returns the names under which a module's running statistics travel."""
-    return [_join(name, statistic) for name, _ in batch_norms(module) for statistic in (_MEAN, _SQUARE)]
-
-
-def counter_bytes(module: nn.Module) -> int:
-    """Returns the bytes of buffers that are no running statistics, such as the number of batches seen."""
-    statistics = {id(s) for _, layer in batch_norms(module) for s in (layer.running_mean, layer.running_var)}
-    return sum(buffer.nbytes for buffer in module.buffers() if id(buffer) not in statistics)
-
-
-def impossible_squares(weights: Mapping[str, NDArray[np.float32]]) -> list[str]:
-    """Returns the names of mean squares below the square of the mean, as no samples have them."""
-    squares = [name for name in weights if name.rpartition(".")[2] == _SQUARE]
-    return [name for name in squares if (weights[name] < 0.999 * _mean_of(weights, name) ** 2 - 1e-6).any()]
-
-
-def _mean_of(weights: Mapping[str, NDArray[np.float32]], square: str) -> NDArray[np.float32]:
-    return weights[square.removesuffix(_SQUARE) + _MEAN]
+from fedhp.model.torch_kernels import lie_innermost
 
 
 def put_weights(
@@ -69,7 +32,7 @@ def put_weights(
         set_parameter(module, name, torch.tensor(weights[name], device=device))
     lay_out(module, layout)
     for name, layer in batch_norms(module):
-        mean, square = weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)]
+        mean, square = weights[named(name, MEAN)], weights[named(name, SQUARE)]
         layer.running_mean = torch.tensor(mean, device=device)
         layer.running_var = torch.tensor(np.maximum(square - mean * mean, 0), device=device)
         layer.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=device)
@@ -116,16 +79,6 @@ def lay_out(module: nn.Module, layout: Layout) -> None:
             parameter.data = laid.copy_(parameter.data)
 
 
-def lie_innermost(weights: torch.Tensor, layout: Layout) -> bool:
-    """Says whether the channels of weights lie innermost in memory (``channels_last``), cut or not.
-
-    Those of convolutions over images do, on a CPU: their steps take 0.57 to 0.81 of the time then
-    (docs/benchmarks.md). Flattening such maps takes a copy, which the rehearsal of a step sees. On other
-    devices weights lie as they come, for want of a measurement.
-    """
-    return weights.dim() == 4 and weights.device.type == "cpu" and not layout.views_maps
-
-
 def thin_before_convolutions(module: nn.Module, layout: Layout) -> None:
     """Gives layers that skip places, such as shortcuts, only the places that they look at.
 
@@ -154,55 +107,18 @@ def take_weights(module: nn.Module) -> dict[str, NDArray[np.float32]]:
         assert layer.running_mean is not None
         assert layer.running_var is not None
         mean, variance = layer.running_mean.cpu().numpy(), layer.running_var.cpu().numpy()
-        weights[_join(name, _MEAN)], weights[_join(name, _SQUARE)] = mean, variance + mean * mean
+        weights[named(name, MEAN)], weights[named(name, SQUARE)] = mean, variance + mean * mean
     return weights
 
 
 def cut_statistics(module: nn.Module, layout: Layout, within: Structure, sub: Structure) -> None:
     """Cuts running statistics from ``within`` down to ``sub``, in place."""
     for name, layer in batch_norms(module):
-        for _, positions in layout.indices(_join(name, _MEAN), within, sub):
+        for _, positions in layout.indices(named(name, MEAN), within, sub):
             assert layer.running_mean is not None
             assert layer.running_var is not None
             chosen = torch.from_numpy(positions).to(layer.running_mean.device)
             layer.running_mean, layer.running_var = layer.running_mean[chosen], layer.running_var[chosen]
-
-
-def restart_statistics(module: nn.Module) -> None:
-    """Makes running statistics the mean over the samples to come, whatever they were before."""
-    for _, layer in batch_norms(module):
-        layer.reset_running_stats()
-        if layer in _WEIGHING:
-            _WEIGHING.pop(layer).remove()
-        _WEIGHING[layer] = layer.register_forward_pre_hook(_by_samples())
-
-
-_WEIGHING: WeakKeyDictionary[nn.Module, RemovableHandle] = WeakKeyDictionary()
-
-
-def _by_samples() -> Callable[[_BatchNorm, tuple[torch.Tensor, ...]], None]:
-    """Lets a batch count by its samples: torch's own mean is over batches, and the last may be short."""
-    seen = 0
-
-    def weigh(layer: _BatchNorm, inputs: tuple[torch.Tensor, ...]) -> None:
-        nonlocal seen
-        if layer.training:
-            seen += len(inputs[0])
-            layer.momentum = len(inputs[0]) / seen
-
-    return weigh
-
-
-@torch.no_grad()
-def retake_statistics(module: nn.Module, batches: Iterator[torch.Tensor]) -> None:
-    """Makes running statistics the mean over these samples, computed by the network as it now is.
-
-    Of the batches, one is held at a time.
-    """
-    restart_statistics(module)
-    while (samples := next(batches, None)) is not None:
-        module(samples)
-        del samples  # before the next one is loaded
 
 
 def restate_sizes(module: nn.Module) -> None:
@@ -254,7 +170,7 @@ def resize(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, parameter in list(module.named_parameters()):
         set_parameter(module, name, torch.empty(shapes[name], device=parameter.device))
     for name, layer in batch_norms(module):
-        shape = shapes[_join(name, _MEAN)]
+        shape = shapes[named(name, MEAN)]
         assert layer.running_mean is not None
         device = layer.running_mean.device
         layer.running_mean = torch.empty(shape, device=device)
@@ -268,7 +184,3 @@ def set_parameter(module: nn.Module, name: str, value: torch.Tensor) -> nn.Param
     parameter = nn.Parameter(value)
     setattr(module.get_submodule(path), leaf, parameter)
     return parameter
-
-
-def _join(path: str, leaf: str) -> str:
-    return f"{path}.{leaf}" if path else leaf

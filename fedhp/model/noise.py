@@ -63,6 +63,20 @@ class NoiseScale:
             self._variance += weight * (single - square - self._variance)
         self._num_steps += 1
 
+    def kept(self) -> dict[str, float]:
+        """Returns what is known between steps."""
+        return {
+            "steps": self._num_steps,
+            "looks": self._num_looks,
+            "square": self._square,
+            "variance": self._variance,
+        }
+
+    def take_up(self, steps: int, looks: int, square: float, variance: float) -> None:
+        """Goes on with what was known."""
+        self._num_steps, self._num_looks = int(steps), int(looks)
+        self._square, self._variance = float(square), float(variance)
+
     def close(self) -> None:
         """Leaves the module as it was."""
         self._handle.remove()

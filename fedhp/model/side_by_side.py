@@ -7,41 +7,28 @@ would differ from run to run.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fedhp.model.gradients import Batch, Worked, chain_gradients, dense_chain, is_watched
+from fedhp.model.dense import Batch, Form, Worked
+from fedhp.model.gradients import chain_gradients, dense_chain, is_watched
 from fedhp.model.grouped import Logits, grouped
 from fedhp.model.mapped import mapped
-
-
-class Form(Protocol):
-    """How networks of one shape are computed together."""
-
-    def gradients(self, tensors: Sequence[torch.Tensor], batch: Batch, /) -> Worked:
-        """Computes the gradients of mean cross-entropies.
-
-        Args:
-            tensors: The networks' parameters in a module's order, an axis for the networks first.
-            batch: What they are shown.
-
-        Returns:
-            With gradients that lie in memory as the parameters do.
-        """
-        ...
 
 
 class Dense:
     """Dense chains: a network alone is a stack of one."""
 
+    is_dense = True
     gradients = staticmethod(chain_gradients)
 
 
 class ByAutograd:
     """Networks whose logits are computed together, and whose gradients are autograd's."""
+
+    is_dense = False
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits

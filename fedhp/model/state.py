@@ -1,6 +1,6 @@
 """A model as it travels: compact weights, and which units of the full model they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -12,6 +12,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
 Weights = Mapping[str, NDArray[np.float32]]
+Scores = dict[str, NDArray[np.float32]]  # per group, of shape (units,)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class ModelState:
     def __reduce__(self) -> tuple[Any, ...]:
         return ModelState, (dict(self.weights), self.structure, dict(self.scores))
 
+    def values(self) -> dict[str, Any]:
+        """Returns the state as a checkpoint takes it, every attribute by its name."""
+        return {**vars(self), "structure": self.structure.to_bits()}
+
+    @staticmethod
+    def of(values: Mapping[str, Any], layout: Layout) -> "ModelState":
+        """Reads `values`, of a model of this wiring.
+
+        Raises:
+            ValueError: If arrays do not fit the structure.
+        """
+        structure = Structure.from_bits(values["structure"], layout.widths)
+        check_shapes(layout, structure, values["weights"], layout.shapes)
+        return ModelState(values["weights"], structure, values["scores"])
+
     def cut(self, layout: Layout, structure: Structure) -> "ModelState":
         """Returns the state of a sub-structure of this one."""
         weights = layout.slice(self.weights, self.structure, structure)
@@ -47,3 +63,14 @@ class ModelState:
     def num_parameters(self) -> int:
         """Returns the number of scalars in the weights."""
         return sum(array.size for array in self.weights.values())
+
+
+def check_shapes(layout: Layout, structure: Structure, arrays: Weights, names: Iterable[str]) -> None:
+    """Checks that arrays are those of these parameters, of a structure.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    expected = {name: layout.shape(name, structure.counts) for name in names}
+    if {name: array.shape for name, array in arrays.items()} != expected:
+        raise ValueError(f"arrays do not fit the structure, which asks for {expected}")

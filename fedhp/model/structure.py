@@ -93,6 +93,16 @@ class Structure:
         mask[np.asarray(units, dtype=np.intp)] = False
         return Structure({**self.masks, group: mask})
 
+    def distance(self, other: "Structure") -> float:
+        """Returns the Jaccard distance of two structures of one model, as sets of kept units, 0 to 1.
+
+        One minus the units that both keep per unit that either keeps (Levandowsky and Winter 1971, Distance
+        between sets, Nature 234).
+        """
+        pairs = [(mask, other.masks[group]) for group, mask in self.masks.items()]
+        both, either = sum((a & b).sum() for a, b in pairs), sum((a | b).sum() for a, b in pairs)
+        return 1 - float(both / either)
+
     def num_units(self) -> int:
         """Returns the number of kept units over all groups."""
         return sum(self.counts.values())

@@ -1,37 +1,28 @@
-"""The networks that ship, and the user's own."""
+"""The networks that ship, and the user's own. Of some, the layout is read without PyTorch."""
 
-import copy
-import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.bounds import MOST_PARAMETERS
-from fedhp.errors import ScenarioError
+from fedhp.errors import ScenarioError, needing_torch
 from fedhp.model.architecture import Architecture
-from fedhp.model.draws import drawing
-from fedhp.model.modules import hollow, resize, settle, take_weights
-from fedhp.model.networks import chain, resnet, sensors, vgg
-from fedhp.model.networks.layers import NORMS_1D, NORMS_2D, Norm
+from fedhp.model.networks import chain, windows
 from fedhp.model.options import USUAL_WIDTHS, ModelConfig
-from fedhp.model.wiring.tracing import trace
-from fedhp.references import resolve
-from fedhp.seeds import derive
 
-Normalised = Callable[[Sequence[int], Norm, tuple[int, ...], int], nn.Module]
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def architecture(
     config: ModelConfig,
     input_shape: Sequence[int],
     num_classes: int,
-    builder: Callable[..., nn.Module] | None = None,
+    builder: "Callable[..., nn.Module] | None" = None,
 ) -> Architecture:
     """Returns the architecture for inputs of this shape and this many classes.
 
@@ -46,7 +37,10 @@ def architecture(
     """
     shape = tuple(input_shape)
     if config.target:
-        arch = _foreign(config, shape, num_classes, builder)
+        with needing_torch(f"model.target = {config.target}"):
+            from fedhp.model.traced import users_own
+
+        arch = users_own(config, shape, num_classes, builder)
     else:
         arch = MODELS[config.name](config, shape, num_classes)
     _check_size(config, arch.layout.num_parameters(arch.layout.widths))
@@ -61,122 +55,81 @@ def _check_size(config: ModelConfig, num_parameters: int) -> None:
         )
 
 
-def _traced(
-    make: Callable[[], nn.Module], floor: int, shape: tuple[int, ...], num_classes: int, said: str
-) -> Architecture:
-    """Returns the architecture of a network that `make` builds whole, by tracing it."""
-
-    def drawn(seed: int) -> nn.Module:
-        with drawing(seed, "cpu"):
-            return _settled(make(), shape, said)
-
-    module = drawn(0).train()
-    layout, template = trace(module, shape, num_classes, floor, said), hollow(module)
-
-    def build(counts: Mapping[str, int]) -> nn.Module:
-        module = copy.deepcopy(template)
-        resize(module, {name: layout.shape(name, counts) for name in layout.shapes})
-        return module
-
-    def initial(seed: int) -> Mapping[str, NDArray[np.float32]]:
-        return take_weights(drawn(derive(seed, "initial weights")))
-
-    return Architecture(layout, shape, num_classes, build, initial)
-
-
-def _settled(module: nn.Module, shape: tuple[int, ...], said: str) -> nn.Module:
-    try:
-        settle(module, torch.zeros(2, *shape))
-    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-        raise ScenarioError(
-            f"{said}: its lazy layers cannot take samples of shape {shape}: {type(error).__name__}: {error}"
-        ) from error
-    return module
-
-
-def _may_build(found: Any) -> bool:
-    return issubclass(found, nn.Module) if isinstance(found, type) else callable(found)
-
-
-def _users_own(target: str, said: str) -> Callable[..., nn.Module]:
-    try:
-        found: Any = resolve(target, "model.target")
-    except ScenarioError:
-        raise
-    except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-        raise ScenarioError(f"{said}: importing it failed: {type(error).__name__}: {error}") from error
-    if not _may_build(found):
-        # Neither called nor shown: it may be anything, such as the environment with all its secrets.
-        raise ScenarioError(
-            f"{said} must be a function that builds a network, or a class of torch.nn.Module; it is of type "
-            f"{type(found).__name__}"
-        )
-    return found
-
-
-def _foreign(
-    config: ModelConfig,
-    shape: tuple[int, ...],
-    num_classes: int,
-    builder: Callable[..., nn.Module] | None,
-) -> Architecture:
-    said = f"model.target = {config.target}"
-    make = builder or _users_own(config.target, said)
-    offered = {"input_shape": shape, "num_classes": num_classes}
-    if config.widths:  # otherwise the network's own
-        offered["widths"] = list(config.widths)
-
-    def whole() -> nn.Module:
-        try:
-            asked = inspect.signature(make).parameters
-            module = make(**{name: value for name, value in offered.items() if name in asked})
-        except (Exception, SystemExit) as error:  # the user's own code, which may raise anything
-            raise ScenarioError(f"{said}: calling it failed: {type(error).__name__}: {error}") from error
-        if not isinstance(module, nn.Module):
-            raise ScenarioError(f"{said} must return a torch.nn.Module, got {type(module).__name__}")
-        return module
-
-    return replace(_traced(whole, config.floor, shape, num_classes, said), is_users_own=True)
-
-
 def _mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
     widths = config.widths or USUAL_WIDTHS["mlp"]
-    layout, build = chain.mlp(widths, config.floor, config.prune_inputs, shape, num_classes)
-    return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
+    found = chain.mlp(widths, config.floor, config.prune_inputs, shape, num_classes)
+    return _declared(found, shape, num_classes)
 
 
 def _cnn(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    layout, build = chain.cnn(config.widths or USUAL_WIDTHS["cnn"], config.floor, shape, num_classes)
-    return Architecture(layout, shape, num_classes, build, lambda seed: chain.uniform_weights(layout, seed))
+    found = chain.cnn(config.widths or USUAL_WIDTHS["cnn"], config.floor, shape, num_classes)
+    return _declared(found, shape, num_classes)
 
 
-def _normalised(
-    builder: Normalised, norms: Mapping[str, Norm]
-) -> Callable[[ModelConfig, tuple[int, ...], int], Architecture]:
-    """Returns the maker of a network with normalisation, whose layout is traced."""
+def _declared(found: chain.Chain, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    def build(counts: Mapping[str, int]) -> "nn.Module":
+        from fedhp.model.networks import chain_modules
 
-    def make(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-        usual = USUAL_WIDTHS[config.name]
-        widths = config.widths or usual
-        if len(shape) != 3 or (config.name != "conv1d" and len(widths) != len(usual)):
-            raise ScenarioError(
-                f"model '{config.name}' takes samples of three axes and {len(usual)} widths, such as "
-                f"{list(usual)}; got samples of shape {shape} and widths {list(widths)}"
-            )
-        # Known to be too large before it is built, to be traced: no kernel has fewer than five places.
-        _check_size(config, 5 * sum(one * other for one, other in pairwise([*shape[:1], *widths])))
-        said, norm = f"model '{config.name}'", norms[config.norm]
-        return _traced(
-            lambda: builder(widths, norm, shape, num_classes), config.floor, shape, num_classes, said
+        return chain_modules.build(found.layers, counts)
+
+    def initial(seed: int) -> Mapping[str, NDArray[np.float32]]:
+        from fedhp.model.networks import chain_modules
+
+        return chain_modules.uniform_weights(found.layout, seed)
+
+    return Architecture(found.layout, shape, num_classes, build, initial)
+
+
+def _conv1d(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    widths = _widths(config, shape)
+    layout = windows.conv1d(widths, config.norm, config.floor, shape, num_classes)
+
+    @cache
+    def network() -> Any:
+        from fedhp.model.traced import shipped
+
+        return shipped("conv1d", config.norm, widths, shape, num_classes)
+
+    return Architecture(
+        layout,
+        shape,
+        num_classes,
+        lambda counts: network().build(layout, counts),
+        lambda seed: network().initial(seed),
+    )
+
+
+def _by_tracing(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    """Returns the architecture of a network with normalisation, whose layout is traced."""
+    with needing_torch(f"model '{config.name}'"):
+        from fedhp.model.traced import shipped, traced
+
+    widths = _widths(config, shape)
+    return traced(shipped(config.name, config.norm, widths, shape, num_classes), config.floor, num_classes)
+
+
+def _widths(config: ModelConfig, shape: tuple[int, ...]) -> Sequence[int]:
+    """Returns the widths of a network with normalisation, once they and the samples suit it.
+
+    Raises:
+        ScenarioError: If they do not, or the network is too large to be built.
+    """
+    usual = USUAL_WIDTHS[config.name]
+    widths = config.widths or usual
+    if len(shape) != 3 or (config.name != "conv1d" and len(widths) != len(usual)):
+        raise ScenarioError(
+            f"model '{config.name}' takes samples of three axes and {len(usual)} widths, such as "
+            f"{list(usual)}; got samples of shape {shape} and widths {list(widths)}"
         )
+    # Known to be too large before it is built, to be traced: no kernel has fewer than five places.
+    _check_size(config, 5 * sum(one * other for one, other in pairwise([*shape[:1], *widths])))
+    return widths
 
-    return make
 
-
-MODELS: dict[str, Callable[[ModelConfig, tuple[int, ...], int], Architecture]] = {
+MODELS: Mapping[str, Callable[[ModelConfig, tuple[int, ...], int], Architecture]] = {
     "mlp": _mlp,
     "cnn": _cnn,
-    "vgg11": _normalised(vgg.vgg11, NORMS_2D),
-    "resnet20": _normalised(resnet.resnet20, NORMS_2D),
-    "conv1d": _normalised(sensors.conv1d, NORMS_1D),
+    "vgg11": _by_tracing,
+    "resnet20": _by_tracing,
+    "conv1d": _conv1d,
 }

@@ -4,16 +4,19 @@ The paper's own score is not available to us; the default is our choice.
 """
 
 import functools
-import string
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from fedhp.errors import ScenarioError
+from fedhp.model.kernels import kernels_of
 from fedhp.model.layout import Layout
 from fedhp.pruning.evidence import Evidence, Rows, groups_without_scales, groups_without_takers
+
+if TYPE_CHECKING:
+    import torch
 
 # Weight of the magnitude in FlexRel, against the relevance: both count alike.
 _MAGNITUDE_WEIGHT = 0.5
@@ -22,7 +25,7 @@ _CHUNK = 16
 # Relative spread below which a unit counts as constant, above the rounding of its mean.
 _CONSTANT = 1e-6
 
-Score = Callable[[Evidence], torch.Tensor]
+Score = Callable[[Evidence], Any]  # tensors of PyTorch's, or NumPy's arrays
 # Bytes whatever the batch, and per sample, by the number of units and of entries of each.
 Scratch = Callable[[int, int], tuple[int, int]]
 
@@ -49,17 +52,17 @@ class Criterion:
     scratch: Scratch | None = None
 
 
-def taylor(seen: Evidence) -> torch.Tensor:
+def taylor(seen: Evidence) -> Any:
     """First-order Taylor term of removing a unit, ``|sum w * dL/dw|`` over its weights and bias.
 
     Setting a unit's incoming weights and bias (an input's outgoing weights) to zero changes the loss by
     minus this sum, to first order (Molchanov et al. 2019, arXiv 1906.10771, equation 8, summed before the
     square as for a whole unit).
     """
-    return _sum(map(_row_dots, seen.own)).abs()
+    return _total(seen, (rows.dots() for rows in seen.own))
 
 
-def fisher(seen: Evidence) -> torch.Tensor:
+def fisher(seen: Evidence) -> Any:
     """Fisher information of a gate on the unit, ``(sum w * dL/dw)^2`` averaged over steps.
 
     A gate that scales the unit's weights and bias by m has the derivative ``sum w * dL/dw`` at m = 1, and the
@@ -67,41 +70,41 @@ def fisher(seen: Evidence) -> torch.Tensor:
     (Theis et al. 2018, arXiv 1801.05787; Molchanov et al. 2019, arXiv 1906.10771, equation 8). The mean is
     taken over batches instead of samples: our choice, since single samples would take a pass each.
     """
-    return taylor(seen).square()
+    return seen.functions.square(taylor(seen))
 
 
-def magnitude(seen: Evidence) -> torch.Tensor:
+def magnitude(seen: Evidence) -> Any:
     """Euclidean norm of a unit's incoming weights and bias (Li et al. 2017, arXiv 1608.08710, with L2)."""
-    return _l2(seen.own)
+    return _l2(seen, seen.own)
 
 
-def magnitude_l1(seen: Evidence) -> torch.Tensor:
+def magnitude_l1(seen: Evidence) -> Any:
     """Sum of the absolute values of a unit's incoming weights and bias (Li et al. 2017, arXiv 1608.08710)."""
-    return _l1(seen.own)
+    return _l1(seen, seen.own)
 
 
-def outgoing(seen: Evidence) -> torch.Tensor:
+def outgoing(seen: Evidence) -> Any:
     """Euclidean norm of the weights that take a unit in: the onorm, with L2.
 
     He et al. 2014, "Reshaping deep neural network for fast decoding by node-pruning", ICASSP.
     """
-    return _l2(seen.leaving)
+    return _l2(seen, seen.leaving)
 
 
-def outgoing_l1(seen: Evidence) -> torch.Tensor:
+def outgoing_l1(seen: Evidence) -> Any:
     """Sum of the absolute values of the weights that take a unit in (the onorm of He et al. 2014)."""
-    return _l1(seen.leaving)
+    return _l1(seen, seen.leaving)
 
 
-def bn_scale(seen: Evidence) -> torch.Tensor:
+def bn_scale(seen: Evidence) -> Any:
     """``|gamma|`` of the unit's normalisation layers, summed (Liu et al. 2017, arXiv 1708.06519).
 
     Network slimming; meant for the regulariser ``slimming``, which makes the scales sparse.
     """
-    return _l1(seen.scales)
+    return _l1(seen, seen.scales)
 
 
-def flexrel(seen: Evidence) -> torch.Tensor:
+def flexrel(seen: Evidence) -> Any:
     """Magnitude and relevance, ``d * M + (1 - d) * R`` (FlexRel, arXiv 2405.13088), with d = 1/2.
 
     M is the L1 norm of the unit's weights. R is the unit's relevance by LRP-0 (Bach et al. 2015), passed back
@@ -112,11 +115,11 @@ def flexrel(seen: Evidence) -> torch.Tensor:
     normalises M and R is not available to us; our choice is to divide each by its group's mean.
     """
     weight = _MAGNITUDE_WEIGHT
-    relevance = _sum(map(_row_dots, seen.leaving)).abs()
-    return weight * _relative(_l1(seen.own)) + (1 - weight) * _relative(relevance)
+    relevance = _total(seen, (rows.dots() for rows in seen.leaving))
+    return weight * _relative(_l1(seen, seen.own)) + (1 - weight) * _relative(relevance)
 
 
-def activation(seen: Evidence) -> torch.Tensor:
+def activation(seen: Evidence) -> Any:
     """Mean absolute activation (Molchanov et al. 2017, arXiv 1611.06440, section 2.2, for any sign).
 
     Of inputs, which the paper does not prune, the spread: normalised, their mean is arbitrary, and the
@@ -125,10 +128,11 @@ def activation(seen: Evidence) -> torch.Tensor:
     said = _activations(seen)
     if not seen.entering:
         return _spread(said)
-    return torch.linalg.vector_norm(said, ord=1, dim=(0, 2)) / (said.shape[0] * said.shape[2])
+    norms = seen.functions.linalg.vector_norm(said, ord=1, axis=(0, 2))
+    return norms / (said.shape[0] * said.shape[2])
 
 
-def apoz(seen: Evidence) -> torch.Tensor:
+def apoz(seen: Evidence) -> Any:
     """Share of a unit's activations that are not zero: 1 - APoZ (Hu et al. 2016, arXiv 1607.03250).
 
     Of inputs, which the paper does not prune and which, normalised, are never zero, the spread. Our choice.
@@ -136,10 +140,10 @@ def apoz(seen: Evidence) -> torch.Tensor:
     said = _activations(seen)
     if not seen.entering:
         return _spread(said)
-    return torch.count_nonzero(said, dim=(0, 2)) / (said.shape[0] * said.shape[2])
+    return seen.functions.count_nonzero(said, axis=(0, 2)) / (said.shape[0] * said.shape[2])
 
 
-def correlation(seen: Evidence) -> torch.Tensor:
+def correlation(seen: Evidence) -> Any:
     """1 - |correlation| with the most alike unit (NoiseOut, Babaeizadeh et al. 2016, arXiv 1611.06211).
 
     Of the two most alike units one is redundant. It must not be both: each unit is compared to those of its
@@ -147,6 +151,8 @@ def correlation(seen: Evidence) -> torch.Tensor:
     goes first. Both are our choice; and while NoiseOut adds the redundant unit's outgoing weights to the
     other's, ours leaves that to the training that goes on.
     """
+    import torch
+
     said = _activations(seen).transpose(0, 1).flatten(1)
     spread, mean = torch.std_mean(said, dim=1, correction=0)
     rank = spread.argsort(descending=True, stable=True).argsort()
@@ -181,10 +187,11 @@ def _correlations(units: int, entries: int) -> tuple[int, int]:
     return 64 * units + 12 * some * units, 4 * entries * (some + (units if entries > 1 else 0))
 
 
-def random(seen: Evidence) -> torch.Tensor:
+def random(seen: Evidence) -> Any:
     """Uniform random scores: the control that any other criterion has to beat."""
     first = seen.own[0]
-    return torch.rand(first.place.num_units, generator=seen.generator).to(first.parameter.device)
+    drawn = seen.generator.random(first.place.num_units, np.float32)
+    return kernels_of(first.parameter.data).given(drawn, first.parameter.data)
 
 
 def check_criterion(name: str, layout: Layout) -> None:
@@ -211,47 +218,36 @@ def _named(groups: list[str]) -> str:
     return f"{', '.join(map(repr, groups))} {'has' if len(groups) == 1 else 'have'}"
 
 
-def _sum(parts: Iterable[torch.Tensor]) -> torch.Tensor:
-    return functools.reduce(torch.add, parts)
+def _sum(seen: Evidence, parts: Iterable[Any]) -> Any:
+    return functools.reduce(seen.functions.add, parts)
 
 
-def _l1(parameters: Iterable[Rows]) -> torch.Tensor:
-    return _sum(rows.norms(1) for rows in parameters)
+def _total(seen: Evidence, parts: Iterable[Any]) -> Any:
+    return seen.functions.abs(_sum(seen, parts))
 
 
-def _l2(parameters: Iterable[Rows]) -> torch.Tensor:
-    return _sum(rows.norms().square() for rows in parameters).sqrt()
+def _l1(seen: Evidence, parameters: Iterable[Rows]) -> Any:
+    return _sum(seen, (rows.norms(1) for rows in parameters))
 
 
-def _spread(activations: torch.Tensor) -> torch.Tensor:
+def _l2(seen: Evidence, parameters: Iterable[Rows]) -> Any:
+    functions = seen.functions
+    return functions.sqrt(_sum(seen, (functions.square(rows.norms()) for rows in parameters)))
+
+
+def _spread(activations: "torch.Tensor") -> "torch.Tensor":
     """Returns the standard deviation of each unit's activations."""
     return activations.std(dim=(0, 2), correction=0)
 
 
-def _relative(scores: torch.Tensor) -> torch.Tensor:
+def _relative(scores: Any) -> Any:
     """Divides by the mean; zeros stay zeros."""
-    return scores / scores.mean().clamp(min=torch.finfo(scores.dtype).tiny)
+    return scores / max(float(scores.mean()), float(np.finfo(np.float32).tiny))
 
 
-def _activations(seen: Evidence) -> torch.Tensor:
+def _activations(seen: Evidence) -> "torch.Tensor":
     assert seen.activations is not None
     return seen.activations
-
-
-def _row_dots(rows: Rows) -> torch.Tensor:
-    """Returns the dot product of each row of weights with its gradients, without a temporary of their size.
-
-    Torch's own ways allocate one on the CPU, which would be the step's peak: the largest weight again, on
-    top of all gradients. NumPy's ``einsum`` reads the same memory in the order in which it lies, whichever
-    axis the units are on, and allocates nothing. Its views are cheaper too.
-    """
-    parameter, gradient = rows.parameter, rows.parameter.grad
-    assert gradient is not None
-    if parameter.device.type == "cpu":
-        weights, gradients = (rows.place.unfold(t.numpy()) for t in (parameter.detach(), gradient))
-        axes = string.ascii_lowercase[: weights.ndim]
-        return torch.from_numpy(np.einsum(f"{axes},{axes}->{axes[rows.place.axis]}", weights, gradients))
-    return torch.bmm(rows.weights.unsqueeze(1), rows.gradients.unsqueeze(2)).flatten()
 
 
 CRITERIA: dict[str, Criterion] = {

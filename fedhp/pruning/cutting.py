@@ -5,19 +5,19 @@ state with it, and the memory is released at once. Nothing is masked and nothing
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
+from fedhp.model.array_network import ArrayNetwork
+from fedhp.model.kernels import kernels_of
 from fedhp.model.layout import Layout
-from fedhp.model.modules import cut_statistics, lie_innermost, restate_sizes
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.structure import Structure
 
-# The axes of a convolution's weights from the outermost to the innermost, where channels lie innermost.
-_AS_THEY_LIE = (0, 2, 3, 1)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def select(
@@ -50,13 +50,7 @@ def select(
     return Structure(masks)
 
 
-def cut(
-    module: nn.Module,
-    optimizer: Optimizer,
-    layout: Layout,
-    within: Structure,
-    sub: Structure,
-) -> None:
+def cut(module: "nn.Module", optimizer: Optimizer, layout: Layout, within: Structure, sub: Structure) -> None:
     """Cuts module and optimiser state from ``within`` down to ``sub``, in place, one tensor at a time.
 
     Parameters stay the same objects, so that the optimiser's groups need no change; gradients are dropped.
@@ -64,42 +58,43 @@ def cut(
     Raises:
         TypeError: If the optimiser keeps state of a shape that it is not known how to cut.
     """
-    for name, parameter in module.named_parameters():
-        parameter.grad = None
-        takes = layout.indices(name, within, sub)
-        if not takes:
-            continue
-        before = parameter.shape
-        innermost = lie_innermost(parameter, layout)
-        parameter.data = _take(parameter.data, takes, innermost)
-        for key, value in optimizer.state.get(parameter, {}).items():
-            if not isinstance(value, torch.Tensor) or value.dim() == 0:
-                continue
-            if value.shape != before:
-                raise TypeError(
-                    f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for "
-                    f"{name} of shape {tuple(before)}; only state of the parameter's shape can be cut"
-                )
-            optimizer.state[parameter][key] = _take(value, takes, innermost)
+    from fedhp.model.modules import cut_statistics, restate_sizes
+
+    cut_tensors(module, optimizer, layout, within, sub)
     cut_statistics(module, layout, within, sub)
     restate_sizes(module)
 
 
-def _take(
-    tensor: torch.Tensor, takes: Sequence[tuple[int, NDArray[np.intp]]], innermost: bool
-) -> torch.Tensor:
-    """Returns the entries to keep, in one step: cutting axis by axis would hold two copies for a moment."""
-    positions = {axis: torch.from_numpy(p).to(tensor.device) for axis, p in takes}
-    if innermost:
-        as_they_lie = {_AS_THEY_LIE.index(axis): chosen for axis, chosen in positions.items()}
-        return _pick(tensor.permute(_AS_THEY_LIE), as_they_lie).permute(0, 3, 1, 2)
-    return _pick(tensor, positions)
+def cut_tensors(
+    network: "nn.Module | ArrayNetwork",
+    optimizer: Optimizer,
+    layout: Layout,
+    within: Structure,
+    sub: Structure,
+) -> None:
+    """Cuts parameters and optimiser state alone, which is all that there is to a network of arrays."""
+    for name, parameter in network.named_parameters():
+        parameter.grad = None
+        takes = layout.indices(name, within, sub)
+        if takes:
+            _cut_one(name, parameter, optimizer, takes, layout)
 
 
-def _pick(tensor: torch.Tensor, positions: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    if len(positions) == 1:
-        ((axis, chosen),) = positions.items()
-        return tensor.index_select(axis, chosen)
-    every = (torch.arange(size, device=tensor.device) for size in tensor.shape)
-    grid = [positions.get(axis, whole) for axis, whole in enumerate(every)]
-    return tensor[tuple(p.view(-1, *[1] * (tensor.dim() - axis - 1)) for axis, p in enumerate(grid))]
+def _cut_one(
+    name: str,
+    parameter: Any,
+    optimizer: Optimizer,
+    takes: Sequence[tuple[int, NDArray[np.intp]]],
+    layout: Layout,
+) -> None:
+    before, entries = parameter.shape, kernels_of(parameter.data).entries
+    parameter.data = entries(parameter.data, takes, layout)
+    for key, value in optimizer.state.get(parameter, {}).items():
+        if not isinstance(value, type(parameter.data)) or value.ndim == 0:
+            continue
+        if value.shape != before:
+            raise TypeError(
+                f"{type(optimizer).__name__} keeps '{key}' of shape {tuple(value.shape)} for {name} of shape "
+                f"{tuple(before)}; only state of the parameter's shape can be cut"
+            )
+        optimizer.state[parameter][key] = entries(value, takes, layout)

@@ -3,14 +3,17 @@
 Criteria judge by it, regularisers push by it. Nothing is made before it is asked for.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+import numpy as np
 
+from fedhp.model.kernels import kernels_of, namespace_of
 from fedhp.model.layout import Layout, Place
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,35 +21,42 @@ class Rows:
     """One parameter of a group, seen unit by unit. Holds no storage of the parameter's, which may be cut.
 
     Attributes:
-        parameter: The parameter.
+        parameter: The parameter, PyTorch's or of an `fedhp.model.array_network.ArrayNetwork`.
         place: Where it holds the group's units.
     """
 
-    parameter: torch.Tensor
+    parameter: Any
     place: Place
 
     @property
-    def weights(self) -> torch.Tensor:
+    def weights(self) -> Any:
         """The weights, of shape ``(units, entries)``; a bias has one entry per unit."""
-        return self.place.rows(self.parameter.detach())
+        return self.place.rows(self.parameter.data)
 
     @property
-    def gradients(self) -> torch.Tensor:
+    def gradients(self) -> Any:
         """Their gradients of the last step, of the same shape."""
-        gradient = self.parameter.grad
-        assert gradient is not None
-        return self.place.rows(gradient)
+        return self.place.rows(self._gradient)
 
-    def norms(self, order: float = 2) -> torch.Tensor:
+    def norms(self, order: float = 2) -> Any:
         """Returns the norm of each unit's weights, of shape ``(units,)``; without a copy of them."""
-        weights = self.place.unfold(self.parameter.detach())
-        others = [axis for axis in range(weights.dim()) if axis != self.place.axis]
-        return torch.linalg.vector_norm(weights, ord=order, dim=others)
+        weights = self.parameter.data
+        return kernels_of(weights).row_norms(weights, self.place, order)
 
-    def pull(self, factors: torch.Tensor) -> None:
-        """Adds to the gradient each unit's weights times its factor, of shape ``(units,)``, in place."""
+    def dots(self) -> Any:
+        """Returns the dot product of each unit's weights with its gradients, without a copy of them."""
+        weights = self.parameter.data
+        return kernels_of(weights).row_dots(weights, self._gradient, self.place)
+
+    @property
+    def _gradient(self) -> Any:
         gradient = self.parameter.grad
         assert gradient is not None
+        return gradient
+
+    def pull(self, factors: "torch.Tensor") -> None:
+        """Adds to the gradient each unit's weights times its factor, of shape ``(units,)``, in place."""
+        gradient = self._gradient
         axis, _, start, num_units, span = self.place
         shape = [1] * gradient.dim()
         shape[axis] = num_units * span
@@ -73,20 +83,25 @@ class Evidence:
     entering: tuple[Rows, ...] = ()
     leaving: tuple[Rows, ...] = ()
     scales: tuple[Rows, ...] = ()
-    generator: torch.Generator = field(default_factory=torch.Generator)
-    activations: torch.Tensor | None = None
+    generator: np.random.Generator = field(default_factory=np.random.default_rng)
+    activations: "torch.Tensor | None" = None
 
     @property
     def own(self) -> tuple[Rows, ...]:
         """What determines the units: the parameters entering; of inputs, which have none, those leaving."""
         return self.entering or self.leaving
 
+    @property
+    def functions(self) -> Any:
+        """The array API's functions for what there is."""
+        return namespace_of(self.own[0].parameter.data)
+
 
 def evidence(
     layout: Layout,
-    parameters: Mapping[str, torch.Tensor],
+    parameters: Mapping[str, Any],
     counts: Mapping[str, int],
-    generator: torch.Generator,
+    generator: np.random.Generator,
 ) -> dict[str, Evidence]:
     """Returns what there is to see of every group.
 
@@ -133,62 +148,3 @@ def _is_scale(layout: Layout, name: str) -> bool:
     """Says whether a parameter is a normalisation's scale: ``weight`` by name, with one axis, of units."""
     of_units = len(layout.shapes[name]) == 1 and bool(layout.runs(name)[0])
     return of_units and name.rpartition(".")[2] == "weight" and name not in layout.slopes
-
-
-class Taps:
-    """Shows the activations of every group while a module is trained, at the layers that take them in.
-
-    There they are final: normalised, rectified, pooled and flattened. A grouped convolution lies within its
-    units, since it takes in only what is cut along with what it makes: they are shown where they leave it.
-
-    Args:
-        module: The module.
-        layout: Its wiring.
-        counts: Units per group that it holds.
-        show: Called in every forward pass with a group and its activations, of shape
-            ``(batch, units, entries)``, once per layer that takes them in.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        layout: Layout,
-        counts: Mapping[str, int],
-        show: Callable[[str, torch.Tensor], None],
-    ) -> None:
-        self._layout, self._show = layout, show
-        self.recount(counts)
-        takers = [name for name in self._places if self._places[name]]
-        self._handles = [
-            module.get_submodule(name.rpartition(".")[0]).register_forward_pre_hook(
-                self._hook(name),
-                prepend=True,  # all places of a map, of which some layers are given a part
-            )
-            for name in takers
-        ]
-
-    def recount(self, counts: Mapping[str, int]) -> None:
-        """Follows a cut: from now on the module holds these units."""
-        self._places = {
-            name: [place for place in self._layout.places(name, counts) if place.axis == 1]
-            for name in self._layout.trained
-        }
-
-    def close(self) -> None:
-        """Leaves the module as it was."""
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def show(taker: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if not torch.is_grad_enabled():
-                return  # no step
-            taken = inputs[0].detach()
-            if isinstance(taker, nn.Linear):
-                taken = taken.movedim(-1, 1)  # of maps, too, it takes the last axis
-            for place in self._places[name]:
-                size = place.num_units * place.span
-                units = taken.narrow(1, place.start, size).reshape(len(taken), place.num_units, -1)
-                self._show(place.group, units)
-
-        return show

@@ -7,13 +7,17 @@ so takes no graph. What it keeps per weight lies in the optimiser's state: cut, 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import Layout
 from fedhp.model.optimizer import Optimizer
 from fedhp.pruning.evidence import Evidence, evidence, groups_without_scales
+
+if TYPE_CHECKING:
+    import torch
 
 # Below this the penalty of a weight, 1 / HALO's lambda squared, would grow without bound. Our choice.
 _SMALLEST_LAMBDA = 0.1
@@ -49,6 +53,8 @@ def group_lasso(groups: Iterable[Evidence], optimizer: Optimizer, strength: floa
     The sum is over all units, ``w_u`` a unit's incoming weights and bias (an input's outgoing weights) and
     ``size_u`` their number; at zero, of all sub-gradients zero is taken.
     """
+    import torch
+
     for seen in groups:
         norms = torch.stack([rows.norms() for rows in seen.own]).norm(dim=0)
         size = sum(rows.weights.shape[1] for rows in seen.own)
@@ -84,11 +90,13 @@ def halo(groups: Iterable[Evidence], optimizer: Optimizer, strength: float) -> N
             _push_and_learn(weight, optimizer, strength)
 
 
-def _push_and_learn(weight: torch.Tensor, optimizer: Optimizer, strength: float) -> None:
+def _push_and_learn(weight: "torch.Tensor", optimizer: Optimizer, strength: float) -> None:
     """Adds HALO's gradient to a weight's, and takes a step on its penalties; in place, without temporaries.
 
     With g = sign(w) / l^2, the gradients are ``s * g`` for w and ``s * (1 - 2 * g * w / l)`` for l.
     """
+    import torch
+
     assert weight.grad is not None
     options, state = optimizer.param_groups[0], optimizer.state[weight]
     value, velocity, slope = (state[name] for name in _HALO_STATE)
@@ -103,6 +111,8 @@ def _push_and_learn(weight: torch.Tensor, optimizer: Optimizer, strength: float)
 
 def allocate(name: str, optimizer: Optimizer) -> None:
     """Allocates what a regulariser keeps in the optimiser's state: every step takes the same memory."""
+    import torch
+
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in REGULARIZERS[name].state.items():
@@ -117,8 +127,8 @@ def bytes_per_unit(name: str, layout: Layout) -> dict[str, int]:
     """
     if not REGULARIZERS[name].by_norms:
         return dict.fromkeys(layout.widths, 4)
-    parameters = {name: torch.empty(0) for name in layout.trained}
-    seen = evidence(layout, parameters, layout.widths, torch.Generator())
+    parameters = {name: np.empty(0, np.float32) for name in layout.trained}
+    seen = evidence(layout, parameters, layout.widths, np.random.default_rng())
     return {
         group: 4 * (2 * len(one.own) + 4 + max(rows.place.span for rows in one.own))
         for group, one in seen.items()

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import nn
 
+from fedhp.model.networks.norms import channels_per_group
+
 Norm = Callable[[int], nn.Module]
-_CHANNELS_PER_GROUP = 4
 
 
 def group_norm(num_channels: int) -> nn.Module:
     """Makes a group normalisation of groups of four channels, or fewer where four do not divide them."""
-    per_group = next(n for n in (_CHANNELS_PER_GROUP, 2, 1) if num_channels % n == 0)
-    return nn.GroupNorm(num_channels // per_group, num_channels)
+    return nn.GroupNorm(num_channels // channels_per_group(num_channels), num_channels)
 
 
-# "batch" keeps running statistics; what becomes of them in a federation says `fedhp.model.modules`.
+# "batch" keeps running statistics; what becomes of them in a federation says `fedhp.model.running`.
 NORMS_2D: dict[str, Norm] = {"batch": nn.BatchNorm2d, "group": group_norm}
 NORMS_1D: dict[str, Norm] = {"batch": nn.BatchNorm1d, "group": group_norm}
 

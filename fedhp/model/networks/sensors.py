@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from fedhp.model.networks.layers import Norm, stack
-
-_KERNEL = 5
+from fedhp.model.networks.windows import KERNEL
 
 
 def conv1d(widths: Sequence[int], norm: Norm, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -22,7 +21,7 @@ def conv1d(widths: Sequence[int], norm: Norm, input_shape: tuple[int, ...], num_
     convolutions = []
     before, steps = input_shape[0] * input_shape[1], input_shape[2]
     for width in widths:
-        convolution = nn.Conv1d(before, width, _KERNEL, padding=_KERNEL // 2, bias=False)
+        convolution = nn.Conv1d(before, width, KERNEL, padding=KERNEL // 2, bias=False)
         convolutions.append((convolution, nn.MaxPool1d(2) if steps > 1 else None))
         before, steps = width, max(1, steps // 2)
     return stack({"window": nn.Flatten(1, 2)}, convolutions, norm, nn.AdaptiveAvgPool1d(1), num_classes)

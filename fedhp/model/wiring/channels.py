@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedhp.model.axes import Axis, AxisRef
+from fedhp.model.wiring.identities import Channels
 
-Channels = NDArray[np.intp]
 _Unit = tuple[str, int]  # a group, and a number there
 
 FIXED = 0  # the identity of what can never be cut

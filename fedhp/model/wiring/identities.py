@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedhp.model.wiring.channels import Channels
+# The identities along an axis.
+Channels = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from fedhp.errors import ScenarioError
 from fedhp.model.wiring.calls import Call, Kind, reads_numbers, tensors
-from fedhp.model.wiring.channels import FIXED, Channels, Identities, fixed
-from fedhp.model.wiring.identities import Value
+from fedhp.model.wiring.channels import FIXED, Identities, fixed
+from fedhp.model.wiring.identities import Channels, Value
 from fedhp.model.wiring.parameters import ParameterAxes
 
 _ALIKE = {

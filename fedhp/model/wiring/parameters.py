@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.modules import batch_norms, statistics_names
+from fedhp.model.batch_norms import batch_norms, statistics_names
 from fedhp.model.wiring.calls import Call
-from fedhp.model.wiring.channels import FIXED, Channels, Identities, fixed
-from fedhp.model.wiring.identities import Value
+from fedhp.model.wiring.channels import FIXED, Identities, fixed
+from fedhp.model.wiring.identities import Channels, Value
 
 _MOST_OWN = 100_000  # entries of a parameter of one's own, beyond which none is told from another
 

@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from fedhp.errors import ScenarioError
+from fedhp.model.networks.norms import ONE_VALUE
 from fedhp.model.wiring.calls import Call, tensors
 from fedhp.model.wiring.channels import FIXED, fixed
 from fedhp.model.wiring.identities import Value, replaced
@@ -94,6 +95,8 @@ def _batch_norm(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
 def _group_norm(wiring: Wiring, call: Call, result: Any) -> list[Value | None]:
     if call.argument(2, "weight") is None:
         raise wiring.unknown(call.who)  # a cut could not tell its groups
+    if result[0].numel() == call.argument(1, "num_groups"):
+        raise wiring.refuse(f"{call.who} {ONE_VALUE}")
     channels = wiring.along(call, call.argument(0, "input"), 1)
     wiring.channels.equate_blocks(channels, call.argument(1, "num_groups"))
     wiring.parameters.scaled(call, channels, [(2, "weight"), (3, "bias")])

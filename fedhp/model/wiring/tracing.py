@@ -18,10 +18,12 @@ from torch.nn.modules.conv import _ConvTransposeNd
 
 from fedhp.errors import ScenarioError
 from fedhp.model.axes import Axis
-from fedhp.model.layout import Layout
-from fedhp.model.modules import hollow, statistics_names
+from fedhp.model.batch_norms import statistics_names
+from fedhp.model.layout import Layout, no_units
+from fedhp.model.modules import hollow
 from fedhp.model.wiring.calls import forward
-from fedhp.model.wiring.channels import Channels, fixed
+from fedhp.model.wiring.channels import fixed
+from fedhp.model.wiring.identities import Channels
 from fedhp.model.wiring.known import Wiring
 from fedhp.model.wiring.layers import WIRING
 from fedhp.model.wiring.rules import RULES
@@ -128,7 +130,8 @@ class _Tracer:
             wiring.held[f"'{name}' takes them in another order"] = None
         widths = self._groups.widths
         if not widths:
-            raise self._refusal(self._no_units())
+            why = f" ({', '.join(wiring.held)})" if wiring.held else ""
+            raise no_units(self._said, why)
         axes: dict[str, list[Axis]] = {name: [run or () for run in found] for name, found in runs.items()}
         floors = {group: min(self._floor, width) for group, width in widths.items()}
         over_batches = any(isinstance(layer, _BatchNorm) for layer in self._module.modules())
@@ -147,13 +150,6 @@ class _Tracer:
             channels.fix(rows)
         first = np.broadcast_to(channels.roots(rows[:, 0]), value.shape[0])
         return [first, *map(fixed, value.shape[1:])]
-
-    def _no_units(self) -> str:
-        why = f" ({', '.join(self._wiring.held)})" if self._wiring.held else ""
-        return (
-            f"it has no units that could be cut apart from each other{why}. What one group of a group "
-            "normalisation or of a convolution covers is one unit: widen the network, or use more groups"
-        )
 
     def _refusal(self, cause: str) -> ScenarioError:
         return ScenarioError(f"{self._said} cannot be pruned: {cause}")
