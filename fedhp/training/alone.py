@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import torch
-from torch import nn
+from fedhp.model.kernels import kernels_of
+from fedhp.model.optimizer import Optimizer, drop_gradients, parameters_of
 
-from fedhp.model.gradients import gradients
-from fedhp.model.optimizer import Optimizer
-from fedhp.training.optimizers import drop_gradients
+Gradients = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
 
 
 def gradient_norm(optimizer: Optimizer) -> float:
@@ -17,22 +16,23 @@ def gradient_norm(optimizer: Optimizer) -> float:
     Taken in every step, it would cost a small network 4 % of its training. It looks at one gradient after the
     other, and so takes a number where the backward pass, just before, had one for each output of a layer.
     """
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    grads = (parameter.grad for parameter in parameters if parameter.grad is not None)
-    return math.hypot(*(torch.linalg.vector_norm(grad).item() for grad in grads))
+    grads = (parameter.grad for parameter in parameters_of(optimizer) if parameter.grad is not None)
+    return math.hypot(*(kernels_of(grad).norm(grad) for grad in grads))
 
 
 def training_step(
-    module: nn.Module,
+    gradients: Gradients,
+    module: Any,
     optimizer: Optimizer,
-    images: torch.Tensor,
-    labels: torch.Tensor,
+    images: Any,
+    labels: Any,
     observe: Callable[[], None] | None = None,
-    mask: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    mask: Any | None = None,
+) -> tuple[Any, Any]:
     """Takes one step on a batch.
 
     Args:
+        gradients: Computes the gradients: `fedhp.training.runtime.Runtime.gradients`.
         module: The model.
         optimizer: Its optimiser.
         images: Samples, float32 of shape ``(batch, channels, height, width)``, or ``(batch, inputs)`` where

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from fedhp.errors import TrainingError
 from fedhp.model.structure import Structure
-from fedhp.training.method import ClientRun
+from fedhp.training.meter import Meter
 from fedhp.training.statistics import Statistics
 from fedhp.training.update import RoundTask
 
@@ -40,25 +40,27 @@ class Epoch:
         self.loss_sum += loss * number
         self.num_right += num_right
 
-    def statistics(self, run: ClientRun, seconds: float) -> Statistics:
+    def statistics(self, task: RoundTask, meter: Meter, last_batch: int, seconds: float) -> Statistics:
         """Returns what it measured.
 
         Args:
-            run: The training.
+            task: What is trained.
+            meter: What it took of memory.
+            last_batch: Samples per step at its end.
             seconds: What the training has taken until now.
 
         Raises:
             TrainingError: If the loss is not finite.
         """
         return Statistics(
-            train_loss=_finite(self.loss_sum / self.done, run.task),
+            train_loss=_finite(self.loss_sum / self.done, task),
             accuracy=self.num_right / self.done,
             gradient_norm=self.gradient_norm or 0.0,
-            memory_predicted_bytes=run.meter.predicted,
-            memory_measured_bytes=run.meter.measured,
-            memory_mean_bytes=run.meter.mean(self.done),
+            memory_predicted_bytes=meter.predicted,
+            memory_measured_bytes=meter.measured,
+            memory_mean_bytes=meter.mean(self.done),
             batch_size_first=self.first_batch,
-            batch_size_last=run.steps.batch,
+            batch_size_last=last_batch,
             seconds=seconds - self.seconds_before,
         )
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture
+from fedhp.model.batch_norms import normalises_over_batches
 from fedhp.model.building import to_module
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import is_watched
-from fedhp.model.modules import normalises_over_batches
 from fedhp.model.state import ModelState
 from fedhp.seeds import derive
 from fedhp.threads import cores

@@ -1,24 +1,28 @@
 """What a training takes of memory: as the memory model predicts it, and as its live tensors show it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
-import torch
-
-from fedhp.costs.live_tensors import LiveTensors
+from fedhp.costs.watching import Peak
 
 Key = tuple[object, ...]
+Live = Callable[[Sequence[Any]], AbstractContextManager[Peak]]
 
 
 class Meter:
     """Keeps the peaks of an epoch, and the mean over its samples, in bytes.
+
+    Args:
+        live: Counts what lives within it, with what lives before: `fedhp.training.runtime.Runtime.live`.
 
     Attributes:
         predicted: The largest step so far, by the memory model.
         measured: The largest peak so far of live tensors.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, live: Live) -> None:
+        self._live = live
         self.begin(0)
 
     def begin(self, step_bytes: int) -> None:
@@ -38,7 +42,7 @@ class Meter:
         return round(self._byte_samples / num_samples)
 
     @contextmanager
-    def watching(self, key: Key, held: Callable[[], Sequence[torch.Tensor]]) -> Iterator[None]:
+    def watching(self, key: Key, held: Callable[[], Sequence[Any]]) -> Iterator[None]:
         """Counts the peak of live tensors of what is done, measured now or on an equal piece of work.
 
         Args:
@@ -48,7 +52,7 @@ class Meter:
         if key in PEAKS:
             yield
         else:
-            with LiveTensors(held()) as live:
+            with self._live(held()) as live:
                 yield
             PEAKS[key] = live.peak
         self.measured = max(self.measured, PEAKS[key])

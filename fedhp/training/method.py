@@ -1,35 +1,34 @@
-"""What a client method is: one part of how a client trains, at work at five moments of its local training.
+"""What a client method is: one part of how a client trains, at work at six moments of its local training.
 
 DynHP is one, and so are FedProx, masked loss or ordered dropout. The trainer knows none of them by name.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils._pytree import tree_iter
 
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
-from fedhp.model.modules import take_weights
-from fedhp.model.optimizer import Optimizer
-from fedhp.model.state import Weights
+from fedhp.model.optimizer import Optimizer, parameters_of, set_rate
+from fedhp.model.state import Scores, Weights
 from fedhp.model.structure import Structure
-from fedhp.pruning.contributions import Scores
-from fedhp.training.evaluation import evaluate_module
 from fedhp.training.meter import Key, Meter
-from fedhp.training.optimizers import made, parameters_of, set_rate, state_tensors
 from fedhp.training.recipe import Recipe, Steps
-from fedhp.training.rows import Row
+from fedhp.training.runtime import Runtime
 from fedhp.training.update import RoundTask
 
-Part = tuple[nn.Module, Optimizer]
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fedhp.training.rows import Row
+
+Part = tuple["nn.Module", Optimizer]
 
 
 @dataclass
@@ -43,7 +42,8 @@ class ClientRun:
         structure: The units that are left. A method that cuts module and optimiser sets it anew; batch and
             running statistics then follow.
         steps: The steps that fit it.
-        module: The model in training. Beside others' it is made when it is first looked at.
+        module: The model in training; without PyTorch, an `fedhp.model.array_network.ArrayNetwork`. Beside
+            others' it is made when it is first looked at.
         optimizer: Its optimiser, all state allocated. What a method keeps in the state of a parameter, of its
             shape, is cut, measured and freed with it.
         part: The module and the optimiser of the next step, by default the whole.
@@ -62,28 +62,34 @@ class ClientRun:
     shard: Shard
     structure: Structure
     steps: Steps
-    row: Row | None = None
-    mask: torch.Tensor | None = None
+    row: "Row | None" = None
+    mask: "torch.Tensor | None" = None
     noise_scale: Callable[[], float] = lambda: 0.0
     progress: float = 0.0
-    meter: Meter = field(default_factory=Meter)
     methods: "Sequence[Method]" = ()
+    meter: Meter = field(init=False)
     rate: float = field(init=False)
     is_beside: bool = field(init=False)
 
     def __post_init__(self) -> None:
+        self.meter = Meter(self.runtime.live)
         self.rate = self.recipe.train.learning_rate
         self.is_beside = self.row is not None and self.row.has_others
 
+    @property
+    def runtime(self) -> Runtime:
+        """What computes."""
+        return self.recipe.runtime
+
     @cached_property
-    def module(self) -> nn.Module:
+    def module(self) -> "nn.Module":
         """See above."""
         return self.recipe.module(self.task.state) if self.row is None else self.row.module()
 
     @cached_property
     def optimizer(self) -> Optimizer:
         """See above."""
-        optimizer = made(self.module.parameters(), self.recipe.train)
+        optimizer = self.runtime.optimizer(self.module, self.recipe.train)
         set_rate(optimizer, self.rate)
         if self.row is not None:
             self.row.lend_velocities(optimizer)
@@ -95,7 +101,7 @@ class ClientRun:
         return self.module, self.optimizer
 
     @property
-    def unseen(self) -> Row | None:
+    def unseen(self) -> "Row | None":
         """The row that the network is, and nothing else, until somebody looks at the module."""
         return None if "module" in vars(self) else self.row
 
@@ -106,13 +112,13 @@ class ClientRun:
             set_rate(self.optimizer, rate)
 
     @cached_property
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Where the model is."""
         return self.recipe.device()
 
     def weights(self) -> Weights:
         """Returns the weights as they are; what must outlive the next step is to be copied."""
-        return take_weights(self.module) if self.unseen is None else self.unseen.weights()
+        return self.runtime.weights(self.module) if self.unseen is None else self.unseen.weights()
 
     @cached_property
     def memory(self) -> MemoryModel:
@@ -124,20 +130,18 @@ class ClientRun:
         local = (epoch + done / len(self.shard)) / self.recipe.train.local_epochs
         self.progress = (self.task.round - 1 + local) / self.recipe.rounds
 
-    def batch(self, rows: NDArray[np.intp]) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, rows: NDArray[np.intp]) -> "tuple[torch.Tensor, torch.Tensor]":
         """Returns samples, as far as the model takes them, and their classes, where the model is."""
-        images, labels = self.shard.batch(rows, self.steps.inputs)
-        device = self.device
-        return (images, labels) if device.type == "cpu" else (images.to(device), labels.to(device))
+        return self.runtime.batch(self.shard, rows, self.steps.inputs, self.device)
 
-    def held(self) -> list[torch.Tensor]:
+    def held(self) -> list[Any]:
         """Returns what lives between steps, from now on in tensors of its own, not beside other clients'.
 
         Whoever keeps the list keeps what a cut would free.
         """
         self.part_from_others()
         kept = [tensor for method in self.methods for tensor in method.tensors]
-        return [*self.module.parameters(), *self.module.buffers(), *state_tensors(self.optimizer), *kept]
+        return [*self.runtime.kept(self.module, self.optimizer), *kept]
 
     def part_from_others(self) -> None:
         """Puts parameters and state in tensors of their own, where they lie beside other clients'."""
@@ -146,8 +150,8 @@ class ClientRun:
         self.is_beside = False
         for parameter in self.module.parameters():
             parameter.data = parameter.data.clone()
-            state = self.optimizer.state[parameter]
-            state.update({key: kept.clone() for key, kept in state.items() if isinstance(kept, torch.Tensor)})
+            state, kind = self.optimizer.state[parameter], type(parameter.data)
+            state.update({key: kept.clone() for key, kept in state.items() if isinstance(kept, kind)})
 
     def step_key(self, batch: int) -> Key:
         """Returns everything that the peak of a step of so many samples depends on."""
@@ -168,11 +172,16 @@ class Method:
         stackable: Whether clients at work by it may be trained side by side, step by step in turn: it draws
             from streams of its own alone, leaves parameters, gradients and state where they lie, and the
             part that a step trains the whole.
+        prunes: Whether it cuts where memory is short: `on_shortage`.
+        on_arrays: Whether it can be at work on a device without PyTorch, whose networks are NumPy's arrays:
+            it asks for parameters, gradients and state alone, and computes by `fedhp.model.kernels`.
     """
 
     name: ClassVar[str] = ""
     by_strategy: ClassVar[bool] = False
     stackable: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
+    on_arrays: ClassVar[bool] = False
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -198,11 +207,16 @@ class Method:
         """
 
     @property
-    def tensors(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> "Sequence[torch.Tensor]":
         """What it keeps between steps, besides what lies in the optimiser's state.
 
         By default, the tensors that its attributes hold, in lists and dicts too.
         """
+        if self.on_arrays:  # which says what it keeps, if anything
+            return ()
+        import torch
+        from torch.utils._pytree import tree_iter
+
         return [leaf for leaf in tree_iter(vars(self)) if isinstance(leaf, torch.Tensor)]
 
     @property
@@ -231,6 +245,21 @@ class Method:
 
     def after_step(self, run: ClientRun) -> None:
         """Acts after a step's update: cuts."""
+
+    def on_shortage(self, run: ClientRun, budget_bytes: int) -> None:
+        """Acts where no step of the network fits what memory a device has left: cuts until one does."""
+
+    def kept(self) -> Mapping[str, Any] | None:
+        """Returns what it hands on from one epoch to the next, besides what lies in the optimiser's state.
+
+        Mappings by text, lists, texts, numbers, None and NumPy's arrays of numbers. None for "I do not say",
+        which keeps a training on one device from going on once it was cut short: by default, where it has
+        attributes.
+        """
+        return None if vars(self) else {}
+
+    def take_up(self, run: ClientRun, kept: Mapping[str, Any]) -> None:
+        """Goes on, after `begin`, with what was kept."""
 
     def end(self, run: ClientRun) -> Scores | None:
         """Leaves the module as it was before, but for what it learned.
@@ -283,5 +312,5 @@ def local_accuracy(run: ClientRun, held_out: Shard | None, of: str) -> float | N
         return None
     batch = min(run.steps.batch, len(held_out))
     with run.meter.watching(("evaluation", of, run.step_key(batch)), run.held):
-        accuracy, _ = evaluate_module(run.module, held_out, run.steps.inputs, run.device, batch)
+        accuracy, _ = run.runtime.evaluate(run.module, held_out, run.steps.inputs, run.device, batch)
     return accuracy

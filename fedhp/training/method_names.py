@@ -1,7 +1,14 @@
-"""The names of client methods that are spoken of before any is chosen."""
+"""The names of client methods that are spoken of before any is chosen, or imported."""
+
+from collections.abc import Iterable, Sequence
 
 DYNHP = "dynhp"
 REGULARIZER = "regularizer"
 
 # What a strategy that prunes asks for.
 PRUNING = (DYNHP, REGULARIZER)
+
+
+def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
+    """Returns which methods are not among those that ship, and have to be imported."""
+    return list(dict.fromkeys([*(name for name in asked if ":" in name), *own]))

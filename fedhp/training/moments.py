@@ -6,9 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.shard import Shard
-from fedhp.model.building import to_module
-from fedhp.model.draws import drawing
-from fedhp.model.modules import retake_statistics, take_weights
 from fedhp.seeds import derive, generator
 from fedhp.training.meter import Meter
 from fedhp.training.recipe import Recipe, choose_batch
@@ -43,14 +40,15 @@ def take_moments(recipe: Recipe, task: RoundTask, shard: Shard) -> Moments:
     chosen = choose_batch(recipe, memory, structure, task.profile.memory_bytes)
     order = generator(recipe.seed, "moments", task.round, task.client).permutation(len(shard))[:ENOUGH]
     batch = min(chosen, len(order))
-    module, inputs = to_module(arch, task.state, device).train(), arch.kept_inputs(structure)
+    runtime, inputs = recipe.runtime, arch.kept_inputs(structure)
+    network = runtime.network(arch, task.state, device)
     rows = batches(order, batch, arch.layout.smallest_batch)
-    samples = (shard.batch(some, inputs)[0].to(device) for some in rows)
-    meter = Meter()
-    key = ("moments", recipe.step_key(shard, [module.parameters()], batch))
-    watched = meter.watching(key, lambda: [*module.parameters(), *module.buffers()])
-    with drawing(derive(recipe.seed, "moments", task.round, task.client), device), watched:
-        retake_statistics(module, samples)
-    taken = take_weights(module)
+    samples = (runtime.batch(shard, some, inputs, device)[0] for some in rows)
+    meter = Meter(runtime.live)
+    key = ("moments", recipe.step_key(shard, [network.parameters()], batch))
+    watched = meter.watching(key, lambda: runtime.kept(network))
+    with runtime.drawing(derive(recipe.seed, "moments", task.round, task.client), device), watched:
+        runtime.retake_statistics(network, samples)
+    taken = runtime.weights(network)
     statistics = {name: taken[name] for name in sorted(arch.layout.buffers)}
     return Moments(statistics, meter.measured)

@@ -1,30 +1,33 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.costs.memory import Extras, MemoryModel, samples
 from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
-from fedhp.model.building import to_module
-from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.schedule import Schedule
+from fedhp.threads import usual_runtime
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
-from fedhp.training.meter import Key
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
+from fedhp.training.options import OPTIMIZERS, TrainConfig
+from fedhp.training.runtime import Runtime, runtime_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from fedhp.training.meter import Key
 
 
 class MethodKind(Protocol):
@@ -43,6 +46,16 @@ class MethodKind(Protocol):
     @property
     def stackable(self) -> bool:
         """Whether clients at work by it may be trained side by side."""
+        ...
+
+    @property
+    def prunes(self) -> bool:
+        """Whether it cuts where memory is short."""
+        ...
+
+    @property
+    def on_arrays(self) -> bool:
+        """Whether it can be at work on a device without PyTorch."""
         ...
 
     def __call__(self) -> Any:
@@ -76,7 +89,9 @@ class Recipe:
         rounds: Rounds of the whole training, over which schedules run.
         seed: The run's seed.
         kinds: The client methods that may be at work, in the order in which they act.
-        levels: Widths of sub-models, as shares of the full model's; empty leaves them to who trains some.
+        levels: Widths of sub-models, as shares of the full one's; none leaves them to who trains some.
+        runtime_name: What computes.
+        shares: How groups shrink together, in their order; none leaves it to the memory model.
     """
 
     architecture: Architecture
@@ -87,6 +102,13 @@ class Recipe:
     seed: int
     kinds: tuple[MethodKind, ...]
     levels: tuple[float, ...] = ()
+    runtime_name: str = field(default_factory=usual_runtime)
+    shares: tuple[float, ...] = ()
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What computes."""
+        return runtime_of(self.runtime_name)
 
     @cached_property
     def methods(self) -> tuple[MethodKind, ...]:
@@ -99,15 +121,17 @@ class Recipe:
 
         What methods keep per parameter counts as state of the optimiser.
         """
+        arch, slots = self.architecture, self.train.state_slots
         own = Extras(counts=OPTIMIZERS[self.train.optimizer].counts)
         extras = Extras.together([own, *(kind.extras(self) for kind in self.methods)])
-        return memory_model(self.architecture, self.train.state_slots, raw_itemsize, extras)
+        return memory_model(arch, slots, raw_itemsize, extras, self.runtime_name)
 
     @cached_property
     def shape(self) -> Shape:
         """How the groups of the model shrink together, by their weight in this recipe's memory."""
-        memory = self.memory_model(raw_itemsize=1)
-        return Shape(self.architecture.layout, memory.shares(self.train.batch_size))
+        layout, batch = self.architecture.layout, self.train.batch_size
+        told = dict(zip(layout.widths, self.shares, strict=False))
+        return Shape(layout, told or self.memory_model(raw_itemsize=1).shares(batch))
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -117,10 +141,10 @@ class Recipe:
     def step_key(
         self,
         shard: Shard,
-        parameters: Sequence[Iterable[torch.Tensor]],
+        parameters: "Sequence[Iterable[torch.Tensor]]",
         batch: int,
         methods: Sequence[Hashable] = (),
-    ) -> Key:
+    ) -> "Key":
         """Returns everything that the peak of a training step depends on.
 
         Args:
@@ -140,17 +164,15 @@ class Recipe:
             memory.state_slots,
             memory.extras,
             tuple(methods),
-            self.device().type,
+            f"{self.runtime_name} {self.device()}",
         )
 
-    def module(self, state: ModelState) -> nn.Module:
-        """Returns a copy of a model, to be trained."""
-        module = to_module(self.architecture, state, self.device())
-        thin_before_convolutions(module, self.architecture.layout)
-        return module
+    def module(self, state: ModelState) -> "nn.Module":
+        """Returns a copy of a model, to be trained; of arrays, a `fedhp.model.array_network.ArrayNetwork`."""
+        return self.runtime.network(self.architecture, state, self.device())
 
     @lru_cache(maxsize=4)  # noqa: B019 - a fleet at its target is sent the same structures in every round
-    def network(self, structure: Structure) -> nn.Module:
+    def network(self, structure: Structure) -> "nn.Module":
         """Returns a network of a structure, whose weights are of no account, and which nobody changes."""
         layout, counts = self.architecture.layout, structure.counts
         zeros = {name: np.zeros(layout.shape(name, counts), np.float32) for name in layout.shapes}
@@ -185,14 +207,9 @@ class Recipe:
                 f"{self.train.batch_size}"
             )
 
-    def device(self) -> torch.device:
+    def device(self) -> "torch.device":
         """Returns the device to compute on."""
-        wanted = self.train.device
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        if wanted == "cuda" and not torch.cuda.is_available():
-            raise ScenarioError("train.device = cuda, but torch sees no CUDA device; use auto or cpu")
-        return torch.device(wanted)
+        return self.runtime.device(self.train.device)
 
 
 @dataclass(frozen=True)

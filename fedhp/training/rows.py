@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.model.modules import copy_of, rows_like
-from fedhp.model.optimizer import Optimizer
+from fedhp.model.optimizer import Optimizer, parameters_of
 from fedhp.model.side_by_side import form_of
 from fedhp.model.state import ModelState
-from fedhp.training.optimizers import MOMENTUM, parameters_of
+from fedhp.training.options import MOMENTUM
 
 
 class Rows:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 from fedhp.bounds import LARGEST_WHOLE
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
-from fedhp.model.side_by_side import Dense, Form, form_of
+from fedhp.model.dense import Form
 from fedhp.model.structure import Structure
 from fedhp.seeds import generator
-from fedhp.training.batch_statistics import BatchStatistics
+from fedhp.training import moments
 from fedhp.training.epoch import Epoch
+from fedhp.training.memory_guard import MemoryGuard
 from fedhp.training.method import ClientRun, Part, begin, local_accuracy
-from fedhp.training.optimizers import LR_SCHEDULES
+from fedhp.training.options import LR_SCHEDULES
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
-from fedhp.training.rows import Row
 from fedhp.training.statistics import Statistics
 from fedhp.training.update import RoundTask
+
+if TYPE_CHECKING:
+    from fedhp.training.rows import Row
 
 # Of each client of a step, the mean loss of its samples, and how many of them were predicted right.
 Judged = tuple[Sequence[float], Sequence[int]]
@@ -35,11 +39,13 @@ class Client:
         task: What it is asked.
         shard: Its own training data.
         held_out: Its own data on which the model is evaluated before and after, if any.
+        guard: Looks after its memory, on a real device.
     """
 
     task: RoundTask
     shard: Shard
     held_out: Shard | None = None
+    guard: MemoryGuard | None = None
 
 
 class Session:
@@ -54,8 +60,7 @@ class Session:
         run: What methods look at.
         client: Who trains.
         received: The accuracy of the model as it came, on samples that the client holds out.
-        epoch: The epoch under way.
-        order: Its samples, in the order in which they are taken.
+        epoch: The epoch under way, over its samples in the ``order`` that ``stream`` has drawn.
         epochs: What those before measured.
         shape: What networks and batches that are computed together have in common.
         watched: A step whose peak is known: see `fedhp.training.peaks`.
@@ -69,19 +74,18 @@ class Session:
         TrainingError: If there are too few samples for a step.
     """
 
-    def __init__(self, recipe: Recipe, client: Client, row: Row | None = None) -> None:
+    def __init__(self, recipe: Recipe, client: Client, row: "Row | None" = None) -> None:
         started, task, shard = time.perf_counter(), client.task, client.shard
         _check_samples(recipe, client)
         # A model that does not fit is refused here: by itself, before anything is allocated.
         steps = _steps(recipe, task, shard, task.state.structure)
         self.run = ClientRun(recipe, task, shard, task.state.structure, steps, row)
-        self._take(steps)
+        self.take(steps)
         self.failure: Exception | None = None
         self.client, self.epochs = client, list[Statistics]()
-        self._stream = generator(recipe.seed, "batches", task.round, task.client)
-        self._statistics = BatchStatistics(self.run)
-        # While nobody watches the module.
-        self.received = local_accuracy(self.run, client.held_out, "received")
+        self.stream = generator(recipe.seed, "batches", task.round, task.client)
+        self._statistics = _BatchStatistics(self.run)
+        self.received = local_accuracy(self.run, client.held_out, "received")  # while nobody watches
         begin(self.run)
         self._look()
         self.seconds = time.perf_counter() - started
@@ -104,7 +108,7 @@ class Session:
     @property
     def is_dense(self) -> bool:
         """Whether it is a stack of one where none is beside it."""
-        return isinstance(self.form, Dense)
+        return self.form is not None and self.form.is_dense
 
     def begin_epoch(self, number: int) -> None:
         """Begins a pass over the data."""
@@ -112,9 +116,9 @@ class Session:
         self.epoch = Epoch(number, run.structure, run.steps.batch, self.seconds if number else 0.0)
         if number:
             run.meter.begin(run.steps.num_bytes)
-            self._fit_steps()  # the noise may be known better than at the last cut
+            self.refit(run.structure)  # the noise may be known better than at the last cut
         run.advance(number, 0)
-        self.order = self._stream.permutation(len(run.shard))
+        self.order = self.stream.permutation(len(run.shard))
         self._statistics.restart()
 
     def before_step(self) -> float:
@@ -143,10 +147,16 @@ class Session:
         run.advance(self.epoch.number, self.epoch.done)
         for method in run.methods:
             method.after_step(run)
-        if run.structure is not before:  # then other steps fit, and statistics are of another network
+        if run.structure is not before:
+            self.refit(before)
+
+    def refit(self, before: Structure) -> None:
+        """Chooses the batch anew; where units were cut since, statistics are of another network."""
+        run = self.run
+        if run.structure is not before:
             self._statistics.restart()
-            self._fit_steps()
             self._look()
+        self.take(_steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale()))
 
     def end_epoch(self) -> None:
         """Takes in what the epoch measured.
@@ -155,29 +165,25 @@ class Session:
             TrainingError: If the loss is not finite.
         """
         self._statistics.complete(self.order[: self.epoch.done])
-        self.epochs.append(self.epoch.statistics(self.run, self.seconds))
+        run = self.run
+        self.epochs.append(self.epoch.statistics(run.task, run.meter, run.steps.batch, self.seconds))
 
     def _look(self) -> None:
         """Finds whether the network as it is can be computed beside others."""
         self.stack: object = None
         self.form = _form(self.run)
 
-    def _fit_steps(self) -> None:
-        """Chooses the batch for the structure just reached."""
-        run = self.run
-        self._take(_steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale()))
-
-    def _take(self, steps: Steps) -> None:
-        run = self.run
-        run.steps, self.shape = steps, (steps.batch, *run.structure.counts.values())
-        run.meter.expect(steps.num_bytes)
+    def take(self, steps: Steps) -> None:
+        """Takes steps like these from now on."""
+        self.run.steps, self.shape = steps, (steps.batch, *self.run.structure.counts.values())
+        self.run.meter.expect(steps.num_bytes)
         self.watched: tuple[Part | None, tuple[bool, int]] | None = None
 
 
 def _form(run: ClientRun) -> Form | None:
     if not all(method.stackable for method in run.methods):
         return None
-    return form_of(run.module, run.row is None) if run.unseen is None else run.unseen.rows.form
+    return run.runtime.form(run.module, run.row is None) if run.unseen is None else run.unseen.rows.form
 
 
 @contextmanager
@@ -208,3 +214,41 @@ def _steps(
     """
     memory, budget = recipe.memory_model(shard.raw_itemsize), task.profile.memory_bytes
     return fitting_steps(recipe, memory, structure, budget, len(shard), noise_scale)
+
+
+class _BatchStatistics:
+    """Which running statistics a client's training has: of how many samples since they began anew.
+
+    Args:
+        run: The training.
+    """
+
+    def __init__(self, run: ClientRun) -> None:
+        self._run = run
+        self._num_seen = 0
+
+    def restart(self) -> None:
+        """Forgets those of the network that was: from here on they are those of this one."""
+        if self._run.memory.layout.buffers:
+            self._run.runtime.restart_statistics(self._run.module)
+        self._num_seen = 0
+
+    def count(self, num_samples: int) -> None:
+        """Takes in that a step has seen so many samples."""
+        self._num_seen += num_samples
+
+    def complete(self, order: NDArray[np.intp]) -> None:
+        """Takes them anew where too few of an epoch's samples have come after its last cut.
+
+        Args:
+            order: The rows of the epoch's samples.
+        """
+        run, wanted = self._run, order[: moments.ENOUGH]
+        layout = run.memory.layout
+        if not layout.buffers or self._num_seen >= len(wanted):
+            return
+        batch = min(run.steps.batch, len(wanted))
+        rows = moments.batches(wanted, batch, layout.smallest_batch)
+        samples = (run.batch(some)[0] for some in rows)
+        with run.meter.watching(("statistics", run.step_key(batch)), run.held):
+            run.runtime.retake_statistics(run.module, samples)

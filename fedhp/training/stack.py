@@ -8,9 +8,12 @@ import torch
 
 from fedhp.data.ahead import Ahead, Source
 from fedhp.errors import TrainingError
-from fedhp.model.gradients import Batch, Take, chain_gradients
+from fedhp.model.dense import Batch, Take
+from fedhp.model.gradients import chain_gradients
 from fedhp.model.modules import rows_like
-from fedhp.training.optimizers import MOMENTUM, descend, drop_gradients
+from fedhp.model.optimizer import drop_gradients
+from fedhp.training.optimizers import descend
+from fedhp.training.options import MOMENTUM
 from fedhp.training.session import Judged, Session, guarded
 
 Tensors = list[torch.Tensor]
@@ -83,8 +86,9 @@ class Stack:
             self._act(members, grads)
             self._update(members, tensors, velocities, grads, rates)
         else:
+            guard = members[0].client.guard
             take = _push(velocities, self._momentum) if velocities else _move(tensors, rates)
-            losses, right, _ = chain_gradients(tensors, batch, take)
+            losses, right, _ = chain_gradients(tensors, batch, take if guard is None else guard.noting(take))
             if velocities:
                 descend(tensors, velocities, rates)
         return losses.tolist(), right.tolist()

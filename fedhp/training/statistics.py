@@ -29,6 +29,10 @@ class Statistics:
         local_accuracy_global: Share of those that the model as it was received predicts right; None where
             there are none.
         local_accuracy_personal: The same of the client's own model, after its training.
+        num_shortages: How often a real device's guard found memory short, and made batch or structure
+            smaller: docs/devices.md; None where none watched.
+        memory_left_bytes: The least memory that it saw left, beside what the process held; None where it saw
+            none.
         seconds: Duration of the local training, from building the module to its last step.
     """
 
@@ -39,7 +43,7 @@ class Statistics:
     memory_mean_bytes: Annotated[int, Figure("bytes", over_epochs=mean)]
     batch_size_first: Annotated[int, Figure("samples", over_epochs=first, over_clients=min)]
     batch_size_last: Annotated[int, Figure("samples", over_clients=max)]
-    train_loss: Annotated[float, Figure("nats", weight="num_examples", after="update_share")]
+    train_loss: Annotated[float, Figure("nats", weight="num_examples", after="num_examples_said")]
     accuracy: Annotated[float, Figure("share", over_clients=mean)]
     gradient_norm: Annotated[float, Figure(over_epochs=mean, weight="num_examples", later=True)]
     num_local_test: Annotated[int, Figure("samples", later=True)] = 0
@@ -49,6 +53,8 @@ class Statistics:
     local_accuracy_personal: Annotated[float | None, Figure("share", weight="num_local_test", later=True)] = (
         None
     )
+    num_shortages: Annotated[int | None, Figure(over_clients=sum, later=True)] = None
+    memory_left_bytes: Annotated[int | None, Figure("bytes", over_clients=min, later=True)] = None
     seconds: Annotated[float, Figure("seconds", over_epochs=sum)]
 
     @staticmethod

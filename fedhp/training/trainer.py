@@ -6,26 +6,40 @@ Knows neither Flower nor Ray.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from fedhp.data.shard import Shard
-from fedhp.model.draws import drawing
+from fedhp.model.state import ModelState, Weights
+from fedhp.model.structure import Structure
 from fedhp.seeds import derive
 from fedhp.training.alone import gradient_norm, training_step
-from fedhp.training.ending import ended, so_far
+from fedhp.training.device_session import DeviceSession
+from fedhp.training.handed_on import HandedOn, handed_on, take_up
+from fedhp.training.memory_guard import MemoryGuard
+from fedhp.training.method import end, local_accuracy
 from fedhp.training.peaks import watch_beside, watching
 from fedhp.training.recipe import Recipe
-from fedhp.training.rows import Row, Rows
 from fedhp.training.session import Client, Judged, Session, guarded
-from fedhp.training.stack import Stack
+from fedhp.training.statistics import Statistics
 from fedhp.training.update import RoundTask, Update
+
+if TYPE_CHECKING:
+    from fedhp.training.rows import Row
+    from fedhp.training.stack import Stack
+
+OnEpoch = Callable[[Update, Callable[[], HandedOn | None]], None]
 
 
 def train_locally(
     recipe: Recipe,
     task: RoundTask,
     shard: Shard,
-    on_epoch: Callable[[Update], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     held_out: Shard | None = None,
+    guard: MemoryGuard | None = None,
+    before: HandedOn | None = None,
 ) -> Update:
     """Trains one client for one round, by the recipe's methods, within its budget throughout.
 
@@ -34,47 +48,52 @@ def train_locally(
         task: The round, the device and the model that it was assigned.
         shard: The client's own data.
         on_epoch: Called after each local epoch with the model so far, without scores, and what that epoch
-            measured. The weights are the ones in training: what must outlive the call is to be copied.
+            measured; and with a function that tells what the training hands on to the next. The weights are
+            the ones in training: what must outlive the call is to be copied.
         held_out: The client's own data on which the model is evaluated before and after the training.
+        guard: Looks after what memory a real device has left; it is for this training alone.
+        before: Where a training goes on that was cut short; the model of ``task`` is of it.
 
     Returns:
         The trained, perhaps smaller, model and what was measured.
 
     Raises:
-        BudgetError: If the assigned model does not fit the device's budget with one sample.
+        BudgetError: If the assigned model does not fit the device's budget, or what is left, with one sample.
         TrainingError: If the loss is not finite.
     """
-    (outcome,) = train_together(recipe, [Client(task, shard, held_out)], on_epoch)
+    (outcome,) = train_together(recipe, [Client(task, shard, held_out, guard)], on_epoch, before=before)
     if isinstance(outcome, Exception):
-        raise outcome
+        raise outcome if guard is None else guard.named(outcome)
     return outcome
 
 
 def train_together(
     recipe: Recipe,
     clients: Sequence[Client],
-    on_epoch: Callable[[Update], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     beside: bool = False,
+    before: HandedOn | None = None,
 ) -> list[Update | Exception]:
     """Trains clients in turn, a step of all at a time: one alone, or several by `train_cohort`'s leave.
 
     Args:
         recipe: How to train.
         clients: The clients.
-        on_epoch: Called after each of their epochs with the model so far.
+        on_epoch: Called after each of their epochs, as by `train_locally`.
         beside: Whether all are sent the same network, copies of which may be trained beside each other. Then
             peaks are measured on a client's step taken again, alone; on a device, of whose memory there is no
             more, on what is trained.
+        before: Where a client's training goes on that was cut short.
 
     Returns:
         What came of each.
     """
     state = clients[0].task.state
-    rows = Rows(recipe.network(state.structure), state, len(clients)) if beside else None
-    begun = [_begun(recipe, client, rows and Row(rows, place)) for place, client in enumerate(clients)]
+    rows = _rows(recipe, state, len(clients)) if beside else [None] * len(clients)
+    begun = [_begun(recipe, *pair, before) for pair in zip(clients, rows, strict=True)]
     sessions = [session for session in begun if isinstance(session, Session)]
     training = _Training(is_device=not beside)
-    for epoch in range(recipe.train.local_epochs):
+    for epoch in range(0 if before is None else before.epochs, recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
         with _drawing(going[0], epoch) if len(clients) == 1 and going else nullcontext():
             for members in _turns(going, epoch):
@@ -84,21 +103,39 @@ def train_together(
         for session in going:
             if on_epoch is not None and session.failure is None:
                 with guarded(session):
-                    on_epoch(so_far(session))
+                    on_epoch(_so_far(session), partial(handed_on, session.run, epoch + 1))
     return [_outcome(one) if isinstance(one, Session) else one for one in begun]
 
 
-def _begun(recipe: Recipe, client: Client, row: Row | None) -> Session | Exception:
+def _rows(recipe: Recipe, state: ModelState, number: int) -> "list[Row]":
+    from fedhp.training.rows import Row, Rows
+
+    rows = Rows(recipe.network(state.structure), state, number)
+    return [Row(rows, place) for place in range(number)]
+
+
+def _begun(recipe: Recipe, client: Client, row: "Row | None", before: HandedOn | None) -> Session | Exception:
     try:
-        return Session(recipe, client, row)
+        if client.guard is not None:
+            return DeviceSession(recipe, client, client.guard)
+        session = Session(recipe, client, row)
+        if before is not None:
+            _go_on(session, before)
+        return session
     except Exception as error:
         return error
+
+
+def _go_on(session: Session, before: HandedOn) -> None:
+    session.take(take_up(session.run, before))
+    for _ in range(before.epochs):
+        session.stream.permutation(len(session.run.shard))
 
 
 def _outcome(session: Session) -> Update | Exception:
     if session.failure is None:
         with guarded(session):
-            return ended(session)
+            return _ended(session)
     return session.failure
 
 
@@ -107,7 +144,8 @@ def _drawing(session: Session, epoch: int) -> AbstractContextManager[None]:
     if session.form is not None:  # whose steps draw nothing
         return nullcontext()
     run = session.run
-    return drawing(derive(run.recipe.seed, "layers", run.task.round, run.task.client, epoch), run.device)
+    seed = derive(run.recipe.seed, "layers", run.task.round, run.task.client, epoch)
+    return run.runtime.drawing(seed, run.device)
 
 
 class _Training:
@@ -130,8 +168,14 @@ class _Training:
         beside = members[0].is_dense or len(members) > 1
         if beside and not self._is_device:
             watch_beside(members, step_one)
-        with watching(members[0]):
-            judged = self._stack(members).step(members, rates) if beside else step_alone(members[0])
+        try:
+            with watching(members[0]):
+                judged = self._stack(members).step(members, rates) if beside else step_alone(members[0])
+        except Exception as error:
+            guard = members[0].client.guard
+            if guard is None or not guard.forgives(error):
+                raise
+            return  # as if the step had never begun: it is taken again, smaller
         for member, loss, right in zip(members, *judged, strict=True):
             try:
                 member.after_step(loss, right)
@@ -141,7 +185,9 @@ class _Training:
         for member in members:
             member.seconds += seconds
 
-    def _stack(self, members: Sequence[Session]) -> Stack:
+    def _stack(self, members: Sequence[Session]) -> "Stack":
+        from fedhp.training.stack import Stack
+
         shape = members[0].shape
         if shape in self._stacks and self._stacks[shape].holds(members):
             return self._stacks[shape]
@@ -169,6 +215,8 @@ def step_one(session: Session) -> None:
     """Takes a client's next step, but for looking at its memory."""
     rates = [session.before_step()]
     if session.is_dense:
+        from fedhp.training.stack import Stack
+
         Stack([session]).step([session], rates)
     else:
         step_alone(session)
@@ -189,5 +237,33 @@ def step_alone(member: Session) -> Judged:
     def observe() -> None:
         member.on_gradients(lambda: gradient_norm(run.part[1]))
 
-    loss, right = training_step(*run.part, *run.batch(member.rows), observe, run.mask)
+    loss, right = training_step(run.runtime.gradients, *run.part, *run.batch(member.rows), observe, run.mask)
     return [loss.item()], [int(right)]
+
+
+def _so_far(session: Session) -> Update:
+    """Returns the model so far, without scores, and what its last epoch measured."""
+    return _update(session, session.epoch.assigned, {}, session.epochs[-1])
+
+
+def _ended(session: Session) -> Update:
+    """Ends the methods; returns what came of the training."""
+    run, held_out = session.run, session.client.held_out
+    scores, statistics = end(run), Statistics.over(session.epochs)
+    if held_out is not None:
+        statistics = replace(
+            statistics,
+            num_local_test=len(held_out),
+            local_accuracy_global=session.received,
+            local_accuracy_personal=local_accuracy(run, held_out, "trained"),
+            memory_measured_bytes=max(statistics.memory_measured_bytes, run.meter.measured),
+        )
+    if session.client.guard is not None:
+        statistics = session.client.guard.told(statistics)
+    return _update(session, session.client.task.state.structure, scores, statistics)
+
+
+def _update(session: Session, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:
+    run = session.run
+    state = ModelState(run.weights(), run.structure, scores)
+    return Update(run.task.client, assigned, state, len(run.shard), statistics)

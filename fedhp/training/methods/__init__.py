@@ -7,6 +7,7 @@ from fedhp.choices import check_choice
 from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.training.method import Method
+from fedhp.training.method_names import references
 from fedhp.training.methods.clipping import Clipping
 from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.methods.fedprox import FedProx
@@ -41,11 +42,6 @@ def methods_for(asked: Iterable[str], own: Sequence[str] = ()) -> tuple[type[Met
     brought = dict.fromkeys(references(asked), "a strategy's methods")
     theirs = [_own(one, brought.get(one, "train.methods")) for one in references(asked, own)]
     return (*kinds[:place], *theirs, *kinds[place:])
-
-
-def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
-    """Returns which methods are not among those that ship, and have to be imported."""
-    return list(dict.fromkeys([*(name for name in asked if ":" in name), *own]))
 
 
 def _own(reference: str, key: str) -> type[Method]:

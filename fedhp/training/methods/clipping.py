@@ -1,9 +1,8 @@
 """Gradient clipping (Pascanu et al. 2013, arXiv 1211.5063, algorithm 1)."""
 
-from torch import nn
-
 from fedhp.costs.memory import Extras
-from fedhp.model.optimizer import Optimizer
+from fedhp.model.kernels import kernels_of
+from fedhp.model.optimizer import Optimizer, parameters_of
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.recipe import Recipe
 
@@ -13,6 +12,7 @@ class Clipping(Method):
 
     name = "clipping"
     stackable = True
+    on_arrays = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -35,5 +35,5 @@ def clip_gradients(optimizer: Optimizer, largest_norm: float) -> None:
     It comes last before the update, as is usual in PyTorch: what penalties and FedProx's pull have added is
     clipped too, and what an optimiser decays of the weights is not.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, largest_norm)
+    parameters = list(parameters_of(optimizer))
+    kernels_of(parameters[0].data).clip(parameters, largest_norm)

@@ -1,18 +1,20 @@
 """DynHP: tracks what units contribute, and cuts the least of them as the schedule demands, hard."""
 
-from collections.abc import Hashable, Sequence
-
-import torch
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from fedhp.costs.memory import Extras
-from fedhp.pruning.contributions import Contributions, Scores
+from fedhp.model.state import Scores
+from fedhp.model.structure import Structure
+from fedhp.pruning.contributions import Contributions
 from fedhp.pruning.criteria import CRITERIA, check_criterion
-from fedhp.pruning.cutting import cut, select
+from fedhp.pruning.cutting import select
 from fedhp.pruning.schedule import scheduled_size
-from fedhp.seeds import derive
+from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
+from fedhp.training.shortage import ahead_of_schedule
 
 
 class DynHP(Method):
@@ -21,6 +23,8 @@ class DynHP(Method):
     name = DYNHP
     by_strategy = True
     stackable = True
+    prunes = True
+    on_arrays = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -47,7 +51,7 @@ class DynHP(Method):
         self._is_due = False  # whether anything is left to cut
 
     @property
-    def tensors(self) -> Sequence[torch.Tensor]:
+    def tensors(self) -> Sequence[Any]:
         """The averages of contributions."""
         return () if self._watch is None else self._watch.tensors
 
@@ -63,18 +67,25 @@ class DynHP(Method):
 
     def begin(self, run: ClientRun) -> None:
         """Begins to watch, if anything will ever be cut."""
-        recipe, task = run.recipe, run.task
+        recipe = run.recipe
         self._criterion = recipe.prune.criterion
         self._is_due = recipe.schedule.asks_for_less(run.structure.counts)
         if self._is_due:
-            self._watch = Contributions(
-                recipe.architecture.layout,
-                CRITERIA[self._criterion],
-                run.module,
-                task.state.scores,
-                recipe.prune.blend,
-                torch.Generator().manual_seed(derive(recipe.seed, "criterion", task.round, task.client)),
-            )
+            self._watch = _watching(run)
+
+    def kept(self) -> Mapping[str, Any]:
+        """Returns how far it has come, and what it knows of units."""
+        return {"size": self._size, "watch": None if self._watch is None else self._watch.kept()}
+
+    def take_up(self, run: ClientRun, kept: Mapping[str, Any]) -> None:
+        """Goes on from there; what it knows has its place in memory also where nothing is left to cut."""
+        self._size, known = float(kept["size"]), kept["watch"]
+        if known is None:
+            return
+        self._watch = self._watch or _watching(run)
+        self._watch.take_up(known, lambda scores: run.runtime.array(scores, run.device))
+        if not self._is_due:
+            self._watch.close()
 
     def on_gradients(self, run: ClientRun) -> None:
         """Measures units by the loss's gradients alone."""
@@ -94,20 +105,34 @@ class DynHP(Method):
         if prune.marginal or schedule.asks_for_less(run.structure.counts, run.progress):
             self._cut(run, self._watch)
 
+    def on_shortage(self, run: ClientRun, budget_bytes: int) -> None:
+        """Cuts ahead of the schedule, by the scores that there are."""
+        assigned, within = run.task.state, run.structure
+        scores = (
+            {g: known[assigned.structure.positions(within, g)] for g, known in assigned.scores.items()}
+            if self._watch is None
+            else self._watch.blended()
+        )
+        self._cut_to(run, ahead_of_schedule(run.recipe, run.memory, within, budget_bytes, scores))
+
     def _cut(self, run: ClientRun, watch: Contributions) -> None:
         schedule, within = run.recipe.schedule, run.structure
         # Ahead of schedule is not beyond it: shares of a mean that rises with every cut would go on for ever.
         allowed, least = schedule.counts(run.progress), schedule.counts(1.0)
-        target = select(watch.blended(), within, allowed, least, run.recipe.prune.marginal)
+        self._cut_to(run, select(watch.blended(), within, allowed, least, run.recipe.prune.marginal))
+
+    def _cut_to(self, run: ClientRun, target: Structure) -> None:
+        within = run.structure
         if target == within:
             return
         with run.meter.watching(("cut", run.step_key(0), tuple(target.counts.values())), run.held):
-            cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
-        watch.cut(within, target)
+            run.runtime.cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
         run.structure = target
-        self._is_due = schedule.asks_for_less(target.counts)
-        if not self._is_due:
-            watch.close()
+        self._is_due = run.recipe.schedule.asks_for_less(target.counts)
+        if self._watch is not None:
+            self._watch.cut(within, target)
+            if not self._is_due:
+                self._watch.close()
 
     def end(self, run: ClientRun) -> Scores:
         """Returns the scores that this training shows."""
@@ -115,3 +140,15 @@ class DynHP(Method):
             return {}
         self._watch.close()
         return self._watch.own()
+
+
+def _watching(run: ClientRun) -> Contributions:
+    recipe, task = run.recipe, run.task
+    return Contributions(
+        recipe.architecture.layout,
+        CRITERIA[recipe.prune.criterion],
+        run.module,
+        task.state.scores,
+        recipe.prune.blend,
+        generator(recipe.seed, "criterion", task.round, task.client),
+    )

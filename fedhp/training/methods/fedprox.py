@@ -1,9 +1,8 @@
 """FedProx (Li et al. 2020, arXiv 1812.06127): each client is pulled back to the weights that it received."""
 
-import torch
-
 from fedhp.costs.memory import Extras
-from fedhp.model.optimizer import Optimizer
+from fedhp.model.kernels import kernels_of
+from fedhp.model.optimizer import Optimizer, parameters_of
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.recipe import Recipe
 
@@ -15,6 +14,7 @@ class FedProx(Method):
 
     name = "fedprox"
     stackable = True
+    on_arrays = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -42,12 +42,11 @@ class FedProx(Method):
 
 def keep_received(optimizer: Optimizer) -> None:
     """Keeps the weights as they are now in the optimiser's state: cut, counted and freed with it."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            optimizer.state[parameter][_RECEIVED] = parameter.detach().clone()
+    for parameter in parameters_of(optimizer):
+        weights = parameter.data
+        optimizer.state[parameter][_RECEIVED] = kernels_of(weights).copied(weights)
 
 
-@torch.no_grad()
 def pull_back(optimizer: Optimizer, mu: float) -> None:
     """Adds the gradient of FedProx's proximal term, ``mu * (w - w_received)``, to those of the loss.
 
@@ -59,12 +58,11 @@ def pull_back(optimizer: Optimizer, mu: float) -> None:
         optimizer: The optimiser, which has kept what was received.
         mu: The strength.
     """
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                received = optimizer.state[parameter][_RECEIVED]
-                # Not mu * w - mu * w_received: what that leaves where nothing has moved, by rounding, Adam
-                # would scale up to steps of full length.
-                received.sub_(parameter)
-                parameter.grad.sub_(received, alpha=mu)
-                received.add_(parameter)
+    for parameter in parameters_of(optimizer):
+        if parameter.grad is not None:
+            received, weights = optimizer.state[parameter][_RECEIVED], parameter.data
+            # Not mu * w - mu * w_received: what that leaves where nothing has moved, by rounding, Adam
+            # would scale up to steps of full length.
+            received -= weights
+            kernels_of(weights).lessen(parameter.grad, received, mu)
+            received += weights

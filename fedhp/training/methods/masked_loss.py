@@ -1,9 +1,9 @@
 """Masked loss: classes that a client has no samples of take no part in its loss."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fedhp.costs.memory import Extras
@@ -16,6 +16,7 @@ class MaskedLoss(Method):
 
     name = "masked_loss"
     stackable = True
+    on_arrays = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
@@ -28,7 +29,12 @@ class MaskedLoss(Method):
         return Extras(masked=True)
 
     def __init__(self) -> None:
-        self._mask: torch.Tensor | None = None
+        self._mask: Any = None
+
+    @property
+    def tensors(self) -> Sequence[Any]:
+        """The mask."""
+        return () if self._mask is None else (self._mask,)
 
     @property
     def key(self) -> Hashable:
@@ -37,13 +43,15 @@ class MaskedLoss(Method):
 
     def begin(self, run: ClientRun) -> None:
         """Makes the mask, if a class is absent."""
-        self._mask = class_mask(run.shard.classes(), run.recipe.architecture.num_classes, run.device)
-        run.mask = self._mask
+        mask = class_mask(run.shard.classes(), run.recipe.architecture.num_classes)
+        run.mask = self._mask = None if mask is None else run.runtime.array(mask, run.device)
+
+    def kept(self) -> Mapping[str, Any]:
+        """Nothing: the mask is made anew as a training begins."""
+        return {}
 
 
-def class_mask(
-    present: NDArray[np.int64], num_classes: int, device: torch.device | str = "cpu"
-) -> torch.Tensor | None:
+def class_mask(present: NDArray[np.int64], num_classes: int) -> NDArray[np.float32] | None:
     """Returns what is added to logits so that absent classes take no part in the softmax.
 
     Minus infinity: an absent class has the probability 0 and its logit a gradient of exactly 0. HeteroFL
@@ -54,14 +62,13 @@ def class_mask(
     Args:
         present: The classes that the client has.
         num_classes: The number of all classes.
-        device: Where the logits are.
 
     Returns:
-        A tensor of shape ``(num_classes,)``; None where no class is absent.
+        An array of shape ``(num_classes,)``; None where no class is absent.
     """
     absent = np.setdiff1d(np.arange(num_classes), present)
     if not absent.size:
         return None
-    mask = torch.zeros(num_classes)
-    mask[torch.from_numpy(absent)] = -torch.inf
-    return mask.to(device)
+    mask = np.zeros(num_classes, np.float32)
+    mask[absent] = -np.inf
+    return mask

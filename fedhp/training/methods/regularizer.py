@@ -1,8 +1,9 @@
 """The penalties that press units towards zero before they are cut, one of `fedhp.pruning.regularizers`."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from typing import Any
 
-import torch
+import numpy as np
 
 from fedhp.costs.memory import Extras
 from fedhp.model.structure import Structure
@@ -66,6 +67,10 @@ class Regularization(Method):
             push = REGULARIZERS[self._regularizer].push
             push(self._evidence.values(), run.optimizer, run.recipe.prune.regularizer_strength)
 
+    def kept(self) -> Mapping[str, Any]:
+        """Nothing: what there is to press on is made anew as a training begins."""
+        return {}
+
     def _look(self, run: ClientRun) -> None:
         """Finds what there is to press on, the units being as many as they now are."""
         self._structure, counts = run.structure, run.structure.counts
@@ -73,4 +78,4 @@ class Regularization(Method):
         if not self._presses:
             return
         parameters = dict(run.module.named_parameters())
-        self._evidence = evidence(run.recipe.architecture.layout, parameters, counts, torch.Generator())
+        self._evidence = evidence(run.recipe.architecture.layout, parameters, counts, np.random.default_rng())

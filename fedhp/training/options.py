@@ -1,0 +1,96 @@
+"""What a scenario says of local training: its section of keys, and what follows from them by names alone."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds, shown
+from fedhp.choices import STABLE, OneOf, check_values
+from fedhp.errors import ScenarioError
+
+# Where an optimiser keeps a parameter's momentum.
+MOMENTUM = "momentum_buffer"
+
+LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Local training.
+
+    Attributes:
+        epochs: Passes over all training data in ``fedhp train``; a fleet ignores it.
+        local_epochs: Passes over the local data per round.
+        batch_size: Samples per step: what the memory policies start from. A device trains with fewer where
+            the budget asks for it.
+        learning_rate: At that batch and at the start of the schedule.
+        optimizer: Whose steps are taken. Adam keeps twice the state of SGD with momentum, which counts
+            against the budget.
+        momentum: Of ``sgd``; 0 keeps no state.
+        weight_decay: L2 penalty; decoupled in ``adamw``.
+        proximal_mu: FedProx (Li et al. 2020, arXiv 1812.06127): adds to a client's loss ``mu/2`` times the
+            squared distance to the weights that it received, which keeps clients with unlike data together; 0
+            switches it off. The received weights stay on the device, one more tensor per parameter, which the
+            budget counts.
+        clip_norm: The largest Euclidean norm of a step's gradients, all parameters' together; longer ones are
+            scaled down to it by one factor. It comes after the penalties of ``prune.regularizer`` and the
+            pull of ``train.proximal_mu``, whose gradients it clips too, and before the optimiser with its
+            ``train.weight_decay``; what units are judged by is not clipped. 0 does not clip.
+        masked_loss: Whether classes that a client has no samples of take no part in its softmax (after
+            HeteroFL, Diao et al. 2021, arXiv 2010.01264), so that it does not push down what it never sees. A
+            client of a single class then learns nothing, and a client's training accuracy is among its own
+            classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
+            try it with ``data.local_test``.
+        methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
+            [a client method of your own](#a-client-method-of-your-own).
+        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant`` does not.
+        device: Where it runs: ``auto`` takes CUDA where there is one.
+    """
+
+    epochs: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS)] = 10
+    local_epochs: Annotated[int, Bounds(at_least=1, largest=MOST_EPOCHS), STABLE] = 1
+    batch_size: Annotated[int, Bounds(at_least=1, largest=LARGEST_BATCH), STABLE] = 32
+    learning_rate: Annotated[float, Bounds(above=0), STABLE] = 0.02
+    optimizer: Annotated[str, OneOf(lambda: OPTIMIZERS), STABLE] = "sgd"
+    momentum: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.9
+    weight_decay: Annotated[float, Bounds(at_least=0), STABLE] = 0.0
+    proximal_mu: Annotated[float, Bounds(at_least=0)] = 0.0
+    clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
+    masked_loss: bool = False
+    methods: list[str] = field(default_factory=list)
+    lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
+    device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"
+
+    def __post_init__(self) -> None:
+        check_values(self, "train.")
+        for place, name in enumerate(self.methods):
+            # OmegaConf lets a list pass for a text within a list.
+            if not isinstance(name, str) or not all(name.partition(":")):
+                raise ScenarioError(
+                    f"train.methods[{place}] must be a reference, such as my_method:Mine, got {shown(name)}"
+                )
+
+    @property
+    def state_slots(self) -> int:
+        """Tensors that the optimiser keeps per parameter."""
+        return len(OPTIMIZERS[self.optimizer].state_names(self))
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerKind:
+    """Which tensors of a parameter's shape an optimiser keeps, and whether it counts steps."""
+
+    state_names: Callable[[TrainConfig], tuple[str, ...]]
+    counts: bool = False
+
+
+# They are made by `fedhp.training.optimizers.made`.
+OPTIMIZERS: Mapping[str, OptimizerKind] = {
+    "sgd": OptimizerKind(lambda config: (MOMENTUM,) if config.momentum else ()),
+    "adam": OptimizerKind(lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
+    "adamw": OptimizerKind(lambda config: ("exp_avg", "exp_avg_sq"), counts=True),
+}
