@@ -1,5 +1,6 @@
 """What a scenario says of the aggregation strategy; the strategies themselves are in ``strategies/``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
@@ -65,12 +66,16 @@ class RobustConfig:
             may lie. Below a half.
         clip: How many times the median of the others the change that an update makes may measure; a larger
             one is scaled down to that (Sun et al. 2019, arXiv 1911.07963). It comes after
-            ``server.max_times_median``, beyond which an update is refused. 0 clips nothing.
+            ``server.max_times_median``, beyond which an update is refused. Running statistics are clipped
+            for themselves. 0 clips nothing.
+        cap: How many times the median of the fleet's numbers of samples a client may count for, in means and
+            in votes; 0 sets no limit but ``server.max_times_median``, for devices with data of their own.
     """
 
     rule: Annotated[str, OneOf(ROBUST_RULES)] = "mean"
     trim: Annotated[float, Bounds(at_least=0, below=0.5)] = 0.2
     clip: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 clips nothing")] = 0.0
+    cap: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 sets no limit")] = 0.0
 
     def __post_init__(self) -> None:
         check_values(self, "strategy.robust.")
@@ -83,7 +88,11 @@ class RobustConfig:
     @property
     def needs_updates(self) -> bool:
         """Whether sums over the updates are not enough."""
-        return self.rule != "mean" or self.clip > 0
+        return self.rule != "mean" or self.clip > 0 or self.cap > 0
+
+    def shares(self, times: Sequence[float]) -> tuple[float, ...]:
+        """Returns what of changes counts that are so many times the others'."""
+        return tuple(min(1.0, self.clip / one) if self.clip and one else 1.0 for one in times)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ _HARMLESS = 0.1
 
 _Item = TypeVar("_Item")
 
+# An item, what is out of proportion in it, and how many times the usual each of its changes is.
+Judged = tuple[_Item, str, tuple[float, ...]]
 # Of each update, the norm of its change by kind of entries.
 Norms = tuple[Mapping[str, float], ...]
 
@@ -72,13 +74,16 @@ class Reference:
             for kind, names in self._kinds.items()
         )
 
-    def scaled(self, update: Update, share: float) -> Update:
-        """Returns the update with a share of its changes alone."""
-        held = update.state.structure
+    def scaled(self, update: Update, shares: Sequence[float]) -> Update:
+        """Returns the update with a share alone of each of its `changes`."""
+        held, moved = update.state.structure, update.state.weights
         before = self._layout.slice(self._state.weights, self._state.structure, held)
-        weights = {
-            name: old + np.float32(share) * (update.state.weights[name] - old) for name, old in before.items()
+        share_of = {
+            name: np.float32(share)
+            for names, share in zip(self._kinds.values(), shares, strict=True)
+            for name in names
         }
+        weights = {name: old + share_of[name] * (moved[name] - old) for name, old in before.items()}
         return replace(update, state=ModelState(weights, held, update.state.scores))
 
     def _norms_of(self, weights: Weights) -> Mapping[str, float]:
@@ -114,11 +119,11 @@ class Proportion:
 
     def judged(
         self, items: Iterable[_Item], changes: Callable[[_Item], Sequence[Change]]
-    ) -> Iterator[tuple[_Item, str, float]]:
+    ) -> Iterator[Judged[_Item]]:
         """Yields each item of a round, what is out of proportion in it, and how many times the median it is.
 
-        What is out of proportion is empty where nothing is. In their order, on which alone the judgement
-        depends; a few are read ahead in the first round.
+        That is said of each of its changes. What is out of proportion is empty where nothing is. In their
+        order, on which alone the judgement depends; a few are read ahead in the first round.
 
         Args:
             items: Updates, or anything in their place that did not bring one.
@@ -129,7 +134,7 @@ class Proportion:
             _add(known, norms)
         waiting: deque[_Item] = deque()
 
-        def read(item: _Item) -> Iterable[tuple[_Item, str, float]]:
+        def read(item: _Item) -> Iterable[Judged[_Item]]:
             waiting.append(item)
             _add(known, {change.kind: change.norm for change in changes(item)})
             are_enough = min(map(len, known.values()), default=0) >= _HELD
@@ -142,14 +147,14 @@ class Proportion:
         waiting: deque[_Item],
         changes: Callable[[_Item], Sequence[Change]],
         known: Mapping[str, Sequence[float]],
-    ) -> Iterator[tuple[_Item, str, float]]:
+    ) -> Iterator[Judged[_Item]]:
         while waiting:
             item = waiting.popleft()
             said = changes(item)
             flaw = next(filter(None, (self._flaw(change, known[change.kind]) for change in said)), "")
             if said and not flaw:
                 self._recent.append({change.kind: change.norm for change in said})
-            yield item, flaw, max((_usual_times(change, known[change.kind]) for change in said), default=1.0)
+            yield item, flaw, tuple(_usual_times(change, known[change.kind]) for change in said)
 
     def _flaw(self, change: Change, known: Sequence[float]) -> str:
         few, usual = len(known) < _FEWEST, _usual(change, known)
@@ -159,7 +164,7 @@ class Proportion:
         of = f"the norm of the {change.kind} that it was sent" if few else "the median of the others"
         return (
             f"the change of its {change.kind} has norm {change.norm:.3g}, beyond {self._factor:g} times "
-            f"{of}, {usual:.3g}"
+            f"{of}, {usual:.3g}; if it is honest, lower train.local_epochs or raise server.max_times_median"
         )
 
 
