@@ -1,9 +1,7 @@
 """Scenarios: found, merged and checked, whatever the user wrote."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +75,6 @@ def _leaves(part: Any, prefix: str) -> Iterator[str]:
         return
     for key, value in part.items():
         yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-
-
-@lru_cache(maxsize=8)
-def from_json(text: str) -> Scenario:
-    """Reads `Scenario.to_json`; cached, because every message of a run carries the same text.
-
-    Raises:
-        ScenarioError: If a key or value does not fit the schema.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ScenarioError(f"the scenario that arrived is no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ScenarioError(f"the scenario that arrived is no mapping but a {type(values).__name__}")
-    place = "the scenario that arrived"
-    if flaw := value_amiss("", values, KEYS):  # before OmegaConf looks up interpolations
-        raise ScenarioError(f"{place}: {flaw}")
-    try:
-        return _checked([OmegaConf.create(values)], place)
-    except OmegaConfBaseException as error:
-        raise ScenarioError(f"{place}: {_explain(error, ())}") from None
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from fedhp.model.zoo import architecture
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import PRUNING
-from fedhp.training.methods import methods_for
 from fedhp.training.recipe import Recipe
 
 
@@ -25,6 +24,9 @@ def recipe_of(
         ScenarioError: If there is no such method, or the model cannot take such samples.
     """
     arch = architecture(scenario.model, input_shape, num_classes)
+    # After the network, whose need of PyTorch is told by its name.
+    from fedhp.training.methods import methods_for
+
     kinds = methods_for(methods, scenario.train.methods)
     levels = tuple(scenario.strategy.levels)
     return Recipe(

@@ -1,15 +1,14 @@
 """The scenario: one schema for everything that a run depends on.
 
-The schema of each part sits beside the part (``TrainConfig`` beside the optimisers, ...); those that belong
+The schema of each part sits beside the part (``TrainConfig`` in the room of training, ...); those that belong
 to no other part, of how a round is held, simulation and tracking, are here, and the whole.
 """
 
 import json
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
-
-from omegaconf import OmegaConf
 
 from fedhp.aggregation.options import StrategyConfig
 from fedhp.bounds import MOST_CLIENTS, MOST_EPOCHS, MOST_THREADS, Bounds, Text, shown
@@ -21,7 +20,10 @@ from fedhp.model.options import ModelConfig
 from fedhp.pruning.options import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
+
+# Keys, and groups of keys, on which no result depends but in last bits, by threads and devices.
+BESIDE_RESULTS = ("description", "simulation", "tracking", "server.checkpoint")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class ServerConfig:
         clients_per_round: Clients sampled per round, at most ``fleet.num_clients``; 0 takes all.
         min_replies: Valid replies below which a round changes nothing, at most the clients per round, of whom
             the strategy may admit fewer.
+        min_devices: Under Flower, with how many devices a run begins, at least ``server.min_replies`` and at
+            most ``fleet.num_clients``; any number may then take part, join and leave. 0 waits for
+            ``fleet.num_clients``, of whom any may leave and come back, and takes no more.
         timeout_seconds: In simulation, how long one client may take; those that train together are cut off
             once they take longer than all of them may. Under Flower, how long the server waits in a round for
             training, and once more for running statistics where it asks for them.
@@ -43,16 +48,22 @@ class ServerConfig:
         roll_back: Whether a round is undone that leaves a tenth or less of the lead over guessing, as a
             broken update does. Set to ``false`` where cuts are meant to go so deep that training has to begin
             anew. A round after which the model or its loss is not finite is always undone.
+        checkpoint: After how many rounds each a checkpoint is written, from which ``fedhp resume`` goes on;
+            0 writes none.
     """
 
     clients_per_round: Annotated[
         int, Bounds(at_least=0, largest=MOST_CLIENTS, hint="0 takes all"), STABLE
     ] = 0
     min_replies: Annotated[int, Bounds(at_least=1, largest=MOST_CLIENTS), STABLE] = 1
+    min_devices: Annotated[
+        int, Bounds(at_least=0, largest=MOST_CLIENTS, hint="0 waits for fleet.num_clients")
+    ] = 0
     timeout_seconds: Annotated[float, Bounds(above=0, largest=10**7), STABLE] = 600.0
     patience_seconds: Annotated[float, Bounds(at_least=0)] = 300.0
     max_times_median: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 sets no limit")] = 10.0
     roll_back: bool = True
+    checkpoint: Annotated[int, Bounds(at_least=0, largest=MOST_EPOCHS, hint="0 writes none")] = 1
 
     def __post_init__(self) -> None:
         check_values(self, "server.")
@@ -161,6 +172,16 @@ class Scenario:
                 f"server.clients_per_round = {self.server.clients_per_round} exceeds "
                 f"fleet.num_clients = {self.fleet.num_clients}"
             )
+        if self.server.min_devices > self.fleet.num_clients:
+            raise ScenarioError(
+                f"server.min_devices = {self.server.min_devices} exceeds fleet.num_clients = "
+                f"{self.fleet.num_clients}: lower it, or raise fleet.num_clients"
+            )
+        if 0 < self.server.min_devices < self.server.min_replies:
+            raise ScenarioError(
+                f"server.min_devices = {self.server.min_devices} is below server.min_replies = "
+                f"{self.server.min_replies}: a run would begin with fewer devices than a round needs"
+            )
         if self.server.min_replies > (self.server.clients_per_round or self.fleet.num_clients):
             raise ScenarioError(
                 f"server.min_replies = {self.server.min_replies} exceeds the number of clients per round"
@@ -170,13 +191,34 @@ class Scenario:
         """Returns the scenario as plain nested dicts, lists and scalars."""
         return asdict(self)
 
+    def differences(self, other: "Scenario") -> list[str]:
+        """Says of each key on which a result depends how another scenario has it: ``seed: 1, now 2``."""
+        return list(_differences(self._of_result(), other._of_result()))
+
+    def _of_result(self) -> dict[str, Any]:
+        values = self.to_dict()
+        for key in BESIDE_RESULTS:
+            group, _, name = key.rpartition(".")
+            (values[group] if group else values).pop(name)
+        return values
+
     def to_json(self) -> str:
-        """Returns the scenario as JSON, which `from_json` reads back."""
+        """Returns the scenario as JSON, which `fedhp.scenario.arrived` reads back."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_yaml(self) -> str:
         """Returns the scenario as YAML, which `load_scenario` reads back."""
+        from omegaconf import OmegaConf  # which a device has no need of
+
         return OmegaConf.to_yaml(OmegaConf.create(self.to_dict()))
+
+
+def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in now.items():
+        if isinstance(value, dict):
+            yield from _differences(was[key], value, f"{prefix}{key}.")
+        elif was[key] != value:
+            yield f"{prefix}{key}: {was[key]}, now {value}"
 
 
 KEYS = keys_of(
