@@ -32,7 +32,7 @@ def load_run(folder: str | Path) -> RunResult:
         RecordError: If a file is missing, incomplete or damaged; the message names it.
     """
     folder = _existing(folder)
-    config, file = _config(folder / RUN), folder / "summary.json"
+    config, file = recorded_scenario(folder), folder / "summary.json"
     if file.exists():
         return RunResult(folder, _summary(file), config)
     rounds = read_table(folder / "rounds.parquet", ROUNDS)
@@ -42,8 +42,8 @@ def load_run(folder: str | Path) -> RunResult:
 
 
 @contextmanager
-def undamaged(folder: Path) -> Iterator[None]:
-    """Says of a record that what it holds is nothing that a run writes, where the block stumbles over it.
+def undamaged(*folders: Path) -> Iterator[None]:
+    """Says that a record, or one of two, holds nothing that a run writes, where the block stumbles over it.
 
     Raises:
         RecordError: With what it stumbled over.
@@ -53,8 +53,9 @@ def undamaged(folder: Path) -> Iterator[None]:
     except FedhpError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        named = " or ".join(map(str, folders))
         raise RecordError(
-            f"{folder} is damaged: it holds what no run writes ({type(error).__name__}: "
+            f"{named} is damaged: it holds what no run writes ({type(error).__name__}: "
             f"{one_line(str(error), 200)})"
         ) from error
 
@@ -150,7 +151,13 @@ def _known(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _config(path: Path) -> Scenario:
+def recorded_scenario(folder: Path) -> Scenario:
+    """Returns what was run, as a record says it.
+
+    Raises:
+        RecordError: If the folder is no record, or one of another version.
+    """
+    path = _existing(folder) / RUN
     if not path.is_file():
         raise RecordError(f"{path} is missing: the folder is no complete run record; {_GIVE}")
     try:

@@ -12,7 +12,7 @@ easier to copy, and quicker to read.
 """
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from fedhp.files.atomic import replacing
+from fedhp.files.atomic import onto_disk, replacing
 from fedhp.training.figures import Column
 
 _TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
@@ -37,20 +37,32 @@ class PartedTable:
     """A table written part by part; empty, but readable, from the start.
 
     Args:
-        path: Where the table is read from; must not exist.
+        path: Where the table is read from.
         columns: The columns by name; any may hold nulls.
     """
 
     def __init__(self, path: Path, columns: Mapping[str, Column]) -> None:
         self._path = path
         self._schema = _schema(columns)
-        path.mkdir()
-        self.write(0, [])
+        path.mkdir(exist_ok=True)
+        if not (path / _part(0)).exists():
+            self.write(0, [])
+
+    @classmethod
+    def going_on(cls, path: Path, columns: Mapping[str, Column], rounds: int) -> "PartedTable":
+        """Opens a table, at whatever moment its writer was killed, and leaves the first rounds in it."""
+        if not path.is_dir():
+            _into_parts(path, columns, rounds)
+        _merged(path).unlink(missing_ok=True)
+        for part in path.glob("part-*.parquet"):
+            if part.name >= _part(rounds):
+                part.unlink()
+        return cls(path, columns)
 
     def write(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes part number ``part`` at once, or not at all; replaces the part if it exists."""
         table = pa.Table.from_pylist(list(rows), schema=self._schema)
-        _write(self._path / f"part-{part:06d}.parquet", table)
+        _write(self._path / _part(part), table)
 
     def merge(self) -> None:
         """Replaces the folder of parts by one file; afterwards nothing more can be written."""
@@ -58,7 +70,7 @@ class PartedTable:
         with replacing(merged) as unfinished, pq.ParquetWriter(unfinished, self._schema) as writer:
             for table in self._row_groups():
                 writer.write_table(table)
-        parts = self._path.rename(self._path.with_name(f".{self._path.name}.parts"))
+        parts = self._path.rename(_parts(self._path))
         merged.replace(self._path)
         shutil.rmtree(parts)
 
@@ -72,6 +84,21 @@ class PartedTable:
                 yield pa.Table.from_batches(batches, schema=self._schema)
                 batches, num_rows = [], 0
         yield pa.Table.from_batches(batches, schema=self._schema)
+
+
+def parts_onto_disk(path: Path, parts: Iterable[int]) -> None:
+    """Waits until these parts of a table that goes on would outlive a power failure."""
+    for part in parts:
+        onto_disk(path / _part(part))
+    onto_disk(path)
+
+
+def rows(path: Path, columns: Mapping[str, Column], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yields the rows of a table's first rounds, of those that are there, in order."""
+    if complete := files(path)[0]:
+        data = _dataset(complete, columns)
+        for batch in data.to_batches(filter=ds.field("round") < rounds):
+            yield from batch.to_pylist()
 
 
 def write_table(path: Path, columns: Mapping[str, Column], values: Mapping[str, Sequence[Any]]) -> None:
@@ -103,6 +130,24 @@ def files(path: Path) -> tuple[list[Path], list[Path]]:
     return [file for file in (path, _merged(path)) if file.exists()][:1], []
 
 
+def _into_parts(path: Path, columns: Mapping[str, Column], rounds: int) -> None:
+    """Makes a folder of parts of a merged table, which reads however this is cut short, or of none."""
+    parts = _parts(path)
+    shutil.rmtree(parts, ignore_errors=True)  # what a merge or this has left
+    parts.mkdir()
+    if complete := files(path)[0]:
+        data = _dataset(complete, columns)
+        for number in range(rounds):
+            _write(parts / _part(number), data.to_table(filter=ds.field("round") == number))
+    if path.exists():
+        path.rename(_merged(path))
+    parts.rename(path)
+
+
+def _dataset(complete: Sequence[Path], columns: Mapping[str, Column]) -> ds.Dataset:
+    return ds.dataset([str(file) for file in complete], schema=_schema(columns), format="parquet")
+
+
 def _schema(columns: Mapping[str, Column]) -> pa.Schema:
     return pa.schema([(name, _TYPES[column.kind]) for name, column in columns.items()])
 
@@ -118,6 +163,15 @@ def _is_complete(part: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def _part(number: int) -> str:
+    return f"part-{number:06d}.parquet"
+
+
+def _parts(path: Path) -> Path:
+    """Returns where a table's parts are, before they take its place and after a merged file took it."""
+    return path.with_name(f".{path.name}.parts")
 
 
 def _merged(path: Path) -> Path:

@@ -10,12 +10,12 @@ import errno
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from fedhp.bounds import one_line
 from fedhp.errors import RecordError, require
@@ -24,10 +24,15 @@ from fedhp.files.locks import NAME
 from fedhp.files.marks import RUN
 from fedhp.model.state import ModelState
 from fedhp.records import wording
+from fedhp.records.event_log import EventLog
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import CLIENTS, PARTITION, ROUNDS, RoundReport
 from fedhp.records.summary import Summary
 from fedhp.records.totals import RunTotals
+from fedhp.training.figures import Column
+
+if TYPE_CHECKING:
+    from fedhp.records.parquet import PartedTable
 
 _LONGEST_NAME = 50  # of a folder, in characters: of up to four bytes each, and no name may have over 255
 
@@ -56,7 +61,7 @@ def run_folder(
     try:
         yield folder
     finally:
-        _remove_empty(folder)
+        remove_empty(folder)
 
 
 def _new_folder(root: Path, scenario_name: str) -> Path:
@@ -74,31 +79,10 @@ def _new_folder(root: Path, scenario_name: str) -> Path:
             raise not_writable(folder, error) from None
 
 
-def _remove_empty(folder: Path) -> None:
+def remove_empty(folder: Path) -> None:
+    """Removes a folder in which nothing was written."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-class EventLog:
-    """``events.log``: what happened, a line each with its time; nothing before it is opened."""
-
-    def __init__(self) -> None:
-        self._file: TextIO | None = None
-
-    def open(self, path: Path) -> None:
-        """Makes the file."""
-        self._file = path.open("w", encoding="utf-8", buffering=1)
-
-    def write(self, text: str) -> None:
-        """Adds a line."""
-        if self._file is not None:
-            self._file.write(f"{datetime.now():%Y-%m-%dT%H:%M:%S} {text}\n")
-
-    def close(self) -> None:
-        """Closes the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
 
 class RunRecord:
@@ -109,18 +93,21 @@ class RunRecord:
 
     Args:
         folder: Where; made, with its parents. It may exist when it is empty.
+        told: How many rounds, round 0 included, the record has of a run that goes on there; rows of later
+            ones are dropped. None of a new run.
 
     Raises:
         RecordError: If the folder is not empty or cannot be made.
         MissingExtraError: If what writes the files is not installed.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, told: int | None = None) -> None:
         with require("a run record", "server"):
             from fedhp.records import model_file, parquet
         self._model_file, self._parquet = model_file, parquet
-        self.folder = folder
-        _make_empty(folder)
+        self.folder, self._told = folder, told
+        if told is None:
+            _make_empty(folder)
         self._events = EventLog()
         self._totals: RunTotals | None = None
         self._finished = False
@@ -133,14 +120,16 @@ class RunRecord:
             RecordError: If the folder cannot be written to.
         """
         try:
-            # Only one of two runs that are given the same folder at the same time makes the file.
-            with (self.folder / RUN).open("x", encoding="utf-8") as file:
-                file.write(plan.scenario.to_yaml())
+            if self._told is None:
+                # Only one of two runs that are given the same folder at the same time makes the file.
+                with (self.folder / RUN).open("x", encoding="utf-8") as file:
+                    file.write(plan.scenario.to_yaml())
             self._events.open(self.folder / "events.log")
-            self._rounds = self._parquet.PartedTable(self.folder / "rounds.parquet", ROUNDS)
-            self._clients = self._parquet.PartedTable(self.folder / "clients.parquet", CLIENTS)
-            if plan.partition:
-                path = self.folder / "partition.parquet"
+            self._rounds = self._table("rounds.parquet", ROUNDS)
+            self._clients = self._table("clients.parquet", CLIENTS)
+            (self.folder / "summary.json").unlink(missing_ok=True)  # of a run that was cut short
+            path = self.folder / "partition.parquet"
+            if plan.partition and not path.exists():  # as it does where a run goes on
                 self._parquet.write_table(path, PARTITION, partition_columns(plan))
         except FileExistsError:
             raise _taken(self.folder) from None
@@ -150,7 +139,16 @@ class RunRecord:
             ) from error
         self._metadata = self._model_file.described(plan.of_model())
         self._totals = RunTotals(plan)
-        self._events.write(wording.start(plan))
+        if not self._told:
+            self._events.write(wording.start(plan))
+
+    def _table(self, name: str, columns: Mapping[str, Column]) -> "PartedTable":
+        return self._parquet.PartedTable.going_on(self.folder / name, columns, self._told or 0)
+
+    def on_past(self, report: RoundReport) -> None:
+        """Counts a round that is in the tables."""
+        assert self._totals is not None
+        self._totals.add(report)
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Adds the round to the tables and replaces the model.
@@ -159,7 +157,7 @@ class RunRecord:
             RecordError: If that cannot be written.
         """
         assert self._totals is not None
-        with self._writing():
+        with writing(self.folder):
             self._events.write(wording.round_line(report))
             for row in report.failures:
                 self._events.write(wording.failure(row))
@@ -179,7 +177,7 @@ class RunRecord:
         Raises:
             RecordError: If that cannot be written.
         """
-        with self._writing():
+        with writing(self.folder):
             self._events.write(wording.finish(summary))
             self._write_summary(summary)
         self._finished = True
@@ -212,21 +210,27 @@ class RunRecord:
     def _abandon(self) -> None:
         """Leaves no empty folder behind where a run never started: it would only be in the way."""
         self._events.close()
-        _remove_empty(self.folder)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # a full disk, or a figure that no table holds
-            cause = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            raise RecordError(
-                f"the run record {self.folder} cannot be written to any more: {cause}; the run ends, and "
-                "what was written before can be read"
-            ) from error
+        remove_empty(self.folder)
 
     def _write_summary(self, summary: Summary) -> None:
         replace_text(self.folder / "summary.json", json.dumps(asdict(summary), indent=2) + "\n")
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Says of a record that it cannot be written to any more, where that stops the block.
+
+    Raises:
+        RecordError: With what stops it.
+    """
+    try:
+        yield
+    except Exception as error:  # a full disk, or a figure that no table holds
+        cause = error if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        raise RecordError(
+            f"the run record {folder} cannot be written to any more: {cause}; the run ends, and what was "
+            "written before can be read"
+        ) from error
 
 
 def check_room(folder: Path) -> None:

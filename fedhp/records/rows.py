@@ -24,6 +24,7 @@ class ClientReport:
         status: "ok" or "failed".
         failure: ``"stage: cause"`` of a client that failed, else empty.
         num_examples: The training samples for which it counts.
+        num_examples_said: Those that it says it has trained on, where it counts for fewer.
         memory_budget_bytes: The device's budget; None where it has none to keep to.
         params_received: Parameters of the model that it was sent.
         params_sent: Parameters of the model that it sent back.
@@ -33,6 +34,8 @@ class ClientReport:
         update_norm: The Euclidean norm of what it changed of the weights that it sent back.
         update_share: The share of that change that counts: below 1 where ``strategy.robust.clip`` scales an
             update down.
+        statistics_share: The same of the change of its running statistics; of those of the new model, where
+            it was asked for them, and 0 where it answered none that counts.
         statistics: What it measured, each figure a column of its own; None where it failed.
     """
 
@@ -50,6 +53,8 @@ class ClientReport:
     bytes_up: Annotated[int, Figure("bytes", over_clients=sum)] = 0
     update_norm: Annotated[float | None, Figure(later=True)] = None
     update_share: Annotated[float | None, Figure("share", later=True)] = None
+    statistics_share: Annotated[float | None, Figure("share", later=True)] = None
+    num_examples_said: Annotated[int | None, Figure("samples", later=True)] = None
     statistics: Statistics | None = None
 
     def value(self, column: str) -> Any:
@@ -59,6 +64,14 @@ class ClientReport:
     def values(self) -> dict[str, Any]:
         """Returns the row as its table holds it, by column."""
         return {column: self.value(column) for column in CLIENTS}
+
+    @staticmethod
+    def of(values: Mapping[str, Any]) -> "ClientReport":
+        """Reads `values`."""
+        said = {name: values[name] for name in STATISTICS}
+        has_measured = said["memory_measured_bytes"] is not None
+        own = {name: values[name] for name in CLIENTS if name not in STATISTICS}
+        return ClientReport(**own, statistics=Statistics(**said) if has_measured else None)
 
     def violates_budget(self) -> bool:
         """Says whether the device's budget was exceeded, by the model or by measurement."""

@@ -1,5 +1,7 @@
 """The sentences in which a run is told, the same in the event log, the terminal and plain logs."""
 
+import re
+
 from fedhp.bounds import one_line
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import ClientReport, RoundReport
@@ -43,13 +45,23 @@ def start(plan: RunPlan) -> str:
     )
 
 
+_ACCURACY = ": accuracy "
+_ROUND = re.compile(rf"round (\d+){_ACCURACY}")
+
+
 def round_line(report: RoundReport) -> str:
     """Tells a round."""
     return (
-        f"round {report.round}: accuracy {percent(report.accuracy)}, loss {report.loss:.4f}, "
+        f"round {report.round}{_ACCURACY}{percent(report.accuracy)}, loss {report.loss:.4f}, "
         f"compression {report.compression:.2f}, {report.params} parameters, "
         f"replies {len(report.clients) - len(report.failures)}, failures {len(report.failures)}"
     )
+
+
+def round_told(line: str) -> int | None:
+    """Returns the round that a `round_line` tells of; None of any other line."""
+    told = _ROUND.match(line)
+    return int(told[1]) if told else None
 
 
 def failure(row: ClientReport) -> str:
@@ -57,6 +69,35 @@ def failure(row: ClientReport) -> str:
     stage, colon, cause = row.failure.partition(": ")
     where = f" in {stage}: {cause}" if colon else f": {row.failure}"
     return one_line(f"round {row.round}: client {row.client} ({row.device_class}) failed{where}")
+
+
+JOINED, BACK, LEFT = "has joined", "is back", "has left"
+_GONE_ON, _LEFT_OUT, _GIVES_WAY = "goes on ", " is left out: ", " gives way to node "
+_ATTENDANCE = re.compile(
+    rf"{_GONE_ON}.*|(client|node) \d+.*({_LEFT_OUT}.*|{_GIVES_WAY}.*| {JOINED}| {BACK}| {LEFT})"
+)
+
+
+def left_out(who: object, why: object) -> str:
+    """Tells that a device, or a node that may be one, does not take part."""
+    return f"{who}{_LEFT_OUT}{why}"
+
+
+def gives_way(who: object, node: int, to: int) -> str:
+    """Tells that a device of one node had the number of another, which is back."""
+    return f"{who} of node {node}{_GIVES_WAY}{to}, which was it before"
+
+
+def goes_on(told: int, rounds: int) -> str:
+    """Tells that a run goes on which was cut short, of which so many rounds were held, round 0 included."""
+    if told <= rounds:
+        return f"{_GONE_ON}at round {told} of {rounds}"
+    return f"{_GONE_ON}to its end: all {rounds} rounds are held"
+
+
+def is_attendance(note: str) -> bool:
+    """Says whether a note tells of a device that came, went or was left out, or of a run that went on."""
+    return _ATTENDANCE.fullmatch(note) is not None
 
 
 def finish(summary: Summary) -> str:

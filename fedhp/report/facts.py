@@ -7,10 +7,12 @@ from fedhp.bounds import one_line
 from fedhp.records.result import RunResult
 from fedhp.records.wording import duration, percent
 from fedhp.report import series
+from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.sizes import format_size
 
 MOST_CLASSES = 100
 MOST_FAILURES = 50
+_DESCRIBED = ("data.name:", "data.root:", "data.max_train:", "fleet.")  # the keys that descriptions tell of
 
 
 class Fact(NamedTuple):
@@ -40,6 +42,21 @@ class Failure(NamedTuple):
     client: int
     device_class: str
     cause: str
+
+
+def description(run: RunResult) -> str:
+    """Returns what the scenario says of itself; nothing where that ships with fedhp, and tells of other data.
+
+    Where it is run on other data or another fleet, or where devices have data of their own, its description
+    would be wrong.
+    """
+    config = run.config
+    if config.name not in shipped_scenarios():
+        return config.description
+    shipped = load_scenario(config.name)
+    others = any(said.startswith(_DESCRIBED) for said in shipped.differences(config))
+    untrue = config.description == shipped.description and (others or run.partition is None)
+    return "" if untrue else config.description
 
 
 def facts(run: RunResult) -> list[Fact]:

@@ -1,11 +1,12 @@
 """Writing a report: one page that needs nothing beside it, and its figures as files."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedhp.errors import MissingExtraError, RecordError, require
+from fedhp.errors import MissingExtraError, RecordError, TrainingError, require
 from fedhp.files.atomic import replace_text
 from fedhp.files.marks import COMPARISON
 from fedhp.records.load import load_run, undamaged
@@ -82,6 +83,30 @@ def write_page(target: Path, page: str, pictures: Iterable[tuple["Plot", "Pictur
         raise RecordError(
             f"the report cannot be written to {target}: {error}; --out writes it elsewhere"
         ) from None
+
+
+@contextmanager
+def reported(folder: Path) -> Iterator[None]:
+    """Reports on the run that goes on meanwhile; on one that failed too, as far as it came.
+
+    Raises:
+        RecordError: If there comes no report on a run that did not fail.
+    """
+    try:
+        yield
+    except TrainingError:  # no other comes once there is a record
+        if (folder / "rounds.parquet").exists():
+            _report_besides(folder)
+        raise
+    report_on(folder)
+
+
+def _report_besides(folder: Path) -> None:
+    """Reports on a run that has failed, whose cause is told even where its report fails too."""
+    try:
+        report_on(folder)
+    except RecordError as error:
+        _logger.warning("%s", error)
 
 
 def report_on(folder: Path, write: Callable[[Path], Path] = write_report) -> None:
