@@ -16,7 +16,7 @@ from fedhp.federation.cohorts import CohortAnswer, Member, stack_of
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
-from fedhp.scenario.loading import from_json
+from fedhp.scenario.arrived import from_json
 from fedhp.simulation.answering import cause, too_late
 from fedhp.training.cohort import Client, train_cohort
 from fedhp.training.update import Update

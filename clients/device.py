@@ -3,9 +3,12 @@
 Node configuration keys (``flower-supernode --node-config``):
 
 - ``partition-id``: which part of the scenario's data this device plays, and its name in the records;
-- ``data-path``: the device's own ``.npz`` file (``x_train``, ``y_train``) instead of a partition;
+- ``data-path``: the device's own samples (``.npz``, or what else `fedhp.data.own` reads) instead of a
+  partition;
 - ``memory-budget``: training memory such as ``2MiB``; without it, the budget of the scenario's class;
+- ``memory-reserve``: what is to stay free while it trains, such as ``16MiB``; ``off`` lets nothing watch;
 - ``name``: the device class shown in records; devices of one name should have one budget;
+- ``runtime``: what it trains with, ``torch`` or ``numpy``; without it PyTorch, where it is installed;
 - ``threads``: torch threads, 1 unless it says more;
 - ``model-target``: the network that a server may make this device import and call (``model.target``);
 - ``methods``: the client methods of one's own that it may make it import (``train.methods``, or a
@@ -18,17 +21,18 @@ from functools import lru_cache
 from typing import Any
 
 from fedhp.bounds import MOST_THREADS, shown
+from fedhp.costs.memory_watch import RESERVE_BYTES
 from fedhp.data.device import device_shard
 from fedhp.data.parts import client_shard, local_parts
 from fedhp.data.shard import Shard
 from fedhp.errors import ScenarioError
 from fedhp.federation.wire import Brief
 from fedhp.fleet.devices import DeviceClassConfig, DeviceProfile, assign_classes, name_flaw
-from fedhp.scenario.loading import from_json
+from fedhp.scenario.arrived import from_json
 from fedhp.seeds import derive
 from fedhp.sizes import format_size, parse_size
 from fedhp.threads import cores
-from fedhp.training.methods import references
+from fedhp.training.method_names import references
 
 NodeConfig = Mapping[str, Any]
 
@@ -58,9 +62,11 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     Raises:
         ScenarioError: If the node configuration says neither a partition nor a data path, the partition is
             beyond the scenario's fleet, or the scenario's network or a client method
-            is one that the device was not told of.
+            is one that the device was not told of, or it has no such number of threads or reserve of memory.
         DataError: If the data cannot be read or does not fit the model.
     """
+    num_threads(node)  # is refused here, if at all
+    reserve_bytes(node)
     scenario = from_json(brief.scenario)
     _check_target(scenario.model.target, node)
     _check_methods(references(brief.methods, scenario.train.methods), node)
@@ -103,6 +109,16 @@ def num_threads(node: NodeConfig) -> int:
             f"got {shown(number)}"
         )
     return number
+
+
+def reserve_bytes(node: NodeConfig) -> int | None:
+    """Returns what is to stay free of memory while the device trains; None where nothing is to watch.
+
+    Raises:
+        ScenarioError: If the node configuration says no such size.
+    """
+    said = node.get("memory-reserve", RESERVE_BYTES)
+    return None if said == "off" else parse_size(said, "node configuration: memory-reserve")
 
 
 def _check_target(target: str, node: NodeConfig) -> None:

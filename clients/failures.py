@@ -6,9 +6,10 @@ from flwr.app import Context, Error, Message
 from flwr.clientapp.typing import ClientAppCallable
 from flwr.common.constant import ErrorCode
 
-from fedhp.errors import FedhpError
+from fedhp.errors import FedhpError, needing_torch
 
 logger = logging.getLogger(__name__)
+_shown = logging.getLogger("flwr")  # the only logger that a SuperNode shows
 
 
 def tell_failures(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
@@ -18,8 +19,10 @@ def tell_failures(message: Message, context: Context, call_next: ClientAppCallab
     fedhp did not foresee is left to it.
     """
     try:
-        return call_next(message, context)
-    except FedhpError as error:
+        with needing_torch():
+            return call_next(message, context)
+    except (FedhpError, MemoryError) as error:
         reason = f"client: {type(error).__name__}: {error}"
-        logger.debug("%s: refused: %s", message.metadata.message_type, error)
+        log = logger.debug if context.node_config.get("fedhp-simulation") else _shown.warning
+        log("fedhp: refused to %s: %s", message.metadata.message_type, error)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedhp.model.layout import Layout
 from fedhp.sizes import format_size
+from fedhp.training.statistics import Statistics
 from fedhp.training.update import Moments, RoundTask, Update
 
 # Flower's own: the only logger that a SuperNode shows.
@@ -31,9 +32,16 @@ def trained(task: RoundTask, update: Update, layout: Layout) -> str:
     return (
         f"{_who(task)}; units {units}, "
         f"{layout.num_parameters(sent)} parameters; memory {measured}, predicted {predicted}; "
-        f"batch {said.batch_size_first} to {said.batch_size_last}; "
+        f"batch {said.batch_size_first} to {said.batch_size_last}{_shortages(said)}; "
         f"training loss {said.train_loss:.4f}, accuracy {said.accuracy:.1%} of {update.num_examples} samples"
     )
+
+
+def _shortages(said: Statistics) -> str:
+    if not said.num_shortages or said.memory_left_bytes is None:
+        return ""
+    left = format_size(said.memory_left_bytes)
+    return f", memory short {said.num_shortages} times, {left} left at least"
 
 
 def looked_at(task: RoundTask, moments: Moments) -> str:

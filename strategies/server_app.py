@@ -2,43 +2,82 @@
 
 import logging
 import shlex
+from collections.abc import Sequence
+from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedhp.errors import FedhpError, ScenarioError
+from fedhp.errors import FedhpError, RecordError, ScenarioError
+from fedhp.federation.device import Device
+from fedhp.federation.first_answers import FirstAnswers
+from fedhp.federation.flower_version import check_flower
+from fedhp.federation.folding import FoldingGrid
+from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.record import run_folder
+from fedhp.run.devices_file import DevicesFile
 from fedhp.run.fleet_run import run_fleet
+from fedhp.run.parts import LateParts
 from fedhp.run.reporting import reporting
+from fedhp.run.resuming import resumed
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
+from fedhp.tracking.tracker import Trackers
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Runs a scenario. Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``."""
+    """Runs a scenario, or goes on with a run that was cut short.
+
+    Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``; or ``resume``, the
+    folder of the record of a run, and ``overrides`` of keys that change no result.
+    """
     logging.getLogger("flwr").addFilter(_one_line)
-    scenario, out = _scenario(context), str(context.run_config.get("out") or "")
+    check_flower()
+    config, overrides = context.run_config, _overrides(context)
+    if earlier := str(config.get("resume") or ""):
+        _go_on(grid, Path(earlier).absolute(), overrides)
+        return
+    scenario = load_scenario(str(config.get("scenario", "quickstart")), overrides)
+    with run_folder(scenario.name, str(config.get("out") or "") or None) as folder, held(folder):
+        _run(grid, scenario, folder.absolute())  # nobody sees what it would be relative to
+
+
+def _go_on(grid: Grid, folder: Path, overrides: Sequence[str]) -> None:
+    begun_in(folder)  # before a lock makes the folder
+    scenario = resumed(folder, overrides)
+    with held(folder):
+        kept = kept_in(folder)
+        if kept.simulated:
+            raise RecordError(
+                f"{folder} is of a simulation; go on by: fedhp resume {shlex.quote(str(folder))}"
+            )
+        _run(grid, scenario, folder, kept)
+
+
+def _run(grid: Grid, scenario: Scenario, folder: Path, kept: Kept | None = None) -> None:
     threads = torch_threads(scenario.simulation.threads_per_worker)
-    with (
-        run_folder(scenario.name, out or None) as folder,
-        threads,
-        reporting(scenario, folder.absolute()) as trackers,  # nobody sees what it would be relative to
-    ):
-        run_fleet(grid, prepare(scenario, simulated=False), trackers)
+    with threads, reporting(scenario, folder, kept=kept) as trackers:
+        setup = prepare(scenario, simulated=False)
+
+        def devices() -> Sequence[Device]:
+            return setup.strategy.devices
+
+        files = DevicesFile(folder, devices), LateParts(folder, setup.dataset, devices)
+        keeper = Keeper(folder, setup.scenario, setup.basis, simulated=False)
+        run_fleet(FoldingGrid(FirstAnswers(grid)), setup, Trackers([trackers, *files]), keeper, kept)
 
 
-def _scenario(context: Context) -> Scenario:
-    config = context.run_config
+def _overrides(context: Context) -> list[str]:
+    given = str(context.run_config.get("overrides", ""))
     try:
-        overrides = shlex.split(str(config.get("overrides", "")))
+        return shlex.split(given)
     except ValueError as error:
-        raise ScenarioError(f"overrides {config['overrides']!r} cannot be split: {error}") from None
-    return load_scenario(str(config.get("scenario", "quickstart")), overrides)
+        raise ScenarioError(f"overrides {given!r} cannot be split: {error}") from None
 
 
 def _one_line(record: logging.LogRecord) -> bool:

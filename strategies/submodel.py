@@ -66,5 +66,8 @@ class Nested(SubModel):
         self.start_from(first(self.layout.widths, widest))
 
     def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
-        """The first units."""
-        return first(self.layout.widths, counts)
+        """The first units, of those that the global model began with."""
+        within = self.state.structure.counts
+        return first(
+            self.layout.widths, {group: min(count, within[group]) for group, count in counts.items()}
+        )

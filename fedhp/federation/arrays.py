@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fedhp.errors import WireError
 
-_NUMPY = "numpy.ndarray"
+NUMPY = "numpy.ndarray"
 
 
 def write_array(array: NDArray[Any]) -> Array:
     """Writes an array as ``numpy.save`` does, at a tenth of the time for small ones."""
     data = np.ascontiguousarray(array).data.cast("B")
     content = b"".join((_header(array.shape, array.dtype), data))
-    return Array(str(array.dtype), array.shape, _NUMPY, content)
+    return Array(str(array.dtype), array.shape, NUMPY, content)
 
 
 def read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -32,7 +32,7 @@ def read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[
     """
     header, data = _header(shape, dtype), array.data
     size = math.prod(shape) * dtype.itemsize
-    if array.stype != _NUMPY or len(data) != len(header) + size or not data.startswith(header):
+    if array.stype != NUMPY or len(data) != len(header) + size or not data.startswith(header):
         raise WireError(
             f"{name}: expected {dtype} of shape {shape} in C order and NumPy's format, got {len(data)} bytes "
             f"of {array.stype}, said to be {array.dtype} of shape {tuple(array.shape)}"

@@ -7,6 +7,7 @@ from flwr.app import Message, RecordDict
 
 from fedhp.federation import wire
 from fedhp.federation.device import Device
+from fedhp.federation.questions import BEYOND_SECONDS
 from fedhp.federation.replies import Sent
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
@@ -70,18 +71,23 @@ def by_work(layout: Layout, parts: Iterable[tuple[Device, Structure]]) -> list[t
     return sorted(parts, key=place)
 
 
-def ask(kind: str, payloads: Payloads, parts: Iterable[tuple[Device, Structure]]) -> Asked:
+def ask(kind: str, payloads: Payloads, parts: Iterable[tuple[Device, Structure]], seconds: float) -> Asked:
     """Returns a message to each device with its part of a model.
+
+    Flower cancels nothing, but hands out no message whose time is over: a device that is late does not find
+    the questions of rounds that are over meanwhile.
 
     Args:
         kind: Flower's type of message.
         payloads: The parts.
         parts: The devices, and the structure that each is sent.
+        seconds: How long answers are waited for.
     """
+    ttl = seconds + BEYOND_SECONDS
     messages, sent = list[Message](), dict[int, Sent]()
     for device, structure in parts:
         content, num_parameters, num_bytes = payloads.of(structure)
-        message = Message(content, device.node_id, kind, group_id=str(payloads.server_round))
+        message = Message(content, device.node_id, kind, ttl=ttl, group_id=str(payloads.server_round))
         messages.append(message)
         sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
     return Asked(messages, sent)

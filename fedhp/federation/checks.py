@@ -11,7 +11,7 @@ from fedhp.bounds import LARGEST_WHOLE
 from fedhp.errors import WireError
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.layout import Layout
-from fedhp.model.modules import impossible_squares
+from fedhp.model.running import impossible_squares
 from fedhp.model.state import Weights
 from fedhp.model.structure import Structure
 from fedhp.training.statistics import STATISTICS

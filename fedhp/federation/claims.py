@@ -20,29 +20,41 @@ class Counts:
     Parts of the scenario's data are known, and a device that claims more is left out; what others say cannot
     be checked, and one that says enough would be the only one to count. So it counts for ``factor`` times the
     median of the fleet at most, and, the further its update goes beyond the others', for less, down to the
-    median: the product of both is what moves the model.
+    median: the product of both is what moves the model. With a ``cap``, no device at all counts for more than
+    so many times the median.
 
     Args:
         devices: The fleet.
         factor: How many times the median; 0 for any number.
+        cap: As ``strategy.robust.cap``.
     """
 
-    def __init__(self, devices: Sequence[Device], factor: float) -> None:
+    def __init__(self, devices: Sequence[Device], factor: float, cap: float = 0.0) -> None:
         self._factor = factor
         self._median = median_low([device.profile.num_examples for device in devices])
+        self._cap = int(cap * self._median)  # in samples; 0 for none
 
     def remarks(self, devices: Sequence[Device]) -> list[str]:
         """Says of each device that counts for less than it says that it does."""
         most = self._most(1.0)
-        return [
+        number = sum(device.profile.num_examples > self._cap for device in devices) if self._cap else 0
+        said = [
             f"{device} says that it has {device.profile.num_examples:,} samples; it counts as {most:,} at "
             f"most, server.max_times_median times the fleet's median"
             for device in devices
             if self._factor and device.profile.own_data and device.profile.num_examples > most
         ]
+        if number:
+            said.append(
+                f"{number} of {len(devices)} devices count for fewer samples than they have, {self._cap:,}: "
+                f"strategy.robust.cap times the fleet's median"
+            )
+        return said
 
     def held(self, device: Device, num_examples: int, times: float) -> int:
         """Returns for how many samples an update counts, given how many times the others' its norm is."""
+        if self._cap:
+            num_examples = min(num_examples, self._cap)
         if not self._factor or not device.profile.own_data:
             return num_examples
         return min(num_examples, self._most(times))

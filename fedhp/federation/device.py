@@ -11,8 +11,8 @@ class Device:
     """A device as the server knows it.
 
     Attributes:
-        node_id: Flower's name for it, different in every run.
-        client: Its partition id, which names it in records and fixes its place in every order.
+        node_id: Flower's name for it: its key's, where that is registered, else new with every start.
+        client: Its number, which names it in records and fixes its place in every order.
         profile: What it said of itself.
     """
 

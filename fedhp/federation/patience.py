@@ -44,6 +44,18 @@ class Patience:
             also = f"; server.patience_seconds = {self._config.patience_seconds:g} are over"
             raise _refusal(state, also)
 
+    def check_there(self, number: int, wanted: int) -> None:
+        """Ends the run when too few devices have been connected for too long.
+
+        Raises:
+            TrainingError: With both numbers.
+        """
+        if self._left <= 0:
+            raise TrainingError(
+                f"{number} of the {wanted} devices that a round needs are connected; "
+                f"server.patience_seconds = {self._config.patience_seconds:g} are over"
+            )
+
     def check(self, state: ServerState) -> None:
         """Ends the run when nobody has answered for some rounds, or in all that it has: nothing is learned.
 

@@ -7,6 +7,9 @@ from flwr.app import Message, Metadata, RecordDict
 
 from fedhp.errors import TrainingError, WireError
 
+# A message outlives the wait for its answer a little: what is over before the wait is an error of Flower's.
+BEYOND_SECONDS = 5.0
+
 _notes = logging.getLogger("fedhp.notes")
 
 

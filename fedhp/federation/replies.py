@@ -40,7 +40,8 @@ class Arrived:
         num_bytes: Bytes of the reply's arrays.
         failure: ``"stage: cause"``.
         absent: Whether the device failed because it is not there.
-        share: Of the update's change, what counts: less than 1 where it is clipped.
+        shares: Of each of the changes, what counts: less than 1 where it is clipped. All of it where empty.
+        trained: The samples that it says it has trained on, where it counts for fewer.
     """
 
     sent: Sent
@@ -49,11 +50,14 @@ class Arrived:
     num_bytes: int = 0
     failure: str = ""
     absent: bool = False
-    share: float = 1.0
+    shares: tuple[float, ...] = ()
+    trained: int | None = None
 
     def row(self, server_round: int, layout: Layout, budgeted: bool) -> ClientReport:
         """Returns the device's row of the round."""
         profile = self.sent.device.profile
+        shares = self.shares or (1.0,) * len(self.changes)
+        counts = bool(self.changes) and not self.failure
         row = ClientReport(
             round=server_round,
             client=self.sent.device.client,
@@ -66,7 +70,9 @@ class Arrived:
             bytes_down=self.sent.num_bytes,
             bytes_up=self.num_bytes,
             update_norm=self.changes[0].norm if self.changes else None,
-            update_share=self.share if self.changes and not self.failure else None,
+            update_share=shares[0] if counts else None,
+            statistics_share=shares[1] if counts and len(shares) > 1 else None,
+            num_examples_said=self.trained,
         )
         return row if self.said is None or self.failure else succeeded(row, self.said, layout)
 

@@ -85,19 +85,20 @@ def _devices_of(part: Part) -> Iterator[tuple[Part, Arrived]]:
     return zip(repeat(part), part.arrived, strict=False)
 
 
-def _as_it_counts(rules: Rules, item: tuple[Part, Arrived], flaw: str, times: float) -> Arrived:
-    """Returns an answer as a failure where there is a flaw, and else with the samples and share that count.
+def _as_it_counts(rules: Rules, item: tuple[Part, Arrived], flaw: str, times: tuple[float, ...]) -> Arrived:
+    """Returns an answer as a failure where there is a flaw, and else with the samples and shares that count.
 
-    ``times`` is how many times the others' its norm is.
+    ``times`` is how many times the others' the norm of each of its changes is.
     """
     one = item[1]
     if one.said is None or flaw:
         return one.refused(flaw)
-    number, clip = rules.claims.held(one.sent.device, one.said.num_examples, times), rules.robust.clip
-    share = min(1.0, clip / times) if clip and times else 1.0
-    if share == 1 and number == one.said.num_examples:
+    shares, trained = rules.robust.shares(times), one.said.num_examples
+    number = rules.claims.held(one.sent.device, trained, max(times, default=1.0))
+    if min(shares, default=1.0) == 1 and number == trained:
         return one
-    return replace(one, said=replace(one.said, num_examples=number), share=share)
+    said = replace(one.said, num_examples=number)
+    return replace(one, said=said, shares=shares, trained=trained if number < trained else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ class _Alone:
         (one,), update = counted, self.update
         assert update is not None
         assert one.said is not None
-        update = update if one.share == 1 else self.reference.scaled(update, one.share)
+        update = self.reference.scaled(update, one.shares) if one.shares else update
         reconciliation.add(replace(update, num_examples=one.said.num_examples))
 
 

@@ -16,6 +16,7 @@ from fedhp.federation.server_state import ServerState
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.records.wording import left_out
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
@@ -76,7 +77,7 @@ class Enlisted:
             ScenarioError: If they are fewer than the replies that a round needs.
         """
         self.remarks = []
-        self.devices = [device for device in devices if self._fits_in(device) and self.admits(device)]
+        self.devices = self._admitted(devices)
         if not self.devices:
             causes = "".join(f"; {cause}" for cause in self.remarks[:1])
             raise BudgetError(
@@ -84,14 +85,21 @@ class Enlisted:
                 f"the model does not fit any budget. Raise a budget or choose a smaller model{causes}"
             )
         self._check_attainable("server.min_replies", self.scenario.server.min_replies)
-        self.claims = Counts(self.devices, self.scenario.server.max_times_median)
+        self._count()
+
+    def _admitted(self, devices: Sequence[Device]) -> list[Device]:
+        return [device for device in devices if self._fits_in(device) and self.admits(device)]
+
+    def _count(self) -> None:
+        factor, cap = self.scenario.server.max_times_median, self.scenario.strategy.robust.cap
+        self.claims = Counts(self.devices, factor, cap)
         self.remarks += self.claims.remarks(self.devices)
 
     def _fits_in(self, device: Device) -> bool:
         try:
             self.check_budget(device.profile.memory_bytes)
         except BudgetError as error:
-            self.remarks.append(f"{device} is left out: {error}")
+            self.remarks.append(left_out(device, error))
             return False
         return True
 
@@ -160,6 +168,27 @@ class Rules(Enlisted):
     def assign(self, device: Device, server_round: int) -> Structure:
         """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
         return self.state.structure
+
+    def attend(self, devices: Sequence[Device]) -> None:
+        """Takes, of whoever is there from the next round on, those that can take part; remarks the others.
+
+        The model stays as it is: a device has to have room for its part of it.
+        """
+        self.remarks = []
+        self.devices = [device for device in self._admitted(devices) if self._has_room(device)]
+        if self.devices:
+            self._count()
+
+    def _has_room(self, device: Device) -> bool:
+        budget = device.profile.memory_bytes if self.budgeted else None
+        if budget is None:
+            return True
+        counts = self.assign(device, self.server.round + 1).counts
+        needed = self.memory.training_bytes(counts, self.layout.smallest_batch)
+        if needed > budget:
+            takes = f"its part of this run's model takes {needed:,} bytes to train"
+            self.remarks.append(left_out(device, f"{takes}; the budget is {budget:,} bytes"))
+        return needed <= budget
 
     def reconciliation(self, model: ModelState) -> Reconciliation:
         """Returns what adds up the updates of a round that begins with this model.

@@ -8,14 +8,14 @@ those who cannot answer count on with what they sent is our choice.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 
-import numpy as np
 from flwr.app import Message
-from numpy.typing import NDArray
 
+from fedhp.aggregation.options import RobustConfig
 from fedhp.aggregation.proportion import Change, Proportion, norm
+from fedhp.aggregation.statistics_mean import statistics_mean
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, FedhpError
 from fedhp.federation import wire
@@ -52,11 +52,14 @@ class RunningStatistics:
         memory: The memory model that devices are measured by.
         budgeted: Whether devices keep to their memory budgets.
         factor: How many times the median an answer may be off the model's statistics; 0 for any number.
+        robust: What is done besides against answers that are meant to ruin them, as against updates.
     """
 
-    def __init__(self, recipe: Recipe, memory: MemoryModel, budgeted: bool, factor: float) -> None:
+    def __init__(
+        self, recipe: Recipe, memory: MemoryModel, budgeted: bool, factor: float, robust: RobustConfig
+    ) -> None:
         self._recipe, self._memory, self._budgeted = recipe, memory, budgeted
-        self._layout, self._factor = recipe.architecture.layout, factor
+        self._layout, self._factor, self._robust = recipe.architecture.layout, factor, robust
         self._has_noted = False
 
     def are_of(self, structure: Structure, sources: Set[str]) -> bool:
@@ -88,28 +91,28 @@ class RunningStatistics:
         """Returns the state with what devices answer, and the rows with what asking them cost.
 
         Statistics are means over the samples of all the round's devices: for those of a device that has no
-        room for the model, or fails, the means of the round stay. So few devices do not speak for all.
+        room for the model, or fails, the means of the round stay. So few devices do not speak for all. By a
+        robust rule they are what it makes of them, each device counting once.
 
         Args:
             state: What the server held when it asked about its model.
             outcome: The round's; by its rows' numbers of examples the answers are weighted.
             answers: The devices that were asked, each with its reply if one came.
         """
-        model, rows = state.model, {row.client: row for row in outcome.rows}
-        sums = {name: np.zeros(model.weights[name].shape) for name in sorted(self._layout.buffers)}
-        total, causes = 0, []
+        model, rows, causes = state.model, {row.client: row for row in outcome.rows}, list[str]()
+        old = {name: model.weights[name] for name in sorted(self._layout.buffers)}
+        taken = statistics_mean(self._robust, old)
         opened = (self._open(model, sent, reply) for sent, reply in answers)
         proportion = Proportion(self._factor, state.statistics_norms)
-        for one, flaw, _ in proportion.judged(opened, lambda one: one.changes):
+        for one, flaw, times in proportion.judged(opened, lambda one: one.changes):
             client = one.sent.device.client
             one = replace(one, moments=None, failure=f"reply: {flaw}") if flaw else one
-            rows[client] = row = self._with_costs(rows[client], one)
+            share = 0.0 if one.moments is None else self._robust.shares(times)[0]
+            rows[client] = row = replace(self._with_costs(rows[client], one), statistics_share=share)
             if one.moments is None:
                 causes.append(f"client {client}: {one.failure}")
-                continue
-            total += row.num_examples
-            for name, values in one.moments.weights.items():
-                sums[name] += row.num_examples * values.astype(np.float64)
+            else:
+                taken.add(one.moments.weights, share, row.num_examples)
         if causes:
             _notes.warning(
                 "round %d: no running statistics of the new model from %d of the devices asked; %s",
@@ -117,7 +120,8 @@ class RunningStatistics:
                 len(causes),
                 causes[0],
             )
-        model = _with(model, sums, total, sum(row.num_examples for row in outcome.valid))
+        valid = [row.num_examples for row in outcome.valid]
+        model = replace(model, weights={**model.weights, **taken.over(sum(valid), len(valid))})
         after = replace(state, model=model, statistics_norms=proportion.norms)
         return after, replace(outcome, rows=tuple(rows.values()))
 
@@ -160,15 +164,3 @@ class RunningStatistics:
             return choose_batch(self._recipe, self._memory, structure, budget)
         except BudgetError:
             return 0
-
-
-def _with(
-    state: ModelState, sums: Mapping[str, NDArray[np.float64]], taken: int, everyone: int
-) -> ModelState:
-    """Returns the model whose statistics are those taken for as many samples, and stay for all others."""
-    others = np.float64(everyone - taken)  # so that what nobody takes stays as it is, to the last bit
-    means = {
-        name: ((values + others * state.weights[name]) / everyone).astype(np.float32)
-        for name, values in sums.items()
-    }
-    return ModelState({**state.weights, **means}, state.structure, state.scores)

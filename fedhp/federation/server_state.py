@@ -1,11 +1,15 @@
 """What the server holds between two rounds, and what a round comes to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fedhp.aggregation.proportion import Norms
 from fedhp.aggregation.reconcile import Shares
 from fedhp.aggregation.server_optimizer import Moments
-from fedhp.model.state import ModelState
+from fedhp.federation.numbers import Given, Numbers
+from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState, check_shapes
 from fedhp.records.rows import ClientReport
 
 
@@ -24,6 +28,7 @@ class ServerState:
         statistics_norms: Those of the last running statistics that were.
         in_vain: The rows of each round in a row, the last included, without any valid reply.
         some_absent: Whether some devices of the last round failed because they were not there.
+        numbers: The numbers that real devices have, or had.
     """
 
     model: ModelState
@@ -33,6 +38,36 @@ class ServerState:
     statistics_norms: Norms = ()
     in_vain: tuple[tuple[ClientReport, ...], ...] = ()
     some_absent: bool = False
+    numbers: tuple[Given, ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        """Returns the state as a checkpoint takes it, every attribute by its name."""
+        return {
+            **vars(self),
+            "model": self.model.values(),
+            "in_vain": [[row.values() for row in rows] for rows in self.in_vain],
+            "numbers": [one.values() for one in self.numbers],
+        }
+
+    @staticmethod
+    def of(values: Mapping[str, Any], layout: Layout) -> "ServerState":
+        """Reads `values`, of a model of this wiring.
+
+        Raises:
+            ValueError: If arrays do not fit the structure, or numbers of devices are none.
+        """
+        model, moments = ModelState.of(values["model"], layout), tuple(values["moments"])
+        for arrays in moments:
+            check_shapes(layout, model.structure, arrays, layout.trained)
+        read = {
+            "model": model,
+            "moments": moments,
+            "update_norms": tuple(values["update_norms"]),
+            "statistics_norms": tuple(values["statistics_norms"]),
+            "in_vain": tuple(tuple(map(ClientReport.of, rows)) for rows in values["in_vain"]),
+            "numbers": Numbers(given=map(Given.of, values.get("numbers", ()))).given,
+        }
+        return ServerState(**{**values, **read})
 
     def undone(self, before: "ServerState") -> "ServerState":
         """Returns the state after a round whose model is not to count, nor what the optimiser made of it."""

@@ -34,7 +34,7 @@ class FleetStrategy(Rules, Strategy):
     A subclass says which devices take part (`admits`), what each is sent (`assign`), which units survive a
     round (`survivors`) and what the weights become (`average`), as `Rules` have it.
 
-    Use: construct with the scenario, `enlist` the devices that `roster.query_fleet` found, then `start`, or
+    Use: construct with the scenario, `enlist` the devices that `roster.find_fleet` found, then `start`, or
     `run_fleet`, which holds the same rounds by a loop of its own.
 
     Args:
@@ -56,7 +56,8 @@ class FleetStrategy(Rules, Strategy):
         super().__init__(scenario, recipe, memory, state, brief)
         self.outcome = Outcome()
         self.patience = Patience(scenario.server, scenario.rounds)
-        self.statistics = RunningStatistics(recipe, memory, self.budgeted, scenario.server.max_times_median)
+        factor, robust = scenario.server.max_times_median, scenario.strategy.robust
+        self.statistics = RunningStatistics(recipe, memory, self.budgeted, factor, robust)
         self._asked = _NOBODY
         self._arrays = ArrayRecord()
 
@@ -86,7 +87,7 @@ class FleetStrategy(Rules, Strategy):
         Raises:
             TrainingError: If the last round failed for want of devices, and they do not come back.
         """
-        return ask(MessageType.TRAIN, *self._next(grid))
+        return ask(MessageType.TRAIN, *self._next(grid), self.scenario.server.timeout_seconds)
 
     def _next(self, grid: Grid) -> tuple[Payloads, list[tuple[Device, Structure]]]:
         self.patience.wait(self.server, grid, [device.node_id for device in self.devices])
@@ -111,7 +112,8 @@ class FleetStrategy(Rules, Strategy):
         devices = [one.device for one in sent.values() if one.device.client in valid]
         holders = self.statistics.holders(devices, structure, state.round)
         parts = ((device, structure) for device in holders)
-        return ask(MessageType.EVALUATE, Payloads(self.brief, self.layout, state.model, state.round), parts)
+        payloads = Payloads(self.brief, self.layout, state.model, state.round)
+        return ask(MessageType.EVALUATE, payloads, parts, self.scenario.server.timeout_seconds)
 
     def summary(self) -> None:
         """Says nothing: the trackers show the scenario and the fleet."""

@@ -14,7 +14,6 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
-from fedhp.choices import limits_of
 from fedhp.data.normalisation import Normalisation
 from fedhp.errors import WireError
 from fedhp.federation.arrays import array_bytes, read_array, write_array
@@ -29,7 +28,7 @@ from fedhp.federation.checks import (
     check_weights,
     wire_name,
 )
-from fedhp.fleet.devices import DeviceProfile, name_flaw
+from fedhp.fleet.devices import DeviceProfile, attribute_flaw
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
@@ -100,6 +99,8 @@ class Brief:
         budgeted: Whether devices keep to their memory budgets; only the ``dense`` yardstick does not.
         label_names: The classes' names, in order, by which a device's own labels may go; none where they have
             numbers only.
+        shares: How groups of units shrink together, as `fedhp.model.shrinking.Shape` has it, in their order:
+            the server's memory model says it, for all. None leaves it to that of the device.
     """
 
     scenario: str
@@ -109,10 +110,11 @@ class Brief:
     methods: tuple[str, ...]
     budgeted: bool
     label_names: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 def pack_query(brief: Brief) -> RecordDict:
-    """Packs the question that every device is asked once: who are you?"""
+    """Packs the question that a device is asked whenever it has come: who are you?"""
     return RecordDict({_TASK: _pack_brief(brief)})
 
 
@@ -146,8 +148,7 @@ def _attribute(answer: ConfigRecord, name: str, kind: Any) -> Any:
     value: Any = _field(answer, wire_name(name), kinds[0])
     if NoneType in kinds and value in (_NONE,):
         return None
-    limits = limits_of(DeviceProfile).get(name)
-    if flaw := name_flaw(value) if kind is str else limits and limits.amiss(value):
+    if flaw := attribute_flaw(name, value):
         raise WireError(f"profile: {wire_name(name)}: {flaw}")
     return value
 
@@ -178,6 +179,7 @@ def unpack_brief(content: RecordDict) -> Brief:
         _unpack_names(task, "methods"),
         _field(task, "budgeted", bool),
         _unpack_names(task, "label-names"),
+        _unpack_shares(task),
     )
 
 
@@ -257,6 +259,7 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
             "methods": list(brief.methods),
             "budgeted": brief.budgeted,
             "label-names": list(brief.label_names),
+            "shares": list(brief.shares),
         }
     )
 
@@ -280,6 +283,13 @@ def _unpack_names(task: ConfigRecord, key: str) -> tuple[str, ...]:
     if not all(type(name) is str for name in names):
         raise WireError(f"{key}: expected texts, got {names!r:.80}")
     return tuple(names)
+
+
+def _unpack_shares(task: ConfigRecord) -> tuple[float, ...]:
+    shares = _field(task, "shares", list)
+    if not all(type(share) is float and 0 < share <= 1 for share in shares):
+        raise WireError(f"shares: expected numbers above 0 and at most 1, got {shares!r:.80}")
+    return tuple(shares)
 
 
 def _unpack_weights(
