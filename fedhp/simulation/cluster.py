@@ -21,6 +21,7 @@ from fedhp.bounds import one_line
 from fedhp.errors import FedhpError
 from fedhp.simulation.environment import SLICE_BYTES, worker_environment
 from fedhp.simulation.pool import Pool, largest_chunk
+from fedhp.simulation.process_group import OwnGroup
 from fedhp.simulation.ray_crew import RayCrew
 from fedhp.simulation.signals import keeping_handlers
 from fedhp.simulation.worker import Worker
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LOCAL = "local"  # Ray's own word for one that is started for this process
 _ANSWER_SECONDS = 5.0
 _SMALLEST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MiB
+_groups: list[OwnGroup] = []  # of the Ray that this process has started
 
 
 @contextmanager
@@ -70,6 +72,8 @@ def leave_ray() -> None:
     """Ends what `join_ray` began; a signal waits until it is done."""
     with _undisturbed():
         ray.shutdown()
+        while _groups:
+            _groups.pop().end()
 
 
 @contextmanager
@@ -89,14 +93,16 @@ def _on_the_loopback() -> Iterator[None]:
 
 @contextmanager
 def _in_a_group_of_its_own() -> Iterator[None]:
-    """Lets a Ray that starts in the block form a process group of its own.
+    """Lets a Ray that starts in the block form a process group of its own, which ends with this process.
 
-    Otherwise a signal to ours, as `timeout` and service managers send it, ends Ray's processes before this
-    one: a Ray that just starts then waits for them for a minute, and Ray's own code ends this process.
+    In ours, a signal to it, as `timeout` and service managers send it, would end Ray's processes before this
+    one: a Ray that just starts then waits for them for a minute, and Ray's own code ends this process. And
+    where this one is killed, Ray's agents, if they have just started, would look for the others for a minute.
     """
     popen = ray_services.ConsolePopen
     if sys.platform != "win32":
-        ray_services.ConsolePopen = partial(popen, process_group=0)
+        _groups.append(OwnGroup())
+        ray_services.ConsolePopen = partial(popen, process_group=_groups[-1].group)
     try:
         yield
     finally:

@@ -6,6 +6,8 @@ import site
 import sys
 import sysconfig
 
+from fedhp.threads import threads_of_a_process
+
 SLICE_BYTES = 8 * 2**20
 # Within which it has to be ready; to import torch from a disk far away takes a minute.
 START_SECONDS = 180.0
@@ -23,7 +25,7 @@ def worker_environment(num_threads: int) -> dict[str, str]:
     return {
         "PYTHONPATH": os.pathsep.join(_own_path()),
         LOG_LEVEL: str(logging.getLogger("fedhp").getEffectiveLevel()),
-        "OMP_NUM_THREADS": str(num_threads),
+        **threads_of_a_process(num_threads),
         "MKL_NUM_THREADS": str(num_threads),
         "MALLOC_ARENA_MAX": "2",
         "MALLOC_MMAP_THRESHOLD_": str(4 * SLICE_BYTES),

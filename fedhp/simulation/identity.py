@@ -1,8 +1,8 @@
-"""Whose hand writes a Flower message: the one place that touches ``flwr.supercore.task_identity``.
+"""Whose hand writes a simulation's Flower messages.
 
-``Message(...)`` reads the run and the node it comes from off a process-wide class. The runtimes of
-Flower set it; a simulation is a runtime of its own, so it has to set it too, and there is no public
-way yet.
+``Message(...)`` reads the run and the node it comes from off a process-wide class, Flower's
+``TaskIdentity``. Its runtimes set that; a simulation is a runtime of its own, as the client process of a
+device is (`fedhp.deployment.client`), so both have to set it too, and there is no public way yet.
 """
 
 from collections.abc import Iterator
