@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.api import simulate
+from fedhp.api import resume, simulate
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
 from fedhp.run.setup import strategy_class
@@ -104,5 +104,9 @@ def run_fleet(cell: Cell, root: Path) -> None:
     # Its packages are those of which a command has made sure by now.
     from fedhp.comparison.devices import write_devices
 
-    alone = replace(cell.scenario, simulation=SimulationConfig(num_workers=0))
-    write_devices(simulate(alone, root / cell.name, show=False))
+    folder, alone = root / cell.name, SimulationConfig(num_workers=0)
+    if folder.exists():
+        run = resume(folder, show=False, simulation={"num_workers": 0})
+    else:
+        run = simulate(replace(cell.scenario, simulation=alone), folder, show=False)
+    write_devices(run)

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
 from fedhp.comparison import scene
 from fedhp.comparison.facets import Facet
 from fedhp.comparison.result import Result
 from fedhp.comparison.texts import measured, own_samples
-from fedhp.drawing.axes import intervals, legend_above, lines_of
+from fedhp.drawing.axes import intervals, legend_above, lines_of, logarithmic
 from fedhp.drawing.plot import Plot
 from fedhp.drawing.style import LIGHT, marked_looks
 from fedhp.sweep.texts import Row
@@ -97,7 +95,7 @@ def memory(result: Result) -> Plot:
                 _usage(axes, place, row, budgets, looks)
             axes.axvline(100, **_BUDGET)
             lines_of(axes, list(facet.done))
-            _over_shares(axes)
+            logarithmic(axes.xaxis, lambda share: f"{share:g}%")
         drawn[-1].set_xlabel("training memory, share of the class's budget")
         marks = {kind: {**look, "linestyle": ""} for kind, look in looks.items() if kind in budgets}
         legend_above(figure, {"budget": _BUDGET, **marks})
@@ -125,13 +123,6 @@ def memory(result: Result) -> Plot:
         draw,
         _height(shown, len(looks)),
     )
-
-
-def _over_shares(axes: Any) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}%"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _usage(axes: Any, place: float, row: Row, budgets: Any, looks: Any) -> None:

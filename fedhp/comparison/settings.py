@@ -4,11 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedhp.scenario.schema import Scenario
+from fedhp.scenario.schema import BESIDE_RESULTS, Scenario
 
-# What a comparison sets in each run (`model.prune_inputs` is off for strategies that cut no inputs), and what
-# no result depends on.
-_VARIED = ("seed", "strategy", "model.prune_inputs", "description", "simulation", "tracking")
+# What a comparison sets in each run: `model.prune_inputs` is off for strategies that cut no inputs.
+_VARIED = ("seed", "strategy", "model.prune_inputs", *BESIDE_RESULTS)
 
 
 def common_settings(scenario: Scenario, keys: Sequence[str] = ()) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fedhp.data.dataset import Dataset
 from fedhp.data.notes import data_notes
 from fedhp.records.rows import RoundReport, together
 from fedhp.sizes import at_least, format_size
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe
 
 _FEW = 10  # held-out samples, below which an accuracy on them moves in steps of more than a tenth

@@ -1,7 +1,10 @@
 """Training on one device, without a federation: the client's own loop, in one round of many epochs."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fedhp.aggregation.assignment import fit_structure
 from fedhp.costs.memory import MemoryModel
@@ -11,16 +14,21 @@ from fedhp.data.shard import Shard
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.building import fresh_state, initial_state
 from fedhp.model.state import ModelState
+from fedhp.records.kept import Keeper, Kept
+from fedhp.records.load import undamaged
 from fedhp.records.replied import succeeded
 from fedhp.records.rows import ClientReport
 from fedhp.run.advice import run_notes
+from fedhp.run.basis import basis, check_basis
 from fedhp.run.reporting import reporting
+from fedhp.run.resuming import notes_on
 from fedhp.run.watch import RunWatch, plan_run
 from fedhp.scenario.recipes import recipe_of
-from fedhp.scenario.schema import Scenario
+from fedhp.scenario.schema import Scenario, ServerConfig
 from fedhp.threads import torch_threads
 from fedhp.tracking.tracker import Trackers
 from fedhp.tracking.wandb_tracker import check_installed
+from fedhp.training.handed_on import HandedOn
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask, Update
@@ -36,13 +44,15 @@ FLEET_KEYS = (
     "fleet",
     "prune.blend",
     "strategy",
-    "server",
+    *(f"server.{option.name}" for option in fields(ServerConfig) if option.name != "checkpoint"),
     "simulation.num_workers",
     "simulation.address",
     "simulation.gpus_per_worker",
 )
 # And what it says of such a device, which a fleet has no use for.
 CENTRAL_KEYS = ("train.epochs", "memory.budget")
+
+Keep = Callable[[int, Callable[[], Mapping[str, Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,11 @@ class Central:
     train: Shard
     test: Shard
     start: ModelState
+
+    @cached_property
+    def basis(self) -> dict[str, str]:
+        """What its result hangs on besides the scenario."""
+        return basis(self.scenario, self.dataset, self.recipe.architecture.layout)
 
     @property
     def profile(self) -> DeviceProfile:
@@ -116,7 +131,11 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
 
 
 def train_central(
-    scenario: Scenario, folder: Path, start: ModelState | None = None, show: bool = True
+    scenario: Scenario,
+    folder: Path,
+    start: ModelState | None = None,
+    show: bool = True,
+    kept: Kept | None = None,
 ) -> None:
     """Trains on one device, and records it as a run whose rounds are epochs.
 
@@ -125,34 +144,62 @@ def train_central(
         folder: The run record.
         start: The model to start from; by default a fresh one of full size.
         show: Whether the run is shown in the terminal.
+        kept: Where a run that was cut short goes on.
 
     Raises:
         FedhpError: If scenario, data, budget or folder are not as they must be.
     """
     with torch_threads(scenario.simulation.threads_per_worker):
         central = prepare_central(scenario, start)
-        with reporting(central.scenario, folder, show) as trackers:
-            _train(central, trackers)
+        before = None if kept is None else _handed_on(kept, central)
+        with reporting(central.scenario, folder, show, kept) as trackers:
+            watch = _begun(central, trackers)
+            if kept is None:
+                watch.after_round(0, central.start)
+            else:
+                watch.recall(kept.reports(central.recipe.architecture.layout.widths))
+                for note in notes_on(kept, central.scenario.rounds, central.basis):
+                    trackers.on_note(note)
+            keeper = Keeper(folder, central.scenario, central.basis, simulated=True, alone=True)
+            _train(central, watch, before, keeper.keep)
+            watch.finish()
 
 
-def _train(central: Central, trackers: Trackers) -> None:
+def _handed_on(kept: Kept, central: Central) -> HandedOn:
+    """Returns what the last epoch has handed on.
+
+    Raises:
+        RecordError: If data or network are others than they were, or it does not fit the model.
+    """
+    check_basis(kept, central.basis)
+    with undamaged(kept.folder):
+        return HandedOn.of(kept.state, central.recipe.architecture.layout)
+
+
+def _begun(central: Central, trackers: Trackers) -> RunWatch:
+    """Tells the trackers what is to be run."""
     plan = plan_run(central.scenario, central.dataset, central.recipe, central.memory, [central.profile])
     trackers.on_start(plan)
     budgets = {"memory.budget": central.profile.memory_bytes}
     for note in run_notes(central.dataset, central.recipe, central.memory, budgets):
         trackers.on_note(note)
-    watch = RunWatch(plan, central.recipe, central.memory, central.test, trackers)
-    watch.after_round(0, central.start)
-    epoch = 0
+    return RunWatch(plan, central.recipe, central.memory, central.test, trackers)
 
-    def on_epoch(update: Update) -> None:
+
+def _train(central: Central, watch: RunWatch, before: HandedOn | None, keep: Keep) -> None:
+    epoch = 0 if before is None else before.epochs
+    if epoch == central.scenario.rounds:  # it was cut short as it ended
+        return
+
+    def on_epoch(update: Update, hand_on: Callable[[], HandedOn | None]) -> None:
         nonlocal epoch
         epoch += 1
         watch.after_round(epoch, update.state, (_row(central, epoch, update),))
+        if (handed_on := hand_on()) is not None:
+            keep(epoch + 1, handed_on.values)
 
-    task = RoundTask(1, 0, central.profile, central.start)
-    train_locally(central.recipe, task, central.train, on_epoch)
-    watch.finish()
+    task = RoundTask(1, 0, central.profile, central.start if before is None else before.model)
+    train_locally(central.recipe, task, central.train, on_epoch, before=before)
 
 
 def _row(central: Central, epoch: int, update: Update) -> ClientReport:

@@ -1,49 +1,80 @@
 """A run over a fleet: who is there, the rounds, and what is said of them."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from flwr.serverapp import Grid
 
-from fedhp.data.partition import label_counts, partition_notes
+from fedhp.data.partition import partition_notes
+from fedhp.federation.attendance import Attendance
 from fedhp.federation.device import Device
+from fedhp.federation.numbers import Given, Numbers
 from fedhp.federation.replies import in_order
-from fedhp.federation.roster import query_fleet
+from fedhp.federation.roster import Places, find_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.server_state import Outcome, ServerState
+from fedhp.federation.strategy import FleetStrategy
+from fedhp.records.kept import Keeper, Kept
+from fedhp.records.load import undamaged
 from fedhp.records.plan import RunPlan
 from fedhp.run.advice import few_held_out, odd_spreads, run_notes, tiny_parts
+from fedhp.run.basis import check_basis
+from fedhp.run.parts import owners_of, parts_of, players
 from fedhp.run.prepared import Setup
+from fedhp.run.resuming import notes_on
 from fedhp.run.rollback import RollBack
 from fedhp.run.watch import RunWatch, plan_run
-from fedhp.scenario.schema import Scenario
+from fedhp.simulation.grid import SimulatedGrid
 from fedhp.tracking.tracker import Trackers
 
+_POLL_SECONDS = 0.5
 
-def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
+
+def run_fleet(
+    grid: Grid, setup: Setup, trackers: Trackers, keeper: Keeper | None = None, kept: Kept | None = None
+) -> None:
     """Runs what was prepared over the devices of a grid.
 
     Args:
         grid: Where the devices are.
         setup: What `prepare` has made of the scenario.
         trackers: Who is told.
+        keeper: Keeps what the run goes on from if it is cut short.
+        kept: Where a run that was cut short goes on.
 
     Raises:
         FedhpError: If no device can take part, or all fail.
     """
     strategy, timeout = setup.strategy, setup.scenario.server.timeout_seconds
-    watch = RunWatch(_begun(grid, setup, trackers), setup.recipe, setup.memory, setup.test, trackers)
+    before = None if kept is None else _server_of(kept, setup)
+    plan, attendance = _begun(grid, setup, trackers, () if before is None else before.numbers)
+    watch = RunWatch(plan, setup.recipe, setup.memory, setup.test, trackers)
+    if kept is not None and before is not None:
+        strategy.server = before
+        watch.recall(kept.reports(strategy.layout.widths))
+        for note in notes_on(kept, setup.scenario.rounds, setup.basis):
+            trackers.on_note(note)
     guessing = setup.test.label_counts().max() / len(setup.test)
-    safety = RollBack(watch, float(guessing), setup.scenario.server.roll_back)
+    safety = RollBack(watch, float(guessing), setup.scenario.server.roll_back, watch.last)
+
+    def keep(told: int) -> None:
+        if keeper is not None:
+            keeper.keep(told, strategy.server.values)
 
     def conclude(before: ServerState, after: ServerState, outcome: Outcome) -> None:
         after, outcome, look = safety.looked_at(before, after, outcome)
         strategy.server, strategy.outcome = after, outcome
         watch.after_round(after.round, after.model, outcome.rows, outcome.votes, look)
         strategy.patience.check(after)
+        keep(after.round + 1)
 
-    conclude(strategy.server, strategy.server, strategy.outcome)
+    if watch.last is None:
+        keep(0)
+        conclude(strategy.server, strategy.server, strategy.outcome)
     while strategy.server.round < setup.scenario.rounds:
+        if attendance is not None:
+            _gather(attendance, strategy, trackers)
         before, (sent, parts) = strategy.server, strategy.exchange(grid, timeout)
         after, outcome = close_round(strategy, before, parts)
         asked = strategy.ask_for_statistics(after, outcome, sent)
@@ -54,22 +85,76 @@ def run_fleet(grid: Grid, setup: Setup, trackers: Trackers) -> None:
     watch.finish()
 
 
-def _begun(grid: Grid, setup: Setup, trackers: Trackers) -> RunPlan:
-    """Asks who is there, and tells the trackers what is to be run over them."""
+def _server_of(kept: Kept, setup: Setup) -> ServerState:
+    """Returns what the server held.
+
+    Raises:
+        RecordError: If data or network are others than they were, or it does not fit the model.
+    """
+    check_basis(kept, setup.basis)
+    with undamaged(kept.folder):
+        return ServerState.of(kept.state, setup.strategy.layout)
+
+
+def _gather(attendance: Attendance, strategy: FleetStrategy, trackers: Trackers) -> None:
+    """Has a strategy take who is there, and waits while they are fewer than the replies that a round needs.
+
+    Raises:
+        TrainingError: If they are for longer than ``server.patience_seconds``.
+    """
+    wanted, told = strategy.scenario.server.min_replies, -1
+    while True:
+        before, lines = attendance.devices, list(attendance.look())
+        if attendance.devices != before:
+            known = strategy.remarks
+            strategy.attend(attendance.devices)
+            lines += (remark for remark in strategy.remarks if remark not in known)
+        number = len(strategy.devices)
+        if told != number < wanted:
+            told = number
+            lines.append(f"waiting for devices: {number} of the {wanted} that a round needs are there")
+        for line in lines:
+            trackers.on_note(line)
+        if number >= wanted:
+            strategy.server = replace(strategy.server, numbers=attendance.given)
+            return
+        strategy.patience.check_there(number, wanted)
+        time.sleep(_POLL_SECONDS)
+
+
+def _begun(
+    grid: Grid, setup: Setup, trackers: Trackers, given: Iterable[Given]
+) -> tuple[RunPlan, Attendance | None]:
+    """Asks who is there, and tells the trackers what is to be run over them.
+
+    Args:
+        grid: Where the devices are.
+        setup: See `run_fleet`.
+        trackers: Who is told.
+        given: The numbers that devices had before the run was cut short.
+
+    Returns:
+        What is to be run, and who looks after who is there: nobody of simulated devices, which always are.
+    """
     scenario, strategy = setup.scenario, setup.strategy
-    num_clients, timeout = scenario.fleet.num_clients, scenario.server.timeout_seconds
-    devices, left_out = query_fleet(grid, strategy.brief, num_clients, timeout, setup.parts)
+    places = Places(scenario.fleet.num_clients, setup.parts, scenario.server.min_devices)
+    numbers, seconds = Numbers(places.most, given), scenario.server.timeout_seconds
+    found = find_fleet(grid, strategy.brief, places, seconds, numbers)
+    devices = found.devices
     strategy.enlist(devices)
     profiles = [device.profile for device in devices]
     if not strategy.budgeted:
         profiles = [replace(profile, memory_bytes=None) for profile in profiles]
-    partition = _partition(scenario, devices)
-    owners = _owners(setup, partition)
+    partition = parts_of(scenario, players(devices))
+    owners = owners_of(scenario, setup.dataset, partition)
     plan = plan_run(scenario, setup.dataset, setup.recipe, setup.memory, profiles, partition, owners)
     trackers.on_start(plan)
-    for note in (*left_out, *strategy.remarks, *_what_stands_out(setup, plan, devices)):
+    for note in (*found.left_out, *strategy.remarks, *_what_stands_out(setup, plan, devices)):
         trackers.on_note(note)
-    return plan
+    if isinstance(grid, SimulatedGrid):
+        return plan, None
+    strategy.server = replace(strategy.server, numbers=numbers.given)
+    return plan, Attendance(grid, strategy.brief, places, found, seconds, numbers)
 
 
 def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> Iterator[str]:
@@ -88,18 +173,3 @@ def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> 
     yield from odd_spreads({f"client {device.client}": device.profile.spread for device in own})
     if scenario.data.local_test:
         yield from few_held_out([device.profile.num_local_test for device in devices])
-
-
-def _partition(scenario: Scenario, devices: Sequence[Device]) -> dict[int, Sequence[int]]:
-    """Returns the samples per label of each client that plays a part of the scenario's data set."""
-    players = {device.client for device in devices if not device.profile.own_data}
-    counts = label_counts(scenario.data, scenario.fleet.num_clients, scenario.seed) if players else []
-    return {client: own.tolist() for client, own in enumerate(counts) if client in players}
-
-
-def _owners(setup: Setup, clients: Iterable[int]) -> dict[int, str]:
-    """Returns whose samples in the data set each of the clients has, where each has an owner's."""
-    if setup.scenario.data.partition.name != "natural":
-        return {}
-    names = setup.dataset.owner_names
-    return {client: names[client] for client in clients}

@@ -1,11 +1,13 @@
 """What a run over a fleet starts from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fedhp.costs.memory import FLOAT_BYTES, MemoryModel
 from fedhp.data.dataset import Dataset
 from fedhp.data.shard import Shard
 from fedhp.federation.strategy import FleetStrategy
+from fedhp.run.basis import basis
 from fedhp.scenario.schema import Scenario
 from fedhp.training.recipe import Recipe
 
@@ -21,6 +23,11 @@ class Setup:
     test: Shard
     strategy: FleetStrategy
     parts: tuple[int, ...]
+
+    @cached_property
+    def basis(self) -> dict[str, str]:
+        """What its result hangs on besides the scenario."""
+        return basis(self.scenario, self.dataset, self.recipe.architecture.layout)
 
     @property
     def message_bytes(self) -> int:

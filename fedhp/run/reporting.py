@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fedhp.errors import FedhpError
+from fedhp.records.kept import Kept, forget
 from fedhp.records.record import RunRecord
 from fedhp.report.writing import drawn
 from fedhp.scenario.schema import Scenario
@@ -17,15 +18,18 @@ from fedhp.tracking.wandb_tracker import WandbTracker
 
 
 @contextmanager
-def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[Trackers]:
+def reporting(
+    scenario: Scenario, folder: Path, show: bool = True, kept: Kept | None = None
+) -> Iterator[Trackers]:
     """Opens the trackers, and closes them whatever happens.
 
     Args:
         scenario: What is run.
         folder: The run record.
         show: Whether the run is shown in the terminal.
+        kept: Where a run that was cut short goes on.
     """
-    record = RunRecord(folder)
+    record = RunRecord(folder, None if kept is None else kept.told)
     members: list[Tracker] = [record]
     if scenario.tracking.wandb.mode != "none":
         members.append(WandbTracker(scenario.tracking.wandb, scenario, folder, drawn))
@@ -41,6 +45,7 @@ def reporting(scenario: Scenario, folder: Path, show: bool = True) -> Iterator[T
             raise
         finally:
             trackers.close()
+    forget(folder)  # last of all: until then, a run that is killed as it ends goes on to end whole
 
 
 @contextmanager

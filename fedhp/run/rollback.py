@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 
 from fedhp.federation.server_state import Outcome, ServerState
+from fedhp.records.rows import RoundReport
 from fedhp.records.wording import percent
 from fedhp.run.watch import Look, RunWatch
 
@@ -23,11 +24,14 @@ class RollBack:
         watch: Evaluates it.
         guessing: The accuracy of guessing.
         may_undo: Whether a model that has lost everything is undone; one that is none always is.
+        last: How good the model was after the last round of a run that goes on.
     """
 
-    def __init__(self, watch: RunWatch, guessing: float, may_undo: bool) -> None:
+    def __init__(
+        self, watch: RunWatch, guessing: float, may_undo: bool, last: Look | RoundReport | None = None
+    ) -> None:
         self._watch, self._guessing, self._may_undo = watch, guessing, may_undo
-        self._last: Look | None = None
+        self._last = last
 
     def looked_at(
         self, before: ServerState, after: ServerState, outcome: Outcome
@@ -50,7 +54,7 @@ class RollBack:
         self._last = look
         return after, outcome, look
 
-    def _undoes(self, before: Look, after: Look) -> bool:
+    def _undoes(self, before: Look | RoundReport, after: Look) -> bool:
         if self._may_undo:
             return has_lost_all(before, after, self._guessing)
         return is_no_model(before, after)
@@ -64,13 +68,13 @@ def _largest_update(outcome: Outcome) -> str:
     return f". The largest update was that of client {most.client}, of norm {most.update_norm:.3g}"
 
 
-def has_lost_all(before: Look, after: Look, guessing: float) -> bool:
+def has_lost_all(before: Look | RoundReport, after: Look, guessing: float) -> bool:
     """Says whether a model that was clearly better than guessing is no longer, or has no loss at all."""
     lead = before.accuracy - guessing
     gone = lead >= _LEAD * (1 - guessing) and after.accuracy - guessing <= _LEFT * lead
     return gone or is_no_model(before, after)
 
 
-def is_no_model(before: Look, after: Look) -> bool:
+def is_no_model(before: Look | RoundReport, after: Look) -> bool:
     """Says whether a model has no loss at all, where the one before had."""
     return math.isfinite(before.loss) and not math.isfinite(after.loss)

@@ -52,13 +52,13 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     recipe.check_methods()
     kind.check(recipe)
     state = initial_state(recipe.architecture, scenario.seed)
-    strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind))
+    strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind, recipe))
     if simulated:
         _check_budgets(strategy, recipe)
     return Setup(scenario, dataset, recipe, memory, test, strategy, tuple(map(len, parts)))
 
 
-def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> wire.Brief:
+def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], recipe: Recipe) -> wire.Brief:
     return wire.Brief(
         scenario.to_json(),
         dataset.input_shape,
@@ -67,6 +67,7 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy]) -> w
         kind.methods,
         kind.budgeted,
         dataset.label_names,
+        tuple(recipe.shape.shares[group] for group in recipe.architecture.layout.widths),
     )
 
 

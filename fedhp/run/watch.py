@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedhp.aggregation.reconcile import Shares
@@ -11,7 +11,6 @@ from fedhp.data.dataset import Dataset
 from fedhp.data.shard import Shard
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState
-from fedhp.model.structure import Structure
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import ClientReport, RoundReport
 from fedhp.records.totals import RunTotals
@@ -63,7 +62,18 @@ class Look:
 
 
 class RunWatch:
-    """Evaluates the global model after each round, round 0 first, and tells the trackers what happened."""
+    """Evaluates the global model after each round, round 0 first, and tells the trackers what happened.
+
+    Args:
+        plan: The run.
+        recipe: How clients train.
+        memory: The memory model.
+        test: The held-out samples.
+        trackers: Who is told.
+
+    Attributes:
+        last: The last round; None before round 0.
+    """
 
     def __init__(
         self, plan: RunPlan, recipe: Recipe, memory: MemoryModel, test: Shard, trackers: Trackers
@@ -71,7 +81,7 @@ class RunWatch:
         self._plan, self._recipe, self._memory = plan, recipe, memory
         self._test, self._trackers = test, trackers
         self._previous = time.perf_counter()
-        self._structure: Structure | None = None
+        self.last: RoundReport | None = None
         self._totals = RunTotals(plan)
         self._loss = LossNotes(test.label_counts(), plan.scenario.train, plan.scenario.rounds)
 
@@ -102,29 +112,30 @@ class RunWatch:
             params=params,
             compression=self._plan.params_full / params,
             training_bytes=self._memory.training_bytes(state.structure.counts, batch),
-            structure_change=self._structure and structure_change(self._structure, state.structure),
+            structure_change=self.last and self.last.structure.distance(state.structure),
             clients=clients,
             seconds=now - self._previous,
             evaluation_seconds=look.seconds,
             votes=votes or {},
         )
-        self._previous, self._structure = now, state.structure
-        self._totals.add(report)
+        self._previous = now
         self._trackers.on_round(report, state)
-        for note in self._loss.after(report):
+        for note in self._take(report):
             self._trackers.on_note(note)
+
+    def recall(self, past: Iterable[RoundReport]) -> None:
+        """Takes in, and tells the trackers of, the rounds that were held before a run was cut short."""
+        for report in past:
+            self._take(report)
+            self._trackers.on_past(report)
+        self._previous = time.perf_counter()
+
+    def _take(self, report: RoundReport) -> list[str]:
+        """Takes in a round; returns what it gives cause to note."""
+        self.last = report
+        self._totals.add(report)
+        return list(self._loss.after(report))
 
     def finish(self) -> None:
         """Tells the trackers that the last round is done."""
         self._trackers.on_finish(self._totals.summary())
-
-
-def structure_change(before: Structure, after: Structure) -> float:
-    """Returns the Jaccard distance of two structures of one model, as sets of kept units, 0 to 1.
-
-    One minus the units that both keep per unit that either keeps (Levandowsky and Winter 1971, Distance
-    between sets, Nature 234).
-    """
-    pairs = [(mask, after.masks[group]) for group, mask in before.masks.items()]
-    both, either = sum((a & b).sum() for a, b in pairs), sum((a | b).sum() for a, b in pairs)
-    return 1 - float(both / either)

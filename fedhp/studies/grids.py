@@ -7,6 +7,7 @@ from typing import Any
 
 from fedhp.errors import ScenarioError
 from fedhp.pruning.criteria import CRITERIA
+from fedhp.records.kept import Kept, kept_in
 from fedhp.run.central import as_recorded, train_central
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
@@ -112,13 +113,20 @@ def _dense(grid: Grid, name: str, seed: int) -> Cell:
 
 def train(cell: Cell, root: Path) -> None:
     """Runs a cell on one device."""
-    train_central(cell.scenario, root / cell.name, show=False)
+    folder = root / cell.name
+    train_central(cell.scenario, folder, show=False, kept=_kept(folder))
 
 
 def from_scratch(cell: Cell, root: Path) -> None:
     """Trains the final network of the cell before, from fresh weights."""
+    folder = root / cell.name
     start = fresh_start(cell.scenario, root / cell.after[0])
-    train_central(cell.scenario, root / cell.name, start, show=False)
+    train_central(cell.scenario, folder, start, show=False, kept=_kept(folder))
+
+
+def _kept(folder: Path) -> Kept | None:
+    """Returns where a cell goes on that was cut short."""
+    return kept_in(folder) if folder.exists() else None
 
 
 def _cell(

@@ -4,16 +4,18 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from fedhp.bounds import one_line
 from fedhp.errors import BudgetError, RecordError, ScenarioError
 from fedhp.files.marks import RUN
+from fedhp.records.kept import can_go_on
 from fedhp.records.load import has_finished
+from fedhp.records.record import is_taken
 from fedhp.scenario.loading import load_scenario
-from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
+from fedhp.scenario.schema import Scenario
 
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +27,8 @@ class Cell:
     Attributes:
         name: What it is, and its folder below the study's: ``mnist/dynhp-10x/seed-0``.
         scenario: What is run, as its record says it.
-        run: Runs the cell, given itself and the study's folder, and leaves a run record in its own.
+        run: Runs the cell, given itself and the study's folder, and leaves a run record in its own; where one
+            is there already, it was cut short and can go on.
         labels: What tables group by.
         after: Cells, by name, whose records this one needs.
     """
@@ -93,26 +96,26 @@ def is_finished(cell: Cell, root: Path) -> bool:
         RecordError: If what lies there is the record of other settings, or no record at all.
     """
     folder = root / cell.name
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or not is_taken(folder):
         return False
     if not (folder / RUN).exists():
         raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
     recorded = load_scenario(folder / RUN)
-    different = _differences(_settings(recorded), _settings(cell.scenario))
-    if different:
+    if different := recorded.differences(cell.scenario):
         raise RecordError(
             f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
             "choose another --out or remove it"
         )
-    return has_finished(folder)
+    return has_finished(folder) and not can_go_on(folder)  # to its very end
 
 
 def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
     """Runs a cell whose record is not whole; whatever happens is told, so that the other cells go on."""
     folder = root / cell.name
     try:
-        if folder.exists():
-            shutil.rmtree(folder)  # a run that was cut short; `is_finished` has seen that it is this cell's
+        # What was cut short, of which `is_finished` has seen that it is this cell's, goes on where it can.
+        if folder.exists() and not can_go_on(folder):
+            shutil.rmtree(folder)
         cell.run(cell, root)
     except (ScenarioError, BudgetError) as error:
         return cell, Outcome("refused", one_line(str(error)))
@@ -120,19 +123,3 @@ def run_cell(cell: Cell, root: Path) -> tuple[Cell, Outcome]:
         _logger.debug("%s", cell.name, exc_info=True)
         return cell, Outcome("failed", one_line(f"{type(error).__name__}: {error}"))
     return cell, Outcome("finished")
-
-
-def _settings(scenario: Scenario) -> dict[str, Any]:
-    """Returns what a result depends on."""
-    same = replace(scenario, description="", simulation=SimulationConfig(), tracking=TrackingConfig())
-    return same.to_dict()
-
-
-def _differences(was: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    different = []
-    for key, value in now.items():
-        if isinstance(value, dict):
-            different += _differences(was[key], value, f"{prefix}{key}.")
-        elif was[key] != value:
-            different.append(f"{prefix}{key}: {was[key]}, now {value}")
-    return different

@@ -59,6 +59,11 @@ class ConsoleTracker:
             )
             self._live.start()
 
+    def on_past(self, report: RoundReport) -> None:
+        """Takes in the round."""
+        assert self._progress is not None
+        self._progress.recall(report)
+
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Shows the round."""
         assert self._progress is not None
@@ -140,7 +145,8 @@ def plain_line(report: RoundReport, progress: Progress) -> str:
         f"compression {report.compression:.2f}, replies {len(report.clients) - len(report.failures)}{failed}"
     ]
     classes = by_class(report)
-    peaks = [_peak(name, classes[name], progress) for name in progress.plan.devices if name in classes]
+    names = dict.fromkeys((*progress.plan.devices, *classes))  # some may have joined later
+    peaks = [_peak(name, classes[name], progress) for name in names if name in classes]
     if peaks:
         parts.append(f"memory {', '.join(peaks)}")
     left = progress.seconds_left()
@@ -150,7 +156,7 @@ def plain_line(report: RoundReport, progress: Progress) -> str:
 
 
 def _peak(name: str, seen: ClassRound, progress: Progress) -> str:
-    peak, budget = seen.memory_peak_bytes, progress.plan.budgets[name]
+    peak, budget = seen.memory_peak_bytes, progress.plan.budgets.get(name)
     if peak is None:
         return f"{name} -"
     return f"{name} {peak / budget:.0%}" if budget else f"{name} {format_size(peak)}"

@@ -83,6 +83,12 @@ class Progress:
         self.accuracies.add(report.accuracy)
         self.last = report
 
+    def recall(self, report: RoundReport) -> None:
+        """Adds a round from before the run was cut short, whose pace tells nothing of what is left."""
+        self.add(report)
+        self._recent.clear()
+        self._started -= report.seconds
+
     def note(self, text: str) -> None:
         """Adds an event; only the latest are kept."""
         self.events = (*self.events, text)[-_EVENTS:]

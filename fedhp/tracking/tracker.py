@@ -20,6 +20,10 @@ class Tracker(Protocol):
         """Called once, before anything else."""
         ...
 
+    def on_past(self, report: RoundReport) -> None:
+        """Called, where a run goes on, for each round that was held before it was cut short."""
+        ...
+
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Called after every round with the new global model; for round 0 too, before training."""
         ...
@@ -39,6 +43,31 @@ class Tracker(Protocol):
     def close(self) -> None:
         """Releases files and terminal; always called, after Ctrl-C or an error too."""
         ...
+
+
+class Silent:
+    """A tracker that does nothing: for those that want to hear of some things alone."""
+
+    def on_start(self, plan: RunPlan) -> None:
+        """Does nothing."""
+
+    def on_past(self, report: RoundReport) -> None:
+        """Does nothing."""
+
+    def on_round(self, report: RoundReport, state: ModelState) -> None:
+        """Does nothing."""
+
+    def on_note(self, text: str) -> None:
+        """Does nothing."""
+
+    def on_finish(self, summary: Summary) -> None:
+        """Does nothing."""
+
+    def on_failure(self, cause: str) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class Trackers:
@@ -64,6 +93,10 @@ class Trackers:
                 raise
             except Exception as error:
                 _log_failure(tracker, error)
+
+    def on_past(self, report: RoundReport) -> None:
+        """Tells a round that was held before the run was cut short."""
+        self._tell(lambda tracker: tracker.on_past(report))
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Tells a round.

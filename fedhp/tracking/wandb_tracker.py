@@ -48,16 +48,20 @@ class WandbTracker:
         self._finished = False
 
     def on_start(self, plan: RunPlan) -> None:
-        """Starts the W&B run.
+        """Starts the W&B run, or goes on with that of a run that was cut short.
 
         Raises:
             RecordError: If W&B refuses, for instance because nobody is logged in.
         """
         name = self._config.name or self._folder.name
-        self._run = _start(self._wandb, self._config, name, self._folder, self._scenario.to_dict())
+        settings, run_id = self._scenario.to_dict(), _earlier_id(self._folder)
+        self._run = _start(self._wandb, self._config, name, self._folder, settings, run_id=run_id)
         self._budgets = plan.budgets
         self._run.define_metric("round")
         self._run.define_metric("*", step_metric="round")
+
+    def on_past(self, report: RoundReport) -> None:
+        """Ignores the round: W&B has it."""
 
     def on_round(self, report: RoundReport, state: ModelState) -> None:
         """Logs the round: globally, by device class, by group, and one table row per client."""
@@ -67,7 +71,8 @@ class WandbTracker:
         if report.clients:
             rows = [list(client.values().values()) for client in report.clients]
             metrics["clients"] = self._wandb.Table(columns=list(CLIENTS), data=rows)
-        self._run.log(metrics)
+        # W&B takes a step once: a round that was logged, and cut short before its checkpoint, comes again.
+        self._run.log(metrics, step=report.round, commit=True)
 
     def on_note(self, text: str) -> None:
         """Ignores the note: W&B has no place for single lines."""
@@ -183,6 +188,12 @@ def _start(
         raise RecordError(
             f"Weights & Biases did not start: {error}; run 'wandb login', or set tracking.wandb.mode=offline"
         ) from None
+
+
+def _earlier_id(folder: Path) -> str | None:
+    """Returns the id of the W&B run that a record has from before, by which W&B names its folder."""
+    earlier = sorted((folder / "wandb").glob("*run-*-*"))
+    return earlier[0].name.rpartition("-")[2] if earlier else None
 
 
 def _images(wandb: Any, figures: Mapping[str, bytes]) -> dict[str, Any]:
