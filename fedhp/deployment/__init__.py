@@ -1,0 +1,1 @@
+"""Real devices: keys and certificates, a server's folder, and Flower's processes kept going."""
