@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
+from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.load import load_run, load_state
 from fedhp.records.record import run_folder
 from fedhp.records.result import RunResult
@@ -24,13 +26,16 @@ from fedhp.run.central import CENTRAL_KEYS, FLEET_KEYS, train_central
 from fedhp.run.fleet_run import run_fleet
 from fedhp.run.prepared import Setup
 from fedhp.run.reporting import reporting
+from fedhp.run.resuming import flower_command, resumed
 from fedhp.run.setup import checked_strategy, prepare, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario
+from fedhp.simulation.grid import SimulatedGrid
 from fedhp.simulation.nursery import begun_early
 from fedhp.simulation.opening import open_grid, runs_in_processes
 from fedhp.simulation.turn import TURN
 from fedhp.threads import torch_threads
+from fedhp.tracking.tracker import Trackers
 
 _logger = logging.getLogger("fedhp")
 _notes = logging.getLogger("fedhp.notes")
@@ -57,17 +62,63 @@ def simulate(
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
     scenario = _scenario("run", scenario, out, overrides)
+    with run_folder(scenario.name, out) as folder, held(folder):
+        with _begun(scenario, folder, show) as run:
+            run_fleet(*run)
+        return load_run(folder)
+
+
+def resume(
+    folder: str | Path, *, show: bool = True, overrides: Sequence[str] = (), **values: Any
+) -> RunResult:
+    """Goes on with a simulation, or a training on one device, that was cut short, and returns its record.
+
+    It ends as it would have had it never been cut short, to the last bit, but for what measures time.
+
+    Example:
+        >>> run = fedhp.resume("runs/quickstart-20260131-141500", simulation={"num_workers": 4})
+
+    Args:
+        folder: The folder of its record.
+        show: Whether the run is shown in the terminal.
+        overrides: Scenario values as on the command line, of keys that change no result: see `FREE_KEYS`.
+        values: The same by nested or dotted key.
+
+    Raises:
+        RecordError: If there is nothing to go on with or from, another process is at work there, or the run
+            is of devices that are not simulated.
+        ScenarioError: If an override may change results.
+    """
+    folder = Path(folder).absolute()
+    begun_in(folder)  # before a lock makes the folder
+    scenario = resumed(folder, overrides, values)
+    with held(folder):
+        kept = kept_in(folder)
+        if not kept.simulated:
+            raise RecordError(f"{folder} is of a federation of devices; go on by: {flower_command(folder)}")
+        if kept.alone:
+            with TURN:
+                train_central(scenario, folder, show=show, kept=kept)
+            return load_run(folder)
+        with _begun(scenario, folder, show, kept) as run:
+            run_fleet(*run)
+        return load_run(folder)
+
+
+@contextmanager
+def _begun(
+    scenario: Scenario, folder: Path, show: bool, kept: Kept | None = None
+) -> Iterator[tuple[SimulatedGrid, Setup, Trackers, Keeper, Kept | None]]:
+    """Opens what `run_fleet` takes."""
     simulation, clients = scenario.simulation, scenario.fleet.num_clients
     timeout = scenario.server.timeout_seconds
-    with run_folder(scenario.name, out) as folder:
-        early = begun_early(COHORT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
-        with early, torch_threads(simulation.threads_per_worker):
-            setup = _prepared(scenario, show)
-            size, note = setup.message_bytes, _notes.warning
-            grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
-            with grids as grid, reporting(scenario, folder, show) as trackers:
-                run_fleet(grid, setup, trackers)
-        return load_run(folder)
+    early = begun_early(COHORT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
+    with early, torch_threads(simulation.threads_per_worker):
+        setup = _prepared(scenario, show)
+        size, note = setup.message_bytes, _notes.warning
+        grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
+        with grids as grid, reporting(scenario, folder, show, kept) as trackers:
+            yield grid, setup, trackers, Keeper(folder, setup.scenario, setup.basis, simulated=True), kept
 
 
 def _prepared(scenario: Scenario, show: bool) -> Setup:
@@ -100,7 +151,7 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
         FedhpError: If the scenario, data, budget or folder are not as they must be.
     """
     scenario = _scenario("train", scenario, out, overrides)
-    with TURN, run_folder(scenario.name, out) as folder:
+    with TURN, run_folder(scenario.name, out) as folder, held(folder):
         train_central(scenario, folder)
         return load_run(folder)
 

@@ -20,12 +20,14 @@ from typer.core import TyperGroup
 
 from fedhp.bench.command import app as bench_app
 from fedhp.comparison.command import compare
+from fedhp.deployment.device_command import app as device_app
+from fedhp.deployment.serve_command import app as serve_app
 from fedhp.draft.command import init
-from fedhp.errors import RecordError, TrainingError
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
 from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
+from fedhp.twins.command import compare_records
 
 _logger = logging.getLogger("fedhp")
 
@@ -69,8 +71,11 @@ app = typer.Typer(
 
 app.add_typer(bench_app, name="bench")
 app.add_typer(studies_app, name="reproduce")
+app.add_typer(serve_app, name="serve")
+app.add_typer(device_app, name="device")
 app.command()(init)
 app.command()(compare)
+app.command()(compare_records)
 
 
 @app.callback(invoke_without_command=True)
@@ -163,6 +168,50 @@ def train(
 
 
 @app.command()
+def resume(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of a run record.", show_default=False)
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Overrides of keys that change no result.", show_default=False
+        ),
+    ] = None,
+    federation: Annotated[
+        str | None, typer.Option(help="Of a run over devices: Flower's federation to go on with.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Go on with a run that was cut short, to the end that it would have had, bit by bit.
+
+    [bold]Examples[/bold]
+
+      fedhp resume runs/quickstart-20260131-141500
+
+      fedhp resume runs/quickstart-20260131-141500 simulation.num_workers=4
+
+    It goes on at its last checkpoint, one after every round by default (server.checkpoint). A run over
+    devices goes on by 'fedhp serve run DIR --resume FOLDER' where 'fedhp serve' serves, or by 'flwr run':
+    without --federation, the command is told.
+    """
+    with readable_errors(debug):
+        from fedhp.records.kept import begun_in
+
+        begun_in(folder)  # whatever else may be missing
+        with _for_good():
+            from fedhp.api import resume
+
+        with _reported(folder):
+            if federation is None:
+                resume(folder, overrides=overrides or [])
+            else:
+                from fedhp.deployment.starting import resume_under_flower
+
+                resume_under_flower(folder, federation, overrides or [])
+
+
+@app.command()
 def report(
     folder: Annotated[
         Path,
@@ -221,8 +270,9 @@ def show(
 @app.command()
 def strategies() -> None:
     """List the aggregation strategies."""
-    from fedhp.aggregation.options import StrategyConfig
-    from fedhp.run.setup import registry
+    with readable_errors():
+        from fedhp.aggregation.options import StrategyConfig
+        from fedhp.run.setup import registry
 
     usual = StrategyConfig()
     for name, kind in registry().items():
@@ -273,37 +323,24 @@ def _for_good() -> Iterator[None]:
 
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """Reports on the run that goes on meanwhile; on one that failed too, as far as it came."""
+    """Reports on the run that goes on meanwhile; says how, of one that is interrupted."""
+    from fedhp.records.kept import can_go_on
     from fedhp.records.load import has_finished
-    from fedhp.report.writing import report_on
+    from fedhp.report.writing import reported
 
-    has_begun = (folder / "rounds.parquet").exists
     try:
-        try:
+        with reported(folder):
             yield
-        except TrainingError:  # no other comes once there is a record
-            if has_begun():
-                _report_besides(folder)
-            raise
-        report_on(folder)
     except KeyboardInterrupt:
         if has_finished(folder):
             _logger.info(
                 "the record is whole, only its report is missing: 'fedhp report %s' writes it", folder
             )
-        elif has_begun():
+        elif (folder / "rounds.parquet").exists():
             _logger.info("'fedhp report %s' reports on it as far as it came", folder)
+            if can_go_on(folder):
+                _logger.info("'fedhp resume %s' goes on with it", folder)
         raise
-
-
-def _report_besides(folder: Path) -> None:
-    """Reports on a run that has failed, whose cause is told even where its report fails too."""
-    from fedhp.report.writing import report_on
-
-    try:
-        report_on(folder)
-    except RecordError as error:
-        _logger.warning("%s", error)
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
