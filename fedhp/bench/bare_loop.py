@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from fedhp.bench.plain import BareClient, small_state
-from fedhp.scenario.loading import from_json
+from fedhp.scenario.arrived import from_json
 from fedhp.scenario.schema import Scenario
 
 

@@ -83,12 +83,84 @@ def _fleet_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @app.command()
 @readable_errors()
+def robust(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "quickstart",
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 3,
+    workers: Workers = 2,
+    json_file: Json = None,
+) -> None:
+    """Accuracy where a fifth of the clients lies, by the rule that makes one of them; an hour."""
+    from fedhp.bench.robust import run_robust
+
+    overrides: dict[str, Any] = {"simulation.num_workers": workers}
+    _report(run_robust(scenario, range(seeds), say=_say, **overrides), json_file)
+
+
+@app.command()
+@readable_errors()
+def replies(
+    number: Annotated[
+        int, typer.Option(min=1, max=_MOST, help="Wrong replies, over all strategies.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of which are sent, and when.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Malformed, misattributed and poisonous replies to every strategy: which count, or stop a round."""
+    from fedhp.bench.replies import run_replies
+
+    _report(run_replies(number, seed, say=_say), json_file)
+
+
+@app.command()
+@readable_errors()
+def devices(
+    number: Annotated[int, typer.Option(min=2, max=_MOST, help="Devices, about 200 MiB each.")] = 4,
+    rounds: Annotated[int, typer.Option(min=2, max=_MOST, help="Rounds.")] = 6,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=_MOST, help="Over which they are killed, from the first round's end.")
+    ] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="Of the moments.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Devices on the loopback, over TLS, each killed once, and the server: what becomes of a run (Linux)."""
+    from fedhp.bench.devices import run_devices
+
+    result = run_devices(number, rounds, seconds, seed, say=_say)
+    _show_sideways([{key: value for key, value in result.items() if not isinstance(value, dict)}])
+    for table in ("failures", "kills"):
+        _show([{table: cause, "number": times} for cause, times in result[table].items()])
+    _write(json_file, result)
+
+
+@app.command()
+@readable_errors()
+def device_memory(
+    rounds: Annotated[int, typer.Option(min=1, max=_MOST, help="Rounds.")] = 3, json_file: Json = None
+) -> None:
+    """All processes of a device beside those of a SuperNode as Flower starts it; four minutes (Linux)."""
+    from fedhp.bench.device_memory import run_device_memory
+
+    _report(run_device_memory(rounds, say=_say), json_file)
+
+
+@app.command()
+@readable_errors()
+def device_bytes(
+    rounds: Annotated[int, typer.Option(min=1, max=_MOST, help="Rounds.")] = 10, json_file: Json = None
+) -> None:
+    """Bytes between a device and its server, counted at the socket; three minutes (Linux)."""
+    from fedhp.bench.device_bytes import run_device_bytes
+
+    _report(run_device_bytes(rounds, say=_say), json_file)
+
+
+@app.command()
+@readable_errors()
 def memory(json_file: Json = None) -> None:
     """The memory model against PyTorch's own measurement, per model and batch; 10 to 30 minutes."""
     from fedhp.bench.memory import run_memory
 
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
-    _report(run_memory(progress.print), json_file)
+    _report(run_memory(_say), json_file)
 
 
 @app.command()
@@ -144,8 +216,7 @@ def stack(
     """Clients trained 1 to 50 at a time beside a bare loop, per network; 2 to 5 minutes."""
     from fedhp.bench.stack import run_stack
 
-    progress = Console(stderr=True, highlight=False, soft_wrap=True)
-    _report(run_stack(turns=turns, say=progress.print), json_file)
+    _report(run_stack(turns=turns, say=_say), json_file)
 
 
 @app.command()
@@ -164,6 +235,20 @@ def growth(workers: Workers = 2, json_file: Json = None) -> None:
     from fedhp.bench.growth import run_growth
 
     _report(run_growth(workers), json_file)
+
+
+@app.command()
+@readable_errors()
+def resume(
+    kills: Annotated[int, typer.Option(min=1, max=_MOST, help="Runs that are killed.")] = 30,
+    ray: Annotated[bool, typer.Option(help="Have every other run's workers on Ray.")] = True,
+    seed: Annotated[int, typer.Option(min=0, max=MOST_SEEDS, help="Of the moments.")] = 0,
+    json_file: Json = None,
+) -> None:
+    """Runs killed (-9) at random moments and gone on with: which end as the undisturbed one (Linux)."""
+    from fedhp.bench.resume import run_resume
+
+    _report(run_resume(kills, ray, seed, _say), json_file)
 
 
 @app.command()
@@ -192,8 +277,25 @@ def process(
     _report(run_process(parse_size(limit, "--limit"), epochs), json_file)
 
 
+@app.command()
+@readable_errors()
+def runtimes(
+    rounds: Annotated[int, typer.Option(min=1, max=_MOST, help="Rounds of each; medians over them.")] = 20,
+    json_file: Json = None,
+) -> None:
+    """A device's client process with NumPy beside one with PyTorch: memory, and a round's time (Linux)."""
+    from fedhp.bench.runtimes import run_runtimes
+
+    _report(run_runtimes(rounds), json_file)
+
+
 # Rows that stand beside each other in a terminal's width.
 _FEW = 4
+
+
+def _say(text: str) -> None:
+    """Says how far a measurement is, beside its figures."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)
 
 
 def _report(result: Mapping[str, Any], json_file: Path | None) -> None:

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from fedhp.bench.engine import all_nodes, on_flowers_engine
 from fedhp.bench.plain import BareClient, small_state
-from fedhp.scenario.loading import from_json
+from fedhp.scenario.arrived import from_json
 from fedhp.scenario.schema import Scenario
 
 app = ClientApp()

@@ -13,6 +13,7 @@ from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.gradients import gradients
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
@@ -22,7 +23,8 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.training.alone import training_step
 from fedhp.training.methods.fedprox import keep_received, pull_back
 from fedhp.training.methods.masked_loss import class_mask
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
+from fedhp.training.optimizers import allocate_state, state_tensors, unallocated
+from fedhp.training.options import OPTIMIZERS, TrainConfig
 
 _MNIST, _CIFAR, _SENSORS = (1, 28, 28), (3, 32, 32), (1, 6, 128)
 _MLP, _CNN = ModelConfig("mlp", [300, 100]), ModelConfig("cnn", [16, 32, 128])
@@ -106,24 +108,27 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     state = initial_state(arch, seed=0).cut(arch.layout, Structure(masks))
     module = to_module(arch, state)
     thin_before_convolutions(module, arch.layout)
-    optimizer = OPTIMIZERS[train.optimizer].make(module.parameters(), train)
+    optimizer = unallocated(module.parameters(), train)
     allocate_state(optimizer, train)
     if train.proximal_mu:
         keep_received(optimizer)
-    tracked = Contributions(arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, torch.Generator())
+    tracked = Contributions(
+        arch.layout, CRITERIA["taylor"], module, state.scores, 0.5, np.random.default_rng()
+    )
     rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
-    mask = class_mask(shard.classes(), _CLASSES) if train.masked_loss else None
+    absent = class_mask(shard.classes(), _CLASSES) if train.masked_loss else None
+    mask = None if absent is None else torch.from_numpy(absent)
 
     def on_gradients() -> None:
         tracked.observe()
         if train.proximal_mu:
             pull_back(optimizer, train.proximal_mu)
 
-    training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
+    training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     tracker = MemTracker()
     tracker.track_external(module, *state_tensors(optimizer), *([] if mask is None else [mask]))
     with tracker:
-        training_step(module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
+        training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
 
 

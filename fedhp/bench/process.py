@@ -15,11 +15,12 @@ from fedhp.errors import FedhpError
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
+from fedhp.threads import threads_of_a_process
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
 
 # A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool.
-_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
+_ENVIRONMENT = {**threads_of_a_process(1), "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
 _MEBIBYTE = 2**20
 _PAGES = 25  # a part of the memory is left to the ends of pages and the allocator's headers
 _FEW = 20  # the first round has this part of the samples

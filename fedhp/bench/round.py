@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedhp.bench.bare_loop import bare_workers
 from fedhp.bench.plain import plain_averaging, small_state
 from fedhp.errors import require
-from fedhp.federation.roster import query_fleet
+from fedhp.federation.roster import Places, find_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.references import CLIENT_APP, COHORT_APP
@@ -77,8 +77,7 @@ def run_round(
             cohort_app=COHORT_APP,
         ) as grid,
     ):
-        devices, _ = query_fleet(grid, strategy.brief, clients, 600.0)
-        strategy.enlist(devices)
+        strategy.enlist(find_fleet(grid, strategy.brief, Places(clients), 600.0).devices)
         warm_up = min(3, rounds)
         _hold_rounds(strategy, grid, warm_up)
         bare_loop.run(warm_up)
