@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from flwr.app import Error, Message, Metadata, RecordDict
-from flwr.app.message import make_message
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fedhp.bench.forged import altered as altered
 from fedhp.federation import wire
+from fedhp.federation.device import Device
+from fedhp.federation.roster import Places, find_fleet
+from fedhp.federation.wire import Brief
 from fedhp.model.axes import AxisRef
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
@@ -116,15 +119,6 @@ def reply(message: Message, content: Update | RecordDict | str) -> Message:
         return Message(records, reply_to=message)
 
 
-def altered(answer: Message, content: RecordDict | None = None, **metadata) -> Message:
-    """The same reply, but for what it holds or what is said on its envelope."""
-    said = {key.lstrip("_"): value for key, value in vars(answer.metadata).items() if key != "_delivered_at"}
-    error = answer.error if answer.has_error() else None
-    if content is None and error is None:
-        content = answer.content
-    return make_message(Metadata(**{**said, **metadata}), content=content, error=error)
-
-
 def trained(layout: Layout, message: Message, num_examples: int, num_cut: int = 0) -> Update:
     """What a client might make of a task: other weights, and the last ``num_cut`` units of a group gone.
 
@@ -207,3 +201,18 @@ def num_parameters(layout: Layout, counts: Mapping[str, int]) -> int:
         )
         for name, shape in layout.shapes.items()
     )
+
+
+def query_fleet(
+    grid: Grid, brief: Brief, num_clients: int, timeout: float, parts: Sequence[int] | None = None
+) -> tuple[list[Device], list[str]]:
+    """Finds a fleet of so many nodes."""
+    found = find_fleet(grid, brief, Places(num_clients, parts), timeout)
+    return found.devices, found.left_out
+
+
+# Three units between two layers, and a model in which every weight tells its place.
+LAYOUT = dense_layout(3)
+GLOBAL = filled_state(
+    LAYOUT, LAYOUT.full(), in_weight=[10, 20, 30], in_bias=[1, 2, 3], out_weight=[100, 200, 300]
+)

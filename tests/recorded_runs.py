@@ -55,12 +55,16 @@ CLIENT_COLUMNS = [
     "bytes_up",
     "update_norm",
     "update_share",
+    "statistics_share",
+    "num_examples_said",
     "train_loss",
     "accuracy",
     "gradient_norm",
     "num_local_test",
     "local_accuracy_global",
     "local_accuracy_personal",
+    "num_shortages",
+    "memory_left_bytes",
     "seconds",
 ]
 

@@ -23,7 +23,7 @@ from fedhp.training.batches import MemoryConfig
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import PRUNING
 from fedhp.training.methods import methods_for
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.session import Client, Session
 from fedhp.training.trainer import step_one, train_locally

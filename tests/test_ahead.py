@@ -45,7 +45,12 @@ def test_a_lone_one_is_read_a_step_at_a_time(monkeypatch):
     """A device has no room for more."""
     shard, reader, taken = random_shard((1, 2, 2), 3, 12), Ahead(), []
     batch = shard.batch
-    monkeypatch.setattr(shard, "batch", lambda rows, inputs: taken.append(len(rows)) or batch(rows, inputs))
+
+    def seen(rows, inputs, **how):
+        taken.append(len(rows))
+        return batch(rows, inputs, **how)
+
+    monkeypatch.setattr(shard, "batch", seen)
     for done in (0, 4, 8):
         reader.take((0, done), 4, 1, lambda done=done: [Source(shard, np.arange(done, 12), None)])
     assert taken == [4, 4, 4]

@@ -32,8 +32,8 @@ ROWS = (
     {"draft", "records", "simulation"},
     {"federation", "report", "sweep", "tracking"},
     {"clients", "run"},
-    {"api", "strategies"},
-    {"bench", "comparison", "studies"},
+    {"api", "deployment", "strategies"},
+    {"bench", "comparison", "studies", "twins"},
     {"cli"},
     {"__main__"},
 )
@@ -41,11 +41,19 @@ ROW_OF = {module: number for number, row in enumerate(ROWS) for module in row}
 
 # Who may know a library: each stays behind as few doors as possible.
 DOORS = {
-    "flwr": {"federation", "simulation", "run", "bench", "terminal", "clients", "strategies"},
+    "cryptography": {"deployment"},
+    "flwr": {
+        *("federation", "simulation", "run", "bench", "terminal", "clients", "strategies", "deployment"),
+    },
     "jinja2": {"drawing"},
     "matplotlib": {"drawing", "report", "studies", "comparison"},
     "omegaconf": {"scenario"},
     "ray": {"simulation", "sweep", "bench"},
+    # On a device that may be without it, nothing of it is imported before somebody computes with it.
+    "torch": {
+        *("data", "model", "pruning", "costs", "training", "aggregation"),
+        *("threads", "clients", "api", "bench"),
+    },
     "wandb": {"tracking"},
 }
 

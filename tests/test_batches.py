@@ -16,7 +16,7 @@ from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
 from fedhp.training import trainer
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import choose_batch
 from fedhp.training.trainer import train_locally
 

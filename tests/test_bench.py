@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from fedhp.bench import memory, process, reconcile, stack, step
+from fedhp.bench import device_bytes, devices, memory, process, reconcile, robust, stack, step
 from fedhp.bench import round as rounds
 from fedhp.bench.engine import run_engine
 from fedhp.bench.fleet import run_fleet
@@ -15,6 +15,7 @@ from fedhp.bench.plain import BareClient, plain_averaging, small_state
 from fedhp.bench.process import run_process
 from fedhp.bench.reconcile import KINDS
 from fedhp.bench.round import run_round
+from fedhp.bench.runtimes import run_runtimes
 from fedhp.bench.stack import run_stack
 from fedhp.bench.step import run_step
 from fedhp.cli import app
@@ -74,6 +75,21 @@ def test_a_fleet_is_summed_up_over_its_seeds():
     assert dense["compression"] == 1 < summary["compression"]
 
 
+def test_a_table_of_lies_has_a_row_for_each_rule_and_lie_over_its_seeds(monkeypatch):
+    monkeypatch.setattr(robust, "accuracies", lambda scenario, factor: [0.5, 0.9, 0.8 - scenario.seed / 10])
+    told: list[str] = []
+    result = robust.run_robust(seeds=[0, 2], rules=["mean", "median"], lies=["times 100"], say=told.append)
+    assert told[:2] == ["mean, times 100, seed 0", "mean, times 100, seed 2"]
+    assert [row["rule"] for row in result["rows"]] == ["mean", "median"]
+    assert result["rows"][0] == {
+        "rule": "mean",
+        "lie": "times 100",
+        "last_%": 70.0,
+        "±": 14.1,
+        "best_%": 90.0,
+    }
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_reconciling_is_measured_for_every_kind_of_structures(apart, monkeypatch):
     """In processes of their own as well, which is the same for every kind: there, the last one will do."""
@@ -115,7 +131,7 @@ def test_few_runs_of_many_figures_are_shown_whole_on_80_columns(monkeypatch):
 @pytest.mark.integration
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and reads memory by /proc")
 def test_where_the_system_allows_the_budget_and_no_more_dynhp_trains_and_dense_does_not():
-    rows = {(row["arm"], row["limited"]): row for row in run_process(16 * 2**20, epochs=2)["rows"]}
+    rows = {(row["arm"], row["limited"]): row for row in run_process(16 * 2**20, epochs=1)["rows"]}
     assert rows["dense", False]["outcome"] == "trained"
     assert rows["dense", True]["outcome"] == "out of memory"
     assert rows["dynhp", True]["outcome"] == "trained"
@@ -136,8 +152,8 @@ def fashion_mnist():
 @pytest.mark.parametrize("compression", [1.0, 10.0])
 def test_a_round_is_measured_beside_the_bare_loop(compression):
     """At a tenth the network has a tenth of 784-300-100-10's 266,610 parameters, and no more."""
-    result = run_round(0, clients=6, per_round=3, compression=compression, rounds=1, repeats=1)
-    assert (result["clients"], result["clients_per_round"]) == (6, 3)
+    result = run_round(0, clients=1000, per_round=3, compression=compression, rounds=1, repeats=1)
+    assert (result["clients"], result["clients_per_round"]) == (1000, 3)
     assert 0.99 * 266_610 / compression < result["parameters"] <= 266_610 / compression
     assert result["ratio"] == pytest.approx(result["clients_per_second"] / result["bare_clients_per_second"])
     assert result["pss_mebibytes"] > 50
@@ -178,7 +194,7 @@ def test_the_bare_client_takes_the_steps_that_a_loop_by_hand_takes():
 def test_the_same_round_is_measured_under_flower(monkeypatch):
     pytest.importorskip("ray", reason="Ray is not installed")
     monkeypatch.setattr(rounds, "_FLOWER_ROUNDS", 1)
-    result = run_round(1, clients=4, per_round=2, compression=10.0, vs_flower=True, rounds=1, repeats=1)
+    result = run_round(1, clients=200, per_round=2, compression=10.0, vs_flower=True, rounds=1, repeats=1)
     times = result["clients_per_second"] / result["flower_clients_per_second"]
     assert result["times_flower"] == pytest.approx(times)
 
@@ -192,3 +208,42 @@ def test_stacks_are_measured_beside_the_bare_loop():
     assert (tracked["tracked"], tracked["momentum"]) == (True, 0.9)
     assert min(dense["x1"], dense["x3"], tracked["x1"], tracked["bare_milliseconds"]) > 0
     assert (dense["same_bits"], tracked["same_bits"]) == (True, True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_device_without_pytorch_is_measured_beside_one_with_it():
+    """Its memory, that is: how long either takes is the machine's business."""
+    result = run_runtimes(rounds=1)
+    theirs, ours = result["rows"]
+    assert (theirs["runtime"], ours["runtime"]) == ("torch", "numpy")
+    assert ours["training_mebibytes"] < 0.6 * theirs["training_mebibytes"]
+    assert ours["training_mebibytes"] < 96
+    assert result["ratio"] > 0
+
+
+def test_bytes_are_those_of_messages_beyond_what_is_compact():
+    """By hand: two rounds of 100 parameters and 20 units; 15 s of polling at 2 bytes a second, and an app."""
+    rows = [{"params_received": 100, "bytes_down": 450}] * 2
+    run, waiting = {"down": 1000.0, "seconds": 15.0}, {"down": 20.0, "seconds": 10.0}
+    row = device_bytes._row("down", rows, 20, run, waiting, bundle=100)
+    assert row == {
+        "way": "down",
+        "compact": 806,
+        "payload": 900,
+        "counted": 1000,
+        "polling": 30,
+        "app": 100,
+        "messages": 870,
+        "over": pytest.approx(870 / 806 - 1),
+    }
+
+
+def test_a_kill_is_told_by_what_became_of_the_answer_then():
+    rows = [
+        {"client": 0, "round": 1, "status": "failed", "failure": "before"},
+        {"client": 0, "round": 3, "status": "failed", "failure": "Node Unavailable"},
+        {"client": 1, "round": 2, "status": "ok", "failure": ""},
+        {"client": 2, "round": 4, "status": "ok", "failure": ""},
+    ]
+    became = [devices._became(devices.Kill(client, 2), rows) for client in range(3)]
+    assert became == ["Node Unavailable", "none was lost", "it was not asked"]

@@ -17,7 +17,8 @@ from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
 from fedhp.references import resolve
-from fedhp.scenario.loading import from_json, load_scenario
+from fedhp.scenario.arrived import from_json
+from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import KEYS as SCHEMA
 from fedhp.scenario.schema import Scenario
 from fedhp.sizes import parse_size
@@ -52,9 +53,12 @@ ZERO_MEANS_SOMETHING = {
     "strategy.optimizer.momentum",
     "strategy.optimizer.beta_2",
     "strategy.robust.clip",
+    "strategy.robust.cap",
     "server.clients_per_round",
+    "server.min_devices",
     "server.patience_seconds",
     "server.max_times_median",
+    "server.checkpoint",
     "simulation.num_workers",
     "simulation.gpus_per_worker",
 }

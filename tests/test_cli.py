@@ -546,9 +546,10 @@ def test_whoever_stops_the_run_is_not_told_that_its_record_is_whole(monkeypatch,
     monkeypatch.setattr("clients.cohort_app.train_cohort", interrupted)
     caplog.set_level("INFO", "fedhp")
     assert cli("run", *FAST, "--out", "record").exit_code == 130
-    *_, where, how = caplog.messages
+    *_, where, how, on = caplog.messages
     assert where == "record: record"
     assert how == "'fedhp report record' reports on it as far as it came"
+    assert on == "'fedhp resume record' goes on with it"
     assert cli("report", "record").exit_code == 0
 
 
@@ -591,8 +592,9 @@ def test_an_impatient_ctrl_c_leaves_a_record_and_no_process(address, least, tmp_
     assert (running.returncode, errors) == (130, "interrupted\n")
     assert len(started) >= least
     assert psutil.wait_procs(started, timeout=10)[1] == []
-    *_, where, how = output.splitlines()
+    *_, where, how, on = output.splitlines()
     assert (where, how) == ("record: record", "'fedhp report record' reports on it as far as it came")
+    assert on == "'fedhp resume record' goes on with it"
     assert load_run(tmp_path / "record").summary["status"] == "interrupted"
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -12,8 +13,10 @@ from factories import same_bits
 from flwr.app import Context, Message, MessageType, RecordDict
 from torch import nn
 
+from clients import client_app
 from clients.client_app import app
 from clients.device import open_device
+from fedhp.costs.this_process import ThisProcess
 from fedhp.data import Normalisation, Shard, partition_rows
 from fedhp.errors import DataError, ScenarioError
 from fedhp.federation import wire
@@ -293,6 +296,49 @@ def test_a_model_beyond_the_nodes_budget_is_refused_with_what_it_takes():
     assert "the budget is 4,096 bytes" in reason
 
 
+def with_left(monkeypatch, left: int | None) -> None:
+    monkeypatch.setattr(ThisProcess, "left", lambda memory: left)
+
+
+def test_a_device_tells_what_memory_it_had_left_and_a_simulated_one_does_not(monkeypatch, caplog):
+    """Half of it is 18 KiB: a step of the full model's wanted batch takes more."""
+    with_left(monkeypatch, 36 * 1024)
+    with caplog.at_level(logging.INFO, "flwr"):
+        tight, _ = train({"partition-id": 0})
+    assert tight.statistics.num_shortages
+    assert tight.statistics.memory_left_bytes == 36 * 1024
+    assert tight.statistics.memory_predicted_bytes <= 18 * 1024
+    assert f", memory short {tight.statistics.num_shortages} times, 36.0 KiB left at least; " in caplog.text
+    for node in ({"partition-id": 0, "memory-reserve": "off"}, {"partition-id": 0, "fedhp-simulation": True}):
+        alone, _ = train(node)
+        assert (alone.statistics.num_shortages, alone.statistics.memory_left_bytes) == (None, None)
+
+
+def test_a_device_whose_memory_is_gone_declines_and_says_so(monkeypatch):
+    with_left(monkeypatch, 1024)
+    state = initial_state(recipe_of(scenario(), (1, 8, 8), 10).architecture, 0)
+    task = wire.pack_task(wire.pack_state(state), brief(), 1)
+    reason = refusal(task, MessageType.TRAIN, {"partition-id": 0})
+    said = "client: BudgetError: memory is short on this device, 1.0 KiB left with a reserve of 16.0 MiB"
+    assert reason.startswith(said)
+    monkeypatch.setattr(client_app, "open_device", Mock(side_effect=MemoryError("no more")))
+    assert refusal(task, MessageType.TRAIN, {"partition-id": 0}) == "client: MemoryError: no more"
+
+
+def test_a_device_that_cannot_see_its_memory_says_so_once(monkeypatch, caplog):
+    with_left(monkeypatch, None)
+    unseen, _ = train({"partition-id": 0})
+    train({"partition-id": 0})
+    assert unseen.statistics.num_shortages == 0
+    assert caplog.text.count("does not say what memory is left") == 1
+
+
+@pytest.mark.parametrize("reserve", ["lots", "0", "on"])
+def test_a_reserve_that_is_no_size_is_refused(reserve):
+    with pytest.raises(ScenarioError, match="node configuration: memory-reserve"):
+        open_device(brief(), {"partition-id": 0, "memory-reserve": reserve})
+
+
 def test_training_on_own_data_counts_its_samples(own_data):
     update, _ = train({"data-path": own_data})
     assert update.num_examples == 30
@@ -408,13 +454,13 @@ def test_a_device_imports_only_the_methods_that_its_owner_names(by):
 
 @pytest.mark.parametrize(("said", "threads"), [({}, 1), ({"threads": 3}, 3), ({"fedhp-simulation": True}, 2)])
 def test_a_device_computes_with_its_own_threads_and_one_unless_told(said, threads, monkeypatch):
-    """From the first query on. Workers of the simulation, here one of two threads, have set theirs."""
+    """From before its data is opened. Workers of the simulation, here one of two threads, have set theirs."""
     seen = []
     monkeypatch.setattr(
         "clients.client_app.open_device", lambda *_: seen.append(torch.get_num_threads()) or 1 / 0
     )
     with torch_threads(2), pytest.raises(ZeroDivisionError):
-        send(wire.pack_query(brief()), MessageType.QUERY, {"partition-id": 0, **said})
+        send(wire.pack_query(brief()), MessageType.TRAIN, {"partition-id": 0, **said})
     assert seen == [threads]
 
 
@@ -425,3 +471,15 @@ def test_a_number_of_threads_that_is_none_is_refused(threads):
         "client: ScenarioError: node configuration: threads must be a whole number from 1 to 256, got "
     )
     assert len(answer.error.reason) < 150
+
+
+@pytest.mark.parametrize("node", [{"partition-id": 0}, {}], ids=["an answer", "an error"])
+def test_an_answer_is_valid_while_its_question_is_whatever_the_devices_clock_says(node):
+    """Asked for ten minutes, two days ago by the device's clock, which is wrong."""
+    with acting_as(0):
+        message = Message(wire.pack_query(brief()), NODE, MessageType.QUERY, ttl=600.0)
+    message.metadata.created_at -= 2 * 86400
+    with acting_as(NODE):
+        answer = app(message, Context(RUN_ID, NODE, node, RecordDict(), {}))
+    assert answer.has_error() is (not node)
+    assert (answer.metadata.created_at, answer.metadata.ttl) == (message.metadata.created_at, 600.0)

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from factories import conv_layout, random_state, same_bits, structure
+from factories import conv_layout, query_fleet, random_state, same_bits, structure
 from fleets import build, device
 from flwr.serverapp import Grid
 from hypothesis import given
@@ -18,7 +18,6 @@ from fedhp.errors import DataError, TrainingError
 from fedhp.federation import wire
 from fedhp.federation.asking import Payloads, by_work
 from fedhp.federation.cohorts import cohorts, divided, stack_of
-from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport

@@ -650,7 +650,7 @@ def test_pages_name_a_scenario_of_ones_own_by_its_name_and_not_by_where_it_lies(
 ):
     monkeypatch.setattr("fedhp.comparison.cells.run_fleet", leave_undone)
     file = tmp_path / "mine.yaml"
-    file.write_text(f"{name}rounds: 1\n")
+    file.write_text(f"{name}rounds: 1\nsimulation: {{num_workers: 0}}\n")
     words = ["compare", str(file), "--strategies", "dense", "--seeds", "1", "--out", str(tmp_path / "c")]
     assert "nothing was run" in CliRunner().invoke(app, words).stderr
     assert read_manifest(tmp_path / "c").title == f"Strategies on {called}"

@@ -1,6 +1,7 @@
 """Scenarios: found, inherited, overridden, checked, and written back."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -18,7 +19,8 @@ from fedhp.model.zoo import MODELS
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.options import CRITERION_NAMES, REGULARIZER_NAMES
 from fedhp.pruning.regularizers import REGULARIZERS
-from fedhp.scenario.loading import from_json, load_scenario, shipped_scenarios
+from fedhp.scenario.arrived import from_json
+from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.scenario.schema import Scenario
 
 SHIPPED = ["fashion_mnist_cnn_fleet", "fashion_mnist_fleet", "mnist_fleet", "quickstart"]
@@ -445,6 +447,16 @@ def test_a_key_into_a_list_is_refused_with_what_to_write(override):
 def test_an_override_that_cannot_be_read_is_refused(override):
     with pytest.raises(ScenarioError):
         load_scenario("quickstart", [override])
+
+
+def test_json_gives_numbers_the_type_of_their_keys():
+    """A whole number stands for a fraction, and for a size as one writes it; nothing else for another."""
+    values = {"fleet": {"classes": [{"memory": 2000000}]}, "train": {"learning_rate": 1}}
+    found = from_json(json.dumps(values))
+    assert (found.fleet.classes[0].memory, found.train.learning_rate) == ("2000000", 1.0)
+    for key, wrong in (("batch_size", 8.0), ("masked_loss", "yes"), ("methods", 3)):
+        with pytest.raises(ScenarioError, match=rf"train\.{key} must be "):
+            from_json(json.dumps({"train": {key: wrong}}))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '"a"', '{"trian": 1}', '{"rounds": 0}', '{"name": "${"}'])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from data_files import npz_config
 from own_data import own, values, write_npz
 
 import fedhp
@@ -149,3 +150,25 @@ def test_of_rows_that_are_taken_each_keeps_its_own_owner(tmp_path):
     told = [dataset.owner_names[owner] for owner in dataset.client_train]
     assert told == [names[label] for label in dataset.train_labels]
     assert len(dataset.owner_names) == 4
+
+
+def test_what_a_data_set_is_known_by_changes_with_all_that_training_hangs_on(tmp_path):
+    owners = np.array(["b", "c", "a"] * 4)
+    dataset = open_dataset(npz_config(tmp_path, client_train=owners))
+    owner, scale = dataset.client_train, dataset.normalisation
+    assert owner is not None
+    changes = [
+        {},
+        {"client_train": owner[::-1].copy()},
+        {"client_train": None},
+        {"owner_names": ("a", "b", "d")},
+        {"label_names": ("x", "y", "z")},
+        {"layout": "another"},
+        {"normalisation": replace(scale, std=tuple(1.001 * one for one in scale.std))},
+        {"normalisation": replace(scale, mean=tuple(one + 0.001 for one in scale.mean))},
+        {"train_images": dataset.train_images[::-1]},
+        {"test_labels": dataset.test_labels[::-1]},
+    ]
+    numbers = [replace(dataset, **change).fingerprint() for change in changes]
+    assert len(set(numbers)) == len(changes)
+    assert replace(dataset).fingerprint() == numbers[0]

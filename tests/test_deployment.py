@@ -7,9 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import golden
@@ -18,10 +20,13 @@ import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+import fedhp
 from clients.client_app import app as client_app
 from fedhp.data import Normalisation
-from fedhp.errors import ScenarioError
-from fedhp.federation import wire
+from fedhp.errors import DeploymentError, ScenarioError
+from fedhp.federation import flower_version, wire
+from fedhp.federation.roster import read_answer
+from fedhp.files.marks import DEVICES
 from fedhp.records import RunResult, load_run
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import acting_as
@@ -182,6 +187,44 @@ def test_two_devices_train_within_their_own_budgets(start: Start, tmp_path: Path
 
 
 @pytest.mark.integration
+def test_devices_join_leave_and_come_back_while_a_run_goes_on(start: Start, tmp_path: Path) -> None:
+    """Two begin; then a third starts, and the second ends and starts again, as another node of Flower's."""
+    (port,) = free_ports(1)
+    superlink = start("superlink", "flower-superlink", "--insecure", "--port", str(port))
+    wait_until_healthy(superlink, port)
+
+    numbers = count()
+
+    def node(partition: int) -> subprocess.Popen[bytes]:
+        told = ["--insecure", "--superlink", f"127.0.0.1:{port}", "--runtime", "numpy"]
+        told += ["--partition-id", str(partition)]
+        return start(f"node-{next(numbers)}", "fedhp", "device", "run", *told)
+
+    def change(begun: Path, second: subprocess.Popen[bytes]) -> None:
+        while not begun.is_file() or "start: " not in begun.read_text():
+            time.sleep(0.2)
+        node(1)
+        node(2)
+        end(second)
+
+    second = (node(0), node(1))[1]
+    changing = threading.Thread(target=change, args=(tmp_path / "run" / "events.log", second), daemon=True)
+    changing.start()
+    run = flwr_run(tmp_path, port, "rounds=8 fleet.num_clients=3 server.min_devices=2")
+
+    assert run.summary["status"] == "finished"
+    events = (tmp_path / "run" / "events.log").read_text()
+    for line in ("client 1 (phone) has left", "client 1 (phone) is back", "client 2 (camera) has joined"):
+        assert line in events, events
+    rows = run.clients
+    assert list(rows["client"][rows["round"] == 1]) == [0, 1]
+    assert (rows["status"][rows["client"] != 1] == "ok").all()
+    last = rows[rows["round"] == 8]
+    assert list(zip(last["client"], last["status"], strict=True)) == [(0, "ok"), (1, "ok"), (2, "ok")], events
+    assert set(run.partition["client"]) == {0, 1, 2}  # who has come late is there too
+
+
+@pytest.mark.integration
 def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     """As ``flwr run . local`` does, but with a SuperLink that does not outlive the test."""
     (port,) = free_ports(1)
@@ -196,6 +239,14 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     assert list(run.clients["device_class"]) == ["gateway", "phone", "camera", "sensor"]
     assert run.partition.groupby("client")["count"].sum().tolist() == list(run.clients["num_examples"])
     assert (run.clients["memory_measured_bytes"] <= run.clients["memory_budget_bytes"]).all()
+    ours = {"rounds": 1, "fleet.num_clients": 4, "simulation.num_workers": 0}
+    simulated = fedhp.simulate("quickstart", tmp_path / "simulated", show=False, **ours)
+    found = fedhp.compare_records(simulated, run)
+    assert found.likeness.bits
+    assert not found.cautions
+    here, there = ({path.name for path in one.folder.iterdir()} for one in (simulated, run))
+    assert there - here == {DEVICES}
+    assert here <= there
 
 
 @pytest.mark.parametrize(
@@ -211,6 +262,14 @@ def test_flower_simulates_the_fleet(start: Start, tmp_path: Path) -> None:
     ],
 )
 def test_a_misconfigured_device_says_so_in_one_line(node: dict[str, object], reason: str) -> None:
+    answer = asked_who_it_is(node)
+    assert answer.has_error()
+    assert answer.error.reason.startswith("client: ")
+    assert reason in answer.error.reason
+    assert "\n" not in answer.error.reason
+
+
+def asked_who_it_is(node: dict[str, object]) -> Message:
     scenario = load_scenario("quickstart").to_json()
     brief = wire.Brief(scenario, (1, 8, 8), 10, Normalisation((0.3,), (0.4,)), methods=PRUNING, budgeted=True)
     node_id = 2**64 - 1  # real node ids use all 64 bits
@@ -218,11 +277,21 @@ def test_a_misconfigured_device_says_so_in_one_line(node: dict[str, object], rea
         question = Message(wire.pack_query(brief), node_id, MessageType.QUERY)
     context = Context(1, node_id, node, RecordDict(), {})  # type: ignore[arg-type]
     with acting_as(node_id):
-        answer = client_app(question, context)
-    assert answer.has_error()
-    assert answer.error.reason.startswith("client: ")
-    assert reason in answer.error.reason
-    assert "\n" not in answer.error.reason
+        return client_app(question, context)
+
+
+def test_a_device_with_another_flower_is_left_out_by_name(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started by hand, where no `fedhp device run` refuses it; the server's app looks at its own."""
+    monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
+    monkeypatch.setattr(flower_version, "version", {"flwr": "1.43.0", "fedhp": "1.0"}.get)
+    answer = read_answer(asked_who_it_is({"partition-id": 0}), 7)
+    said = "Flower 1.43.0 is installed here, and fedhp 1.0 takes 1.41 and 1.42"
+    assert f"client: DeploymentError: {said}" in str(answer)
+    assert f"fedhp: refused to query: {said}" in caplog.text
+    with pytest.raises(DeploymentError, match=said):
+        server_app(Grid, Context(1, 0, {}, RecordDict(), {}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("overrides", ["nope", "name='unclosed"])

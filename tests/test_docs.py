@@ -41,7 +41,7 @@ from fedhp.scenario.schema import WANDB_MODES, Scenario
 from fedhp.scenario.tables import with_tables
 from fedhp.sizes import parse_size
 from fedhp.training.batches import BATCH_POLICIES, LR_SCALINGS
-from fedhp.training.optimizers import LR_SCHEDULES, OPTIMIZERS
+from fedhp.training.options import LR_SCHEDULES, OPTIMIZERS
 from strategies import STRATEGIES
 
 ROOT = Path(__file__).parent.parent
@@ -313,16 +313,20 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> Iterator[tuple[str, list[str]]]:
+# They start processes, which tests/test_devices.py does.
+FOR_DEVICES = ("serve", "device")
+
+
+def commands(*pages: str) -> Iterator[tuple[str, list[str]]]:
     """Yields each page and what follows the word fedhp in a command of it."""
-    for page in ("README.md", "docs/scenarios.md"):
+    for page in pages:
         for line in "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(line, comments=True) if "fedhp " in line else []
             if words and Path(words[0]).name == "fedhp":
                 yield page, words[1:]
 
 
-COMMANDS = list(commands())
+COMMANDS = [one for one in commands("README.md", "docs/scenarios.md") if one[1][0] not in FOR_DEVICES]
 
 
 @pytest.fixture
@@ -379,8 +383,20 @@ def test_a_command_of_the_pages_works(reader, page, words):
     num_records = len(list(reader.rglob("summary.json")))
     if verb in ("reproduce", "compare"):
         assert num_records > 1
+        left = {path.name for path in reader.rglob("*")}
+        assert left >= {"table.md", "cells.csv", "figure.png"} or verb == "compare"
     else:
         assert num_records == (verb in ("run", "train", "report"))
+
+
+def test_commands_for_devices_are_taken():
+    """As far as options go; what is run for a unit ends where a pipe begins."""
+    found = [words for _, words in commands("README.md", "docs/devices.md") if words[0] in FOR_DEVICES]
+    assert {words[1] for words in found} >= {"init", "start", "devices", "run", "check", "unit"}
+    for room, verb, *words in found:
+        group = typer.main.get_group(app).commands[room]
+        piped = words.index("|") if "|" in words else len(words)
+        group.commands[verb].make_context(verb, words[:piped])
 
 
 def test_runs_are_listed_wide_enough_to_tell_success_from_failure():

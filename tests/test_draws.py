@@ -21,7 +21,7 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.records import load_state
 from fedhp.training.evaluation import evaluate
 from fedhp.training.method import ClientRun, Method
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
 SHAPE = (1, 4, 4)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from small_models import ARCHITECTURES, normalised_net, random_structure
@@ -16,11 +17,11 @@ from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import (
     Evidence,
     Rows,
-    Taps,
     evidence,
     groups_without_scales,
     groups_without_takers,
 )
+from fedhp.pruning.taps import Taps
 
 
 def shapes(seen: tuple[Rows, ...]) -> list[tuple[int, ...]]:
@@ -32,7 +33,7 @@ def names(seen: tuple[Rows, ...], module: nn.Module) -> list[str]:
 
 
 def seen_of(module: nn.Module, layout: Layout) -> dict[str, Evidence]:
-    return evidence(layout, dict(module.named_parameters()), layout.widths, torch.Generator())
+    return evidence(layout, dict(module.named_parameters()), layout.widths, np.random.default_rng())
 
 
 # --- parameters ------------------------------------------------------------------------------

@@ -25,6 +25,12 @@ def test_devices_of_one_structure_share_one_payload_object():
     assert len(contents) == len(digests) == 2
 
 
+def test_a_question_is_over_a_little_after_the_round_is():
+    """Flower hands out none that is, so that a late device is not asked for rounds that have gone by."""
+    strategy = enlisted(server={"timeout_seconds": 90.0})
+    assert {message.metadata.ttl for message in asked(strategy)} == {95.0}
+
+
 def test_what_is_sent_is_the_global_model_cut_to_the_structure():
     strategy = enlisted(budgets=(None, 900))
     for message in asked(strategy, 3):

@@ -30,7 +30,8 @@ from fedhp.model.zoo import MODELS, architecture
 from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import DynHP
-from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.optimizers import state_tensors
+from fedhp.training.options import TrainConfig
 from fedhp.training.session import Session
 
 TINY = architecture(ModelConfig("mlp", [3], 1, prune_inputs=False), (1, 2, 2), 2)

@@ -22,9 +22,9 @@ from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.evidence import groups_without_scales, groups_without_takers
 from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.regularizers import REGULARIZERS
-from fedhp.training import meter, trainer
+from fedhp.training import meter, stack, trainer
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig
+from fedhp.training.options import OPTIMIZERS, TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 
@@ -117,7 +117,7 @@ class Notes:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.seen: list[tuple[str, int, int]] = []
-        watching, alone, beside = meter.Meter.watching, trainer.step_alone, trainer.Stack.step
+        watching, alone, beside = meter.Meter.watching, trainer.step_alone, stack.Stack.step
 
         def stepped_alone(session: Any) -> Any:
             with self._noted(session.run, "step", len(session.rows)):
@@ -137,7 +137,7 @@ class Notes:
                 yield
 
         monkeypatch.setattr(trainer, "step_alone", stepped_alone)
-        monkeypatch.setattr(trainer.Stack, "step", stepped_beside)
+        monkeypatch.setattr(stack.Stack, "step", stepped_beside)
         monkeypatch.setattr(meter.Meter, "watching", watched)
 
     @contextmanager

@@ -22,7 +22,7 @@ from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import PRUNING
 from fedhp.training.methods import METHODS, Clipping, OrderedDropout, methods_for
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
 ARCH = architecture(ModelConfig("mlp", [12, 8]), (1, 6, 6), 5)

@@ -1,5 +1,6 @@
 """The oracle: a compact model computes what the full one does with the dropped units silenced."""
 
+from dataclasses import fields
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,7 @@ from fedhp.model.inference import to_whole_module
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
+from fedhp.model.traced import shipped, traced
 from fedhp.model.zoo import MODELS, architecture
 
 
@@ -168,6 +170,29 @@ def test_a_network_that_is_too_large_is_refused_before_it_is_built(name):
     widths = [100_000] * (8 if name == "vgg11" else 3)
     with pytest.raises(ScenarioError, match="the most that fedhp takes; lower "):
         architecture(ModelConfig(name, widths), (1, 8, 8), 3)
+
+
+@pytest.mark.parametrize(
+    ("norm", "widths", "shape"),
+    [
+        ("batch", [8, 12, 6], (1, 9, 128)),
+        ("batch", [3, 1, 4], (3, 1, 7)),
+        ("group", [8, 12, 6, 16], (1, 9, 128)),
+        ("group", [4, 3, 4], (3, 1, 4)),
+    ],
+)
+def test_the_declared_layout_of_windows_is_what_tracing_tells(norm, widths, shape):
+    """Widths of 1, or of one group of channels, are fixed: nothing of them could be cut."""
+    declared = architecture(ModelConfig("conv1d", widths, 1, norm=norm), shape, 5).layout
+    told = traced(shipped("conv1d", norm, widths, shape, 5), 1, 5).layout
+    for field in fields(told):
+        assert getattr(declared, field.name) == getattr(told, field.name), field.name
+    assert (list(declared.widths), list(declared.shapes)) == (list(told.widths), list(told.shapes))
+
+
+def test_windows_without_anything_to_cut_are_refused():
+    with pytest.raises(ScenarioError, match="'conv1d' cannot be pruned: it has no units"):
+        architecture(ModelConfig("conv1d", [4, 2], 1, norm="group"), (1, 3, 16), 5)
 
 
 def perceptron(input_shape, num_classes, widths=(7, 5)):

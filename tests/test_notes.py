@@ -19,7 +19,7 @@ from fedhp.run.advice import LossNotes, cut_at_the_start, few_held_out, odd_spre
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
 from fedhp.scenario.recipes import recipe_of
 from fedhp.scenario.schema import Scenario
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 
 SMALL = {
     "rounds": 1,

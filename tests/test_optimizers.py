@@ -25,14 +25,8 @@ from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import clipping, fedprox
 from fedhp.training.methods.clipping import clip_gradients
 from fedhp.training.methods.fedprox import keep_received, pull_back
-from fedhp.training.optimizers import (
-    LR_SCHEDULES,
-    OPTIMIZERS,
-    TrainConfig,
-    allocate_state,
-    descend,
-    state_tensors,
-)
+from fedhp.training.optimizers import allocate_state, descend, state_tensors, unallocated
+from fedhp.training.options import LR_SCHEDULES, OPTIMIZERS, TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.trainer import train_locally
 
@@ -58,7 +52,7 @@ def twins(name: str, config: TrainConfig):
     """The same layer twice: with our optimiser, and with PyTorch's plain one."""
     ours = nn.Linear(4, 3)
     theirs = copy.deepcopy(ours)
-    optimizer = OPTIMIZERS[config.optimizer].make(ours.parameters(), config)
+    optimizer = unallocated(ours.parameters(), config)
     allocate_state(optimizer, config)
     return ours, optimizer, theirs, PLAIN[name](theirs.parameters())
 
@@ -96,7 +90,7 @@ def test_state_is_allocated_once_and_counted(name, slots):
     config = config_of(name)
     assert config.state_slots == slots
     module = torch.nn.Linear(4, 3)
-    optimizer = OPTIMIZERS[config.optimizer].make(module.parameters(), config)
+    optimizer = unallocated(module.parameters(), config)
     allocate_state(optimizer, config)
     shaped = [tensor for tensor in state_tensors(optimizer) if tensor.dim()]
     assert sorted(tuple(t.shape) for t in shaped) == sorted([(3, 4), (3,)] * slots)
@@ -236,7 +230,7 @@ def test_what_has_not_moved_is_not_pulled(name):
     config = replace(config_of(name), proximal_mu=MU, weight_decay=0.0)
     module = nn.Linear(40, 30)
     before = copy.deepcopy(module)
-    optimizer = OPTIMIZERS[config.optimizer].make(module.parameters(), config)
+    optimizer = unallocated(module.parameters(), config)
     allocate_state(optimizer, config)
     keep_received(optimizer)
     for parameter in module.parameters():

@@ -12,15 +12,18 @@ from torch import nn
 from fedhp.aggregation.submodels import first
 from fedhp.errors import ScenarioError
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.gradients import gradients
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.shrinking import at_level
 from fedhp.training.alone import training_step
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import OrderedDropout, methods_for
 from fedhp.training.methods.fedprox import keep_received, pull_back
-from fedhp.training.methods.ordered_dropout import Widths, check_ordered
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state
+from fedhp.training.methods.ordered_dropout import check_ordered
+from fedhp.training.optimizers import allocate_state, unallocated
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
+from fedhp.training.widths import Widths
 
 ARCH = {case: ARCHITECTURES[case] for case in ("mlp-whole-inputs", "cnn-2-convs", "resnet20-group")}
 
@@ -34,7 +37,7 @@ def batches(arch, number: int = 3):
 
 def trainer_of(arch, state, config):
     module = to_module(arch, state)
-    optimizer = OPTIMIZERS[config.optimizer].make(module.parameters(), config)
+    optimizer = unallocated(module.parameters(), config)
     allocate_state(optimizer, config)
     return module, optimizer
 
@@ -55,7 +58,7 @@ def test_a_narrow_step_is_that_of_the_narrow_network_and_touches_nothing_else(ar
     ordered = Widths(arch, module, optimizer, arch.layout.widths, [0.5], np.random.default_rng(0))
     narrow = ordered._parts[0]
     for images, labels in batches(arch):
-        training_step(*narrow, images, labels)
+        training_step(gradients, *narrow, images, labels)
         sgd.zero_grad()
         nn.functional.cross_entropy(alone(images), labels).backward()
         sgd.step()

@@ -22,7 +22,7 @@ from fedhp.model.wiring import WIRING, keeps_channels, makes_channels, mixes_cha
 from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
 

@@ -11,6 +11,8 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 from packaging.requirements import Requirement
 
+from fedhp.federation.flower_version import TRIED
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -66,13 +68,35 @@ def test_wheel_holds_every_module_and_scenario_and_no_test(wheel: zipfile.ZipFil
     assert not [entry for entry in entries if "test" in entry]
 
 
-def test_wheel_asks_of_a_device_neither_ray_nor_wandb_nor_pandas(wheel: zipfile.ZipFile) -> None:
+def requirements(wheel: zipfile.ZipFile) -> list[Requirement]:
     (metadata,) = (entry for entry in wheel.namelist() if entry.endswith("dist-info/METADATA"))
     lines = wheel.read(metadata).decode().splitlines()
-    required = [Requirement(line[15:]) for line in lines if line.startswith("Requires-Dist: ")]
-    base = {each.name for each in required if each.marker is None}
-    assert {"flwr", "torch"} <= base
-    assert not base & {"ray", "wandb", "pandas", "pyarrow", "flwr-datasets", "scikit-learn"}
+    return [Requirement(line[15:]) for line in lines if line.startswith("Requires-Dist: ")]
+
+
+def test_wheel_asks_of_a_device_neither_pytorch_nor_ray_nor_pandas(wheel: zipfile.ZipFile) -> None:
+    base = {each.name for each in requirements(wheel) if each.marker is None}
+    assert {"flwr", "numpy"} <= base
+    assert not base & {"torch", "ray", "wandb", "pandas", "pyarrow", "flwr-datasets", "scikit-learn"}
+
+
+def test_pip_installs_the_flower_that_devices_and_servers_take(wheel: zipfile.ZipFile) -> None:
+    (flower,) = (each.specifier for each in requirements(wheel) if each.name == "flwr")
+    assert [minor for minor in range(20, 80) if f"1.{minor}.3" in flower] == [
+        int(tried.removeprefix("1.")) for tried in TRIED
+    ]
+
+
+@pytest.mark.parametrize("extra", ["torch", "server", "sim", "dev"])
+def test_whoever_holds_rounds_has_pytorch(wheel: zipfile.ZipFile, extra: str) -> None:
+    """An extra may bring others, as pip follows them."""
+    brought, extras = set[str](), [extra]
+    while extras:
+        asked = {"extra": extras.pop()}
+        found = [each for each in requirements(wheel) if each.marker and each.marker.evaluate(asked)]
+        brought |= {each.name for each in found}
+        extras += [one for each in found if each.name == "fedhp" for one in each.extras]
+    assert "torch" in brought
 
 
 def test_bundle_holds_the_app_and_nothing_else(bundle: zipfile.ZipFile) -> None:

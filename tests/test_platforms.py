@@ -1,4 +1,4 @@
-"""Windows: every module loads without what only POSIX has, and devices train so on the base install."""
+"""Windows: every module loads without what only POSIX has, and devices train so with no extra but torch."""
 
 import subprocess
 import sys
@@ -48,8 +48,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_nothing_needs_what_windows_does_not_have_and_devices_no_extra():
-    trained = Path(__file__).with_name("base_install.py")
+def test_nothing_needs_what_windows_does_not_have_and_devices_no_extra_but_torch():
+    trained = Path(__file__).with_name("fleet_of_four.py")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, trained], capture_output=True, text=True, check=False
     )

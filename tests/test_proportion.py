@@ -81,7 +81,16 @@ def test_running_statistics_are_judged_by_themselves():
     flaws = [flaw for _, flaw, _ in Proportion(10.0).judged([usual] * 9 + [hidden, beyond], lambda one: one)]
     assert flaws[:9] == [""] * 9
     assert flaws[9].startswith("the change of its weights has norm 1e+03, beyond 10 times the median")
+    assert flaws[9].endswith("; if it is honest, lower train.local_epochs or raise server.max_times_median")
     assert flaws[10].startswith("the change of its running statistics has norm 1e+04, beyond")
+
+
+def test_each_kind_of_entries_is_said_to_be_so_many_times_its_own_usual():
+    usual, odd = (
+        (Change("weights", one, 1.0), Change("statistics", two, 1.0)) for one, two in ((1, 5), (2, 20))
+    )
+    said = [times for _, _, times in Proportion(0.0).judged([usual] * 9 + [odd], lambda one: one)]
+    assert said == [(1.0, 1.0)] * 9 + [(2.0, 4.0)]
 
 
 @settings(deadline=None)

@@ -19,7 +19,8 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.contributions import STRIDE, Contributions
 from fedhp.pruning.criteria import CRITERIA, Criterion, magnitude
 from fedhp.pruning.cutting import cut, select
-from fedhp.training.optimizers import OPTIMIZERS, TrainConfig, allocate_state, state_tensors
+from fedhp.training.optimizers import allocate_state, state_tensors, unallocated
+from fedhp.training.options import OPTIMIZERS, TrainConfig
 
 OPTIMISERS = {
     "sgd-plain": TrainConfig(optimizer="sgd", momentum=0.0, weight_decay=0.01),
@@ -45,7 +46,7 @@ def scripted(*scores: list[float]) -> Criterion:
 
 def contributions(criterion: Criterion, module: nn.Module, seed: int = 0) -> Contributions:
     nothing = {"g": np.ones(len(module["w"]), np.float32)}
-    return Contributions(ONE_GROUP, criterion, module, nothing, 0.0, torch.Generator().manual_seed(seed))
+    return Contributions(ONE_GROUP, criterion, module, nothing, 0.0, np.random.default_rng(seed))
 
 
 def look(tracker: Contributions) -> None:
@@ -119,7 +120,7 @@ def test_contributions_see_what_enters_a_group():
         return torch.ones(len(evidence.own[0].weights))
 
     known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
-    tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, torch.Generator())
+    tracker = Contributions(arch.layout, Criterion(score, True), module, known, 0.5, np.random.default_rng())
     tracker.observe()
     assert seen == [[(4, 3)], [(3, 4), (3, 1)], [(2, 3), (2, 1)]]
 
@@ -137,7 +138,7 @@ def test_a_channel_counts_its_whole_kernel():
     for parameter in module.parameters():
         parameter.data.fill_(1.0)
     known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
-    Contributions(arch.layout, Criterion(score, False), module, known, 0.5, torch.Generator()).own()
+    Contributions(arch.layout, Criterion(score, False), module, known, 0.5, np.random.default_rng()).own()
     torch.testing.assert_close(seen[0], torch.full((4,), 10**0.5))
 
 
@@ -145,7 +146,7 @@ def test_known_and_own_scores_are_blended_as_shares_of_their_means():
     """Known (2, 4, 6) are shares (.5, 1, 1.5), own (3, 0, 3) are (1.5, 0, 1.5); a quarter of the first."""
     known = {"g": np.array([2, 4, 6], np.float32)}
     module = one_group()
-    source = torch.Generator()
+    source = np.random.default_rng()
     tracker = Contributions(ONE_GROUP, scripted([3, 0, 3.0]), module, known, 0.25, source)
     tracker.observe()
     np.testing.assert_allclose(tracker.blended()["g"], [1.25, 0.25, 1.5], rtol=1e-6)
@@ -163,7 +164,7 @@ def test_activations_are_averaged_over_steps_and_forget_the_units_cut():
         module.get_parameter("fc1.bias").zero_()
     known = {"fc1": np.ones(3, np.float32)}
     criterion = CRITERIA["activation"]
-    tracker = Contributions(arch.layout, criterion, module, known, 0.0, torch.Generator())
+    tracker = Contributions(arch.layout, criterion, module, known, 0.0, np.random.default_rng())
     module(torch.tensor([[[[1.0, 2.0]]], [[[3.0, 0.0]]]]))
     look(tracker)
     np.testing.assert_allclose(tracker.own()["fc1"], np.array([3, 2, 1.5]) * 3 / 6.5, rtol=1e-6)
@@ -181,7 +182,7 @@ def test_channels_are_judged_by_the_scale_of_their_normalisation():
     module, layout = normalised_net()
     module.get_parameter("norm.weight").data = torch.tensor([2.0, -1.0, 0.0, 0.5, -0.5, 2.0])
     known = {"c": np.ones(6, np.float32)}
-    tracker = Contributions(layout, CRITERIA["bn_scale"], module, known, 0.0, torch.Generator())
+    tracker = Contributions(layout, CRITERIA["bn_scale"], module, known, 0.0, np.random.default_rng())
     assert tracker.own()["c"].tolist() == [2.0, 1.0, 0.0, 0.5, 0.5, 2.0]
 
 
@@ -190,7 +191,7 @@ def test_nothing_is_left_on_the_module(name):
     arch = ARCHITECTURES["cnn-2-convs"]
     module = to_module(arch, initial_state(arch, 0))
     known = {group: np.ones(width, np.float32) for group, width in arch.layout.widths.items()}
-    source = torch.Generator()
+    source = np.random.default_rng()
     tracker = Contributions(arch.layout, CRITERIA[name], module, known, 0.0, source)
     assert any(layer._forward_pre_hooks for layer in module.modules())
     tracker.close()
@@ -255,7 +256,7 @@ class Training:
         self.arch = ARCHITECTURES[case]
         self.module = to_module(self.arch, initial_state(self.arch, 1)).double()
         self.config = config
-        self.optimizer = OPTIMIZERS[config.optimizer].make(self.module.parameters(), config)
+        self.optimizer = unallocated(self.module.parameters(), config)
         allocate_state(self.optimizer, config)
 
     def step(self, seed: int) -> None:
@@ -291,7 +292,7 @@ def rebuilt(training: Training, counts, arrays: dict[str, dict[str, np.ndarray]]
     made.arch, made.config = training.arch, training.config
     made.module = made.arch.build(counts)
     put_weights(made.module, made.arch.layout, {**take_weights(training.module), **arrays["parameter"]})
-    made.optimizer = OPTIMIZERS[made.config.optimizer].make(made.module.parameters(), made.config)
+    made.optimizer = unallocated(made.module.parameters(), made.config)
     for name, parameter in made.module.named_parameters():
         for key in arrays.keys() - {"parameter"}:
             made.optimizer.state[parameter][key] = torch.empty_like(parameter.detach())

@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 from factories import (
+    GLOBAL,
+    LAYOUT,
     conv_layout,
     dense_layout,
     filled_state,
@@ -21,11 +23,6 @@ from fedhp.aggregation.reconcile import Reconciliation, Sums, intersection, majo
 from fedhp.errors import ScenarioError
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-
-LAYOUT = dense_layout(3)
-GLOBAL = filled_state(
-    LAYOUT, LAYOUT.full(), in_weight=[10, 20, 30], in_bias=[1, 2, 3], out_weight=[100, 200, 300]
-)
 
 
 def three_replies() -> Reconciliation:

@@ -10,7 +10,6 @@ from recorded_runs import CLIENT_COLUMNS, KEPT, SUMMARY_KEYS, RecordRun, make_re
 from fedhp.errors import RecordError
 from fedhp.model.structure import Structure
 from fedhp.records import RunRecord, load_run, run_folder
-from fedhp.run.watch import structure_change
 
 pd = pytest.importorskip("pandas", reason="reading records needs the extra 'server'")
 pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'")
@@ -75,8 +74,8 @@ def test_units_that_come_back_change_a_structure_as_those_that_go() -> None:
     """Of the units 0, 1 of a and 0 of b, one of a goes and one of b comes: 2 of 4 are of both."""
     before = Structure({"a": np.array([True, True]), "b": np.array([True, False])})
     after = Structure({"a": np.array([True, False]), "b": np.array([True, True])})
-    assert structure_change(before, after) == structure_change(after, before) == 0.5
-    assert structure_change(before, before) == 0
+    assert before.distance(after) == after.distance(before) == 0.5
+    assert before.distance(before) == 0
 
 
 def test_partition_table_has_a_row_per_client_and_label(record_run: RecordRun, tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from fedhp.pruning.cutting import cut
 from fedhp.pruning.evidence import evidence
 from fedhp.pruning.options import PruneConfig
 from fedhp.pruning.regularizers import REGULARIZERS, allocate, check_regularizer
-from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.optimizers import state_tensors
+from fedhp.training.options import TrainConfig
 from fedhp.training.stack import Stack
 from fedhp.training.trainer import train_locally
 
@@ -39,7 +40,7 @@ def gradients(module: nn.Module, layout: Layout, name: str, strength: float) -> 
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     parameters = dict(module.named_parameters())
-    seen = evidence(layout, parameters, layout.widths, torch.Generator())
+    seen = evidence(layout, parameters, layout.widths, np.random.default_rng())
     REGULARIZERS[name].push(seen.values(), optimizer, strength)
     return {key: parameter.grad.clone() for key, parameter in parameters.items()}
 
@@ -99,7 +100,7 @@ def test_halo_presses_less_on_what_it_learnt_to_leave_alone():
     plain = torch.optim.SGD(lambdas.values(), **options)
     optimizer = torch.optim.SGD(module.parameters(), **options)
     allocate("halo", optimizer)
-    seen = evidence(layout, dict(module.named_parameters()), layout.widths, torch.Generator())
+    seen = evidence(layout, dict(module.named_parameters()), layout.widths, np.random.default_rng())
     for _ in range(3):
         plain.zero_grad()
         penalty = sum((w.abs() / lambdas[n] ** 2 + lambdas[n].abs()).sum() for n, w in weights.items())
@@ -120,7 +121,7 @@ def test_halos_penalties_stay_above_a_tenth():
     nn.init.zeros_(module.get_parameter("head.weight"))
     optimizer = torch.optim.SGD(module.parameters(), lr=10.0)
     allocate("halo", optimizer)
-    seen = evidence(layout, dict(module.named_parameters()), layout.widths, torch.Generator())
+    seen = evidence(layout, dict(module.named_parameters()), layout.widths, np.random.default_rng())
     for parameter in module.parameters():
         parameter.grad = torch.zeros_like(parameter)
     REGULARIZERS["halo"].push(seen.values(), optimizer, 1.0)

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from small_models import ARCHITECTURES
 from torch import nn
 
-from fedhp.costs import rehearsal
+from fedhp.costs import playing_tensors, rehearsal
 from fedhp.costs.forms import forms_by_size, telling_counts
-from fedhp.costs.rehearsal import PLAIN, Step, rehearse
+from fedhp.costs.ledger import PLAIN, Step
+from fedhp.costs.rehearsal import rehearse
 from fedhp.model.architecture import Architecture
 from fedhp.model.axes import AxisRef
 from fedhp.model.layout import Layout
@@ -50,7 +52,7 @@ def _nothing_remembered(monkeypatch):
 
 
 def rehearsed(arch: Architecture, step: Step) -> list:
-    return list(astuple(rehearse(arch.build, arch.layout, arch.taken_shape, step)))
+    return list(astuple(rehearse(partial(playing_tensors.play, arch, step), arch.layout, step)))
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -68,8 +70,8 @@ def test_few_steps_tell_what_one_more_for_every_group_tells(case, step, monkeypa
 def test_few_steps_do_however_many_groups_there_are(case, monkeypatch):
     """Seven at most; four where groups are wide enough to be told apart by three."""
     played = []
-    play = rehearsal._play
-    monkeypatch.setattr(rehearsal, "_play", lambda *given: played.append(0) or play(*given))
+    play = playing_tensors.play
+    monkeypatch.setattr(playing_tensors, "play", lambda *given: played.append(0) or play(*given))
     rehearsed(NETWORKS[case], PLAIN)
     assert (
         len(played) == 4 if case == "mlp-1-hidden" else len(played) <= 7 < len(NETWORKS[case].layout.widths)
@@ -110,8 +112,8 @@ def test_what_one_process_was_told_others_need_not_ask(name, flaw, monkeypatch, 
     monkeypatch.setenv("FEDHP_CACHE", str(tmp_path))
     monkeypatch.setattr(rehearsal, "_SHORT_SECONDS", 0.0)
     played = []
-    play = rehearsal._play
-    monkeypatch.setattr(rehearsal, "_play", lambda *given: played.append(0) or play(*given))
+    play = playing_tensors.play
+    monkeypatch.setattr(playing_tensors, "play", lambda *given: played.append(0) or play(*given))
     first = rehearsed(JOINED, PLAIN)
     (kept,) = tmp_path.glob("rehearsals/*")
     if flaw:

@@ -9,6 +9,8 @@ from factories import MemoryGrid, altered, reply, same_bits, stamped, trained
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
+from fedhp.bench import replies
+from fedhp.bench.forged import IN_PROPORTION, MALFORMED, MISATTRIBUTED
 from fedhp.errors import TrainingError
 from fedhp.federation.device import Device
 from fedhp.federation.patience import Patience
@@ -126,6 +128,29 @@ def test_a_device_of_many_samples_that_goes_as_far_as_the_others_counts_for_ten_
     assert strategy.outcome.rows[3].num_examples == pytest.approx(500, rel=0.05)
     assert [row.num_examples for row in strategy.outcome.rows[:3]] == [50] * 3
     assert strategy.outcome.rows[4].num_examples == 20
+
+
+def test_no_device_counts_for_more_than_the_cap_wherever_its_samples_are_from():
+    """One of 50 devices' 50 samples is there 400 times: of 2 times the median, 50 * 2 = 100 count."""
+    capped = {"strategy.robust.cap": 2.0}
+    strategy = fleet(**capped)
+    devices = [
+        replace(d, profile=replace(d.profile, num_examples=50 + 350 * (d.client == 3)))
+        for d in strategy.devices
+    ]
+    strategy.enlist(devices)
+    assert strategy.remarks == [
+        "1 of 20 devices count for fewer samples than they have, 100: strategy.robust.cap times the fleet's "
+        "median"
+    ]
+    before, messages = strategy.state, asked(strategy)
+    same = Update(0, before.structure, before, 50, honest(strategy, messages[0]).statistics)
+    updates = [with_weights(same, lambda array: 2 * array)] * 20
+    updates[3] = replace(same, num_examples=400)
+    strategy.aggregate_train(1, [reply(m, update) for m, update in zip(messages, updates, strict=True)])
+    assert [strategy.outcome.rows[client].num_examples for client in (2, 3)] == [50, 100]
+    assert [strategy.outcome.rows[client].num_examples_said for client in (2, 3)] == [None, 400]
+    assert norm(strategy.state) == pytest.approx(norm(before) * (2 * 950 + 100) / 1050, rel=1e-5)
 
 
 def test_parts_of_the_scenarios_data_count_for_all_their_samples():
@@ -323,6 +348,38 @@ def test_notes_of_dropped_replies_name_who_sent_them(caplog):
     assert caplog.messages == ["dropped a second reply from client 0 (node 1000)"]
 
 
+# What devices report
+
+
+def reported(update: Update, rng: np.random.Generator) -> Update:
+    """The same update with other figures, each such as is taken."""
+    said = {
+        name: rng.uniform(0, 1) if type(value) is float else int(rng.integers(1, 2**40))
+        for name, value in vars(update.statistics).items()
+        if value is not None and name != "num_local_test"
+    }
+    return replace(update, statistics=replace(update.statistics, **said))
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_devices_report_of_loss_accuracy_time_and_memory_steers_nothing(name):
+    """Whatever figures come with the same updates: equal models to the bit, and the same are asked next."""
+    few, rng = {"server.clients_per_round": 7}, np.random.default_rng(0)
+    one, other = (fleet(12, name, **few) for _ in range(2))
+    for server_round in (1, 2, 3):
+        messages, others = asked(one, server_round), asked(other, server_round)
+        for message, same in zip(messages, others, strict=True):
+            assert message.metadata.dst_node_id == same.metadata.dst_node_id
+            assert message.content.array_records == same.content.array_records
+        updates = [trained(one.layout, message, 50, num_cut=1) for message in messages]
+        told = [replace(update, statistics=reported(update, rng).statistics) for update in updates]
+        one.aggregate_train(server_round, map(reply, messages, updates))
+        other.aggregate_train(server_round, map(reply, others, told))
+        assert [row.status for row in other.outcome.rows] == ["ok"] * 7
+        assert same_bits(one.state, other.state)
+        assert one.server.update_norms == other.server.update_norms
+
+
 # Whatever comes
 
 ENVELOPES = (
@@ -418,3 +475,45 @@ def test_of_whatever_comes_only_right_answers_count_and_no_round_stops(name):
         bad = [row.client for row in strategy.outcome.rows if row.status != "ok"]
         assert bad == sorted(chosen)
         assert same_bits(strategy.state, alone.state)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_no_kind_of_wrong_reply_counts_or_stops_a_round_or_moves_the_others_mean(name):
+    """The short form of ``fedhp bench replies``: 20 of 60 replies in four rounds."""
+    held = list(replies.rounds(name, False, np.random.default_rng(sum(map(ord, name))), 4))
+    assert [one.is_right for one in held] == [True] * 4
+    assert [kind for one in held for kind in one.accepted] == []
+
+
+@pytest.mark.parametrize("name", ["mask_intersection", "fedrolex", "dense"])
+def test_replies_that_no_check_can_tell_are_withstood_by_the_median(name):
+    held = list(replies.rounds(name, True, np.random.default_rng(1), 4))
+    assert [one.is_right for one in held] == [True] * 4
+    assert {kind for one in held for kind in one.accepted} <= set(IN_PROPORTION)
+    assert any(one.accepted for one in held)
+
+
+def test_a_run_of_wrong_replies_is_counted_by_kind(monkeypatch):
+    """A round that accepts one, one whose model is wrong, and one that stops."""
+    outcomes = iter(
+        [
+            replies.Held(["an error", "no samples"], ["no samples"], True),
+            replies.Held(["no samples", "no samples"], [], False),
+            replies.Held(["an error", "an error"], [], None),
+        ]
+    )
+    monkeypatch.setattr(replies, "rounds", lambda *_: iter([next(outcomes)]))
+    result = replies.run_replies(6, strategies=["dense"], say=lambda _: None)
+    assert (result["replies"], result["wrong_models"]) == (6, 1)
+    rows = {row.pop("kind"): row for row in result["rows"]}
+    assert rows["no samples"] == {"sent": 3, "accepted": 1, "stopped": 0}
+    assert rows["an error"] == {"sent": 3, "accepted": 0, "stopped": 2}
+    assert len(MISATTRIBUTED) + len(MALFORMED) > 40
+
+
+def test_a_check_that_is_missing_is_found(monkeypatch):
+    monkeypatch.setattr("fedhp.federation.checks.check_scores", lambda *_: None)
+    monkeypatch.setattr("fedhp.federation.wire.check_scores", lambda *_: None)
+    monkeypatch.setattr(replies, "REFUSED", {"a score is negative": MALFORMED["a score is negative"]})
+    (first, *_) = replies.rounds("mask_intersection", False, np.random.default_rng(0), 1)
+    assert first.accepted == ["a score is negative"] * 4

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib import import_module
@@ -25,9 +26,10 @@ from fedhp.fleet.devices import DeviceClassConfig, FleetConfig
 from fedhp.pruning.options import PruneConfig
 from fedhp.records import RunPlan, RunRecord, RunResult, RunTotals, load_run
 from fedhp.records.rows import ClientReport, RoundReport
-from fedhp.report import facts, series, write_report
+from fedhp.report import attendance, facts, series, write_report
 from fedhp.report.survival import survival
 from fedhp.report.writing import report_on
+from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.training.statistics import Statistics
 
@@ -329,6 +331,38 @@ def test_failures_are_named_and_a_long_list_is_cut_with_a_count(tmp_path):
     assert (len(shown), more) == (facts.MOST_FAILURES, 3)
     assert shown[1] == (1, 1, "small", "train: out of memory")
     assert "And 3 more" in Page(write_report(run.folder)).text
+
+
+def test_what_guards_saw_is_told_by_class(tmp_path):
+    """Of the small class, one client was short twice and one never; simulated devices have no guard."""
+    short = measuring(ROWS[2][1], num_shortages=2, memory_left_bytes=3 * 2**20)
+    never = measuring(ROWS[2][2], num_shortages=0, memory_left_bytes=5 * 2**20)
+    last = make_report(2, clients=(ROWS[2][0], short, never))
+    run = record(tmp_path / "run", [make_report(0), make_report(1), last])
+    assert attendance.watched(run) == [("small", "2", "2, in 1 client rounds", "3.0 MiB")]
+    assert "Memory guard" in Page(write_report(run.folder)).text
+
+
+def test_who_came_and_went_is_told_with_the_round(run):
+    log = run.folder / "events.log"
+    began, *rest = log.read_text().splitlines()
+    place = next(number for number, line in enumerate(rest) if " round 1: " in line)
+    stamp = began.partition(" ")[0]
+    told = ["client 2 (small) has left", f"client 9 ({EVIL}) has joined", "goes on at round 2 of 2"]
+    rest[place + 1 : place + 1] = [f"{stamp} {text}" for text in (*told, "lost a worker")]
+    silent = "node 7 is left out: it did not answer"
+    log.write_text("\n".join([began, f"{stamp} {silent}", *rest]))
+    expected = [("the first", silent), *(("round 2", text) for text in told)]
+    assert attendance.events(run) == (expected, 0)
+    text = Page(write_report(run.folder)).text
+    assert "Who came and went" in text
+    assert told[1] in text
+
+
+def test_a_simulations_page_is_without_what_only_devices_have(run):
+    text = Page(write_report(run.folder)).text
+    assert "Memory guard" not in text
+    assert "Who came and went" not in text
 
 
 # --- the page --------------------------------------------------------------------------------
@@ -689,3 +723,26 @@ def test_on_a_phone_nothing_is_wider_than_the_page(chromium, run, width):
     table = "document.querySelector('.table')"
     scrolls = chromium.evaluate(session, f"{table}.scrollWidth > {table}.clientWidth")
     assert scrolls is (width < 1200)
+
+
+@pytest.mark.parametrize(
+    ("changed", "shown"),
+    [
+        ({}, True),
+        ({"rounds": 3, "seed": 5, "data.partition.name": "iid"}, True),
+        ({"fleet.num_clients": 3}, False),
+        ({"data.name": "npz", "data.root": "mine.npz"}, False),
+        ({"data.name": "npz", "data.root": "mine.npz", "description": "Three gates of ours."}, True),
+        ({"data.name": "npz", "data.root": "mine.npz", "name": "ours"}, True),
+    ],
+)
+def test_a_shipped_scenarios_description_heads_no_report_of_other_data(changed, shown):
+    config = load_scenario("quickstart", values=changed)
+    run = types.SimpleNamespace(config=config, partition=pd.DataFrame())
+    assert facts.description(run) == (config.description if shown else "")  # type: ignore[arg-type]
+    assert config.description
+
+
+def test_a_shipped_scenarios_description_heads_no_report_of_devices_own_data():
+    run = types.SimpleNamespace(config=load_scenario("quickstart"), partition=None)
+    assert facts.description(run) == ""  # type: ignore[arg-type]

@@ -1,8 +1,12 @@
 """Robust reconciliation against values computed by hand, SciPy's trimmed mean, and liars in a real fleet."""
 
+from statistics import median_low
+
 import numpy as np
 import pytest
 from factories import (
+    GLOBAL,
+    LAYOUT,
     conv_layout,
     dense_layout,
     filled_state,
@@ -18,6 +22,7 @@ from fedhp.aggregation import robust
 from fedhp.aggregation.options import RobustConfig, StrategyConfig
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.robust import RobustReconciliation, middle
+from fedhp.bench.robust import accuracies
 from fedhp.errors import ScenarioError
 from fedhp.model.axes import AxisRef
 from fedhp.model.layout import Layout
@@ -29,10 +34,6 @@ from fedhp.scenario.loading import load_scenario
 from fedhp.training.method import Method
 from strategies import MaskIntersection
 
-LAYOUT = dense_layout(3)
-GLOBAL = filled_state(
-    LAYOUT, LAYOUT.full(), in_weight=[10, 20, 30], in_bias=[1, 2, 3], out_weight=[100, 200, 300]
-)
 MEDIAN = RobustConfig("median")
 
 
@@ -174,6 +175,35 @@ def test_a_fifth_of_liars_ruins_the_mean_and_not_the_trimmed_mean(tmp_path, monk
     assert accuracy(**lies) < 0.5
 
 
+# Ten devices, two of which have room for a part alone of a network with two batch normalisations, so that it
+# is asked for its running statistics in every round; and nothing that is refused.
+NORMALISED = {
+    "model.target": "test_running_statistics:network",
+    "rounds": 10,
+    "data.partition.name": "iid",
+    "fleet.num_clients": 10,
+    "fleet.classes": [
+        {"name": "large", "memory": "1MiB", "share": 4},
+        {"name": "small", "memory": "28KiB", "share": 1},
+    ],
+    "train.local_epochs": 1,
+    "prune.target_compression": 1,
+    "simulation.num_workers": 0,
+    "server.max_times_median": 0,
+    "server.roll_back": False,
+}
+
+
+def test_liars_about_weights_and_running_statistics_ruin_the_mean_and_not_the_trimmed_mean():
+    """Two of ten multiply by 1000, in updates and in the statistics that are taken of the new model."""
+    rule = {"strategy.robust": {"rule": "trimmed_mean", "trim": 0.3}}  # two of the eight that hold all
+    plain, trimmed = (load_scenario("quickstart", values={**NORMALISED, **one}) for one in ({}, rule))
+    honest = accuracies(plain, None)[-1]
+    assert honest > 0.85
+    assert accuracies(plain, 1000.0)[-1] < 0.3
+    assert accuracies(trimmed, 1000.0)[-1] > honest - 0.03
+
+
 def test_a_change_beyond_the_others_is_scaled_down_and_recorded(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clipped = {"rounds": 2, "strategy.robust.clip": 1.0, "train.methods": ["test_robust:Lies"]}
@@ -182,6 +212,17 @@ def test_a_change_beyond_the_others_is_scaled_down_and_recorded(tmp_path, monkey
     shares = rows.set_index("client")["update_share"]
     assert (shares[::5] < 1).all()
     assert (shares.drop(index=shares.index[::5]) == 1).all()
+
+
+def test_in_a_simulation_too_no_client_counts_for_more_than_the_cap(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    capped = {"rounds": 1, "strategy.robust.cap": 1.5, "simulation.num_workers": 0}
+    rows = fedhp.simulate("quickstart", show=False, **capped).clients
+    said = rows["num_examples_said"].fillna(rows["num_examples"])
+    most = int(1.5 * median_low(said))
+    assert said.max() > most
+    assert (rows["num_examples"] == said.clip(upper=most)).all()
+    assert (rows["num_examples_said"].notna() == (said > most)).all()
 
 
 def test_workers_change_nothing(tmp_path, monkeypatch):

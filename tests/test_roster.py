@@ -3,13 +3,12 @@
 import re
 
 import pytest
-from factories import MemoryGrid, altered, reply
+from factories import MemoryGrid, altered, query_fleet, reply
 from fleets import BRIEF, in_place_of_the_node
 from flwr.app import Message, MessageType, RecordDict
 
 from fedhp.errors import TrainingError
 from fedhp.federation import wire
-from fedhp.federation.roster import query_fleet
 from fedhp.fleet.devices import DeviceProfile
 
 pytestmark = pytest.mark.usefixtures("as_the_server")
@@ -20,7 +19,8 @@ def fleet_of(profiles: dict[int, tuple[int | None, int]]) -> MemoryGrid:
 
     def answer(message: Message) -> Message:
         client, num_examples = profiles[message.metadata.dst_node_id]
-        return reply(message, wire.pack_profile(DeviceProfile("phone", 1000, num_examples), client))
+        profile = DeviceProfile("phone", 1000, num_examples, own_data=client is None)
+        return reply(message, wire.pack_profile(profile, client))
 
     return MemoryGrid(answer, [list(profiles)])
 
@@ -40,7 +40,7 @@ def test_devices_without_a_partition_are_numbered_by_what_they_say_rather_than_b
     told = [("b", 2, 9), ("a", 3, 1), ("b", 1, 9), ("b", 2, 8)]
 
     def answer(message: Message) -> Message:
-        profile = DeviceProfile(*told[nodes.index(message.metadata.dst_node_id)])
+        profile = DeviceProfile(*told[nodes.index(message.metadata.dst_node_id)], own_data=True)
         return reply(message, wire.pack_profile(profile, None))
 
     devices, _ = query_fleet(MemoryGrid(answer, [nodes]), BRIEF, 4, 1.0)
@@ -52,6 +52,19 @@ def test_devices_that_are_alike_take_the_free_numbers_in_the_order_of_node_ids()
     profiles = {13: (None, 1), 11: (None, 1), 20: (2, 1), 12: (None, 1), 21: (0, 1)}
     devices, _ = query_fleet(fleet_of(profiles), BRIEF, 5, 1.0)
     assert [(d.client, d.node_id) for d in devices] == [(0, 21), (1, 11), (2, 20), (3, 12), (4, 13)]
+
+
+def test_who_has_neither_a_part_of_the_data_nor_data_of_its_own_is_left_out():
+    def answer(message: Message) -> Message:
+        profile = DeviceProfile("phone", 1000, 5)
+        return reply(message, wire.pack_profile(profile, 0 if message.metadata.dst_node_id == 1 else None))
+
+    devices, (left_out,) = query_fleet(MemoryGrid(answer, [[1, 2]]), BRIEF, 2, 1.0)
+    assert [device.node_id for device in devices] == [1]
+    assert left_out == (
+        "node 2 is left out: it has neither data of its own nor a part of the scenario's; "
+        "give it a partition-id"
+    )
 
 
 def test_the_query_goes_to_every_node_once_and_carries_the_brief():

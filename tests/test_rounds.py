@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from factories import MemoryGrid, reply, same_bits, stamped, trained
+from factories import MemoryGrid, query_fleet, reply, same_bits, stamped, trained
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedhp.federation import wire
 from fedhp.federation.device import Device
-from fedhp.federation.roster import query_fleet
 from fedhp.federation.rounds import close_round, opened
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.fleet.devices import DeviceProfile

@@ -277,6 +277,54 @@ def test_the_new_model_is_sent_and_the_mean_over_examples_comes_in():
             assert (values == before.weights[name]).all()
 
 
+def answered(strategy: FleetStrategy, values) -> set[float]:
+    """Lets clients answer so, and returns the new means' values and those of the squares."""
+    messages = train(strategy)
+    answers = [reply(m, statistics(strategy, v)) for m, v in zip(messages, values, strict=True)]
+    strategy.aggregate_evaluate(1, answers)
+    found = strategy.state.weights
+    return {float(value) for name in strategy.layout.buffers for value in found[name].ravel()}
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed_mean"])
+def test_by_a_robust_rule_they_are_those_of_the_client_in_the_middle(rule):
+    """Of means 1, 4 and 3, and mean squares 2, 17 and 10, each client counting once."""
+    trim = {"strategy.robust.trim": 0.4} if rule == "trimmed_mean" else {}
+    assert answered(fleet(**{"strategy.robust.rule": rule, **trim}), (1, 4, 3)) == {3.0, 10.0}
+
+
+def test_by_a_robust_rule_the_others_old_ones_count_too():
+    """Two of three answer: the median of theirs and of what there was."""
+    strategy = fleet(**{"strategy.robust.rule": "median"})
+    messages = train(strategy)
+    before = strategy.state.weights
+    answers = [reply(m, statistics(strategy, v)) for m, v in zip(messages[:2], (0, 1.5), strict=True)]
+    strategy.aggregate_evaluate(1, answers)
+    for name in strategy.layout.buffers:
+        one, other = (0, 1.5) if name.endswith("mean") else (1, 3.25)
+        expected = np.clip(before[name], one, other)
+        np.testing.assert_array_equal(strategy.state.weights[name], expected)
+
+
+def test_an_answer_that_is_far_off_is_scaled_down_and_the_row_says_so():
+    """The usual distance is the middle one of three: what is further off is brought to it."""
+    strategy = fleet(**{"strategy.robust.clip": 1.0})
+    messages = train(strategy)
+    before, buffers = strategy.state.weights, sorted(strategy.layout.buffers)
+    told = [statistics(strategy, value) for value in (1, 2, 5)]
+    taken = [wire.unpack_moments(one, strategy.layout, strategy.state.structure).weights for one in told]
+    off = [np.sqrt(sum(((one[n] - before[n]) ** 2).sum() for n in buffers)) for one in taken]
+    shares = np.minimum(1, sorted(off)[1] / np.array(off))
+    strategy.aggregate_evaluate(1, [reply(*pair) for pair in zip(messages, told, strict=True)])
+    found = [row.statistics_share for row in strategy.outcome.rows]
+    np.testing.assert_allclose(found, shares, rtol=1e-5)
+    assert shares[2] < 0.5
+    for name in buffers:
+        moved = [share * (one[name] - before[name]) for share, one in zip(shares, taken, strict=True)]
+        expected = before[name] + np.average(moved, 0, [10, 20, 30])
+        np.testing.assert_allclose(strategy.state.weights[name], expected, rtol=1e-5)
+
+
 def test_only_devices_that_have_room_for_the_whole_model_are_asked():
     strategy = fleet()
     room = strategy.memory.training_bytes(strategy.layout.widths, 2)

@@ -10,7 +10,7 @@ from small_models import ARCHITECTURES
 from torch import nn
 
 from fedhp.model.building import initial_state, to_module
-from fedhp.model.gradients import Batch
+from fedhp.model.dense import Batch
 from fedhp.model.grouped import grouped, grouping_pays
 from fedhp.model.mapped import is_mappable, mapped
 from fedhp.model.side_by_side import ByAutograd, Dense, form_of

@@ -65,13 +65,14 @@ def test_joining_a_cluster_elsewhere_changes_nothing_of_where_ray_listens(monkey
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray._private import ray_constants
 
-    from fedhp.simulation.cluster import join_ray
+    from fedhp.simulation.cluster import join_ray, leave_ray
 
     seen = []
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", "as it was")
     monkeypatch.setattr(ray, "init", lambda **_: seen.append(ray_constants.ENABLE_RAY_CLUSTER))
     join_ray(SimulationConfig(num_workers=1), 1, 0)
     join_ray(SimulationConfig(num_workers=1, address="auto"), 1, 0)
+    leave_ray()
     assert seen == [False, "as it was"]
     assert ray_constants.ENABLE_RAY_CLUSTER == "as it was"
 
@@ -99,6 +100,33 @@ def test_ray_takes_no_signal_while_it_starts_or_ends(monkeypatch):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert heard == ["done", "ours", "done", "ours"]
+
+
+GROUPED = """
+import os, signal, subprocess, sys
+from fedhp.simulation.process_group import OwnGroup
+ours = OwnGroup()
+# One that would not go by itself, and knows nothing of who started it.
+member = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, process_group=ours.group)
+print(member.pid, flush=True)
+if sys.argv[1] == "ends it":
+    ours.end()
+    print(member.wait(60))
+else:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no process groups")
+@pytest.mark.parametrize("how", ["ends it", "is killed"])
+def test_a_group_of_processes_ends_with_who_keeps_it(how):
+    psutil = pytest.importorskip("psutil")
+    code = [sys.executable, "-c", GROUPED, how]
+    done = subprocess.run(code, env=_environment(), capture_output=True, text=True, timeout=60, check=False)
+    member, *status = done.stdout.split()
+    assert (done.returncode, status) == ((0, ["-9"]) if how == "ends it" else (-9, []))
+    left = [psutil.Process(int(member))] if psutil.pid_exists(int(member)) else []
+    assert psutil.wait_procs(left, timeout=10)[1] == []
 
 
 @pytest.mark.integration

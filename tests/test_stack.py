@@ -17,7 +17,7 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.cohort import train_cohort
 from fedhp.training.method import Method
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe
 from fedhp.training.rows import Row, Rows
 from fedhp.training.session import Client

@@ -159,6 +159,25 @@ def test_where_nothing_can_be_written_beside_a_folder_its_lock_is_within(tmp_pat
     assert list(folder.iterdir()) == []
 
 
+def test_a_lock_is_never_one_of_a_file_that_was_removed_meanwhile(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="elsewhere, nothing that is open is removed")
+    file, lock, had = tmp_path / "lock", fcntl.flock, []
+
+    def after_another_went(descriptor: int, how: int) -> None:
+        """What may lie between opening a file and locking it."""
+        if not had:
+            file.unlink()
+        lock(descriptor, how)
+        had.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(fcntl, "flock", after_another_went)
+    with locks.locked(file):
+        assert len(had) == 2
+        assert file.stat().st_ino == had[-1]
+        with pytest.raises(BlockingIOError), locks.locked(file, wait=False):
+            pass
+
+
 def test_a_study_is_held_until_its_tables_are_written(study, tmp_path, monkeypatch):
     refused = []
 
@@ -402,9 +421,9 @@ def test_without_matplotlib_the_error_names_the_extra(records, monkeypatch):
 # --- the commands ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("study", ["dynhp", "criteria"])
-def test_the_command_leaves_tables_and_pictures_and_goes_on_where_it_was(tmp_path, study):
-    words = ["reproduce", study, "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
+def test_the_command_leaves_tables_and_pictures_and_goes_on_where_it_was(tmp_path):
+    """Of the other study, tests/test_docs.py runs the pages' command."""
+    words = ["reproduce", "dynhp", "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
     first = CliRunner().invoke(app, words)
     assert first.exit_code == 0, first.output
     made = {"study.txt", "table.md", "table.csv", "cells.csv", "figure.png", "figure.svg", "quickstart"}
@@ -414,17 +433,12 @@ def test_the_command_leaves_tables_and_pictures_and_goes_on_where_it_was(tmp_pat
     taste = "figures of one seed and few samples mean nothing"
     assert taste in page
     assert taste in first.stdout
+    for arm in ("dense", "DynHP 20x", "from scratch 20x", "one cut 20x"):  # named alike in both
+        assert f"\n{arm} " in first.stdout
+        assert f"\n| {arm} |" in page
     again = CliRunner().invoke(app, words)
     assert again.exit_code == 0
     assert "dense" in again.stdout
-
-
-def test_the_arms_of_dynhp_bear_the_same_names_in_terminal_and_page(tmp_path):
-    words = ["reproduce", "dynhp", "--quick", "--out", str(tmp_path), *TINY, "simulation.num_workers=0"]
-    shown = CliRunner().invoke(app, words).stdout
-    for arm in ("dense", "DynHP 20x", "from scratch 20x", "one cut 20x"):
-        assert f"\n{arm} " in shown
-        assert f"\n| {arm} |" in (tmp_path / "table.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "study.txt"])

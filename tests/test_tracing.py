@@ -27,8 +27,8 @@ from torch.nn import functional as F  # noqa: N812 - as users write it
 from fedhp.costs.rehearsal import memory_model
 from fedhp.errors import ScenarioError
 from fedhp.model.axes import AxisRef
+from fedhp.model.batch_norms import batch_norms
 from fedhp.model.building import initial_state, to_module
-from fedhp.model.modules import batch_norms
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.wiring.tracing import trace
@@ -36,7 +36,7 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.evidence import groups_without_scales
 from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
 
@@ -189,6 +189,16 @@ def test_group_normalisation_keeps_its_groups_whole():
     assert {(n.num_groups, n.num_channels) for n in module.modules() if isinstance(n, nn.GroupNorm)} == {
         (1, 4)
     }
+
+
+def test_a_group_of_a_single_value_is_refused():
+    """Its mean is the value itself, and all that the network says of a sample would be its biases."""
+    layers = [nn.Conv2d(2, 5, 2, stride=2), nn.Conv2d(5, 5, 2), nn.GroupNorm(5, 5), nn.Flatten()]
+    with pytest.raises(ScenarioError, match=r"layer '2' \(GroupNorm\) normalises groups of one value"):
+        trace(nn.Sequential(*layers, nn.Linear(5, 3)), (2, 4, 4), 3, 1, "a model")
+    with pytest.raises(ScenarioError, match="model 'conv1d': 'norm3' normalises groups of one value"):
+        architecture(ModelConfig("conv1d", [5, 5, 5], norm="group"), (1, 1, 7), 2)
+    architecture(ModelConfig("conv1d", [5, 5, 6], norm="group"), (1, 1, 7), 2)
 
 
 def test_joined_maps_keep_their_order():

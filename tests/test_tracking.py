@@ -224,6 +224,14 @@ def test_a_plain_line_names_classes_in_the_fleets_order_and_is_not_long() -> Non
     assert len(line) <= 140
 
 
+def test_a_plain_line_names_classes_that_have_joined_since_the_run_began_behind_the_others() -> None:
+    progress, report = Progress(make_plan(), lambda: 0.0), make_report(1)
+    known = ok_row(1, 1, next(iter(make_plan().devices)), 2048, 1014)
+    report = dataclasses.replace(report, clients=(ok_row(1, 0, "late", 2048, 1000), known))
+    progress.add(report)
+    assert ", late 1000 B" in plain_line(report, progress)
+
+
 def test_one_round_is_no_rounds() -> None:
     totals = RunTotals(make_plan())
     totals.add(make_report(1))

@@ -24,11 +24,12 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.criteria import CRITERIA
 from fedhp.pruning.options import PruneConfig
 from fedhp.seeds import generator
-from fedhp.training import batch_statistics, evaluation, moments, trainer
+from fedhp.training import evaluation, moments, stack, torch_runtime, trainer
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.evaluation import evaluate
 from fedhp.training.method import local_accuracy
-from fedhp.training.optimizers import TrainConfig, state_tensors
+from fedhp.training.optimizers import state_tensors
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe, choose_batch
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import Update
@@ -66,9 +67,9 @@ class Spy:
         self.batches: list[int] = []
         self.rates: list[float] = []
         self.structures: list[Structure] = []
-        alone, beside = trainer.step_alone, trainer.Stack.step
+        alone, beside = trainer.step_alone, stack.Stack.step
         monkeypatch.setattr(trainer, "step_alone", lambda one: self.measured(one, alone, one))
-        monkeypatch.setattr(trainer.Stack, "step", lambda *given: self.measured(given[1][0], beside, *given))
+        monkeypatch.setattr(stack.Stack, "step", lambda *given: self.measured(given[1][0], beside, *given))
 
     def measured(self, session, step, *given):
         self.batches.append(len(session.rows))
@@ -135,7 +136,7 @@ def test_the_gradients_norm_is_that_of_the_loss_alone_in_each_epochs_first_step(
 
     task = small_task(recipe, shard)
     norms = [by_hand(task.state)]
-    update = train_locally(recipe, task, shard, lambda told: norms.append(by_hand(told.state)))
+    update = train_locally(recipe, task, shard, lambda told, _: norms.append(by_hand(told.state)))
     assert update.statistics.gradient_norm == pytest.approx(sum(norms[:2]) / 2, rel=1e-5)
     assert norms[0] != pytest.approx(norms[1])
 
@@ -619,10 +620,10 @@ def test_running_statistics_after_a_cut_are_those_of_the_network_that_is_left(cr
 def test_statistics_are_taken_anew_only_where_too_few_samples_came_after_the_last_cut(monkeypatch):
     """Ten steps of 16, of which the cut leaves one or nine; where 100 samples are wanted, seven steps do."""
     taken = []
-    retake = batch_statistics.retake_statistics
+    retake = torch_runtime.retake_statistics
     monkeypatch.setattr(moments, "ENOUGH", 100)
     monkeypatch.setattr(
-        batch_statistics,
+        torch_runtime,
         "retake_statistics",
         lambda module, batches: retake(module, seen(batches, taken)),
     )

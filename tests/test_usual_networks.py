@@ -20,7 +20,7 @@ from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PruneConfig
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.optimizers import TrainConfig
+from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
 SHAPES = dict.fromkeys(IMAGES, (2, 16, 16)) | dict.fromkeys(SIGNALS, (1, 4, 32))

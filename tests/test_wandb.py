@@ -56,7 +56,7 @@ def wandb_records(folder: Path, patience_seconds: float = 30.0) -> list[Any]:
     """Returns the records of the log once W&B, a process of its own, has written the last of them."""
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (log,) = folder.glob("wandb/offline-run-*/*.wandb")
+    *_, log = sorted(folder.glob("wandb/offline-run-*/*.wandb"))  # the last, of a run that went on
     until = time.monotonic() + patience_seconds
     while True:
         records = [Record.FromString(payload) for payload in wandb_payloads(log)]
@@ -186,3 +186,23 @@ def test_wandb_offline_holds_the_cause_of_a_failed_run(
     items = [item for record in wandb_records(tmp_path) for item in record.summary.update]
     told = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in items}
     assert (told["status"], told["cause"]) == ("failed", "all clients failed")
+
+
+def test_a_run_that_goes_on_is_the_same_run_of_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline it has a folder more; a step is the round, so that none that was logged counts twice."""
+    pytest.importorskip("wandb", reason="tracking with W&B needs the extra 'wandb'")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    plan, logged = make_plan(), []
+    for rounds in ((0, 1), (1, 2)):
+        tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+        tracker.on_start(plan)
+        for number in rounds:
+            tracker.on_round(make_report(number), make_state(KEPT))
+        tracker.close()
+        logged.append([(step["_step"], step["round"]) for step in wandb_history(tmp_path)])
+        time.sleep(1.0)  # by which W&B names its folders
+    assert logged == [[(0, 0), (1, 1)], [(1, 1), (2, 2)]]
+    first, second = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert first.name != second.name
+    assert first.name.rpartition("-")[2] == second.name.rpartition("-")[2]

@@ -125,7 +125,7 @@ def test_a_brief_and_a_task_come_back_exactly():
     assert wire.unpack_brief(wire.pack_query(BRIEF)) == BRIEF
     assert wire.unpack_brief(task) == BRIEF
     features = Normalisation(tuple(map(float, range(8))), (0.5,) * 8, axis=2)
-    other = replace(BRIEF, normalisation=features, label_names=("a", "b"))
+    other = replace(BRIEF, normalisation=features, label_names=("a", "b"), shares=(1.0, 0.25))
     assert wire.unpack_brief(wire.pack_query(other)) == other
     server_round, got = wire.unpack_task(task, LAYOUT)
     assert (server_round, got.structure) == (4, ASSIGNED)
@@ -345,7 +345,8 @@ def with_local(**changes) -> RecordDict:
 
 def test_accuracies_on_held_out_samples_come_back_exactly_where_there_are_any():
     measured = replace(STATISTICS, num_local_test=4, local_accuracy_global=0.25, local_accuracy_personal=1.0)
-    for statistics in (STATISTICS, measured):
+    watched = replace(STATISTICS, num_shortages=2, memory_left_bytes=7_000_000)
+    for statistics in (STATISTICS, measured, watched):
         sent = replace(update(random_state(LAYOUT, ASSIGNED), None, 20, client=3), statistics=statistics)
         assert unpack(wire.pack_update(sent), statistics.num_local_test).statistics == statistics
     assert unpack(with_local(), 4).statistics == measured
@@ -478,6 +479,10 @@ def test_a_message_without_its_record_is_refused():
         ("std", [float("inf")]),
         ("std", []),
         ("label-names", "ab"),
+        ("shares", [0.0]),
+        ("shares", [1.5]),
+        ("shares", [1]),
+        ("shares", [float("nan")]),
         ("label-names", [1, 2]),
         ("normalised-axis", 3),
         ("normalised-axis", -1),

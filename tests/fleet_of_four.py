@@ -1,4 +1,4 @@
-"""A fleet of four on data made here, with the base install alone: what CI tries on every operating system."""
+"""A fleet of four on data made here, with PyTorch and no other extra: CI tries it on every system."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import ConfigRecord
 
 from fedhp.federation import wire
-from fedhp.federation.roster import query_fleet
+from fedhp.federation.roster import Places, find_fleet
 from fedhp.references import CLIENT_APP
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
@@ -28,9 +28,9 @@ def main() -> None:
         setup = prepare(load_scenario("quickstart", values=values))
     strategy = setup.strategy
     with open_grid(setup.scenario.simulation, CLIENT_APP, CLIENTS, SECONDS) as grid:
-        devices, left_out = query_fleet(grid, strategy.brief, CLIENTS, SECONDS)
-        assert not left_out, left_out
-        strategy.enlist(devices)
+        found = find_fleet(grid, strategy.brief, Places(CLIENTS), SECONDS)
+        assert not found.left_out, found.left_out
+        strategy.enlist(found.devices)
         strategy.start(
             grid,
             wire.pack_state(strategy.state),
