@@ -49,6 +49,12 @@ def _session_environment(tmp_path_factory):
         torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _draws() -> None:
+    """Networks that a test makes without a generator of its own are the same in each run."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives the test a cache of its own, and no folder of data sets."""
