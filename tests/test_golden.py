@@ -23,8 +23,8 @@ NETWORKS: dict[str, Mapping[str, Any]] = {
     "mlp": {},
     "cnn": {"model.name": "cnn", "model.widths": [6, 8, 16], "train.batch_size": 4},
     "conv1d": {"model.name": "conv1d", "model.widths": [8, 12, 16]},
-    # At a rate at which rounding alone decides no cut: at the scenario's own, weights that differ by 1e-7 come
-    # to losses that differ by 5 %, on one machine too.
+    # At a rate at which rounding alone decides no cut: at the scenario's own, weights that differ by 1e-7
+    # come to losses that differ by 5 %, on one machine too.
     "resnet20": {"model.name": "resnet20", "model.widths": [6, 8, 12], "train.learning_rate": 0.01},
 }
 
