@@ -18,7 +18,8 @@ from factories import (
 from scipy.stats import trim_mean
 
 import fedhp
-from fedhp.aggregation import robust
+from fedhp.aggregation import spread
+from fedhp.aggregation.agreement import agreements
 from fedhp.aggregation.options import RobustConfig, StrategyConfig
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.robust import RobustReconciliation, middle
@@ -32,6 +33,7 @@ from fedhp.records.load import load_state
 from fedhp.run.setup import checked_strategy
 from fedhp.scenario.loading import load_scenario
 from fedhp.training.method import Method
+from fedhp.training.update import Update
 from strategies import MaskIntersection
 
 MEDIAN = RobustConfig("median")
@@ -83,27 +85,68 @@ def test_where_all_hold_all_it_is_scipys(clients, trim):
 @pytest.mark.parametrize("num_bytes", [1, 2**24])
 def test_different_structures_are_taken_entry_by_entry(layout, num_bytes, monkeypatch):
     """Beside a second implementation: clients' weights in the full model, NaN where they have none."""
-    monkeypatch.setattr(robust, "_BYTES", num_bytes)
-    full, stream = layout.full(), np.random.default_rng(0)
-    state = random_state(layout, full)
-    reconciliation, spread = RobustReconciliation(layout, state, MEDIAN), []
-    for seed in range(5):
-        masks = {g: stream.random(len(m)) < 0.6 for g, m in full.masks.items()}
-        masks = {g: mask | (np.arange(len(mask)) == 0) for g, mask in masks.items()}
-        own = random_state(layout, Structure(masks), seed + 1)
-        reconciliation.add(update(own, full, 10))
-        nan = {name: np.full(array.shape, np.nan, np.float32) for name, array in state.weights.items()}
-        for name, array in nan.items():
-            takes = dict(layout.indices(name, full, own.structure))
-            places = [takes.get(axis, np.arange(size)) for axis, size in enumerate(array.shape)]
-            array[np.ix_(*places)] = own.weights[name]
-        spread.append(nan)
+    monkeypatch.setattr(spread, "_BYTES", num_bytes)
+    state, updates = random_state(layout, layout.full()), random_updates(layout, 5)
+    reconciliation = RobustReconciliation(layout, state, MEDIAN)
+    for one in updates:
+        reconciliation.add(one)
     mean = reconciliation.mean()
     for name, old in state.weights.items():
-        rows = np.stack([one[name] for one in spread])
+        rows = in_the_full_model(layout, name, old, updates)
         held = ~np.isnan(rows).all(axis=0)
         expected = np.where(held, np.nanmedian(np.where(held, rows, 0), axis=0), old)
         np.testing.assert_allclose(mean.weights[name], expected, rtol=1e-6, err_msg=name)
+
+
+def random_updates(layout: Layout, number: int) -> list[Update]:
+    """Updates of different structures, each with the first unit of every group."""
+    full, stream = layout.full(), np.random.default_rng(0)
+    updates = []
+    for seed in range(number):
+        masks = {g: stream.random(len(m)) < 0.6 for g, m in full.masks.items()}
+        masks = {g: mask | (np.arange(len(mask)) == 0) for g, mask in masks.items()}
+        updates.append(update(random_state(layout, Structure(masks), seed + 1), full, 10))
+    return updates
+
+
+def in_the_full_model(layout: Layout, name: str, old: np.ndarray, updates: list[Update]) -> np.ndarray:
+    """Clients' weights of a parameter in the full model, NaN where they have none."""
+    rows = np.full((len(updates), *old.shape), np.nan, np.float32)
+    for row, one in zip(rows, updates, strict=True):
+        takes = dict(layout.indices(name, layout.full(), one.state.structure))
+        places = [takes.get(axis, np.arange(size)) for axis, size in enumerate(old.shape)]
+        row[np.ix_(*places)] = one.state.weights[name]
+    return rows
+
+
+@pytest.mark.parametrize("layout", [dense_layout(6), conv_layout(), two_convs_layout()])
+@pytest.mark.parametrize("num_bytes", [1, 2**24])
+def test_the_cosine_with_the_median_change_over_what_a_client_holds(layout, num_bytes, monkeypatch):
+    """Beside all changes in one row per client."""
+    monkeypatch.setattr(spread, "_BYTES", num_bytes)
+    state, updates = random_state(layout, layout.full()), random_updates(layout, 5)
+    changes = [in_the_full_model(layout, name, old, updates) - old for name, old in state.weights.items()]
+    rows = np.concatenate([change.reshape(5, -1) for change in changes], axis=1)
+    entries = [entry[~np.isnan(entry)] for entry in rows.T]
+    usual = [float(np.median(entry)) if entry.size else 0 for entry in entries]
+    for row, cosine in zip(rows, agreements(layout, state, [u.state for u in updates]), strict=True):
+        held = ~np.isnan(row)
+        one, other = row[held], np.array(usual)[held]
+        assert cosine == pytest.approx(one @ other / np.linalg.norm(one) / np.linalg.norm(other), rel=1e-5)
+
+
+def test_directions_computed_by_hand():
+    """Of in.weight alone, changes of (3, 4), (0, 5) and (-3, -4) have the median (0, 4); and one that does
+    not move agrees with nobody.
+    """
+    kept = structure(LAYOUT, a=[0, 1])
+    old = GLOBAL.cut(LAYOUT, kept)
+    states = [old]
+    for change in ((3, 4), (0, 5), (-3, -4)):
+        moved = old.weights["in.weight"] + np.array(change, np.float32).reshape(2, 1)
+        states.append(ModelState({**old.weights, "in.weight": moved}, kept, old.scores))
+    assert agreements(LAYOUT, GLOBAL, states[1:]) == pytest.approx([0.8, 1.0, -0.8])
+    assert agreements(LAYOUT, GLOBAL, states[:1]).tolist() == [0]
 
 
 def test_the_mean_of_nothing_cut_off_is_the_mean_of_equal_clients():
@@ -152,13 +195,14 @@ class Lies(Method):
     """Every fifth client sends what it was sent less many times what it has learned."""
 
     stackable = True
+    times = -5
 
     def end(self, run) -> None:
         if run.task.client % 5 == 0:
             sent = run.task.state.cut(run.recipe.architecture.layout, run.structure).weights
             for name, parameter in run.module.named_parameters():
                 old = parameter.new_tensor(sent[name])
-                parameter.data.sub_(old).mul_(-5).add_(old)
+                parameter.data.sub_(old).mul_(self.times).add_(old)
 
 
 def accuracy(**values) -> float:
@@ -173,6 +217,25 @@ def test_a_fifth_of_liars_ruins_the_mean_and_not_the_trimmed_mean(tmp_path, monk
     assert honest > 0.9
     assert accuracy(**trimmed, **lies) > honest - 0.02
     assert accuracy(**lies) < 0.5
+
+
+class Flips(Lies):
+    """Every fifth client sends what it was sent less what it has learned: the right size, the wrong way."""
+
+    times = -1
+
+
+def test_who_goes_the_other_way_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flips = {"train.methods": ["test_robust:Flips"], "strategy.robust.refuse_opposed": True}
+    little = {"rounds": 10, "simulation.num_workers": 0}
+    rows = fedhp.simulate("quickstart", show=False, **flips, **little).clients
+    for number in range(2, 7):
+        failed = rows[(rows["round"] == number) & (rows["status"] == "failed")]
+        assert failed["client"].tolist() == [0, 5, 10, 15]
+        refusal = r"reply: the change of its weights points against the others' \(cosine -0\.\d\d with"
+        assert failed["failure"].str.match(refusal).all()
+        assert failed["update_share"].isna().all()
 
 
 # Ten devices, two of which have room for a part alone of a network with two batch normalisations, so that it

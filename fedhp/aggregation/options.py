@@ -68,6 +68,9 @@ class RobustConfig:
             one is scaled down to that (Sun et al. 2019, arXiv 1911.07963). It comes after
             ``server.max_times_median``, beyond which an update is refused. Running statistics are clipped
             for themselves. 0 clips nothing.
+        refuse_opposed: Whether an update is refused whose change of the weights points against the others':
+            its cosine with the median of all changes of the round is below 0. Where data are very unlike,
+            honest ones may.
         cap: How many times the median of the fleet's numbers of samples a client may count for, in means and
             in votes; 0 sets no limit but ``server.max_times_median``, for devices with data of their own.
     """
@@ -75,6 +78,7 @@ class RobustConfig:
     rule: Annotated[str, OneOf(ROBUST_RULES)] = "mean"
     trim: Annotated[float, Bounds(at_least=0, below=0.5)] = 0.2
     clip: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 clips nothing")] = 0.0
+    refuse_opposed: bool = False
     cap: Annotated[float, Bounds(at_least=1, or_zero=True, hint="0 sets no limit")] = 0.0
 
     def __post_init__(self) -> None:
@@ -88,7 +92,7 @@ class RobustConfig:
     @property
     def needs_updates(self) -> bool:
         """Whether sums over the updates are not enough."""
-        return self.rule != "mean" or self.clip > 0 or self.cap > 0
+        return self.rule != "mean" or self.clip > 0 or self.cap > 0 or self.refuse_opposed
 
     def shares(self, times: Sequence[float]) -> tuple[float, ...]:
         """Returns what of changes counts that are so many times the others'."""

@@ -5,23 +5,16 @@ rules for clients of one structure; here each entry has holders of its own, and 
 cut off.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedhp.aggregation.options import RobustConfig
 from fedhp.aggregation.reconcile import Reconciliation
+from fedhp.aggregation.spread import Values, spread
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
-from fedhp.model.structure import Structure
 from fedhp.training.update import Update
-
-# Of the clients' values, what is sorted at a time at most.
-_BYTES = 16 * 2**20
-_FLOAT_BYTES = 4
-
-Values = NDArray[np.float32]
 
 
 class RobustReconciliation(Reconciliation):
@@ -49,12 +42,8 @@ class RobustReconciliation(Reconciliation):
     def mean(self, uncovered: str = "keep") -> ModelState:
         """See `Reconciliation.mean`: the same choices for what nobody held, or some did not."""
         state = self._state
-        held = [(one.state.structure, one.state.weights) for one in self._updates]
         elsewhere = _ELSEWHERE[uncovered]
-        weights = {
-            name: self._middle(name, held, np.atleast_1d(old), elsewhere).reshape(old.shape)
-            for name, old in state.weights.items()
-        }
+        weights = {name: self._middle(name, old, elsewhere) for name, old in state.weights.items()}
         return ModelState(weights, state.structure, self.scores())
 
     def scores(self) -> dict[str, Values]:
@@ -71,23 +60,15 @@ class RobustReconciliation(Reconciliation):
     def _middle(
         self,
         name: str,
-        held: list[tuple[Structure, Mapping[str, Values]]],
         old: Values,
         elsewhere: Callable[[Values], tuple[Values | float, Values | float]],
     ) -> Values:
-        missing, nowhere = elsewhere(old)
-        found = np.array(np.broadcast_to(nowhere, old.shape), np.float32)
-        compact = [
-            (np.atleast_1d(weights[name]), dict(self._layout.indices(name, self.structure, structure)))
-            for structure, weights in held
-        ]
-        for some in _blocks(old.shape, len(held)):
-            rows = np.empty((len(held), *old[some].shape), np.float32)
-            rows[:] = missing[some] if isinstance(missing, np.ndarray) else missing
-            for place, (weights, takes) in enumerate(compact):
-                _put(rows[place], weights, takes, some)
+        missing, nowhere = elsewhere(np.atleast_1d(old))
+        found = np.array(np.broadcast_to(nowhere, np.atleast_1d(old).shape), np.float32)
+        states = [one.state for one in self._updates]
+        for some, rows in spread(self._layout, self.structure, name, old.shape, states, missing):
             found[some] = middle(rows, found[some], self._config)
-        return found
+        return found.reshape(old.shape)
 
 
 # By ``uncovered``: what clients count for that do not hold an entry (NaN: not at all), and what it is where
@@ -98,27 +79,6 @@ _ELSEWHERE: dict[str, Callable[[Values], tuple[Values | float, Values | float]]]
     "residual": lambda old: (old, old),
     "zero_filled": lambda old: (0.0, 0.0),
 }
-
-
-def _blocks(shape: tuple[int, ...], clients: int) -> Iterator[slice]:
-    """Yields parts of a parameter's first axis whose values of all clients are sorted at a time."""
-    per_row = max(1, clients) * int(np.prod(shape[1:], dtype=np.int64)) * _FLOAT_BYTES
-    size = max(1, _BYTES // per_row)
-    return (slice(start, start + size) for start in range(0, shape[0], size))
-
-
-def _put(row: Values, weights: Values, places: Mapping[int, NDArray[np.intp]], some: slice) -> None:
-    """Puts a client's compact weights where they stand in some rows of the parameter."""
-    if 0 in places:
-        first = places[0]
-        chosen = (first >= some.start) & (first < some.stop)
-        weights, first = weights[chosen], first[chosen] - some.start
-    else:
-        weights, first = weights[some], np.arange(len(row))
-    others = [
-        places[axis] if axis in places else np.arange(size) for axis, size in enumerate(row.shape[1:], 1)
-    ]
-    row[np.ix_(first, *others)] = weights
 
 
 def middle(rows: Values, otherwise: Values, config: RobustConfig) -> Values:

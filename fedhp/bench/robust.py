@@ -32,6 +32,8 @@ RULES: dict[str, Mapping[str, Any]] = {
     "trimmed mean": {"strategy.robust": {"rule": "trimmed_mean"}},
     "trimmed mean, clip 1": {"strategy.robust": {"rule": "trimmed_mean", "clip": 1.0}},
     "median": {"strategy.robust": {"rule": "median"}},
+    "mean, opposed refused": {"strategy.robust": {"refuse_opposed": True}},
+    "trimmed mean, opposed refused": {"strategy.robust": {"rule": "trimmed_mean", "refuse_opposed": True}},
 }
 
 

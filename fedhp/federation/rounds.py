@@ -10,6 +10,7 @@ from typing import Protocol
 from flwr.app import Message
 from flwr.common.constant import ErrorCode
 
+from fedhp.aggregation.agreement import agreements
 from fedhp.aggregation.proportion import Proportion, Reference
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.server_optimizer import Moments, cut, step
@@ -117,11 +118,18 @@ class _Alone:
         update = self.reference.scaled(update, one.shares) if one.shares else update
         reconciliation.add(replace(update, num_examples=one.said.num_examples))
 
+    def refused(self, flaw: str) -> "_Alone":
+        """Returns it as one that brought no update, for a flaw."""
+        (one,) = self.arrived
+        return _Alone((replace(one.refused(flaw), said=None, changes=()),), self.reference)
+
 
 def opened(
     rules: Rules, model: ModelState, sent: Mapping[int, Sent], replies: Iterable[Message]
 ) -> Iterator[Part]:
     """Checks each reply to a message, and yields what came of each device, in the order of ``sent``.
+
+    As they come, but where they are held against each other's direction: all are waited for then.
 
     Args:
         rules: The strategy's.
@@ -130,7 +138,8 @@ def opened(
         replies: Whatever comes back, as it comes.
     """
     reference = Reference(rules.layout, model)
-    return starmap(partial(_open, rules, reference), in_order(sent, replies))
+    parts = starmap(partial(_open, rules, reference), in_order(sent, replies))
+    return _without_opposed(rules, model, list(parts)) if rules.robust.refuse_opposed else parts
 
 
 def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None) -> _Alone:
@@ -149,6 +158,22 @@ def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None)
     said = rules.believed(device, update.said)
     arrived = Arrived(sent, said, reference.changes(update), wire.update_bytes(content))
     return _Alone((arrived,), reference, update)
+
+
+def _without_opposed(rules: Rules, model: ModelState, parts: Sequence[_Alone]) -> Iterator[_Alone]:
+    """Yields the parts, those as failures whose update points against the others'."""
+    moved = [one.update.state for one in parts if one.update is not None]
+    cosines = iter(agreements(rules.layout, model, moved))
+    for one in parts:
+        cosine = 0.0 if one.update is None else next(cosines)
+        yield one if cosine >= 0 else one.refused(_opposed(cosine))
+
+
+def _opposed(cosine: float) -> str:
+    return (
+        f"the change of its weights points against the others' (cosine {cosine:.2f} with their median); if "
+        f"it is honest, set strategy.robust.refuse_opposed to false"
+    )
 
 
 def _concluded(
