@@ -182,7 +182,7 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
     One that changes the network without saying its widths does not inherit another's; and one that names a
     network that ships has it in the place of a target of the user's own, which would win over any name.
     """
-    merged: Any = OmegaConf.structured(Scenario)
+    merged: Any = _writable(OmegaConf.structured(Scenario))
     for layer in layers:
         network = merged.model.name, merged.model.target
         try:
@@ -198,6 +198,15 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
         if (merged.model.name, merged.model.target) != network and "widths" not in given:
             merged = OmegaConf.merge(merged, {"model": {"widths": []}})
     return merged
+
+
+def _writable(config: Any) -> Any:
+    """Lets a frozen class's sections be merged into, which OmegaConf 2.3 does not by itself."""
+    OmegaConf.set_readonly(config, False)
+    for value in config.values():
+        if isinstance(value, DictConfig):
+            _writable(value)
+    return config
 
 
 def _explain(error: OmegaConfBaseException, layers: Sequence[DictConfig]) -> str:
