@@ -1,8 +1,8 @@
 """fedhp: federated training of one shrinking model on devices with little memory.
 
-Public names: `simulate`, `resume`, `train`, `load_model`, `load_run`, `compare_records` and the module
-`report`; everything else by its module's name. They are imported on first use, so that ``import fedhp`` stays
-light on a device.
+Public names: `simulate`, `resume`, `train`, `load_model`, `load_run`, `export`, `compare_records` and the
+module `report`; everything else by its module's name. They are imported on first use, so that ``import
+fedhp`` stays light on a device.
 """
 
 from importlib import import_module
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedhp import report
     from fedhp.api import load_model, load_run, resume, simulate, train
+    from fedhp.exports.exporting import export
     from fedhp.twins.comparing import compare_records
 
-__all__ = ["compare_records", "load_model", "load_run", "report", "resume", "simulate", "train"]
+__all__ = ["compare_records", "export", "load_model", "load_run", "report", "resume", "simulate", "train"]
 
 
 def __dir__() -> list[str]:
@@ -25,6 +26,8 @@ def __getattr__(name: str) -> Any:
         return import_module("fedhp.report")
     if name == "compare_records":
         return getattr(import_module("fedhp.twins.comparing"), name)
+    if name == "export":
+        return getattr(import_module("fedhp.exports.exporting"), name)
     if name in __all__:
         return getattr(import_module("fedhp.api"), name)
     raise AttributeError(f"module 'fedhp' has no attribute '{name}'")

@@ -2,23 +2,15 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import nn
-
-from fedhp.data.normalisation import Normalisation
 from fedhp.errors import RecordError, ScenarioError
-from fedhp.model.architecture import Architecture
-from fedhp.model.inference import normalised, to_whole_module
-from fedhp.model.options import ModelConfig
-from fedhp.model.state import ModelState
-from fedhp.model.zoo import architecture
+from fedhp.exports.loaded import load_model as load_model
 from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
-from fedhp.records.load import load_run, load_state
+from fedhp.records.load import load_run as load_run
 from fedhp.records.record import run_folder
 from fedhp.records.result import RunResult
 from fedhp.references import CLIENT_APP, COHORT_APP
@@ -39,8 +31,6 @@ from fedhp.tracking.tracker import Trackers
 
 _logger = logging.getLogger("fedhp")
 _notes = logging.getLogger("fedhp.notes")
-
-_LOAD = "load it with the version of fedhp that wrote it"
 
 
 def simulate(
@@ -198,88 +188,3 @@ def _scenario(
     if overrides:
         raise TypeError("give overrides with a scenario's name or path, not with a Scenario")
     return scenario
-
-
-def load_model(
-    folder: str | Path,
-    *,
-    normalise: bool = False,
-    target: Callable[..., nn.Module] | None = None,
-    trust_target: bool = False,
-) -> nn.Module:
-    """Returns the final global model of a run as a plain, compact torch module in evaluation mode.
-
-    It returns logits of shape ``(batch, classes)``. Its attribute ``label_names`` holds the classes' names,
-    where the data has some.
-
-    Args:
-        folder: The run's record.
-        normalise: Whether the model takes raw samples, tensors or NumPy arrays: bytes or other numbers as
-            they stand in the data, of shape ``(batch, channels, height, width)``, or with channels last as
-            the data may have them, and with axes of one entry left out; any other shape raises a ValueError.
-            Otherwise it takes float32 tensors of shape ``(batch, channels, height, width)``, normalised as
-            in training.
-        target: What builds the network, for a record of a network of one's own (``model.target``).
-        trust_target: Whether the code that such a record names is imported and called instead. Only for
-            records from those whose code you would run.
-
-    Raises:
-        RecordError: If the record holds no such model, it does not match its structure, names code that is
-            not trusted, or does not tell what ``normalise`` needs.
-    """
-    state, metadata = load_state(folder)
-    arch = _recorded(folder, metadata, state, target, trust_target)
-    module = to_whole_module(arch, state)
-    if normalise:
-        module = normalised(module, _normalisation(folder, metadata), arch.input_shape, metadata["layout"])
-    module.label_names = tuple(metadata["label_names"])  # pyright: ignore[reportArgumentType]
-    return module.eval()
-
-
-def _recorded(
-    folder: str | Path,
-    metadata: Mapping[str, Any],
-    state: ModelState,
-    target: Callable[..., nn.Module] | None,
-    trust_target: bool,
-) -> Architecture:
-    """Returns the architecture that a record names, which its weights fit."""
-    try:
-        # A record that does not name the key is older than it: until then, inputs were never cut.
-        model = ModelConfig(**{"prune_inputs": False, **metadata["model"]})
-        trusted = trust_target or target is not None or not model.target
-        arch = (
-            architecture(model, metadata["input_shape"], metadata["num_classes"], target) if trusted else None
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{folder} holds no model that this version knows: {error}; {_LOAD}") from None
-    if arch is None:
-        raise RecordError(
-            f"{folder} names a network of its own, whose code would be imported and called. Give what builds "
-            "it (target=...), or say that you trust the record (trust_target=True)"
-        )
-    _check_fit(folder, model, arch, state)
-    return arch
-
-
-def _check_fit(folder: str | Path, model: ModelConfig, arch: Architecture, state: ModelState) -> None:
-    widths = {group: len(mask) for group, mask in state.structure.masks.items()}
-    shapes = {name: array.shape for name, array in state.weights.items()}
-    layout, counts = arch.layout, state.structure.counts
-    if widths != layout.widths or shapes != {name: layout.shape(name, counts) for name in layout.shapes}:
-        raise RecordError(
-            f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
-            f"{model.said}, of groups {dict(layout.widths)}; {_LOAD}"
-        )
-    if broken := [name for name, array in state.weights.items() if not np.isfinite(array).all()]:
-        raise RecordError(f"{folder}: tensor '{broken[0]}' of the model holds values that are not finite")
-
-
-def _normalisation(folder: str | Path, metadata: Mapping[str, Any]) -> Normalisation:
-    """Returns what raw samples are brought to mean 0 and deviation 1 by."""
-    told = metadata["normalisation"]
-    if told is None:
-        raise RecordError(
-            f"{folder} does not tell how samples were normalised; {_LOAD}, or normalise them yourself"
-        )
-    return Normalisation(tuple(told["mean"]), tuple(told["std"]), told["axis"])

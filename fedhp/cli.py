@@ -23,6 +23,7 @@ from fedhp.comparison.command import compare
 from fedhp.deployment.device_command import app as device_app
 from fedhp.deployment.serve_command import app as serve_app
 from fedhp.draft.command import init
+from fedhp.exports.command import export
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
@@ -76,6 +77,7 @@ app.add_typer(device_app, name="device")
 app.command()(init)
 app.command()(compare)
 app.command()(compare_records)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

@@ -37,6 +37,10 @@ class RecordError(FedhpError, ValueError):
     """A run record cannot be written, or does not hold what it should."""
 
 
+class ExportError(FedhpError, ValueError):
+    """A network cannot be exported, or the file does not do what the network does."""
+
+
 class DeploymentError(FedhpError, ValueError):
     """A key, a certificate or a folder of a server or a device is missing, open to others or out of date."""
 

@@ -31,7 +31,7 @@ ROWS = (
     {"scenario"},
     {"draft", "records", "simulation"},
     {"federation", "report", "sweep", "tracking"},
-    {"clients", "run"},
+    {"clients", "exports", "run"},
     {"api", "deployment", "strategies"},
     {"bench", "comparison", "studies", "twins"},
     {"cli"},
@@ -52,7 +52,7 @@ DOORS = {
     # On a device that may be without it, nothing of it is imported before somebody computes with it.
     "torch": {
         *("data", "model", "pruning", "costs", "training", "aggregation"),
-        *("threads", "clients", "api", "bench"),
+        *("threads", "clients", "api", "bench", "exports"),
     },
     "wandb": {"tracking"},
 }

@@ -112,6 +112,22 @@ def held_dataset(config: DataConfig) -> Dataset:
     return _opened(*_asked(config))[0]
 
 
+def raw_arrays(config: DataConfig) -> Arrays:
+    """Reads a data set anew, as a device has its samples: not normalised; of training rows those taken.
+
+    Returns:
+        See `Located.read`.
+
+    Raises:
+        DataError: If files are missing, damaged or hold what cannot be trained on.
+        MissingExtraError: If the source needs a package that is not installed.
+    """
+    name, root, layout, max_train, _ = _asked(config)
+    arrays = SOURCES[name].locate(root).read(layout)
+    taken = 0 < max_train < len(arrays["train_labels"])
+    return {**arrays, **_limited(arrays, max_train)} if taken else arrays
+
+
 def _asked(config: DataConfig) -> tuple[str, str, str, int, Path]:
     root = config.root or os.environ.get("FEDHP_DATA", "")
     return config.name, root, config.layout, config.max_train, cache_folder()

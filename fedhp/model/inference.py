@@ -16,16 +16,22 @@ from fedhp.model.state import ModelState
 
 
 def to_whole_module(arch: Architecture, state: ModelState) -> nn.Module:
-    """Builds the compact module behind a layer that picks its inputs out of whole samples.
-
-    Its parameters lie in memory as PyTorch's usually do: exporters misread channels that lie innermost.
-    """
-    module, kept = to_module(arch, state), arch.kept_inputs(state.structure)
-    for parameter in module.parameters():
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    """Builds the compact module behind a layer that picks its inputs out of whole samples."""
+    module, kept = to_plain_module(arch, state), arch.kept_inputs(state.structure)
     if kept is None:
         return module
     return nn.Sequential(OrderedDict(inputs=_Inputs(kept), **dict(module.named_children())))
+
+
+def to_plain_module(arch: Architecture, state: ModelState) -> nn.Module:
+    """Builds the compact module, which takes the inputs that are left.
+
+    Its parameters lie in memory as PyTorch's usually do: exporters misread channels that lie innermost.
+    """
+    module = to_module(arch, state)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return module
 
 
 def normalised(

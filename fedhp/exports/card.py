@@ -1,0 +1,158 @@
+"""What an export's folder says of itself: ``export.json`` for programs, ``model_card.md`` for people."""
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedhp.errors import ExportError
+from fedhp.exports.loaded import Trained
+from fedhp.exports.network import RawSample
+from fedhp.exports.result import ExportedFile
+from fedhp.files.atomic import replace_text
+from fedhp.records.result import RunResult
+from fedhp.sizes import format_size
+
+CARD, FACTS, LABELS = "model_card.md", "export.json", "labels.txt"
+
+_KEYS = {"network", "files"}
+
+
+class Folder:
+    """The folder of an export: of one network, whatever the formats.
+
+    Args:
+        path: The folder.
+        run: The record.
+        trained: Its network.
+    """
+
+    def __init__(self, path: Path, run: RunResult, trained: Trained) -> None:
+        self.path = path
+        self._labels = trained.label_names
+        self._network = _described(run, trained)
+        self._files: dict[str, dict[str, Any]] = {}
+
+    def check(self) -> None:
+        """Takes what the folder has of this network already.
+
+        Raises:
+            ExportError: If it holds anything else.
+        """
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        known = _facts(self.path)
+        if known is None:
+            raise ExportError(
+                f"{self.path} holds something else than an export; choose another folder by --out"
+            )
+        if known["network"].get("sha256") != self._network["sha256"]:
+            raise ExportError(
+                f"{self.path} holds the export of another network; choose another folder by --out"
+            )
+        self._files = {one["name"]: one for one in known["files"]}
+
+    def add(self, file: ExportedFile, sample: RawSample) -> None:
+        """Tells of a file that was written, in place of an earlier one of its name."""
+        taken = {"shape": [1, *sample.shape], "axes": ["batch", *sample.axes], "dtype": sample.dtype}
+        self._files[file.name] = {**file.to_dict(), "input": taken}
+        files = sorted(self._files.values(), key=lambda one: (one["format"], one["dtype"]))
+        facts = {"network": self._network, "files": files}
+        replace_text(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
+        replace_text(self.path / CARD, _card(self._network, files))
+        if self._labels:
+            replace_text(self.path / LABELS, "".join(f"{name}\n" for name in self._labels))
+
+
+def _facts(folder: Path) -> Mapping[str, Any] | None:
+    """Returns what `FACTS` says; None where a folder is no export, or its facts are damaged."""
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        known = set(facts) == _KEYS and all({"name", "format", "dtype"} <= set(one) for one in facts["files"])
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return facts if known and isinstance(facts["network"], dict) else None
+
+
+def _described(run: RunResult, trained: Trained) -> dict[str, Any]:
+    state, digest = trained.state, hashlib.sha256()
+    for name in sorted(state.weights):
+        digest.update(name.encode() + state.weights[name].tobytes())
+    return {
+        "scenario": run.config.name,
+        "seed": run.config.seed,
+        "model": run.config.model.said,
+        "status": run.summary["status"],
+        "accuracy": run.summary["final_accuracy"],
+        "parameters": sum(int(weights.size) for weights in state.weights.values()),
+        "parameters_of_the_full_model": run.summary["params_full"],
+        "units": {
+            group: [count, len(state.structure.masks[group])]
+            for group, count in state.structure.counts.items()
+        },
+        "structure": state.structure.digest,
+        "classes": trained.arch.num_classes,
+        "labels": list(trained.label_names),
+        "sha256": hashlib.sha256(digest.digest() + state.structure.digest.encode()).hexdigest(),
+        "fedhp": importlib.metadata.version("fedhp"),
+    }
+
+
+def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
+    units = ", ".join(f"{group} {kept} of {of}" for group, (kept, of) in network["units"].items())
+    accuracy = "unknown" if network["accuracy"] is None else f"{100 * network['accuracy']:.2f} %"
+    lines = [
+        f"# {network['scenario']}: {network['model']}",
+        "",
+        f"A network that fedhp {network['fedhp']} trained and pruned: scenario `{network['scenario']}`, seed "
+        f"{network['seed']}, {network['status']}.",
+        "",
+        f"- {network['parameters']:,} parameters, of {network['parameters_of_the_full_model'] or 0:,}; units "
+        f"kept: {units}",
+        f"- accuracy on held-out samples: {accuracy}",
+        f"- structure `{network['structure']}`, weights `{network['sha256'][:16]}`",
+        "",
+        "## Files",
+        "",
+        "Each was run in its own runtime and held against the network: *agreement* is the share of samples "
+        "with the same answer. *Time* is that of one sample with one thread, on the exporting machine.",
+        "",
+        "| file | takes | weights | size | time | agreement | largest difference | accuracy |",
+        "|---|---|---|---|---|---|---|---|",
+        *map(_row, files),
+        "",
+        "Scores come out, one for each class, float32; the largest is the answer. Samples go in raw: "
+        "normalisation is inside.",
+        *_classes(network["labels"]),
+        *_remarks(files),
+        "",
+        "## Made with",
+        "",
+        *(f"- {one['name']}: {_versions(one)}; sha256 `{one['sha256']}`" for one in files),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _versions(one: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in one["versions"].items())
+
+
+def _row(one: Mapping[str, Any]) -> str:
+    taken, found = one["input"], one["agreement"]
+    shape = " x ".join(f"{size} {axis}" for size, axis in zip(taken["shape"], taken["axes"], strict=True))
+    return (
+        f"| `{one['name']}` | {taken['dtype']}, {shape} | {one['dtype']} | {format_size(one['num_bytes'])} | "
+        f"{one['microseconds']:.1f} us | {100 * found['agreement']:.1f} % of {found['num_samples']} | "
+        f"{found['largest_difference']:.2g} | {100 * found['accuracy']:.1f} % |"
+    )
+
+
+def _classes(labels: list[str]) -> list[str]:
+    return ["", f"Classes, from 0: {', '.join(labels)} (`{LABELS}`)."] if labels else []
+
+
+def _remarks(files: list[dict[str, Any]]) -> list[str]:
+    told = [f"- `{one['name']}`: {remark}" for one in files for remark in one["remarks"]]
+    return ["", *told] if told else []

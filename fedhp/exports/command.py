@@ -1,0 +1,77 @@
+"""``fedhp export``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedhp.terminal import readable_errors
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The record of a run.", show_default=False)],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMATS",
+            help="Of onnx, executorch, litert and torch, with commas; by default all that are installed.",
+            show_default=False,
+        ),
+    ] = "",
+    dtype: Annotated[
+        str, typer.Option(metavar="WIDTHS", help="Of float32, int8 and int8_dynamic, with commas.")
+    ] = "float32",
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write; by default RUN/export.", show_default=False)
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Where the run's data lies now, if elsewhere.", show_default=False),
+    ] = None,
+    calibration: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Training samples that give int8 its ranges.")
+    ] = 200,
+    trust_target: Annotated[
+        bool, typer.Option(help="Import and call the code that the record of an own network names.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
+) -> None:
+    """Write a run's network for phones, boards and microcontrollers, each file verified in its own runtime.
+
+    [bold]Examples[/bold]
+
+      fedhp export runs/quickstart-20260131-141500
+
+      fedhp export runs/first --to onnx,litert --dtype float32,int8
+
+    Samples go in raw, as they stand in the data. A file that does not do what the network does is not left
+    behind.
+    """
+    with readable_errors(debug):
+        from fedhp.errors import ExportError
+        from fedhp.exports.exporting import export
+        from fedhp.exports.showing import Progress
+
+        def listed(text: str) -> list[str]:
+            return [name.strip() for name in text.split(",") if name.strip()]
+
+        with Progress(silent=as_json) as progress:
+            done = export(
+                run,
+                listed(to),
+                listed(dtype),
+                out,
+                data=data,
+                calibration=calibration,
+                trust_target=trust_target,
+                tell=progress.tell,
+            )
+        if as_json:
+            found = {"folder": str(done.folder), "files": [one.to_dict() for one in done.files]}
+            typer.echo(json.dumps({**found, "failures": dict(done.failures)}, indent=2))
+        else:
+            progress.show(done)
+        if done.failures:
+            raise ExportError(f"{len(done.failures)} of the files could not be exported; see above")

@@ -1,0 +1,213 @@
+"""A run's network, written for other runtimes and verified there."""
+
+import hashlib
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedhp.bounds import one_line
+from fedhp.errors import ExportError, FedhpError
+from fedhp.exports.card import Folder
+from fedhp.exports.formats import FORMATS
+from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
+from fedhp.exports.loaded import Trained, load_trained
+from fedhp.exports.network import DeviceNetwork, RawSample, raw_sample
+from fedhp.exports.quiet import quiet
+from fedhp.exports.result import Exported, ExportedFile
+from fedhp.exports.samples import RawData, batches, raw_data
+from fedhp.exports.timing import latency
+from fedhp.exports.verifying import verified
+from fedhp.files.atomic import replacing
+from fedhp.model.inference import to_whole_module
+from fedhp.records.load import load_run
+from fedhp.threads import torch_threads
+
+_logger = logging.getLogger("fedhp")
+
+_VERIFIED, _CALIBRATION = 1000, 200
+_TOGETHER = 256
+
+
+def export(
+    run: str | Path,
+    to: Sequence[str] = (),
+    dtypes: Sequence[str] = (FLOAT32,),
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    calibration: int = _CALIBRATION,
+    target: Callable[..., nn.Module] | None = None,
+    trust_target: bool = False,
+    tell: Callable[[str, ExportedFile | str], None] = lambda what, outcome: None,
+) -> Exported:
+    """Writes the final network of a run for other runtimes, each file verified in its own.
+
+    Samples go in raw, one at a time, as they stand in the data: bytes, or numbers as float32. Each file is
+    run on up to 1,000 held-out samples; one that does not do what the network does is not left behind. An
+    int8 file has a float32 one beside it.
+
+    Args:
+        run: The run's record.
+        to: Formats, of `FORMATS`; without any, all whose packages are installed.
+        dtypes: Of `DTYPES`.
+        out: Where to write; by default ``export`` in the record. May hold files of the same network.
+        data: Where the run's data lies now; by default where the run found it.
+        calibration: How many training samples give the ranges of int8 activations.
+        target: See `fedhp.load_model`.
+        trust_target: See `fedhp.load_model`.
+        tell: Is told of each file when it is there, and why there is none.
+
+    Raises:
+        RecordError: If the record holds no model.
+        DataError: If its data is not there.
+        MissingExtraError: If a format that was asked for needs packages that are not installed.
+        ExportError: If the folder holds something else, or a format or width is not known.
+    """
+    loaded, trained = load_run(run), load_trained(run, target, trust_target)
+    formats, dtypes = _formats(to), _dtypes(dtypes)
+    folder = Folder(Path(out) if out is not None else Path(run) / "export", loaded, trained)
+    wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
+    folder.check()
+    at = None if data is None else Path(data)
+    raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration)
+    work, files, failures = _Work(trained, raw), list[ExportedFile](), dict[str, str]()
+    with torch_threads(1):
+        for form, dtype in wanted:
+            what = f"{form.name} {dtype}"
+            try:
+                written = work.write(form, dtype, folder.path, files)
+            except FedhpError as error:
+                failures[what] = str(error)
+                tell(what, str(error))
+                continue
+            files.append(written)
+            folder.add(written, work.sample(form))
+            tell(what, written)
+    return Exported(folder.path, files, failures)
+
+
+def _formats(names: Sequence[str]) -> list[Format]:
+    if unknown := [name for name in names if name not in FORMATS]:
+        raise ExportError(f"there is no format '{unknown[0]}'; choose of {', '.join(FORMATS)}")
+    if names:
+        chosen = [FORMATS[name] for name in dict.fromkeys(names)]
+        for form in chosen:
+            form.check()
+        return chosen
+    found = []
+    for form in FORMATS.values():
+        with suppress(ImportError):
+            form.check()
+            found.append(form)
+    return found
+
+
+def _dtypes(names: Sequence[str]) -> list[str]:
+    """Returns the widths, float32 first: what others are measured against."""
+    known = [name for form in FORMATS.values() for name in form.dtypes]
+    if unknown := [name for name in names if name not in known]:
+        raise ExportError(f"there is no width '{unknown[0]}'; choose of {', '.join(dict.fromkeys(known))}")
+    return list(dict.fromkeys((FLOAT32, *names)))
+
+
+def _file_name(form: Format, dtype: str) -> str:
+    return f"model{'' if dtype == FLOAT32 else '-' + dtype.replace('_', '-')}{form.suffix}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    """What is exported, and what it is verified on."""
+
+    trained: Trained
+    raw: RawData
+
+    def sample(self, form: Format) -> RawSample:
+        """Returns what a file of this format takes."""
+        trained = self.trained
+        kind = self.raw.held_out.dtype
+        return raw_sample(trained.arch.input_shape, trained.normalisation, kind, form.channels_last)
+
+    def scores(self, sample: RawSample) -> NDArray[np.float32]:
+        """Returns the network's own scores of the held-out samples, as a device has these."""
+        images = self.raw.held_out.astype(sample.dtype)
+        module = to_whole_module(self.trained.arch, self.trained.state).eval()
+        inputs = torch.from_numpy(self.trained.normalisation.applied(images, "a held-out sample"))
+        with torch.no_grad():
+            return torch.cat([module(part) for part in inputs.split(_TOGETHER)]).numpy()
+
+    def write(self, form: Format, dtype: str, folder: Path, before: Sequence[ExportedFile]) -> ExportedFile:
+        """Writes a file and verifies it.
+
+        Raises:
+            ExportError: If the format cannot take the network, or does not do what it does.
+        """
+        sample, path = self.sample(form), folder / _file_name(form, dtype)
+        network, held_out = DeviceNetwork(self.trained, sample), batches(self.raw.held_out, sample)
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as unfinished:
+            left_float = self._converted(form, dtype, network, sample, unfinished)
+            runs = _opened(form, unfinished)
+            agreement = verified(runs, held_out, self.raw.labels, self.scores(sample), dtype)
+            content = unfinished.read_bytes()
+        written = ExportedFile(
+            path.name,
+            form.name,
+            dtype,
+            len(content),
+            hashlib.sha256(content).hexdigest(),
+            latency(runs, held_out).median,
+            agreement,
+            left_float,
+            {package: importlib.metadata.version(package) for package in form.packages},
+        )
+        return replace(written, remarks=_remarks(written, before))
+
+    def _converted(
+        self, form: Format, dtype: str, network: nn.Module, sample: RawSample, path: Path
+    ) -> list[str]:
+        with quiet(), _naming(f"{form.name} {dtype}"):
+            if dtype == FLOAT32:
+                form.write(network, batches(self.raw.held_out[:1], sample)[0], path)
+                return []
+            calibration = batches(self.raw.training, sample)
+            return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
+
+
+@contextmanager
+def _naming(what: str) -> Iterator[None]:
+    """Says which format could not take the network, whatever its converter raises."""
+    try:
+        yield
+    except FedhpError:
+        raise
+    except Exception as error:
+        _logger.debug("%s", what, exc_info=True)
+        said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
+        raise ExportError(f"{what} cannot take this network: {said}") from error
+
+
+def _opened(form: Format, path: Path) -> Runs:
+    with quiet(), _naming(f"the runtime of {form.name}"):
+        return form.opened(path)
+
+
+def _remarks(written: ExportedFile, before: Sequence[ExportedFile]) -> list[str]:
+    """Says where a narrower file is no gain over the one in float32."""
+    remarks = []
+    if written.left_float:
+        remarks.append(f"left in float32: {', '.join(written.left_float)}")
+    for one in before:
+        if one.format == written.format and one.dtype == FLOAT32:
+            if written.num_bytes >= one.num_bytes:
+                remarks.append(f"no smaller than {one.name}")
+            if written.microseconds > one.microseconds:
+                remarks.append(f"slower than {one.name}")
+    return remarks

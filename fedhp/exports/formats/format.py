@@ -1,0 +1,73 @@
+"""What every format of a network does: write it, with numbers of either width, and run what was written."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+FLOAT32, INT8, INT8_DYNAMIC = DTYPES = ("float32", "int8", "int8_dynamic")
+
+# A batch of one raw sample in; scores out, of shape (1, classes).
+Runs = Callable[[NDArray[Any]], NDArray[np.float32]]
+
+
+class Format(ABC):
+    """A format, and the runtime that is its own. Libraries are imported when they are asked for.
+
+    Attributes:
+        name: By which it is asked for.
+        suffix: Of its files.
+        extra: The extra of fedhp that brings what it needs; empty where PyTorch is enough.
+        packages: What it needs, by the names under which they are installed.
+        channels_last: Whether images go in with their channels in the last axis.
+        dtypes: Which of `DTYPES` it has.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    extra: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    channels_last: ClassVar[bool]
+    dtypes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def check(self) -> None:
+        """Imports what it needs.
+
+        Raises:
+            MissingExtraError: If that is not installed.
+        """
+
+    @abstractmethod
+    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+        """Writes a network with float32 weights.
+
+        Args:
+            network: Takes ``example``.
+            example: A batch of one sample.
+            path: Of the file.
+        """
+
+    def write_int8(
+        self, network: nn.Module, calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
+    ) -> list[str]:
+        """Writes a network with int8 weights, and activations in int8 where it can.
+
+        Args:
+            network: Takes each of ``calibration``.
+            calibration: Batches of one sample, by which the ranges of activations are found.
+            path: Of the file.
+            dynamic: Whether ranges are found anew for every sample, and of dense layers alone.
+
+        Returns:
+            The layers with weights that stayed in float32.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def opened(self, path: Path, threads: int = 1) -> Runs:
+        """Loads a file into its runtime."""

@@ -1,0 +1,40 @@
+"""A program of ``torch.export``: what runs it needs PyTorch, and not fedhp."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedhp.exports.formats.format import FLOAT32, Format, Runs
+
+
+class TorchProgram(Format):
+    """``.pt2``."""
+
+    name, suffix, extra = "torch", ".pt2", ""
+    packages = ("torch",)
+    channels_last = False
+    dtypes = (FLOAT32,)
+
+    def check(self) -> None:
+        """PyTorch is there, or this would not be."""
+
+    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+        """See `Format`."""
+        program = torch.export.export(network, (torch.from_numpy(example),))
+        with path.open("wb") as file:  # a path would have to end in .pt2
+            torch.export.save(program, file)
+
+    def opened(self, path: Path, threads: int = 1) -> Runs:
+        """See `Format`. Threads are the process's own."""
+        with path.open("rb") as file:
+            module = torch.export.load(file).module()
+
+        def run(sample: NDArray[Any]) -> NDArray[np.float32]:
+            with torch.no_grad():
+                return module(torch.from_numpy(sample)).numpy()
+
+        return run

@@ -1,0 +1,65 @@
+"""Real samples as a device has them: some to verify an export on, others to find ranges by."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.data.config import DataConfig
+from fedhp.data.dataset import raw_arrays
+from fedhp.errors import DataError
+from fedhp.exports.network import RawSample
+from fedhp.seeds import generator
+
+
+@dataclass(frozen=True, eq=False)
+class RawData:
+    """The raw samples of a run, of shape (N, channels, height, width).
+
+    Attributes:
+        held_out: Those that no device trained on.
+        labels: Their classes.
+        training: Those of which some give the ranges of activations.
+    """
+
+    held_out: NDArray[Any]
+    labels: NDArray[np.int64]
+    training: NDArray[Any]
+
+
+def raw_data(config: DataConfig, seed: int, at: Path | None, verified: int, calibration: int) -> RawData:
+    """Draws samples of a run's data, by the run's seed.
+
+    Args:
+        config: The run's data.
+        seed: The run's seed.
+        at: Where the data lies now; by default where the run found it.
+        verified: How many held-out samples at most.
+        calibration: How many training samples at most.
+
+    Raises:
+        DataError: If the data is not there any more.
+    """
+    config = config if at is None else replace(config, root=str(at))
+    try:
+        arrays = raw_arrays(config)
+    except DataError as error:
+        raise DataError(
+            f"an export is verified on the run's own data: {error}. --data says where it is"
+        ) from None
+
+    def drawn(name: str, size: int, number: int) -> NDArray[np.intp]:
+        return np.sort(generator(seed, name).permutation(size)[:number])
+
+    held_out = drawn("verified", len(arrays["test_labels"]), verified)
+    training = drawn("calibration", len(arrays["train_labels"]), calibration)
+    return RawData(
+        arrays["test_images"][held_out], arrays["test_labels"][held_out], arrays["train_images"][training]
+    )
+
+
+def batches(images: NDArray[Any], sample: RawSample) -> list[NDArray[Any]]:
+    """Returns batches of one sample each, in the form of ``sample``."""
+    return list(sample.arranged(images)[:, None])
