@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import uvicorn
 from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.common.constant import SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_object_tree, no_object_id_recompute
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
@@ -51,17 +53,27 @@ def served(state_factory: NodeStateFactory) -> Iterator[str]:
         thread.join()
 
 
-def held(state: NodeState, content: RecordDict, kind: str, node: dict[str, Any], theirs: str) -> None:
-    """Puts a message into a SuperNode, as it does with one from the SuperLink."""
+def held(
+    state: NodeState, content: RecordDict, kind: str, node: dict[str, Any], theirs: str, arrives: bool = True
+) -> int:
+    """Puts a message into a SuperNode, as it does with the SuperLink's, or its head; returns the task."""
     run = Run.create_empty(RUN_ID)
     run.fab_version, run.fab_hash = theirs, CODE_HASH
     state.set_node_id(NODE)
     state.store_run(run)
     state.store_fab(Fab(CODE_HASH, CODE, {}))
     state.set_run_series_context(run.series_id, Context(RUN_ID, NODE, node, RecordDict(), {}))
-    state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN_ID, fab_hash=CODE_HASH)
-    with acting_as(0):
-        _insert_message(Message(content, NODE, kind), state, state.object_store)
+    task = state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN_ID, fab_hash=CODE_HASH)
+    assert task is not None
+    with acting_as(0), no_object_id_recompute():
+        message = Message(content, NODE, kind)
+        if arrives:
+            _insert_message(message, state, state.object_store)
+        else:
+            message.metadata.__dict__["_message_id"] = message.object_id
+            state.object_store.preregister(RUN_ID, get_object_tree(message))
+            state.store_message(message)
+    return task
 
 
 @pytest.fixture
@@ -117,3 +129,29 @@ def test_a_run_of_another_version_is_refused_by_name(own_data):
         assert client.answer_next()
     (said,) = replies(factory.state())
     assert said.error.reason.startswith("DeploymentError: the run is of fedhp 99.0, and this device has ")
+
+
+@pytest.mark.parametrize("keeps_the_task", [False, True])
+def test_a_message_whose_parts_never_come_is_given_up_and_the_next_one_answered(own_data, keeps_the_task):
+    """As where a run ends while its messages are on their way: the SuperNode goes on to the next message, and
+    keeps the task of the last one or does not, by what it could not get.
+    """
+    factory = NodeStateFactory(ObjectStoreFactory())
+    state, node = factory.state(), {"data-path": own_data, "memory-budget": "512KiB"}
+    query = wire.pack_query(brief()), MessageType.QUERY, node, version("fedhp")
+    task = held(state, *query, arrives=False)
+
+    def go_on() -> None:
+        if not keeps_the_task:
+            state.finish_task(task, sub_status=SubStatus.FAILED, details="")
+        held(state, *query)
+
+    with served(factory) as address, closing(Client(address)) as client:
+        later = threading.Timer(0.5, go_on)
+        later.start()
+        assert client.answer_next()
+        assert not [*replies(state)]
+        assert client.answer_next()
+        later.join()
+    (said,) = replies(state)
+    assert wire.unpack_profile(said.content)[0].num_examples == 30

@@ -152,7 +152,7 @@ def _run_to_its_end(
             layout = architecture(kept.scenario.model, (1, _SIDE, _SIDE), _CLASSES).layout
             went_on.append((kept.told, noting.digest(ServerState.of(kept.state, layout).model)))
             words = ["--resume", str(record)]
-        say(f"the run was cut short, and goes on in round {_told(record)}")
+        say(f"the run was cut short ({server.last_said()}), and goes on in round {_told(record)}")
         time.sleep(5)
     raise TrainingError(f"the run has not come to its end in {_MOST_TIMES} parts")
 

@@ -94,9 +94,17 @@ class Server:
     def run(self, record: Path, *words: str) -> bool:
         """Runs a scenario, or goes on with one, and says whether the record has come to its end."""
         command = [*_FEDHP, "serve", "run", str(self.folder.root), *words]
-        with (record.parent / "runs.log").open("ab") as log:
+        with self._runs.open("ab") as log:
             subprocess.run(command, check=False, stdout=log, stderr=log)
         return has_finished(record)
+
+    def last_said(self) -> str:
+        """Returns the last line of the last run."""
+        return self._runs.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+
+    @property
+    def _runs(self) -> Path:
+        return self.folder.root.parent / "runs.log"
 
 
 @contextlib.contextmanager

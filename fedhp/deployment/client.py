@@ -39,7 +39,12 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    pull_and_inflate_object_from_tree,
+    push_objects,
+)
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
@@ -51,6 +56,10 @@ _ASK_SECONDS = 0.25  # before it asks again; twice as long each time, up to the 
 _MOST_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 20.0  # Flower takes a task that was silent for a minute for lost
 _log = logging.getLogger("flwr")
+
+
+class _GivenUpError(Exception):
+    """The SuperNode has given up a message of which parts are missing."""
 
 
 class _Headers:
@@ -76,22 +85,33 @@ class Client:
     def __init__(self, address: str) -> None:
         self._headers = _Headers()
         self._node = RuntimeHttpClient.from_server_address(address, True, None, [self._headers])
+        self._tasks = RuntimeHttpClient.from_server_address(address, True, None, [])
+        self._acquiring, self._next_token = threading.Lock(), ""
 
     def answer_next(self) -> bool:
         """Answers the next message, if there is one; says whether there was."""
-        self._headers.token = ""
-        asked = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-        found = self._node.AcquireTask(asked)
-        if not (found.HasField("task") and found.token):
+        if not self._has_another():
             return False
-        self._headers.token = found.token
+        self._headers.token, self._next_token = self._next_token, ""
         with self._heartbeats():
-            self._answer(self._node.PullTaskInput(PullTaskInputRequest()))
+            try:
+                self._answer(self._node.PullTaskInput(PullTaskInputRequest()))
+            except _GivenUpError:
+                _log.info("a message was given up: its run has ended, or the server was started again")
         return True
+
+    def _has_another(self) -> bool:
+        """Says whether a message waits that nobody answers, and takes it."""
+        with self._acquiring:
+            if not self._next_token:
+                asked = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+                self._next_token = self._tasks.AcquireTask(asked).token
+            return bool(self._next_token)
 
     def close(self) -> None:
         """Lets the SuperNode go."""
         self._node.close()
+        self._tasks.close()
 
     def _answer(self, given: PullTaskInputResponse) -> None:
         context = context_from_proto(given.context)
@@ -114,9 +134,23 @@ class Client:
     def _pulled(self, context: Context) -> Message:
         found = self._node.PullMessages(PullAppMessagesRequest())
         tree, own = found.message_object_trees[0], (Node(node_id=context.node_id), context.run_id)
+        pull = make_pull_object_fn_protobuf(self._node.PullObject, *own)
+
+        def pull_while_wanted(object_id: str) -> bytes:
+            try:
+                return pull(object_id)
+            except (httpx.HTTPStatusError, ObjectPullError):  # the task or its message is no more
+                raise _GivenUpError from None
+            except ObjectUnavailableError:
+                # Yet, or for ever, and Flower asks again for two hours. A SuperNode that could not get a
+                # message of a run that has ended keeps its task; but it goes on to the next message.
+                if self._has_another():
+                    raise _GivenUpError from None
+                raise
+
         message = pull_and_inflate_object_from_tree(
             tree,
-            make_pull_object_fn_protobuf(self._node.PullObject, *own),
+            pull_while_wanted,
             make_confirm_message_received_fn_protobuf(self._node.ConfirmMessageReceived, *own),
             return_type=Message,
         )
