@@ -355,7 +355,20 @@ def skip_without_data(arguments: list[str]) -> None:
 
 
 def test_the_pages_have_commands_of_every_verb():
-    verbs = {"init", "run", "train", "reproduce", "compare", "report", "scenarios", "show", "strategies"}
+    verbs = {
+        *(
+            "init",
+            "run",
+            "train",
+            "reproduce",
+            "compare",
+            "report",
+            "scenarios",
+            "show",
+            "strategies",
+            "export",
+        )
+    }
     assert {words[0] for _, words in COMMANDS} == verbs
     assert len(COMMANDS) >= 10
 
@@ -371,7 +384,7 @@ def test_a_command_of_the_pages_works(reader, page, words):
     if verb in ("train", "reproduce"):
         skip_without_data([word for word in arguments[verb == "reproduce" :] if word != "--quick"])
         arguments += ["train.epochs=1", "data.max_train=300", "simulation.num_workers=0"]
-    if verb == "report":
+    if verb in ("report", "export"):
         fedhp.simulate("quickstart", arguments[0], **CHEAP)  # what the command before it has left
     if verb == "compare":
         arguments += [*(f"{key}={value}" for key, value in CHEAP.items()), "--seeds", "1"]
@@ -386,7 +399,7 @@ def test_a_command_of_the_pages_works(reader, page, words):
         left = {path.name for path in reader.rglob("*")}
         assert left >= {"table.md", "cells.csv", "figure.png"} or verb == "compare"
     else:
-        assert num_records == (verb in ("run", "train", "report"))
+        assert num_records == (verb in ("run", "train", "report", "export"))
 
 
 def test_commands_for_devices_are_taken():

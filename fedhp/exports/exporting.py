@@ -99,12 +99,13 @@ def _formats(names: Sequence[str]) -> list[Format]:
         raise ExportError(f"there is no format '{unknown[0]}'; choose of {', '.join(FORMATS)}")
     if names:
         chosen = [FORMATS[name] for name in dict.fromkeys(names)]
-        for form in chosen:
-            form.check()
+        with quiet():
+            for form in chosen:
+                form.check()
         return chosen
     found = []
     for form in FORMATS.values():
-        with suppress(ImportError):
+        with quiet(), suppress(ImportError):
             form.check()
             found.append(form)
     return found

@@ -62,4 +62,6 @@ def raw_data(config: DataConfig, seed: int, at: Path | None, verified: int, cali
 
 def batches(images: NDArray[Any], sample: RawSample) -> list[NDArray[Any]]:
     """Returns batches of one sample each, in the form of ``sample``."""
-    return list(sample.arranged(images)[:, None])
+    arranged = sample.arranged(images)
+    # Slices, as an axis that is put in by an index has the stride 0, which ExecuTorch refuses.
+    return [arranged[number : number + 1] for number in range(len(arranged))]

@@ -15,7 +15,7 @@ from torch import nn
 from fedhp.errors import require
 from fedhp.exports.formats.format import DTYPES, Format, Runs
 
-_DENSE = "FULLY_CONNECTED"
+_DENSE, _NO_QUANTIZE = "FULLY_CONNECTED", "no_quantize"
 # By their numbers in the format's schema.
 _WEIGHTED = {3: "CONV_2D", 4: "DEPTHWISE_CONV_2D", 9: _DENSE}
 _FLOAT32 = 0
@@ -66,6 +66,7 @@ class LiteRT(Format):
             recipe.add_dynamic_config(".*", _DENSE, num_bits=8)
         else:
             recipe.load_quantization_recipe(static_wi8_ai8())
+            recipe.add_quantization_config(".*", "OUTPUT", algorithm_key=_NO_QUANTIZE)  # scores stay float32
         quantizer, ranges = Quantizer(content, recipe.get_quantization_recipe()), None
         if not dynamic:
             calibrator = Calibrator(content, num_threads=1, qsv_update_func=min_max_update)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -64,7 +65,7 @@ class Onnx(Format):
             if dynamic:
                 quantize_dynamic(prepared, written, op_types_to_quantize=list(_DENSE), **weights)
             else:
-                reader = _Samples(calibration)
+                reader: Any = _Samples(calibration)
                 quantize_static(prepared, written, reader, activation_type=QuantType.QUInt8, **weights)
             import onnx
 
@@ -80,7 +81,12 @@ class Onnx(Format):
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
         session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
-        return lambda sample: session.run([_SCORES], {_SAMPLE: sample})[0]
+
+        def run(sample: NDArray[Any]) -> NDArray[np.float32]:
+            (scores,) = session.run([_SCORES], {_SAMPLE: sample})
+            return np.asarray(scores)
+
+        return run
 
 
 class _Samples:
