@@ -12,6 +12,7 @@ CRITERION_NAMES = (
     *("taylor", "fisher", "flexrel", "magnitude", "magnitude_l1", "outgoing", "outgoing_l1", "bn_scale"),
     *("activation", "apoz", "correlation", "random"),
 )
+ROUNDINGS = ("1", "4", "8", "16")
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
 
 
@@ -23,6 +24,9 @@ class PruneConfig:
         criterion: Which units go first: the lowest by one of the [criteria](#criteria).
         target_compression: Parameters of the full model per parameter of the final one; 1 never prunes. [How
             groups share it](#how-groups-share-the-shrinking).
+        round_to: Of what the channels that a convolution keeps in the end are [a
+            multiple](#multiples-of-channels), which runtimes of phones and boards are made for; 1 rounds
+            nothing.
         start: Progress at which cutting begins, below ``prune.end``.
         end: Progress at which the target is reached.
         cuts: Cuts between start and end, evenly spread.
@@ -38,6 +42,7 @@ class PruneConfig:
 
     criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
     target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
+    round_to: Annotated[str, OneOf(ROUNDINGS)] = "1"
     start: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.05
     end: Annotated[float, Bounds(above=0, at_most=1), STABLE] = 0.6
     cuts: Annotated[int, Bounds(at_least=1)] = 40
@@ -57,3 +62,8 @@ class PruneConfig:
                 "prune.marginal has no effect with prune.target_compression = 1, which never prunes; "
                 "raise the target or set prune.marginal=0"
             )
+
+    @property
+    def multiple(self) -> int:
+        """Of what numbers of channels are multiples in the end."""
+        return int(self.round_to)

@@ -1,7 +1,7 @@
 """When to prune, and how small by then."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedhp.errors import ScenarioError
@@ -36,19 +36,30 @@ class Schedule:
     shape: Shape
 
     def counts(self, progress: float) -> dict[str, int]:
-        """Returns how many units of each group may be left at this progress of the whole training."""
-        return dict(self._for_size(scheduled_size(self.config, progress)))
+        """Returns how many units of each group may be left at this progress of the whole training.
+
+        At the end they are rounded, where `Shape` has steps. Until then they are not, but never below the
+        end's, and so fall with every cut.
+        """
+        end, size = self._end, scheduled_size(self.config, progress)
+        if size <= 1 / self.config.target_compression:
+            return dict(end)
+        return {group: max(count, end[group]) for group, count in self._for_size(size, False).items()}
 
     def asks_for_less(self, counts: Mapping[str, int], progress: float = 1.0) -> bool:
         """Says whether a group has more units than may be left at this progress, by default at the end."""
         allowed = self.counts(progress)
         return any(count > allowed[group] for group, count in counts.items())
 
+    @property
+    def _end(self) -> Mapping[str, int]:
+        return self._for_size(1 / self.config.target_compression, True)
+
     @lru_cache(maxsize=1024)  # noqa: B019 - a process holds a handful of schedules
-    def _for_size(self, size: float) -> Mapping[str, int]:
-        layout = self.shape.layout
+    def _for_size(self, size: float, rounded: bool) -> Mapping[str, int]:
+        layout, shape = self.shape.layout, self.shape if rounded else replace(self.shape, steps={})
         allowed = size * layout.num_parameters(layout.widths)
-        counts = self.shape.largest(layout.widths, lambda c: layout.num_parameters(c) <= allowed)
+        counts = shape.largest(layout.widths, lambda c: layout.num_parameters(c) <= allowed)
         return counts if counts is not None else layout.smallest()
 
     def check_target(self) -> None:

@@ -13,7 +13,7 @@ from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
-from fedhp.model.shrinking import Shape
+from fedhp.model.shrinking import Shape, block_steps
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.pruning.options import PruneConfig
@@ -130,8 +130,8 @@ class Recipe:
     def shape(self) -> Shape:
         """How the groups of the model shrink together, by their weight in this recipe's memory."""
         layout, batch = self.architecture.layout, self.train.batch_size
-        told = dict(zip(layout.widths, self.shares, strict=False))
-        return Shape(layout, told or self.memory_model(raw_itemsize=1).shares(batch))
+        told = dict(zip(layout.widths, self.shares, strict=False)) or self.memory_model(1).shares(batch)
+        return Shape(layout, told, block_steps(layout, self.prune.multiple))
 
     @cached_property
     def schedule(self) -> Schedule:
