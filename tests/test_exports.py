@@ -1,14 +1,17 @@
 """Exported networks against the network in eager PyTorch, in every runtime that is installed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import fedhp
+from fedhp.cli import app
 from fedhp.data import Normalisation
 from fedhp.errors import ExportError, MissingExtraError
 from fedhp.exports.exporting import export
@@ -16,6 +19,7 @@ from fedhp.exports.formats import FORMATS
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, raw_sample
 from fedhp.exports.verifying import verified
+from fedhp.sizes import format_size
 
 LITTLE = {"train.epochs": 1, "data.max_train": 300, "prune.target_compression": 3}
 NETWORKS = {
@@ -279,3 +283,31 @@ def test_layers_of_the_exported_network_are_torchs_own(records):
     assert nn.Conv2d in leaves
     for parameter in network.parameters():
         assert parameter.is_contiguous()
+
+
+def test_the_report_of_a_run_shows_what_was_exported_beside_it(records, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(records["mlp"], run)
+    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+    assert "On hardware" not in (run / "report.html").read_text()
+    done = CliRunner().invoke(app, ["export", str(run), "--to", "torch"])
+    assert done.exit_code == 0, done.output
+    assert "100.0%" in done.output
+    page = (run / "report.html").read_text()
+    size = format_size((run / "export" / "model.pt2").stat().st_size)
+    assert "<td class=text>model.pt2</td><td class=text>uint8, 1 x 1 x 8 x 8</td>" in page
+    assert f"<td>{size}</td>" in page
+    (run / "export" / "export.json").write_text("{")
+    assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
+    assert "On hardware" not in (run / "report.html").read_text()
+
+
+def test_a_refusal_is_a_line_and_exit_code_2(records, tmp_path):
+    refused = CliRunner().invoke(app, ["export", str(tmp_path / "nothing")])
+    assert refused.exit_code == 2
+    assert "no run record at" in refused.output
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    refused = CliRunner().invoke(app, ["export", str(records["mlp"]), "--out", str(tmp_path / "full")])
+    assert refused.exit_code == 2
+    assert "holds something else than an export; choose another folder by --out" in refused.output

@@ -1,6 +1,7 @@
 """``fedhp export``."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -73,5 +74,17 @@ def export(
             typer.echo(json.dumps({**found, "failures": dict(done.failures)}, indent=2))
         else:
             progress.show(done)
+        if out is None and done.files:
+            _report_anew(run)
         if done.failures:
             raise ExportError(f"{len(done.failures)} of the files could not be exported; see above")
+
+
+def _report_anew(run: Path) -> None:
+    """Has the run's report show its files, where it has one and what draws it is installed."""
+    from fedhp.errors import MissingExtraError
+    from fedhp.report import write_report
+
+    if (run / "report.html").exists():
+        with suppress(MissingExtraError):
+            write_report(run)

@@ -7,6 +7,7 @@ from fedhp.drawing.page import fill
 from fedhp.drawing.plot import Picture, Plot
 from fedhp.records.result import RunResult
 from fedhp.report import attendance, facts, series
+from fedhp.report.exported import exported
 
 _HERE = Path(__file__).parent
 
@@ -28,6 +29,7 @@ def render(run: RunResult, pictures: Sequence[tuple[Plot, Picture | None]]) -> s
         failures=shown,
         more_failures=more,
         watched=attendance.watched(run),
+        exported=exported(run),
         events=events,
         more_events=more_events,
         pictures=pictures,
