@@ -24,7 +24,7 @@ ROWS = (
     {"choices", "files", "sizes", "terminal"},
     {"data", "fleet", "references"},
     {"model"},
-    {"pruning"},
+    {"compression", "pruning"},
     {"costs"},
     {"training"},
     {"aggregation"},
@@ -51,7 +51,7 @@ DOORS = {
     "ray": {"simulation", "sweep", "bench"},
     # On a device that may be without it, nothing of it is imported before somebody computes with it.
     "torch": {
-        *("data", "model", "pruning", "costs", "training", "aggregation"),
+        *("data", "model", "compression", "pruning", "costs", "training", "aggregation"),
         *("threads", "clients", "api", "bench", "exports"),
     },
     "wandb": {"tracking"},

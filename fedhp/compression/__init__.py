@@ -1,0 +1,1 @@
+"""What makes a trained network smaller without training it again: fewer weights, or shorter ones."""
