@@ -243,7 +243,7 @@ def test_small_sizes_of_classes_are_in_kib():
 def test_sizes_are_written_with_three_digits_in_the_terminal_and_the_tables(mebibytes, told):
     """Networks of a few KiB send little; none of it is told as nothing."""
     size = dict.fromkeys(("memory_mean_mib", "memory_peak_mib", "up_mib", "down_mib"), mebibytes)
-    row = {**arm_rows([run("a", 0, 91)])[0], **size}
+    row = {**arm_rows([run("a", 0, 91)])[0], **size, "latency_us": None}
     facet = Facet("", {"a": row})
     heading, texts = arm_texts(facet)
     assert [text for title, text in zip(heading, texts, strict=True) if "MiB" in title] == [told] * 4
@@ -821,3 +821,21 @@ def test_a_report_runs_no_code_that_a_record_names(tmp_path):
     run: Any = SimpleNamespace(folder=tmp_path, config=load_scenario("quickstart", values=values))
     with pytest.raises(RecordError, match=r"devices\.csv is missing, and .* whose code is not run"):
         devices(run)
+
+
+def test_networks_may_be_exported_which_gives_columns_of_time_and_size(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["compare", "quickstart", "rounds=1", "--strategies", "mask_intersection", "--seeds", "1"]
+    done = CliRunner().invoke(app, [*words, "--out", "c", "--export", "torch"])
+    assert done.exit_code == 0, done.output
+    assert "sample," in done.output
+    (row,) = pd.read_csv("c/table.csv").to_dict("records")
+    (file,) = Path("c").rglob("model.pt2")
+    facts = json.loads((file.parent / "export.json").read_text())
+    assert row["file_kib"] == pytest.approx(file.stat().st_size / 1024)
+    assert row["latency_us"] == facts["files"][0]["microseconds"]
+    assert "| one sample (us) | file (KiB) |" in Path("c/table.md").read_text()
+    refused = CliRunner().invoke(app, [*words, "--out", "d", "--export", "paper"])
+    assert refused.exit_code == 2
+    assert "there is no format 'paper'; choose of onnx" in refused.output
+    assert not Path("d").exists()

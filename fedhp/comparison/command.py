@@ -38,6 +38,14 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder; default runs/compare-, scenario and keys.")
     ] = None,
+    export: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT",
+            help="Also export each network, to onnx, executorch, litert or torch: columns of time and size.",
+            show_default=False,
+        ),
+    ] = "",
     debug: Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")] = False,
 ) -> None:
     """Compare aggregation strategies: same fleet, budgets, seeds and rounds. Repeated, it goes on.
@@ -58,11 +66,17 @@ def compare(
     with readable_errors(debug):
         if "=" in scenario:  # the first override, of the usual scenario
             overrides, scenario = [scenario, *(overrides or [])], USUAL
-        _compare(scenario, overrides or [], strategies, range(seeds), over or [], out)
+        _compare(scenario, overrides or [], strategies, range(seeds), over or [], out, export)
 
 
 def _compare(
-    scenario: str, overrides: list[str], strategies: str, seeds: range, over: list[str], out: Path | None
+    scenario: str,
+    overrides: list[str],
+    strategies: str,
+    seeds: range,
+    over: list[str],
+    out: Path | None,
+    export: str,
 ) -> None:
     from fedhp.comparison.cells import comparison_cells
     from fedhp.comparison.grid import Comparison, parse_grid
@@ -71,7 +85,11 @@ def _compare(
     from fedhp.sweep.running import check_outcomes
 
     grid = parse_grid(over)
-    comparison = Comparison(scenario, _names(strategies), seeds, grid, overrides)
+    if export:
+        from fedhp.comparison.exported import check_format
+
+        check_format(export)
+    comparison = Comparison(scenario, _names(strategies), seeds, grid, overrides, export)
     where = [entry for entry in overrides if entry.startswith("simulation.")]
     config = load_scenario(scenario, where).simulation
     cells, root = comparison_cells(comparison), out or _default_folder(scenario, grid)

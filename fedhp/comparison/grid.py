@@ -23,6 +23,7 @@ class Comparison:
         seeds: Seeds; each fixes partition, initial weights, sampling and batches.
         over: The values of each key that is varied besides.
         overrides: Scenario values that hold in every run, as on the command line.
+        export: The format that each network is exported to; empty for none.
 
     Raises:
         ScenarioError: If a strategy or a value stands twice, or an override is of a key that is varied.
@@ -33,6 +34,7 @@ class Comparison:
     seeds: Sequence[int]
     over: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     overrides: Sequence[str] = ()
+    export: str = ""
 
     def __post_init__(self) -> None:
         lists = [("--over", list(map(str, values))) for values in self.over.values()]

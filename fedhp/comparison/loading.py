@@ -33,7 +33,7 @@ def load_result(root: Path) -> Result:
         raise RecordError(f"{root} is a comparison of which no run has a record{because}")
     _check_equal(root, manifest, records)
     judged = {folder: devices(run) for folder, run in records.items()}
-    runs = run_rows(manifest.runs, records, judged)
+    runs = run_rows(manifest.runs, records, judged, manifest.export)
     classes = class_rows(manifest.runs, records, judged)
     arms = arm_rows(runs, manifest.keys)
     pairs = pair_rows(facets(manifest.keys, arms), runs)

@@ -55,6 +55,7 @@ class Manifest:
         settings: By dotted key, what all runs have in common.
         tracked_as: Of which run of Weights & Biases it is, whenever it is repeated or extended.
         name: What the scenario calls itself; empty of comparisons by earlier versions.
+        export: The format that each network is exported to; empty for none.
     """
 
     scenario: str
@@ -64,6 +65,7 @@ class Manifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tracked_as: str = field(default_factory=lambda: token_hex(4))
     name: str = ""
+    export: str = ""
 
     @property
     def called(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import sem, t
 
+from fedhp.comparison.hardware import figures
 from fedhp.comparison.manifest import Entry
 from fedhp.records.result import RunResult
 from fedhp.report.series import Frame
@@ -23,7 +24,7 @@ _LAST = 0.2
 
 _MEANS = (
     *("last", "best", "worst_class_accuracy", "compression", "memory_mean_mib"),
-    *("up_mib", "down_mib", "seconds"),
+    *("up_mib", "down_mib", "seconds", "latency_us", "file_kib"),
 )
 # By figure of a run, how an arm's comes from those of its seeds.
 OVER_SEEDS: Mapping[str, Callable[[Any], Any]] = {
@@ -35,7 +36,10 @@ OVER_SEEDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 def run_rows(
-    entries: Sequence[Entry], records: Mapping[str, RunResult], devices: Mapping[str, Any]
+    entries: Sequence[Entry],
+    records: Mapping[str, RunResult],
+    devices: Mapping[str, Any],
+    export: str = "",
 ) -> list[Row]:
     """Returns a row per run: its labels, how it ended, and the figures of its record, known by its folder.
 
@@ -46,14 +50,16 @@ def run_rows(
         entries: The runs.
         records: Their records, by folder.
         devices: By folder, how good the run's model is on every device: `fedhp.comparison.devices`.
+        export: The format by whose files the time of a sample, in microseconds, and the size, in KiB, are
+            known; empty for none.
     """
+
+    def found(folder: str) -> Row:
+        run = records.get(folder)
+        return {} if run is None else _figures(run, devices[folder]) | figures(run, export)
+
     return [
-        {
-            **entry.labels,
-            "status": entry.status,
-            "reason": entry.reason,
-            **(_figures(records[entry.folder], devices[entry.folder]) if entry.folder in records else {}),
-        }
+        {**entry.labels, "status": entry.status, "reason": entry.reason, **found(entry.folder)}
         for entry in entries
     ]
 

@@ -60,8 +60,17 @@ def run_comparison(
         write_manifest(root, _ended(manifest, outcomes))
         if not any(outcome.has_record for outcome in outcomes.values()):
             check_outcomes(outcomes)
+        if comparison.export:
+            _export(root, manifest, console)
         _conclude(load_result(root), console, cells[0].scenario.tracking.wandb)
     return outcomes
+
+
+def _export(root: Path, manifest: Manifest, console: Console) -> None:
+    from fedhp.comparison.exported import export_all
+
+    with console.status(f"exporting {len(manifest.runs)} networks to {manifest.export}"):
+        export_all(root, manifest.runs, manifest.export)
 
 
 def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:
@@ -98,7 +107,8 @@ def _manifest(comparison: Comparison, cells: Sequence[Cell]) -> Manifest:
     scenario = cells[0].scenario
     settings = common_settings(scenario, keys)
     name = Path(comparison.scenario).stem if scenario.name == Scenario.name else scenario.name
-    return Manifest(comparison.scenario, keys, list(comparison.overrides), runs, settings, name=name)
+    given = list(comparison.overrides)
+    return Manifest(comparison.scenario, keys, given, runs, settings, name=name, export=comparison.export)
 
 
 def _extended(root: Path, manifest: Manifest) -> Manifest:
@@ -124,7 +134,8 @@ def _extended(root: Path, manifest: Manifest) -> Manifest:
     if kept:
         _logger.info("%s is extended: %d runs are there from before", root, len(kept))
     runs = [*kept, *manifest.runs]
-    return replace(manifest, runs=runs, tracked_as=earlier.tracked_as, name=earlier.name)
+    export = manifest.export or earlier.export
+    return replace(manifest, runs=runs, tracked_as=earlier.tracked_as, name=earlier.name, export=export)
 
 
 def _differences(earlier: Manifest, now: Manifest) -> list[str]:

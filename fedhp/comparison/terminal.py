@@ -13,6 +13,7 @@ from fedhp.comparison.texts import (
     Column,
     figure,
     heading,
+    is_exported,
     mebibytes,
     own_samples,
     pair_of,
@@ -31,6 +32,7 @@ _COLUMNS: tuple[Column, ...] = (
     ("memory,\nMiB", mebibytes("memory_mean_mib")),
     ("up,\nMiB", mebibytes("up_mib")),
 )
+_LATENCY: Column = ("sample,\nus", figure("latency_us", ".1f"))
 _SEEDS: Column = ("seeds", lambda row: str(row["seeds"]))
 
 
@@ -70,6 +72,7 @@ def _arms_table(facet: Facet) -> Table:
     """Returns the arms by number; how many seeds each has where that differs."""
     differ = len({row["seeds"] for row in facet.arms.values()}) > 1
     columns = (_SEEDS, *_COLUMNS) if differ else _COLUMNS
+    columns = (*columns, _LATENCY) if is_exported(facet) else columns
     table = _new_table([title for title, _ in columns])
     for number, (label, row) in enumerate(facet.arms.items(), 1):
         table.add_row(str(number), escape(label), *(escape(said(row)) for _, said in columns))

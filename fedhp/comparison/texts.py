@@ -25,6 +25,11 @@ peak of all. Over budget: rounds of clients over their budget, of all seeds toge
 whole run; seconds are those of one process among others, and rough: means over seeds.
 """
 
+_EXPORTED = """\
+One sample: the time that the exported network takes, on one thread of the machine that exported all, one
+after another; file: the size of its float32 file; means over seeds.
+"""
+
 PAIRS = """\
 Points: the last accuracy of the strategy named first, less that of the other (column less), the mean over
 common seeds, with its interval of 95%, a dash below three seeds; p of a two-sided paired t-test, and the same
@@ -92,6 +97,11 @@ _ARMS: tuple[Column, ...] = (
     ("down (MiB)", mebibytes("down_mib")),
     ("seconds", figure("seconds", ".0f")),
 )
+# Where networks were exported.
+_HARDWARE: tuple[Column, ...] = (
+    ("one sample (us)", figure("latency_us", ".1f")),
+    ("file (KiB)", figure("file_kib", ".1f")),
+)
 _CLASSES: tuple[Column, ...] = (
     ("class", lambda row: row["device_class"]),
     ("budget", _size("budget_mib")),
@@ -111,7 +121,13 @@ _PAIRS: tuple[Column, ...] = (
 
 def arm_texts(facet: Facet) -> Texts:
     """Returns the table of arms, its heading first."""
-    return _texts(("strategy",), _ARMS, (((label,), row) for label, row in facet.arms.items()))
+    columns = (*_ARMS, *_HARDWARE) if is_exported(facet) else _ARMS
+    return _texts(("strategy",), columns, (((label,), row) for label, row in facet.arms.items()))
+
+
+def is_exported(facet: Facet) -> bool:
+    """Says whether it is known what the networks take on hardware."""
+    return any(row["latency_us"] is not None for row in facet.arms.values())
 
 
 def class_texts(facet: Facet, classes: Sequence[Row]) -> Texts:
@@ -182,7 +198,7 @@ def terms(result: Result) -> str:
 
 def meaning(result: Result) -> str:
     """Says what every column of the table of arms means."""
-    return terms(result) + _COSTS
+    return terms(result) + _COSTS + (_EXPORTED if any(map(is_exported, result.facets)) else "")
 
 
 def said_few(result: Result) -> str:

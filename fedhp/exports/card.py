@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedhp.errors import ExportError
-from fedhp.exports.loaded import Trained
 from fedhp.exports.network import RawSample
 from fedhp.exports.result import ExportedFile
+from fedhp.exports.trained import Trained
 from fedhp.files.atomic import replace_text
 from fedhp.records.result import RunResult
 from fedhp.sizes import format_size

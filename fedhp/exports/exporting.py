@@ -18,12 +18,13 @@ from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.card import Folder
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
-from fedhp.exports.loaded import Trained, load_trained
+from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, RawSample, raw_sample
 from fedhp.exports.quiet import quiet
 from fedhp.exports.result import Exported, ExportedFile
 from fedhp.exports.samples import RawData, batches, raw_data
 from fedhp.exports.timing import latency
+from fedhp.exports.trained import Trained
 from fedhp.exports.verifying import verified
 from fedhp.files.atomic import replacing
 from fedhp.model.inference import to_whole_module
@@ -72,7 +73,7 @@ def export(
         ExportError: If the folder holds something else, or a format or width is not known.
     """
     loaded, trained = load_run(run), load_trained(run, target, trust_target)
-    formats, dtypes = _formats(to), _dtypes(dtypes)
+    formats, dtypes = checked_formats(to), _dtypes(dtypes)
     folder = Folder(Path(out) if out is not None else Path(run) / "export", loaded, trained)
     wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
     folder.check()
@@ -94,7 +95,13 @@ def export(
     return Exported(folder.path, files, failures)
 
 
-def _formats(names: Sequence[str]) -> list[Format]:
+def checked_formats(names: Sequence[str]) -> list[Format]:
+    """Returns formats by their names, or without any those whose packages are installed.
+
+    Raises:
+        ExportError: If there is no such format.
+        MissingExtraError: If what one needs is not installed.
+    """
     if unknown := [name for name in names if name not in FORMATS]:
         raise ExportError(f"there is no format '{unknown[0]}'; choose of {', '.join(FORMATS)}")
     if names:

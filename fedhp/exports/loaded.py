@@ -1,58 +1,20 @@
-"""The final network of a record, as it was trained: rebuilt, and held against what the record says."""
+"""The final network of a record, rebuilt, and held against what the record says."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from fedhp.data.normalisation import Normalisation
 from fedhp.errors import RecordError
+from fedhp.exports.trained import LOAD_BY, Trained
 from fedhp.model.architecture import Architecture
 from fedhp.model.inference import normalised, to_whole_module
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
 from fedhp.records.load import load_state
-
-_LOAD = "load it with the version of fedhp that wrote it"
-
-
-@dataclass(frozen=True, eq=False)
-class Trained:
-    """The final network of a record.
-
-    Attributes:
-        folder: The record.
-        arch: How the network is built.
-        state: Its units and weights.
-        layout: How samples were read, one of `fedhp.data.LAYOUTS`.
-        label_names: The classes' names; none where they have numbers only.
-    """
-
-    folder: Path
-    arch: Architecture
-    state: ModelState
-    layout: str
-    label_names: tuple[str, ...]
-    _told: Mapping[str, Any] | None
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """What brings raw samples to those that the network was trained on.
-
-        Raises:
-            RecordError: If the record is too old to tell.
-        """
-        told = self._told
-        if told is None:
-            raise RecordError(
-                f"{self.folder} does not tell how samples were normalised; {_LOAD}, or normalise them "
-                f"yourself"
-            )
-        return Normalisation(tuple(told["mean"]), tuple(told["std"]), told["axis"])
 
 
 def load_trained(
@@ -116,7 +78,7 @@ def _recorded(
             architecture(model, metadata["input_shape"], metadata["num_classes"], target) if trusted else None
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise RecordError(f"{folder} holds no model that this version knows: {error}; {_LOAD}") from None
+        raise RecordError(f"{folder} holds no model that this version knows: {error}; {LOAD_BY}") from None
     if arch is None:
         raise RecordError(
             f"{folder} names a network of its own, whose code would be imported and called. Give what builds "
@@ -133,7 +95,7 @@ def _check_fit(folder: str | Path, model: ModelConfig, arch: Architecture, state
     if widths != layout.widths or shapes != {name: layout.shape(name, counts) for name in layout.shapes}:
         raise RecordError(
             f"{folder}: the weights, of groups {widths}, do not fit the model that the record names: "
-            f"{model.said}, of groups {dict(layout.widths)}; {_LOAD}"
+            f"{model.said}, of groups {dict(layout.widths)}; {LOAD_BY}"
         )
     if broken := [name for name, array in state.weights.items() if not np.isfinite(array).all()]:
         raise RecordError(f"{folder}: tensor '{broken[0]}' of the model holds values that are not finite")

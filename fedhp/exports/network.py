@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.data.normalisation import Normalisation
-from fedhp.exports.loaded import Trained
+from fedhp.exports.trained import Trained
 from fedhp.model.inference import to_plain_module
 
 # In deviations: below it, what a mean loses in single precision is no more than what its samples lose.
