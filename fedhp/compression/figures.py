@@ -40,18 +40,14 @@ class Compressed:
     @property
     def packed_bits(self) -> int:
         """What the whole network takes: its layers' weights as they are counted, all else in 32 bits."""
-        return sum(layer.bits for layer in self.layers) + FLOAT_BITS * self._others
+        others = float_bits(self.network) - FLOAT_BITS * sum(layer.weights for layer in self.layers)
+        return others + sum(layer.bits for layer in self.layers)
 
-    @property
-    def _others(self) -> int:
-        names = {f"{layer.name}.weight" for layer in self.layers}
-        parameters = sum(
-            value.numel() for name, value in self.network.named_parameters() if name not in names
-        )
-        # A count of batches that were seen means nothing after training.
-        return parameters + sum(
-            value.numel() for value in self.network.buffers() if value.is_floating_point()
-        )
+
+def float_bits(network: nn.Module) -> int:
+    """Returns what a network takes in float32, with running statistics but for counts of batches."""
+    values = [*network.parameters(), *(one for one in network.buffers() if one.is_floating_point())]
+    return FLOAT_BITS * sum(value.numel() for value in values)
 
 
 def sparse_bits(weights: int, zeros: int, bits: int = FLOAT_BITS) -> int:

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from fedhp.errors import ExportError
 from fedhp.exports.network import RawSample
+from fedhp.exports.packed import Compression
 from fedhp.exports.result import ExportedFile
 from fedhp.exports.trained import Trained
 from fedhp.files.atomic import replace_text
@@ -27,12 +30,21 @@ class Folder:
         path: The folder.
         run: The record.
         trained: Its network.
+        network: What is written of it.
+        compression: How that came from the trained one; None where it is the same.
     """
 
-    def __init__(self, path: Path, run: RunResult, trained: Trained) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run: RunResult,
+        trained: Trained,
+        network: nn.Module,
+        compression: Compression | None,
+    ) -> None:
         self.path = path
         self._labels = trained.label_names
-        self._network = _described(run, trained)
+        self._network = _described(run, trained, network, compression)
         self._files: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
@@ -76,10 +88,15 @@ def _facts(folder: Path) -> Mapping[str, Any] | None:
     return facts if known and isinstance(facts["network"], dict) else None
 
 
-def _described(run: RunResult, trained: Trained) -> dict[str, Any]:
+def _described(
+    run: RunResult, trained: Trained, network: nn.Module, compression: Compression | None
+) -> dict[str, Any]:
     state, digest = trained.state, hashlib.sha256()
     for name in sorted(state.weights):
         digest.update(name.encode() + state.weights[name].tobytes())
+    if compression is not None:
+        for name, value in network.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
     return {
         "scenario": run.config.name,
         "seed": run.config.seed,
@@ -96,6 +113,7 @@ def _described(run: RunResult, trained: Trained) -> dict[str, Any]:
         "classes": trained.arch.num_classes,
         "labels": list(trained.label_names),
         "sha256": hashlib.sha256(digest.digest() + state.structure.digest.encode()).hexdigest(),
+        "compression": None if compression is None else {**compression.to_dict(), "said": compression.said},
         "fedhp": importlib.metadata.version("fedhp"),
     }
 
@@ -103,6 +121,7 @@ def _described(run: RunResult, trained: Trained) -> dict[str, Any]:
 def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
     units = ", ".join(f"{group} {kept} of {of}" for group, (kept, of) in network["units"].items())
     accuracy = "unknown" if network["accuracy"] is None else f"{100 * network['accuracy']:.2f} %"
+    compression = network["compression"]
     lines = [
         f"# {network['scenario']}: {network['model']}",
         "",
@@ -111,12 +130,15 @@ def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
         "",
         f"- {network['parameters']:,} parameters, of {network['parameters_of_the_full_model'] or 0:,}; units "
         f"kept: {units}",
-        f"- accuracy on held-out samples: {accuracy}",
+        f"- accuracy on held-out samples: {accuracy}" + (", before it was compressed" if compression else ""),
+        *([f"- {compression['said']}"] if compression else []),
         f"- structure `{network['structure']}`, weights `{network['sha256'][:16]}`",
         "",
         "## Files",
         "",
-        "Each was run in its own runtime and held against the network: *agreement* is the share of samples "
+        "Each was run in its own runtime and held against the network"
+        + (" as it was compressed" if compression else "")
+        + ": *agreement* is the share of samples "
         "with the same answer. *Time* is that of one sample with one thread, on the exporting machine.",
         "",
         "| file | takes | weights | size | time | agreement | largest difference | accuracy |",

@@ -33,6 +33,14 @@ def export(
     calibration: Annotated[
         int, typer.Option(min=1, max=100_000, help="Training samples that give int8 its ranges.")
     ] = 200,
+    compress: Annotated[
+        str,
+        typer.Option(
+            metavar="METHODS",
+            help="Make the network smaller first, with commas: obc:0.5, obc:2:4, nm:2:4, obq:4, ternary.",
+            show_default=False,
+        ),
+    ] = "",
     trust_target: Annotated[
         bool, typer.Option(help="Import and call the code that the record of an own network names.")
     ] = False,
@@ -46,6 +54,8 @@ def export(
       fedhp export runs/quickstart-20260131-141500
 
       fedhp export runs/first --to onnx,litert --dtype float32,int8
+
+      fedhp export runs/first --to onnx --compress obc:0.5,obq:4
 
     Samples go in raw, as they stand in the data. A file that does not do what the network does is not left
     behind.
@@ -66,15 +76,18 @@ def export(
                 out,
                 data=data,
                 calibration=calibration,
+                compress=compress,
                 trust_target=trust_target,
                 tell=progress.tell,
             )
         if as_json:
             found = {"folder": str(done.folder), "files": [one.to_dict() for one in done.files]}
-            typer.echo(json.dumps({**found, "failures": dict(done.failures)}, indent=2))
+            packed = None if done.compression is None else done.compression.to_dict()
+            facts = {**found, "compression": packed, "failures": dict(done.failures)}
+            typer.echo(json.dumps(facts, indent=2))
         else:
             progress.show(done)
-        if out is None and done.files:
+        if out is None and not compress and done.files:
             _report_anew(run)
         if done.failures:
             raise ExportError(f"{len(done.failures)} of the files could not be exported; see above")

@@ -1,5 +1,6 @@
 """A run's network, written for other runtimes and verified there."""
 
+import copy
 import hashlib
 import importlib.metadata
 import logging
@@ -9,17 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.bounds import one_line
+from fedhp.compression.methods import Step, parsed
 from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.card import Folder
+from fedhp.exports.compressing import compressed_network, folder_name, scores_of
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
 from fedhp.exports.loaded import load_trained
-from fedhp.exports.network import DeviceNetwork, RawSample, raw_sample
+from fedhp.exports.network import DeviceNetwork, RawSample, network_inputs, raw_sample
+from fedhp.exports.packed import Compression
 from fedhp.exports.quiet import quiet
 from fedhp.exports.result import Exported, ExportedFile
 from fedhp.exports.samples import RawData, batches, raw_data
@@ -27,14 +30,13 @@ from fedhp.exports.timing import latency
 from fedhp.exports.trained import Trained
 from fedhp.exports.verifying import verified
 from fedhp.files.atomic import replacing
-from fedhp.model.inference import to_whole_module
+from fedhp.model.inference import to_plain_module
 from fedhp.records.load import load_run
 from fedhp.threads import torch_threads
 
 _logger = logging.getLogger("fedhp")
 
-_VERIFIED, _CALIBRATION = 1000, 200
-_TOGETHER = 256
+_VERIFIED, _CALIBRATION, _COMPRESSION = 1000, 200, 2048
 
 
 def export(
@@ -45,6 +47,7 @@ def export(
     *,
     data: str | Path | None = None,
     calibration: int = _CALIBRATION,
+    compress: str = "",
     target: Callable[..., nn.Module] | None = None,
     trust_target: bool = False,
     tell: Callable[[str, ExportedFile | str], None] = lambda what, outcome: None,
@@ -53,15 +56,18 @@ def export(
 
     Samples go in raw, one at a time, as they stand in the data: bytes, or numbers as float32. Each file is
     run on up to 1,000 held-out samples; one that does not do what the network does is not left behind. An
-    int8 file has a float32 one beside it.
+    int8 file has a float32 one beside it. With ``compress``, files are written from the compressed network,
+    and held against that one.
 
     Args:
         run: The run's record.
         to: Formats, of `FORMATS`; without any, all whose packages are installed.
         dtypes: Of `DTYPES`.
-        out: Where to write; by default ``export`` in the record. May hold files of the same network.
+        out: Where to write; by default ``export`` in the record, with the methods' names where some compress
+            it. May hold files of the same network.
         data: Where the run's data lies now; by default where the run found it.
         calibration: How many training samples give the ranges of int8 activations.
+        compress: Methods with commas, such as ``obc:0.5,ternary``; see `fedhp.compression.methods`.
         target: See `fedhp.load_model`.
         trust_target: See `fedhp.load_model`.
         tell: Is told of each file when it is there, and why there is none.
@@ -70,17 +76,21 @@ def export(
         RecordError: If the record holds no model.
         DataError: If its data is not there.
         MissingExtraError: If a format that was asked for needs packages that are not installed.
-        ExportError: If the folder holds something else, or a format or width is not known.
+        ExportError: If the folder holds something else, or a format, width or method is not known.
     """
+    steps = parsed(compress) if compress else []
     loaded, trained = load_run(run), load_trained(run, target, trust_target)
     formats, dtypes = checked_formats(to), _dtypes(dtypes)
-    folder = Folder(Path(out) if out is not None else Path(run) / "export", loaded, trained)
     wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
-    folder.check()
+    place = Path(out) if out is not None else Path(run) / folder_name(steps)
     at = None if data is None else Path(data)
-    raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration)
-    work, files, failures = _Work(trained, raw), list[ExportedFile](), dict[str, str]()
+    number = _COMPRESSION if steps else 0
+    raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
+    files, failures = list[ExportedFile](), dict[str, str]()
     with torch_threads(1):
+        work = _prepared(trained, raw, steps)
+        folder = Folder(place, loaded, trained, work.network, work.compression)
+        folder.check()
         for form, dtype in wanted:
             what = f"{form.name} {dtype}"
             try:
@@ -92,7 +102,7 @@ def export(
             files.append(written)
             folder.add(written, work.sample(form))
             tell(what, written)
-    return Exported(folder.path, files, failures)
+    return Exported(folder.path, files, failures, work.compression)
 
 
 def checked_formats(names: Sequence[str]) -> list[Format]:
@@ -136,6 +146,8 @@ class _Work:
 
     trained: Trained
     raw: RawData
+    network: nn.Module
+    compression: Compression | None
 
     def sample(self, form: Format) -> RawSample:
         """Returns what a file of this format takes."""
@@ -145,11 +157,7 @@ class _Work:
 
     def scores(self, sample: RawSample) -> NDArray[np.float32]:
         """Returns the network's own scores of the held-out samples, as a device has these."""
-        images = self.raw.held_out.astype(sample.dtype)
-        module = to_whole_module(self.trained.arch, self.trained.state).eval()
-        inputs = torch.from_numpy(self.trained.normalisation.applied(images, "a held-out sample"))
-        with torch.no_grad():
-            return torch.cat([module(part) for part in inputs.split(_TOGETHER)]).numpy()
+        return scores_of(self.network, network_inputs(self.trained, self.raw.held_out.astype(sample.dtype)))
 
     def write(self, form: Format, dtype: str, folder: Path, before: Sequence[ExportedFile]) -> ExportedFile:
         """Writes a file and verifies it.
@@ -158,12 +166,15 @@ class _Work:
             ExportError: If the format cannot take the network, or does not do what it does.
         """
         sample, path = self.sample(form), folder / _file_name(form, dtype)
-        network, held_out = DeviceNetwork(self.trained, sample), batches(self.raw.held_out, sample)
+        network = DeviceNetwork(self.trained, sample, copy.deepcopy(self.network))
+        held_out = batches(self.raw.held_out, sample)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as unfinished:
             left_float = self._converted(form, dtype, network, sample, unfinished)
             runs = _opened(form, unfinished)
             agreement = verified(runs, held_out, self.raw.labels, self.scores(sample), dtype)
+            if self.compression is not None:
+                agreement = replace(agreement, accuracy_before=self.compression.accuracy_before)
             content = unfinished.read_bytes()
         written = ExportedFile(
             path.name,
@@ -187,6 +198,14 @@ class _Work:
                 return []
             calibration = batches(self.raw.training, sample)
             return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
+
+
+def _prepared(trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
+    """Returns what is written: the network as it was trained, or compressed."""
+    network, compression = to_plain_module(trained.arch, trained.state).eval(), None
+    if steps:
+        network, compression = compressed_network(trained, network, raw, steps)
+    return _Work(trained, raw, network, compression)
 
 
 @contextmanager

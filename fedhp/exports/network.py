@@ -63,6 +63,13 @@ def raw_sample(
     return RawSample(long, axes, kind)
 
 
+def network_inputs(trained: Trained, images: NDArray[Any]) -> torch.Tensor:
+    """Returns raw samples (N, channels, height, width) as the plain module takes them, normalised."""
+    inputs = torch.from_numpy(trained.normalisation.applied(images, "a sample"))
+    kept = trained.arch.kept_inputs(trained.state.structure)
+    return inputs if kept is None else inputs.flatten(1).index_select(1, torch.tensor(kept))
+
+
 class DeviceNetwork(nn.Module):
     """Takes a raw `RawSample`, with the axis of the batch before its own, and returns scores for each class.
 
@@ -72,11 +79,12 @@ class DeviceNetwork(nn.Module):
     Args:
         trained: The network.
         sample: What it takes.
+        network: What became of it since, which takes the same.
     """
 
-    def __init__(self, trained: Trained, sample: RawSample) -> None:
+    def __init__(self, trained: Trained, sample: RawSample, network: nn.Module | None = None) -> None:
         super().__init__()
-        self.network = to_plain_module(trained.arch, trained.state)
+        self.network = to_plain_module(trained.arch, trained.state) if network is None else network
         self._input_shape = tuple(trained.arch.input_shape)
         self._channels_last = len(sample.axes) == 3 and sample.axes[-1] == "channels"
         scale, kept = (

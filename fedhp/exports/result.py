@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedhp.exports.packed import Compression
 from fedhp.exports.verifying import Agreement
 
 
@@ -19,7 +20,7 @@ class ExportedFile:
         num_bytes: Its size.
         sha256: Its digest.
         microseconds: For one sample with one thread, the median.
-        agreement: With the network that it was made from.
+        agreement: With the network that it was made from, which may be a compressed one.
         left_float: The layers of an int8 file whose weights stayed in float32.
         versions: Of the packages that wrote and ran it.
         remarks: What is worth knowing, such as an int8 file that is no smaller.
@@ -49,8 +50,10 @@ class Exported:
         folder: Where the files lie, with ``export.json``, ``model_card.md`` and the labels' names.
         files: Those that were written.
         failures: By format and width, such as ``litert int8``, why there is none.
+        compression: What the network became before it was written; None where it is as it was trained.
     """
 
     folder: Path
     files: Sequence[ExportedFile]
     failures: Mapping[str, str] = field(default_factory=dict)
+    compression: Compression | None = None

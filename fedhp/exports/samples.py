@@ -22,14 +22,18 @@ class RawData:
         held_out: Those that no device trained on.
         labels: Their classes.
         training: Those of which some give the ranges of activations.
+        compression: Those of training by which weights are fitted.
     """
 
     held_out: NDArray[Any]
     labels: NDArray[np.int64]
     training: NDArray[Any]
+    compression: NDArray[Any]
 
 
-def raw_data(config: DataConfig, seed: int, at: Path | None, verified: int, calibration: int) -> RawData:
+def raw_data(
+    config: DataConfig, seed: int, at: Path | None, verified: int, calibration: int, compression: int = 0
+) -> RawData:
     """Draws samples of a run's data, by the run's seed.
 
     Args:
@@ -37,7 +41,8 @@ def raw_data(config: DataConfig, seed: int, at: Path | None, verified: int, cali
         seed: The run's seed.
         at: Where the data lies now; by default where the run found it.
         verified: How many held-out samples at most.
-        calibration: How many training samples at most.
+        calibration: How many training samples at most that give ranges.
+        compression: How many training samples at most that fit weights.
 
     Raises:
         DataError: If the data is not there any more.
@@ -54,10 +59,11 @@ def raw_data(config: DataConfig, seed: int, at: Path | None, verified: int, cali
         return np.sort(generator(seed, name).permutation(size)[:number])
 
     held_out = drawn("verified", len(arrays["test_labels"]), verified)
-    training = drawn("calibration", len(arrays["train_labels"]), calibration)
-    return RawData(
-        arrays["test_images"][held_out], arrays["test_labels"][held_out], arrays["train_images"][training]
+    training, fitting = (
+        arrays["train_images"][drawn(name, len(arrays["train_labels"]), number)]
+        for name, number in (("calibration", calibration), ("compression", compression))
     )
+    return RawData(arrays["test_images"][held_out], arrays["test_labels"][held_out], training, fitting)
 
 
 def batches(images: NDArray[Any], sample: RawSample) -> list[NDArray[Any]]:

@@ -25,7 +25,7 @@ class Agreement:
         largest_difference: Of any two scores.
         agreement: The share of samples with the same best class.
         accuracy: The share of the file's answers that are right.
-        accuracy_before: The same of the network.
+        accuracy_before: The same of the network as it was trained.
     """
 
     num_samples: int
