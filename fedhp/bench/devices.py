@@ -26,6 +26,7 @@ _METHOD = "fedhp_noting:Noting"
 _SIDE, _CLASSES, _SAMPLES = 8, 8, 40
 _WAVE = 5  # devices that start at a time
 _MOST_TIMES = 12  # that a run is gone on with
+_TIMEOUT = 120  # seconds that the server waits for an answer that was lost
 _SERVER = -1
 _Rows = Sequence[Mapping[str, Any]]
 
@@ -73,7 +74,8 @@ def run_devices(
         devices = list(_in_waves(stack, server, number, say))
         killed = stack.enter_context(_killing(server, devices, record, seconds, seed, say))
         words = ["quickstart", "data.name=npz", f"data.root={data}", f"rounds={rounds}"]
-        words += [f"train.methods=[{_METHOD}]", "server.min_devices=0", "--out", str(record)]
+        words += [f"train.methods=[{_METHOD}]", "server.min_devices=0", f"server.timeout_seconds={_TIMEOUT}"]
+        words += ["--out", str(record)]
         went_on = _run_to_its_end(server, record, words, say)
         connected = sum(one.state == "connected" for one in devices_seen(server.folder))
         seen = [{*notes.glob(f"{round_}-*")} == {notes / f"{round_}-{model}"} for round_, model in went_on]
