@@ -15,6 +15,7 @@ from fedhp.compression.n_of_m import n_of_m
 from fedhp.compression.obc import obc, obc_n_of_m
 from fedhp.compression.obq import grid, nearest
 from fedhp.compression.obs import fixed_in_turn, restricted
+from fedhp.compression.smartdeal import factored, smartdeal
 from fedhp.compression.ternary import descended, ternary
 from fedhp.errors import ExportError
 
@@ -228,6 +229,41 @@ def test_ternary_weights_have_one_scale_for_each_group_and_two_bits() -> None:
     assert done.packed_bits == sum(layer.bits for layer in done.layers) + others_bits
 
 
+def test_smartdeal_finds_pieces_that_are_powers_of_two_and_counts_their_bits() -> None:
+    """Four pieces of three, the last nothing: with twice the identity as the basis, nothing is lost.
+
+    A bit for each of 4 pieces, 9 coefficients of 4 bits, a basis of 9 bytes, and its step of 32 bits.
+    """
+    row = np.array([2.0, 0, 0, 0, -0.5, 0, 0, 0, 0.25, 0, 0, 0])
+    found = factored(row, 3)
+    np.testing.assert_allclose((found.coefficients @ found.basis).ravel(), row, atol=1e-6)
+    assert found.bits == 4 + 9 * 4 + 9 * 8 + 32
+
+
+def test_smartdeals_coefficients_are_seven_powers_of_two_and_its_basis_bytes() -> None:
+    row = np.random.default_rng(2).normal(size=90)
+    found = factored(row, 3)
+    exponents = np.log2(np.abs(found.coefficients[found.coefficients != 0]))
+    np.testing.assert_allclose(exponents, np.rint(exponents), atol=1e-12)
+    assert exponents.max() - exponents.min() <= 6
+    steps = 127 * found.basis / np.abs(found.basis).max()
+    np.testing.assert_allclose(steps, np.rint(steps), atol=1e-9)
+
+    def lost(factor: float) -> float:
+        return float(((row - (found.coefficients @ (factor * found.basis)).ravel()) ** 2).sum())
+
+    assert lost(1) < 0.05 * float((row**2).sum())
+    assert lost(1) <= min(lost(0.98), lost(1.02))  # the basis is where least squares has it, to a step
+
+
+def test_smartdeal_is_counted_output_by_output_over_all_groups() -> None:
+    done = smartdeal(a_network(), samples())
+    kernels = 6 * (6 + 6 * 3 * 4 + 72 + 32)  # of 2 channels x 3 rows, each of three
+    tall = 8 * (5 + 5 * 4 * 4 + 128 + 32)  # 6 channels x 3 x 1: 18 weights in pieces of four
+    dense = 10 * (32 + 32 * 4 * 4 + 128 + 32)
+    assert [layer.bits for layer in done.layers] == [kernels, tall, dense]
+
+
 def test_what_changes_nothing_gives_the_network_itself_and_leaves_the_given_one() -> None:
     network, values = a_network(), samples(200)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -264,6 +300,8 @@ def test_what_is_no_method_is_refused_with_the_choices(text: str) -> None:
 def test_what_would_undo_few_bits_is_refused() -> None:
     with pytest.raises(ExportError, match="put 'ternary' last"):
         parsed("ternary,obc:0.5")
+    with pytest.raises(ExportError, match="put 'smartdeal' last"):
+        parsed("smartdeal,obq:4")
 
 
 def test_without_samples_nothing_is_compressed() -> None:

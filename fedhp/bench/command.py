@@ -98,6 +98,27 @@ def robust(
 
 @app.command()
 @readable_errors()
+def compression(
+    scenarios: Annotated[
+        str, typer.Option(help="Scenarios for one device, by commas.")
+    ] = "fashion_mnist,cifar10",
+    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 3,
+    methods: Annotated[
+        str, typer.Option(help="As `fedhp export --compress` takes them, with semicolons between.")
+    ] = "",
+    json_file: Json = None,
+) -> None:
+    """Accuracy and packed size of trained, pruned networks by each method of compression; 20 minutes."""
+    from fedhp.bench.compression import METHODS, run_compression
+
+    wanted = [method for method in methods.split(";") if method] or METHODS
+    result = run_compression(scenarios.split(","), range(seeds), wanted, say=_say)
+    _show(result["rows"])
+    _write(json_file, result)
+
+
+@app.command()
+@readable_errors()
 def replies(
     number: Annotated[
         int, typer.Option(min=1, max=_MOST, help="Wrong replies, over all strategies.")

@@ -22,6 +22,9 @@ from fedhp.compression.layers import (
 from fedhp.compression.obs import dampened, restricted
 from fedhp.errors import ExportError
 
+# Products of a row: a convolution, which has one at each place of a sample, does with every so many samples.
+_ENOUGH = 2**18
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -110,19 +113,25 @@ class _Moments:
 def _moments(
     before: nn.Module, after: nn.Module, old: Layer, new: Layer, inputs: torch.Tensor
 ) -> list[_Moments]:
-    seen: dict[Layer, list[torch.Tensor]] = {}
+    seen: dict[Layer, torch.Tensor] = {}
 
     def see(layer: Layer, taken: torch.Tensor) -> None:
-        seen.setdefault(layer, []).append(patches(layer, taken).double())
+        found = patches(layer, taken).double()
+        seen[layer] = torch.cat([seen[layer], found], 2) if layer in seen else found
 
-    sums: list[torch.Tensor] = []
-    number = 0
-    for part in inputs.split(BATCH):
+    def look(part: torch.Tensor) -> None:
         seen.clear()
         with torch.no_grad(), seeing([old, new], see):
             before(part)
             after(part)
-        x, y = (torch.cat(seen[layer], 2) for layer in (old, new))
+
+    look(inputs[:1])
+    few = max(1, len(inputs) * seen[new].shape[2] // _ENOUGH)
+    sums: list[torch.Tensor] = []
+    number = 0
+    for part in inputs[::few].split(BATCH):
+        look(part)
+        x, y = seen[old], seen[new]
         number += x.shape[2]
         found = [x.sum(2), y.sum(2), 2 * (x @ y.mT), 2 * (y @ y.mT)]
         sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found

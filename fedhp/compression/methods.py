@@ -12,6 +12,7 @@ from fedhp.compression.figures import Compressed
 from fedhp.compression.n_of_m import n_of_m
 from fedhp.compression.obc import obc, obc_n_of_m
 from fedhp.compression.obq import obq
+from fedhp.compression.smartdeal import smartdeal
 from fedhp.compression.ternary import ternary
 from fedhp.errors import ExportError
 
@@ -19,9 +20,10 @@ _Apply = Callable[[nn.Module, torch.Tensor], Compressed]
 
 CHOICES = (
     "obc:SHARE such as obc:0.5, obc:N:M such as obc:2:4, nm:N:M such as nm:2:4, obq:BITS such as obq:4, "
-    "and ternary"
+    "ternary and smartdeal"
 )
 _MOST_RUN = 64
+_PLAIN: dict[str, _Apply] = {"ternary": ternary, "smartdeal": smartdeal}
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,8 @@ def _step(said: str) -> Step:
     if name == "obq" and re.fullmatch("[2-8]", numbers):
         bits = int(numbers)
         return Step(said, lambda network, inputs: obq(network, inputs, bits), last=True)
-    if said == "ternary":
-        return Step(said, ternary, last=True)
+    if said in _PLAIN:
+        return Step(said, _PLAIN[said], last=True)
     raise ExportError(
         f"compress: '{said}' is none of {CHOICES}; a share lies between 0 and 1, N is less than M and M at "
         f"most {_MOST_RUN}, bits are 2 to 8"

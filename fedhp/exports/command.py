@@ -37,7 +37,7 @@ def export(
         str,
         typer.Option(
             metavar="METHODS",
-            help="Make the network smaller first, with commas: obc:0.5, obc:2:4, nm:2:4, obq:4, ternary.",
+            help="Make the network smaller first, by obc:0.5, obc:2:4, nm:2:4, obq:4, ternary or smartdeal.",
             show_default=False,
         ),
     ] = "",

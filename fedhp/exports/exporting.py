@@ -36,7 +36,7 @@ from fedhp.threads import torch_threads
 
 _logger = logging.getLogger("fedhp")
 
-_VERIFIED, _CALIBRATION, _COMPRESSION = 1000, 200, 2048
+_VERIFIED, _CALIBRATION, _COMPRESSION = 1000, 200, 4096
 
 
 def export(
