@@ -23,7 +23,7 @@ from fedhp.compression.obs import dampened, restricted
 from fedhp.errors import ExportError
 
 # Products of a row: a convolution, which has one at each place of a sample, does with every so many samples.
-_ENOUGH = 2**18
+_ENOUGH = 2**19
 
 
 @dataclass(frozen=True, eq=False)

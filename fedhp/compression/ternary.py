@@ -6,7 +6,7 @@ from torch import nn
 
 from fedhp.compression.calibration import Rows, solved_layers
 from fedhp.compression.figures import FLOAT_BITS, Compressed, LayerFigures
-from fedhp.compression.layers import Matrix, called_layers, groups_of
+from fedhp.compression.layers import Matrix, called_layers
 
 TERNARY_BITS = 2
 
@@ -16,14 +16,14 @@ _GAIN = 1e-6  # of the error, less than which a sweep is the last
 
 
 def ternary(network: nn.Module, inputs: torch.Tensor) -> Compressed:
-    """Brings each weight of a layer to -a, 0 or a, by coordinate descent from the trained ones.
+    """Brings each weight of an output to -a, 0 or a, by coordinate descent from the trained ones.
 
     After CoNNTrA (Date et al., "Training Deep Neural Networks with Constrained Learning Parameters", 2020,
     arXiv 2009.00540): from trained weights that are rounded, each weight in turn takes the value of the
     three that lowers the loss most, until none does. Different here: the loss is the error of the layer's own
     outputs on calibration samples, a quadratic of which the best value has a closed form, where the paper
-    takes the network's loss of training samples; a scale a for each layer, and each group of one, is fitted
-    in closed form between sweeps, where the paper has -1, 0 and 1; of five starts the best counts. A bias is
+    takes the network's loss of training samples; each output has a scale a, fitted in closed form between
+    sweeps, where the paper has -1, 0 and 1; of five starts the best counts, for each output. A bias is
     refitted and stays in float32. Weights that are 0 stay so.
 
     Two bits are counted for a weight, and 32 for a scale.
@@ -39,49 +39,54 @@ def ternary(network: nn.Module, inputs: torch.Tensor) -> Compressed:
     layers = []
     for name, layer in called_layers(network, inputs).items():
         size, zeros = layer.weight.numel(), int((layer.weight == 0).sum())
-        layers.append(LayerFigures(name, size, zeros, TERNARY_BITS * size + FLOAT_BITS * groups_of(layer)))
+        bits = TERNARY_BITS * size + FLOAT_BITS * len(layer.weight)
+        layers.append(LayerFigures(name, size, zeros, bits))
     return Compressed(network, layers)
 
 
 def _solved(rows: Rows) -> Matrix:
-    if not rows.weights.any():
-        return rows.weights
     fits = [descended(rows.weights, rows.hessian, threshold) for threshold in _THRESHOLDS]
-    scale, signs, _ = min(fits, key=lambda fit: fit[2][-1])
-    return scale * signs
+    found = np.stack([scales[:, None] * signs for scales, signs, _ in fits])
+    best = np.argmin([losses[-1] for _, _, losses in fits], axis=0)
+    return found[best, np.arange(len(best))]
 
 
-def descended(weights: Matrix, hessian: Matrix, threshold: float) -> tuple[float, Matrix, list[float]]:
-    """Finds signs and a scale whose product comes close to weights, by the error ``tr(D H D^T) / 2``.
+def descended(weights: Matrix, hessian: Matrix, threshold: float) -> tuple[Matrix, Matrix, Matrix]:
+    """Finds signs and scales whose products come close to rows of weights, by the error ``d H d^T / 2``.
 
-    All rows take their step on a column together: the error is a sum over rows.
+    All rows take their step on a column together, as no row's error knows of another's.
 
     Args:
-        weights: (rows, n), not all of them 0; those that are stay so.
+        weights: (rows, n); those that are 0 stay so.
         hessian: H (n, n).
-        threshold: Weights below it, in mean magnitudes, start as 0.
+        threshold: Weights below it, in mean magnitudes of their row, start as 0.
 
     Returns:
-        The scale, the signs (-1, 0 and 1), and the error at the start and after each sweep.
+        The scales (rows,), the signs (rows, n) of -1, 0 and 1, and errors (sweeps + 1, rows), from the start
+        on.
     """
-    free = weights != 0
-    signs = np.sign(weights) * (np.abs(weights) > threshold * np.abs(weights[free]).mean())
-    aims, losses = weights @ hessian, list[float]()
-    scale = _scale(aims, signs, hessian, float(np.abs(weights).max()))
+    free, magnitudes = weights != 0, np.abs(weights)
+    means = magnitudes.sum(1) / np.maximum(free.sum(1), 1)
+    signs = np.sign(weights) * (magnitudes > threshold * means[:, None])
+    aims, losses = weights @ hessian, list[Matrix]()
+    scales = _scales(aims, signs, hessian, np.where(means > 0, means, 1.0))
     for _ in range(_MOST_SWEEPS):
-        gradient = aims - scale * signs @ hessian
-        losses.append(float(((weights - scale * signs) * gradient).sum()) / 2)
-        if len(losses) > 1 and losses[-1] >= losses[-2] * (1 - _GAIN):
+        gradient = aims - scales[:, None] * (signs @ hessian)
+        losses.append(((weights - scales[:, None] * signs) * gradient).sum(1) / 2)
+        if len(losses) > 1 and (losses[-1] >= losses[-2] * (1 - _GAIN)).all():
             break
         for place in range(weights.shape[1]):
-            best = signs[:, place] + gradient[:, place] / (scale * hessian[place, place])
+            best = signs[:, place] + gradient[:, place] / (scales * hessian[place, place])
             new = np.clip(np.rint(best), -1, 1) * free[:, place]
-            gradient -= scale * (new - signs[:, place])[:, None] * hessian[place]
+            gradient -= np.outer(scales * (new - signs[:, place]), hessian[place])
             signs[:, place] = new
-        scale = _scale(aims, signs, hessian, scale)
-    return scale, signs, losses
+        scales = _scales(aims, signs, hessian, scales)
+    return scales, signs, np.array(losses)
 
 
-def _scale(aims: Matrix, signs: Matrix, hessian: Matrix, before: float) -> float:
-    """Returns the scale with which signs come closest; the one before where all are 0."""
-    return float((aims * signs).sum()) / float((signs @ hessian * signs).sum()) if signs.any() else before
+def _scales(aims: Matrix, signs: Matrix, hessian: Matrix, before: Matrix) -> Matrix:
+    """Returns the scales with which signs come closest; those before where all signs of a row are 0."""
+    curvature = ((signs @ hessian) * signs).sum(1)
+    found = (aims * signs).sum(1)
+    usable = (curvature > 0) & (found != 0)
+    return np.where(usable, found / np.where(usable, curvature, 1), before)
