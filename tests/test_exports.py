@@ -14,7 +14,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.data import Normalisation
 from fedhp.errors import ExportError, MissingExtraError
-from fedhp.exports.exporting import export
+from fedhp.exports.exporting import checked_formats, export
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, raw_sample
@@ -42,7 +42,7 @@ def records(tmp_path_factory):
 
 def installed(name):
     try:
-        FORMATS[name].check()
+        checked_formats([name])
     except MissingExtraError:
         pytest.skip(f"{name} is not installed")
     return FORMATS[name]
