@@ -321,6 +321,22 @@ def test_what_would_undo_few_bits_is_refused() -> None:
         parsed("smartdeal,obq:4")
 
 
-def test_without_samples_nothing_is_compressed() -> None:
-    with pytest.raises(ExportError, match="training samples"):
-        obc(a_network(), samples(0), 0.5)
+@pytest.mark.parametrize("text", ["obc:0.5", "nm:2:4", "obq:4", "ternary", "smartdeal"])
+def test_without_samples_or_finite_scores_nothing_is_compressed(text: str) -> None:
+    with pytest.raises(ExportError, match="there are none"):
+        compressed(a_network(), samples(0), parsed(text))
+    with pytest.raises(ExportError, match="not finite"):
+        compressed(a_network(), samples() * torch.nan, parsed(text))
+
+
+@pytest.mark.parametrize("text", ["obc:0.5", "obc:2:4", "obq:4", "ternary", "smartdeal"])
+def test_layers_of_zeros_or_without_inputs_stay_finite(text: str) -> None:
+    """An output whose weights are all 0, and an input that is 0 in every sample."""
+    network = nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    network[0].weight.data[1] = 0
+    network[2].weight.data.zero_()
+    values = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    values[:, 2] = 0
+    done = compressed(network, values, parsed(text))
+    assert done.network(values).isfinite().all()
+    torch.testing.assert_close(done.network(values), network(values), rtol=0, atol=1e-6)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.compression.calibration import check_calibration
 from fedhp.compression.figures import Compressed
 from fedhp.compression.layers import Matrix, called_layers, input_runs, matrix, set_matrix
 from fedhp.compression.sparse import sparse_figures
@@ -24,8 +25,12 @@ def n_of_m(network: nn.Module, inputs: torch.Tensor, n: int, m: int) -> Compress
         inputs: Samples as it takes them; only the order of layers is learnt from them.
         n: How many are kept.
         m: Of so many.
+
+    Raises:
+        ExportError: If there are no samples, or the network's scores of them are not finite.
     """
     network = copy.deepcopy(network).eval()
+    check_calibration(network, inputs)
     for layer in called_layers(network, inputs).values():
         weights = matrix(layer)
         set_matrix(layer, np.where(largest_of_runs(weights, input_runs(layer, m), n), weights, 0))
