@@ -203,7 +203,7 @@ def test_ternary_descent_never_rises_and_ends_where_no_single_weight_can_improve
     row, inputs = a_row(7, 50)
     weights = np.stack([row, row[::-1], 0.1 * row])
     hessian = 2 * inputs.T @ inputs
-    scales, signs, losses = descended(weights, hessian, 0.7)
+    scales, signs, losses = descended(weights, hessian, np.sign(weights))
     assert (losses[1:] <= losses[:-1] * (1 + 1e-12)).all()
     assert set(np.unique(signs)) <= {-1, 0, 1}
 

@@ -1,5 +1,7 @@
 """Weights of three values: less, nothing or more."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import nn
@@ -7,6 +9,8 @@ from torch import nn
 from fedhp.compression.calibration import Rows, solved_layers
 from fedhp.compression.figures import FLOAT_BITS, Compressed, LayerFigures
 from fedhp.compression.layers import Matrix, called_layers
+from fedhp.compression.obq import nearest
+from fedhp.compression.obs import fixed_in_turn
 
 TERNARY_BITS = 2
 
@@ -23,8 +27,9 @@ def ternary(network: nn.Module, inputs: torch.Tensor) -> Compressed:
     three that lowers the loss most, until none does. Different here: the loss is the error of the layer's own
     outputs on calibration samples, a quadratic of which the best value has a closed form, where the paper
     takes the network's loss of training samples; each output has a scale a, fitted in closed form between
-    sweeps, where the paper has -1, 0 and 1; of five starts the best counts, for each output. A bias is
-    refitted and stays in float32. Weights that are 0 stay so.
+    sweeps, where the paper has -1, 0 and 1; of six starts the best counts, for each output: weights rounded
+    with five thresholds, and rounded one by one as `obq` does, with the scale of the best of those. A bias
+    is refitted and stays in float32. Weights that are 0 stay so.
 
     Two bits are counted for a weight, and 32 for a scale.
 
@@ -45,13 +50,42 @@ def ternary(network: nn.Module, inputs: torch.Tensor) -> Compressed:
 
 
 def _solved(rows: Rows) -> Matrix:
-    fits = [descended(rows.weights, rows.hessian, threshold) for threshold in _THRESHOLDS]
-    found = np.stack([scales[:, None] * signs for scales, signs, _ in fits])
+    starts = [_above(rows.weights, threshold) for threshold in _THRESHOLDS]
+    scales, signs, losses = _best([descended(rows.weights, rows.hessian, start) for start in starts])
+    rounded = np.stack([_in_turn(*one, rows.hessian) for one in zip(rows.weights, scales, strict=True)])
+    last = descended(rows.weights, rows.hessian, rounded)
+    scales, signs, _ = _best([(scales, signs, losses), last])
+    return scales[:, None] * signs
+
+
+def _above(weights: Matrix, threshold: float) -> Matrix:
+    """Returns the signs of those weights that are above so many mean magnitudes of their row."""
+    means = np.abs(weights).sum(1) / np.maximum((weights != 0).sum(1), 1)
+    return np.sign(weights) * (np.abs(weights) > threshold * means[:, None])
+
+
+def _in_turn(row: Matrix, scale: float, hessian: Matrix) -> Matrix:
+    """Returns the signs to which `obq` would round a row with this scale."""
+    own = np.flatnonzero(row)
+    signs = np.zeros(len(row))
+    if len(own):
+        choose = nearest(abs(scale), -1, 1)
+        _, _, fixed = fixed_in_turn(row[own], hessian[np.ix_(own, own)], len(own), choose)
+        signs[own] = np.sign(fixed)
+    return signs
+
+
+def _best(fits: Sequence[tuple[Matrix, Matrix, Matrix]]) -> tuple[Matrix, Matrix, Matrix]:
+    """Returns of each row the fit whose error is least."""
     best = np.argmin([losses[-1] for _, _, losses in fits], axis=0)
-    return found[best, np.arange(len(best))]
+    rows = np.arange(len(best))
+    scales, signs, losses = (
+        np.stack(one)[best, rows] for one in zip(*((a, b, c[-1]) for a, b, c in fits), strict=True)
+    )
+    return scales, signs, losses[None]
 
 
-def descended(weights: Matrix, hessian: Matrix, threshold: float) -> tuple[Matrix, Matrix, Matrix]:
+def descended(weights: Matrix, hessian: Matrix, signs: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Finds signs and scales whose products come close to rows of weights, by the error ``d H d^T / 2``.
 
     All rows take their step on a column together, as no row's error knows of another's.
@@ -59,17 +93,16 @@ def descended(weights: Matrix, hessian: Matrix, threshold: float) -> tuple[Matri
     Args:
         weights: (rows, n); those that are 0 stay so.
         hessian: H (n, n).
-        threshold: Weights below it, in mean magnitudes of their row, start as 0.
+        signs: Those to start from, (rows, n), 0 where weights are.
 
     Returns:
         The scales (rows,), the signs (rows, n) of -1, 0 and 1, and errors (sweeps + 1, rows), from the start
         on.
     """
-    free, magnitudes = weights != 0, np.abs(weights)
-    means = magnitudes.sum(1) / np.maximum(free.sum(1), 1)
-    signs = np.sign(weights) * (magnitudes > threshold * means[:, None])
+    free, signs = weights != 0, signs.copy()
+    largest = np.abs(weights).max(1)
     aims, losses = weights @ hessian, list[Matrix]()
-    scales = _scales(aims, signs, hessian, np.where(means > 0, means, 1.0))
+    scales = _scales(aims, signs, hessian, np.where(largest > 0, largest, 1.0))
     for _ in range(_MOST_SWEEPS):
         gradient = aims - scales[:, None] * (signs @ hessian)
         losses.append(((weights - scales[:, None] * signs) * gradient).sum(1) / 2)
