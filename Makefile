@@ -22,9 +22,10 @@ export FLWR_DISABLE_UPDATE_CHECK ?= 1
 demo: $(VENV)/.sim
 	$(BIN)/fedhp run
 
-# Several tests at a time, as many as there are processors; each process takes a gigabyte.
+# Several tests at a time, one more than there are processors, since some wait for processes of their own, and
+# four at most; each process takes a gigabyte.
 test: lint types
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal
+	$(BIN)/python -m pytest --numprocesses=$$($(BIN)/python -c 'import os; print(min(4, 1 + os.cpu_count()))') --dist=worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
