@@ -24,6 +24,7 @@ from fedhp.deployment.device_command import app as device_app
 from fedhp.deployment.serve_command import app as serve_app
 from fedhp.draft.command import init
 from fedhp.exports.command import export
+from fedhp.exports.measure_command import measure
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
@@ -78,6 +79,7 @@ app.command()(init)
 app.command()(compare)
 app.command()(compare_records)
 app.command()(export)
+app.command()(measure)
 
 
 @app.callback(invoke_without_command=True)

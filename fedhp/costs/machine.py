@@ -46,6 +46,11 @@ def own_memory(process: int | str = "self", proc: Path = _PROC) -> int | None:
     return _numbers(proc / str(process) / "smaps_rollup", scale=1024).get("Pss:")
 
 
+def resident_memory(proc: Path = _PROC) -> int | None:
+    """Returns the bytes of this process that are in memory, shared ones included; None if unknown."""
+    return _numbers(proc / "self" / "status", scale=1024).get("VmRSS:")
+
+
 def peak_above(proc: Path = _PROC) -> int:
     """Returns how far this process's memory once lay above what it is now, since `forget_peak`, in bytes."""
     taken = _numbers(proc / "self" / "status", scale=1024)

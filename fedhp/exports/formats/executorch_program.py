@@ -12,13 +12,17 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import require
-from fedhp.exports.formats.format import DTYPES, Format, Runs
+from fedhp.exports.formats.format import DTYPES, Format, Opened
+
+# By their numbers in ExecuTorch.
+_DTYPES = {0: "uint8", 6: "float32"}
 
 
 class ExecuTorch(Format):
     """``.pte``."""
 
     name, suffix, extra = "executorch", ".pte", "executorch"
+    runtime = "executorch.runtime"
     packages = ("executorch", "torchao", "torch")
     channels_last = False
     dtypes = DTYPES
@@ -64,9 +68,13 @@ class ExecuTorch(Format):
         _lower(converted, example, path, *(dynamic_first if dynamic else ()), XnnpackPartitioner())
         return _left_float(converted)
 
-    def opened(self, path: Path, threads: int = 1) -> Runs:
-        """See `Format`. Threads are the process's own."""
+    def loaded(self, path: Path, threads: int = 1) -> Opened:
+        """See `Format`. Threads are the process's own: those of the file that was loaded last."""
+        from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
+
+        if portable_lib._threadpool_get_thread_count() != threads:  # as many as cores, unless told
+            portable_lib._unsafe_reset_threadpool(threads)
 
         # Kept with what runs: a method of a program that has gone reads freed memory.
         program = Runtime.get().load_program(path.read_bytes())
@@ -78,7 +86,8 @@ class ExecuTorch(Format):
             (scores,) = method.execute([torch.from_numpy(sample)])
             return scores.numpy().copy()  # the next call writes to the same place
 
-        return run
+        taken = method.metadata.input_tensor_meta(0)
+        return Opened(run, tuple(taken.sizes()), _DTYPES[taken.dtype()])
 
 
 def _lower(network: Any, example: NDArray[Any], path: Path, *partitioners: Any) -> None:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,21 @@ FLOAT32, INT8, INT8_DYNAMIC = DTYPES = ("float32", "int8", "int8_dynamic")
 Runs = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A file in its runtime, and what that tells of it.
+
+    Attributes:
+        runs: Runs it.
+        shape: Of what it takes, the axis of the batch included.
+        dtype: NumPy's name of what it takes.
+    """
+
+    runs: Runs
+    shape: tuple[int, ...]
+    dtype: str
+
+
 class Format(ABC):
     """A format, and the runtime that is its own. Libraries are imported when they are asked for.
 
@@ -22,6 +38,7 @@ class Format(ABC):
         name: By which it is asked for.
         suffix: Of its files.
         extra: The extra of fedhp that brings what it needs; empty where PyTorch is enough.
+        runtime: The module that runs its files.
         packages: What it needs, by the names under which they are installed.
         channels_last: Whether images go in with their channels in the last axis.
         dtypes: Which of `DTYPES` it has.
@@ -30,6 +47,7 @@ class Format(ABC):
     name: ClassVar[str]
     suffix: ClassVar[str]
     extra: ClassVar[str]
+    runtime: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     channels_last: ClassVar[bool]
     dtypes: ClassVar[tuple[str, ...]]
@@ -68,6 +86,10 @@ class Format(ABC):
         """
         raise NotImplementedError
 
-    @abstractmethod
     def opened(self, path: Path, threads: int = 1) -> Runs:
         """Loads a file into its runtime."""
+        return self.loaded(path, threads).runs
+
+    @abstractmethod
+    def loaded(self, path: Path, threads: int = 1) -> Opened:
+        """Loads a file into its runtime, and asks that what the file is like."""

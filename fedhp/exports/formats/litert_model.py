@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import require
-from fedhp.exports.formats.format import DTYPES, Format, Runs
+from fedhp.exports.formats.format import DTYPES, Format, Opened
 
 _DENSE, _NO_QUANTIZE = "FULLY_CONNECTED", "no_quantize"
 # By their numbers in the format's schema.
@@ -25,6 +25,7 @@ class LiteRT(Format):
     """``.tflite``."""
 
     name, suffix, extra = "litert", ".tflite", "litert"
+    runtime = "ai_edge_litert.interpreter"
     packages = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "torch")
     channels_last = True
     dtypes = DTYPES
@@ -78,7 +79,7 @@ class LiteRT(Format):
         path.write_bytes(written)
         return _left_float(written)
 
-    def opened(self, path: Path, threads: int = 1) -> Runs:
+    def loaded(self, path: Path, threads: int = 1) -> Opened:
         """See `Format`."""
         from ai_edge_litert.interpreter import Interpreter
 
@@ -91,7 +92,7 @@ class LiteRT(Format):
             interpreter.invoke()
             return interpreter.get_tensor(scores_of["index"])
 
-        return run
+        return Opened(run, tuple(map(int, sample_of["shape"])), np.dtype(sample_of["dtype"]).name)
 
 
 def _signatures(content: bytes) -> Mapping[str, Sequence[str]]:

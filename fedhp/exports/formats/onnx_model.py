@@ -13,16 +13,18 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import require
-from fedhp.exports.formats.format import DTYPES, Format, Runs
+from fedhp.exports.formats.format import DTYPES, Format, Opened
 
 _SAMPLE, _SCORES = "sample", "scores"
 _DENSE = ("Gemm", "MatMul")
+_DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class Onnx(Format):
     """``.onnx``, of one file, without a word of the machine that wrote it."""
 
     name, suffix, extra = "onnx", ".onnx", "onnx"
+    runtime = "onnxruntime"
     packages = ("onnx", "onnxscript", "onnxruntime", "torch")
     channels_last = False
     dtypes = DTYPES
@@ -73,20 +75,22 @@ class Onnx(Format):
         _save(model, path)
         return _left_float(model)
 
-    def opened(self, path: Path, threads: int = 1) -> Runs:
-        """See `Format`."""
+    def loaded(self, path: Path, threads: int = 1) -> Opened:
+        """See `Format`. An axis that the file leaves open is taken as 1."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors
         session = onnxruntime.InferenceSession(path.read_bytes(), options, ["CPUExecutionProvider"])
+        (sample_of,), scores_of = session.get_inputs(), session.get_outputs()[0].name
+        shape = tuple(size if isinstance(size, int) else 1 for size in sample_of.shape)
 
         def run(sample: NDArray[Any]) -> NDArray[np.float32]:
-            (scores,) = session.run([_SCORES], {_SAMPLE: sample})
+            (scores,) = session.run([scores_of], {sample_of.name: sample})
             return np.asarray(scores)
 
-        return run
+        return Opened(run, shape, _DTYPES[sample_of.type])
 
 
 class _Samples:

@@ -8,13 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.exports.formats.format import FLOAT32, Format, Runs
+from fedhp.exports.formats.format import FLOAT32, Format, Opened
 
 
 class TorchProgram(Format):
     """``.pt2``."""
 
     name, suffix, extra = "torch", ".pt2", ""
+    runtime = "torch"
     packages = ("torch",)
     channels_last = False
     dtypes = (FLOAT32,)
@@ -28,13 +29,16 @@ class TorchProgram(Format):
         with path.open("wb") as file:  # a path would have to end in .pt2
             torch.export.save(program, file)
 
-    def opened(self, path: Path, threads: int = 1) -> Runs:
+    def loaded(self, path: Path, threads: int = 1) -> Opened:
         """See `Format`. Threads are the process's own."""
         with path.open("rb") as file:
-            module = torch.export.load(file).module()
+            program = torch.export.load(file)
+        module, taken = program.module(), program.example_inputs
+        assert taken is not None
+        ((example,), _) = taken
 
         def run(sample: NDArray[Any]) -> NDArray[np.float32]:
             with torch.no_grad():
                 return module(torch.from_numpy(sample)).numpy()
 
-        return run
+        return Opened(run, tuple(example.shape), str(example.dtype).removeprefix("torch."))

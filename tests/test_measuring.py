@@ -1,0 +1,137 @@
+"""What is measured of exported files: shapes, turns, ratios, what cannot be run; never how fast they are."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fedhp.cli import app
+from fedhp.errors import ExportError, MissingExtraError
+from fedhp.exports import measuring
+from fedhp.exports.energy import EnergyCounter
+from fedhp.exports.formats import FORMATS
+from fedhp.exports.loading_memory import memory_of
+from fedhp.exports.measuring import measure
+
+
+@pytest.fixture
+def without_memory(monkeypatch):
+    """Which takes seconds: a process of its own for every file."""
+    monkeypatch.setattr(measuring, "memory_of", lambda path, name, threads: None)
+
+
+class Scaled(nn.Module):
+    """Takes bytes, as a device's network does."""
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, units), nn.ReLU(), nn.Linear(units, 3))
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return self.layers(samples.float() / 255)
+
+
+def written(folder: Path, units: int = 4, name: str = "torch", file: str = "small") -> Path:
+    form = FORMATS[name]
+    try:
+        form.check()
+    except MissingExtraError:
+        pytest.skip(f"{name} is not installed")
+    path = folder / f"{file}{form.suffix}"
+    form.write(Scaled(units).eval(), np.zeros((1, 6), np.uint8), path)
+    return path
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_file_tells_itself_what_it_takes(name, tmp_path, without_memory):
+    path = written(tmp_path, name=name)
+    (found,) = measure([path], seconds=0.05).files
+    assert (found.format, found.shape, found.dtype) == (name, (1, 6), "uint8")
+    assert found.num_bytes == path.stat().st_size
+    assert 0 < found.microseconds <= found.microseconds_p95
+    assert found.num_calls >= 60
+
+
+def test_files_take_turns_and_ratios_are_those_of_turns(tmp_path, monkeypatch):
+    """A clock by which a call of the dense file takes 4 ms and one of the other 1 ms, and a machine that is
+    half as fast from the tenth turn on: overall medians differ, and the ratio of turns stays 1/4.
+    """
+    dense, small = written(tmp_path, 8, file="dense"), written(tmp_path, file="small")
+    clock, calls = [0.0], []
+
+    class Slow:
+        shape, dtype = (1, 6), "uint8"
+
+        def __init__(self, path, threads):
+            self.name, self.seconds = path.stem, 0.004 if path.stem == "dense" else 0.001
+
+        def runs(self, sample):
+            calls.append(self.name)
+            turn = calls.count("dense") // 30
+            clock[0] += self.seconds * (2 if turn > 5 else 1)
+
+    monkeypatch.setattr(type(FORMATS["torch"]), "loaded", lambda form, path, threads: Slow(path, threads))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    memory = {"dense": 4096, "small": 1024}
+    monkeypatch.setattr(measuring, "memory_of", lambda path, name, threads: memory[path.stem])
+    found = measure([small], dense, seconds=1.0).files
+    assert [Path(one.file).stem for one in found] == ["dense", "small"]
+    itself, ratios = (asdict(one.against) for one in found if one.against)
+    size = round(small.stat().st_size / dense.stat().st_size, 4)
+    assert itself == {"time": 1, "time_quartiles": (1, 1), "size": 1, "memory": 1}
+    assert ratios["time"] == pytest.approx(0.25)
+    assert (ratios["size"], ratios["memory"]) == (size, 0.25)
+    turns = [name for name, before in zip(calls, [None, *calls], strict=False) if name != before]
+    assert turns == ["dense", "small"] * 21  # the first of which warms up
+
+
+@pytest.mark.integration
+def test_a_larger_network_takes_more_memory(tmp_path):
+    """Five million float32 weights are 20 MB."""
+    large, small = written(tmp_path, 500_000, file="large"), written(tmp_path, file="small")
+    taken = [memory_of(path, "torch", 1) for path in (large, small)]
+    if None in taken and not Path("/proc/self/status").exists():
+        pytest.skip("the system does not tell")
+    assert (taken[0] or 0) - (taken[1] or 0) > 19e6
+
+
+def test_what_cannot_be_measured_is_named_and_others_go_on(tmp_path, without_memory):
+    good, bad, other = written(tmp_path), tmp_path / "bad.pt2", tmp_path / "notes.txt"
+    bad.write_bytes(b"no archive")
+    other.write_text("text", encoding="utf-8")
+    given = [str(one) for one in (bad, other, tmp_path / "missing.pt2", good)]
+    result = CliRunner().invoke(app, ["measure", *given, "--seconds", "0.05", "--json"])
+    told = json.loads(result.stdout)
+    assert result.exit_code == 2
+    assert [one["file"] for one in told["files"]] == [str(good)]
+    assert "cannot be run by torch" in told["failures"][str(bad)]
+    assert ".onnx, .pte, .tflite, .pt2" in told["failures"][str(other)]
+    assert told["failures"][given[2]] == f"there is no file {given[2]}"
+    assert result.stderr.splitlines()[-1] == "error: 3 of the files could not be measured; see above"
+    with pytest.raises(ExportError, match=r"bad\.pt2 cannot be run"):
+        measure([good], bad)
+
+
+def test_the_table_has_ratios_where_there_is_something_to_hold_against(tmp_path, without_memory):
+    small, dense = str(written(tmp_path)), str(written(tmp_path, 8, file="dense"))
+    plain = CliRunner().invoke(app, ["measure", small, "--seconds", "0.05"])
+    beside = CliRunner().invoke(app, ["measure", small, "--against", dense, "--seconds", "0.05"])
+    assert (plain.exit_code, beside.exit_code) == (0, 0)
+    assert "x time" not in plain.stdout
+    assert "x time" in beside.stdout
+
+
+def test_energy_is_that_of_all_packages_and_of_no_part_of_one(tmp_path):
+    for name, energy in (("intel-rapl:0", 100), ("intel-rapl:0:0", 7), ("intel-rapl:1", 50)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "energy_uj").write_text(f"{energy}\n", encoding="utf-8")
+    counter = EnergyCounter(tmp_path)
+    assert counter.read() == (100, 50)
+    assert counter.between((100, 50), (130, 55)) == 35
+    assert counter.between((100, 50), (3, 55)) is None  # a counter that began anew
+    assert EnergyCounter(tmp_path / "none").read() is None
