@@ -100,6 +100,23 @@ def test_an_int8_file_holds_its_weights_in_bytes_and_answers_alike(name, dtype, 
         assert all("onv" in layer or "ONV" in layer for layer in narrow.left_float)
 
 
+@pytest.mark.parametrize("name", ["onnx", "executorch", "litert"])
+def test_windows_of_numbers_go_in_as_float32_whatever_the_weights(name, tmp_path):
+    installed(name)
+    stream, labels = np.random.default_rng(0), np.arange(240) % 4
+    windows = stream.normal(size=(240, 3, 32)).astype(np.float32)
+    windows[np.arange(240), 0, labels] += 4
+    file = tmp_path / "windows.npz"
+    np.savez(file, x_train=windows, y_train=labels, x_test=windows[:60], y_test=labels[:60])
+    data = {"data.name": "npz", "data.root": str(file)}
+    run = fedhp.train("quickstart", tmp_path / "run", **{**LITTLE, **NETWORKS["conv1d"], **data})
+    done = export(run.folder, [name], ["float32", "int8"], tmp_path / "out")
+    assert not done.failures
+    taken = json.loads((done.folder / "export.json").read_text())["files"]
+    assert [one["input"]["dtype"] for one in taken] == ["float32", "float32"]
+    assert all(one["input"]["shape"] == [1, 3, 32] for one in taken)
+
+
 def test_an_onnx_file_has_whole_integers_for_picked_inputs_and_no_word_of_this_machine(records, tmp_path):
     installed("onnx")
     import onnx

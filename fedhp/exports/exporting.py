@@ -172,7 +172,9 @@ class _Work:
         with replacing(path) as unfinished:
             left_float = self._converted(form, dtype, network, sample, unfinished)
             runs = _opened(form, unfinished)
-            agreement = verified(runs, held_out, self.raw.labels, self.scores(sample), dtype)
+            wanted = self.scores(sample)
+            with _naming(f"the runtime of {form.name}"):
+                agreement = verified(runs, held_out, self.raw.labels, wanted, dtype)
             if self.compression is not None:
                 agreement = replace(agreement, accuracy_before=self.compression.accuracy_before)
             content = unfinished.read_bytes()

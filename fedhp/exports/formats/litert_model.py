@@ -67,7 +67,8 @@ class LiteRT(Format):
             recipe.add_dynamic_config(".*", _DENSE, num_bits=8)
         else:
             recipe.load_quantization_recipe(static_wi8_ai8())
-            recipe.add_quantization_config(".*", "OUTPUT", algorithm_key=_NO_QUANTIZE)  # scores stay float32
+            for end in ("INPUT", "OUTPUT"):  # samples and scores stay as they are
+                recipe.add_quantization_config(".*", end, algorithm_key=_NO_QUANTIZE)
         quantizer, ranges = Quantizer(content, recipe.get_quantization_recipe()), None
         if not dynamic:
             calibrator = Calibrator(content, num_threads=1, qsv_update_func=min_max_update)
