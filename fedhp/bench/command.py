@@ -108,7 +108,7 @@ def compression(
     ] = "",
     json_file: Json = None,
 ) -> None:
-    """Accuracy and packed size of trained, pruned networks by each method of compression; 20 minutes."""
+    """Accuracy and packed size of trained, pruned networks by each method of compression; half an hour."""
     from fedhp.bench.compression import METHODS, run_compression
 
     wanted = [method for method in methods.split(";") if method] or METHODS

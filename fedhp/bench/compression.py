@@ -80,8 +80,8 @@ def _measured(run: RunResult, trained: Trained, methods: Sequence[str]) -> Itera
                 "parameters": run.summary["params_final"],
                 "accuracy_before": before,
                 "accuracy": _accuracy(trained, done.network, raw),
-                "KiB_before": float_bits(network) / 8192,
-                "KiB": done.packed_bits / 8192,
+                "KiB_before": round(float_bits(network) / 8192, 2),
+                "KiB": round(done.packed_bits / 8192, 2),
                 "zeros": sum(layer.zeros for layer in done.layers),
             }
 
@@ -89,7 +89,7 @@ def _measured(run: RunResult, trained: Trained, methods: Sequence[str]) -> Itera
 def _accuracy(trained: Trained, network: nn.Module, raw: RawData) -> float:
     """Returns the share of all held-out samples that a network gets right, in per cent."""
     scores = scores_of(network, network_inputs(trained, raw.held_out))
-    return float(100 * np.mean(scores.argmax(1) == raw.labels))
+    return round(float(100 * np.mean(scores.argmax(1) == raw.labels)), 2)
 
 
 def _summaries(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
