@@ -312,7 +312,7 @@ def test_the_report_of_a_run_shows_what_was_exported_beside_it(records, tmp_path
     assert "100.0%" in done.output
     page = (run / "report.html").read_text()
     size = format_size((run / "export" / "model.pt2").stat().st_size)
-    assert "<td class=text>model.pt2</td><td class=text>uint8, 1 x 1 x 8 x 8</td>" in page
+    assert "<td class=text>export/model.pt2</td><td class=text>uint8, 1 x 1 x 8 x 8</td>" in page
     assert f"<td>{size}</td>" in page
     (run / "export" / "export.json").write_text("{")
     assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0

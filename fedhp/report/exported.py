@@ -1,6 +1,7 @@
 """The files that the network of a run was exported to, as `fedhp export` left word of them in the record."""
 
 import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedhp.records.result import RunResult
@@ -19,18 +20,25 @@ class ExportedRow(NamedTuple):
 
 
 def exported(run: RunResult) -> list[ExportedRow]:
-    """Returns a row for each file in the record's folder ``export``; none where none can be read there."""
+    """Returns a row for each file in the record's folders ``export``, and those of compressed ones.
+
+    None of a folder that cannot be read.
+    """
+    return [row for facts in sorted(run.folder.glob("export*/export.json")) for row in _rows(facts)]
+
+
+def _rows(facts: Path) -> list[ExportedRow]:
     try:
-        facts = json.loads((run.folder / "export" / "export.json").read_text(encoding="utf-8"))
-        return [_row(file) for file in facts["files"]]
+        files = json.loads(facts.read_text(encoding="utf-8"))["files"]
+        return [_row(facts.parent.name, file) for file in files]
     except (OSError, ValueError, TypeError, LookupError):
         return []
 
 
-def _row(file: dict[str, Any]) -> ExportedRow:
+def _row(folder: str, file: dict[str, Any]) -> ExportedRow:
     taken, found = file["input"], file["agreement"]
     return ExportedRow(
-        str(file["name"]),
+        f"{folder}/{file['name']}",
         f"{taken['dtype']}, {' x '.join(f'{size}' for size in taken['shape'])}",
         format_size(file["num_bytes"]),
         f"{file['microseconds']:.1f} µs",
