@@ -118,7 +118,7 @@ def _opened(name: str, threads: int) -> _Timed:
         raise ExportError(f"{name} is of no format that can be measured: its name must end in one of {known}")
     if not path.is_file():
         raise ExportError(f"there is no file {name}")
-    with require(f"{name}: the runtime of '{form.name}'", form.extra):
+    with quiet(), require(f"{name}: the runtime of '{form.name}'", form.extra):
         import_module(form.runtime)
     try:
         with quiet():
