@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fedhp.cli import app
 from fedhp.errors import ExportError, MissingExtraError
-from fedhp.exports import measuring
+from fedhp.exports import measuring, timing
 from fedhp.exports.energy import EnergyCounter
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.loading_memory import memory_of
@@ -78,7 +78,7 @@ def test_files_take_turns_and_ratios_are_those_of_turns(tmp_path, monkeypatch):
             clock[0] += self.seconds * (2 if turn > 5 else 1)
 
     monkeypatch.setattr(type(FORMATS["torch"]), "loaded", lambda form, path, threads: Slow(path, threads))
-    monkeypatch.setattr(measuring.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
     memory = {"dense": 4096, "small": 1024}
     monkeypatch.setattr(measuring, "memory_of", lambda path, name, threads: memory[path.stem])
     found = measure([small], dense, seconds=1.0).files

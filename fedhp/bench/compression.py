@@ -65,10 +65,8 @@ def run_compression(
 
 def _measured(run: RunResult, trained: Trained, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
     raw = raw_data(run.config.data, run.config.seed, None, ALL, 0, FITTED)
-    network, inputs = (
-        to_plain_module(trained.arch, trained.state).eval(),
-        network_inputs(trained, raw.compression),
-    )
+    network = to_plain_module(trained.arch, trained.state).eval()
+    inputs = network_inputs(trained, raw.compression)
     with torch_threads(1):
         before = _accuracy(trained, network, raw)
         for method in methods:

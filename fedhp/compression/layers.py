@@ -1,7 +1,8 @@
 """The layers that are compressed, as matrices: what multiplies, and what it is multiplied by."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ def called_layers(network: nn.Module, inputs: torch.Tensor) -> dict[str, Layer]:
 
 
 @contextmanager
-def seeing(layers: list[Layer], see) -> Iterator[None]:  # noqa: ANN001
+def seeing(layers: list[Layer], see: Callable[[Any, torch.Tensor], object]) -> Iterator[None]:
     """Hands each layer and its inputs to a function, just before the layer computes."""
     handles = [
         layer.register_forward_pre_hook(lambda module, inputs: (see(module, inputs[0]), None)[1])

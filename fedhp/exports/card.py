@@ -21,6 +21,7 @@ from fedhp.sizes import format_size
 CARD, FACTS, LABELS = "model_card.md", "export.json", "labels.txt"
 
 _KEYS = {"network", "files"}
+_ELSEWHERE = "choose another folder by --out"
 
 
 class Folder:
@@ -57,13 +58,9 @@ class Folder:
             return
         known = _facts(self.path)
         if known is None:
-            raise ExportError(
-                f"{self.path} holds something else than an export; choose another folder by --out"
-            )
+            raise ExportError(f"{self.path} holds something else than an export; {_ELSEWHERE}")
         if known["network"].get("sha256") != self._network["sha256"]:
-            raise ExportError(
-                f"{self.path} holds the export of another network; choose another folder by --out"
-            )
+            raise ExportError(f"{self.path} holds the export of another network; {_ELSEWHERE}")
         self._files = {one["name"]: one for one in known["files"]}
 
     def add(self, file: ExportedFile, sample: RawSample) -> None:

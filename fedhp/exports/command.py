@@ -87,7 +87,7 @@ def export(
             typer.echo(json.dumps(facts, indent=2))
         else:
             progress.show(done)
-        if out is None and not compress and done.files:
+        if out is None and done.files:
             _report_anew(run)
         if done.failures:
             raise ExportError(f"{len(done.failures)} of the files could not be exported; see above")

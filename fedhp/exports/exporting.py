@@ -26,7 +26,7 @@ from fedhp.exports.packed import Compression
 from fedhp.exports.quiet import quiet
 from fedhp.exports.result import Exported, ExportedFile
 from fedhp.exports.samples import RawData, batches, raw_data
-from fedhp.exports.timing import latency
+from fedhp.exports.timing import usual_microseconds
 from fedhp.exports.trained import Trained
 from fedhp.exports.verifying import verified
 from fedhp.files.atomic import replacing
@@ -184,7 +184,7 @@ class _Work:
             dtype,
             len(content),
             hashlib.sha256(content).hexdigest(),
-            latency(runs, held_out).median,
+            usual_microseconds(runs, held_out),
             agreement,
             left_float,
             {package: importlib.metadata.version(package) for package in form.packages},

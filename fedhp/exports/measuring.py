@@ -1,6 +1,5 @@
 """How fast and how large files are in their runtimes, run in turns."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -19,6 +18,7 @@ from fedhp.exports.inputs import random_sample
 from fedhp.exports.loading_memory import memory_of
 from fedhp.exports.measured import Measured, Measurement, Ratios
 from fedhp.exports.quiet import quiet
+from fedhp.exports.timing import timed_calls
 from fedhp.threads import torch_threads
 
 _TURNS, _WARM_UP = 20, 20
@@ -79,14 +79,11 @@ class _Timed:
 
     def turn(self, seconds: float, energy: EnergyCounter) -> None:
         """Runs it for about so long."""
-        runs, sample, taken = self.opened.runs, self.sample, list[float]()
+        runs, sample = self.opened.runs, self.sample
         runs(sample)
         runs(sample)
-        before, end = energy.read(), time.perf_counter() + seconds
-        while len(taken) < _LEAST or (len(taken) < _MOST and time.perf_counter() < end):
-            start = time.perf_counter()
-            runs(sample)
-            taken.append(1e6 * (time.perf_counter() - start))
+        before = energy.read()
+        taken = timed_calls(runs, [sample], seconds, _LEAST, _MOST)
         took = energy.between(before, energy.read())
         self.microjoules = None if took is None or self.microjoules is None else self.microjoules + took
         self.turns.append(taken)

@@ -87,10 +87,8 @@ class DeviceNetwork(nn.Module):
         self.network = to_plain_module(trained.arch, trained.state) if network is None else network
         self._input_shape = tuple(trained.arch.input_shape)
         self._channels_last = len(sample.axes) == 3 and sample.axes[-1] == "channels"
-        scale, kept = (
-            (255 if sample.dtype == "uint8" else 1),
-            trained.arch.kept_inputs(trained.state.structure),
-        )
+        scale = 255 if sample.dtype == "uint8" else 1
+        kept = trained.arch.kept_inputs(trained.state.structure)
         mean, factor = self._constants(trained.normalisation, scale, kept)
         coarse = mean.astype(np.float32)
         rest = (mean - coarse).astype(np.float32)

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import cycle, islice
+from statistics import median
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.exports.formats.format import Runs
@@ -15,31 +15,31 @@ _LEAST, _MOST = 50, 2000
 _SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Of one sample at a time, in microseconds, once warm.
+def timed_calls(
+    runs: Runs, samples: Sequence[NDArray[Any]], seconds: float, least: int, most: int
+) -> list[float]:
+    """Returns what each call takes in microseconds, on samples in turn, for about so many seconds.
 
-    Attributes:
-        median: The middle one.
-        p95: What 95 of 100 stay below.
-        num_calls: How many were timed.
+    Args:
+        runs: The network.
+        samples: Batches of one sample.
+        seconds: How long.
+        least: How many calls at least.
+        most: How many calls at most.
     """
-
-    median: float
-    p95: float
-    num_calls: int
-
-
-def latency(runs: Runs, samples: Sequence[NDArray[Any]]) -> Latency:
-    """Times a network on samples in turn, for about half a second."""
-    for number in range(_WARM_UP):
-        runs(samples[number % len(samples)])
     taken: list[float] = []
-    end = time.perf_counter() + _SECONDS
-    while len(taken) < _LEAST or (len(taken) < _MOST and time.perf_counter() < end):
-        sample = samples[len(taken) % len(samples)]
+    end = time.perf_counter() + seconds
+    for sample in islice(cycle(samples), most):
         start = time.perf_counter()
+        if len(taken) >= least and start >= end:
+            break
         runs(sample)
         taken.append(1e6 * (time.perf_counter() - start))
-    median, p95 = np.quantile(taken, (0.5, 0.95)).tolist()
-    return Latency(round(median, 2), round(p95, 2), len(taken))
+    return taken
+
+
+def usual_microseconds(runs: Runs, samples: Sequence[NDArray[Any]]) -> float:
+    """Returns the median time of a sample once warm, of calls that take about half a second together."""
+    for sample in islice(cycle(samples), _WARM_UP):
+        runs(sample)
+    return round(median(timed_calls(runs, samples, _SECONDS, _LEAST, _MOST)), 2)

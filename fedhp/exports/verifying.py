@@ -60,10 +60,8 @@ def verified(
     if found.shape != wanted.shape or not np.isfinite(found).all():
         flaw = "are not finite" if found.shape == wanted.shape else f"have the shape {found.shape[1:]}"
         raise ExportError(f"its scores {flaw}, where the network has {wanted.shape[1]} for each sample")
-    difference, tolerance = (
-        float(np.abs(found - wanted).max()),
-        _TOLERANCE * max(1.0, float(np.abs(wanted).max())),
-    )
+    difference = float(np.abs(found - wanted).max())
+    tolerance = _TOLERANCE * max(1.0, float(np.abs(wanted).max()))
     answers, right = found.argmax(1), wanted.argmax(1)
     places = np.arange(len(wanted))
     lost = wanted[places, right] - wanted[places, answers]  # 0 where the answer is the same

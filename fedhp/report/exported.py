@@ -1,9 +1,9 @@
 """The files that the network of a run was exported to, as `fedhp export` left word of them in the record."""
 
-import json
-from pathlib import Path
+from functools import partial
 from typing import Any, NamedTuple
 
+from fedhp.records.exported_files import read_files
 from fedhp.records.result import RunResult
 from fedhp.sizes import format_size
 
@@ -24,15 +24,8 @@ def exported(run: RunResult) -> list[ExportedRow]:
 
     None of a folder that cannot be read.
     """
-    return [row for facts in sorted(run.folder.glob("export*/export.json")) for row in _rows(facts)]
-
-
-def _rows(facts: Path) -> list[ExportedRow]:
-    try:
-        files = json.loads(facts.read_text(encoding="utf-8"))["files"]
-        return [_row(facts.parent.name, file) for file in files]
-    except (OSError, ValueError, TypeError, LookupError):
-        return []
+    folders = sorted(facts.parent for facts in run.folder.glob("export*/export.json"))
+    return [row for folder in folders for row in read_files(folder, partial(_row, folder.name))]
 
 
 def _row(folder: str, file: dict[str, Any]) -> ExportedRow:

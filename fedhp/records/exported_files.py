@@ -1,0 +1,17 @@
+"""The files that a run's network was exported to, as `fedhp export` left word of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+_Read = TypeVar("_Read")
+
+
+def read_files(folder: Path, read: Callable[[dict[str, Any]], _Read]) -> list[_Read]:
+    """Returns what is read of each file of an export's folder; nothing where it cannot be read."""
+    try:
+        files = json.loads((folder / "export.json").read_text(encoding="utf-8"))["files"]
+        return [read(file) for file in files]
+    except (OSError, ValueError, TypeError, LookupError):
+        return []
