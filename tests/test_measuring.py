@@ -1,12 +1,17 @@
 """What is measured of exported files: shapes, turns, ratios, what cannot be run; never how fast they are."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_onnx import dense
+from test_without_torch import KEPT_AWAY
 from torch import nn
 from typer.testing import CliRunner
 
@@ -117,6 +122,30 @@ def test_what_cannot_be_measured_is_named_and_others_go_on(tmp_path, without_mem
     assert result.stderr.splitlines()[-1] == "error: 3 of the files could not be measured; see above"
     with pytest.raises(ExportError, match=r"bad\.pt2 cannot be run"):
         measure([good], bad)
+
+
+@pytest.mark.integration
+def test_a_device_that_has_a_runtime_alone_measures_what_that_runs(tmp_path):
+    """Neither the command nor the process that tells of memory imports PyTorch; what needs it says so."""
+    (tmp_path / "sitecustomize.py").write_text(KEPT_AWAY.format(names=("torch",)), encoding="utf-8")
+    small, program = dense(tmp_path / "small.onnx", 4), tmp_path / "other.pt2"
+    program.touch()
+    command = [sys.executable, "-m", "fedhp", "measure", str(small), str(program), "--json"]
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parent.parent)])
+    done = subprocess.run(
+        [*command, "--seconds", "0.05"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    told = json.loads(done.stdout)
+    (found,) = told["files"]
+    assert (found["format"], found["shape"], found["dtype"]) == ("onnx", [1, 6], "float32")
+    if sys.platform == "linux":
+        assert found["memory_bytes"] > 0
+    assert told["failures"][str(program)].endswith("No module named 'torch'): pip install 'fedhp[torch]'")
 
 
 def test_the_table_has_ratios_where_there_is_something_to_hold_against(tmp_path, without_memory):

@@ -1,6 +1,7 @@
 """How fast and how large files are in their runtimes, run in turns."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.bounds import one_line
-from fedhp.errors import ExportError, FedhpError, require
+from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.energy import EnergyCounter
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import Format, Opened
@@ -19,7 +20,7 @@ from fedhp.exports.loading_memory import memory_of
 from fedhp.exports.measured import Measured, Measurement, Ratios
 from fedhp.exports.quiet import quiet
 from fedhp.exports.timing import timed_calls
-from fedhp.threads import torch_threads
+from fedhp.threads import has_torch, torch_threads
 
 _TURNS, _WARM_UP = 20, 20
 _LEAST, _MOST = 3, 1000  # calls of a turn
@@ -48,7 +49,7 @@ def measure(
     """
     names = list(dict.fromkeys(map(str, [*([against] if against is not None else []), *files])))
     opened, failures = list[_Timed](), dict[str, str]()
-    with torch_threads(threads):
+    with _own_threads(names, threads):
         for name in names:
             try:
                 opened.append(_opened(name, threads))
@@ -115,8 +116,12 @@ def _opened(name: str, threads: int) -> _Timed:
         raise ExportError(f"{name} is of no format that can be measured: its name must end in one of {known}")
     if not path.is_file():
         raise ExportError(f"there is no file {name}")
-    with quiet(), require(f"{name}: the runtime of '{form.name}'", form.extra):
-        import_module(form.runtime)
+    try:
+        with quiet():
+            import_module(form.runtime)
+    except ImportError as error:
+        said = one_line(str(error), 300)
+        raise ExportError(f"{name}: its runtime is not there ({said}): pip install {form.runs_by}") from error
     try:
         with quiet():
             opened = form.loaded(path, threads)
@@ -127,6 +132,12 @@ def _opened(name: str, threads: int) -> _Timed:
         said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
         raise ExportError(f"{name} cannot be run by {form.runtime.partition('.')[0]}: {said}") from error
     return _Timed(name, form, opened, sample)
+
+
+def _own_threads(names: Sequence[str], threads: int) -> AbstractContextManager[None]:
+    """Sets those of PyTorch, which computes with as many as its process has; others are told by file."""
+    is_asked = any(Path(name).suffix == FORMATS["torch"].suffix for name in names)
+    return torch_threads(threads) if is_asked and has_torch() else nullcontext()
 
 
 def _take_turns(opened: Sequence[_Timed], seconds: float) -> None:

@@ -4,15 +4,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.errors import require
 from fedhp.exports.formats.format import DTYPES, Format, Opened
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # By their numbers in ExecuTorch.
 _DTYPES = {0: "uint8", 6: "float32"}
@@ -23,6 +24,7 @@ class ExecuTorch(Format):
 
     name, suffix, extra = "executorch", ".pte", "executorch"
     runtime = "executorch.runtime"
+    runs_by = "'fedhp[executorch]'"
     packages = ("executorch", "torchao", "torch")
     channels_last = False
     dtypes = DTYPES
@@ -35,16 +37,17 @@ class ExecuTorch(Format):
 
             del executorch
 
-    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+    def write(self, network: "nn.Module", example: NDArray[Any], path: Path) -> None:
         """See `Format`."""
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
         _lower(network, example, path, XnnpackPartitioner())
 
     def write_int8(
-        self, network: nn.Module, calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
+        self, network: "nn.Module", calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
     ) -> list[str]:
         """See `Format`. Weights per output channel."""
+        import torch
         from executorch.backends.xnnpack.partition.config.xnnpack_config import ConfigPrecisionType
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -70,6 +73,7 @@ class ExecuTorch(Format):
 
     def loaded(self, path: Path, threads: int = 1) -> Opened:
         """See `Format`. Threads are the process's own: those of the file that was loaded last."""
+        import torch
         from executorch.extension.pybindings import portable_lib
         from executorch.runtime import Runtime
 
@@ -91,6 +95,7 @@ class ExecuTorch(Format):
 
 
 def _lower(network: Any, example: NDArray[Any], path: Path, *partitioners: Any) -> None:
+    import torch
     from executorch.exir import to_edge_transform_and_lower
 
     program = torch.export.export(network, (torch.from_numpy(example),))

@@ -4,11 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FLOAT32, INT8, INT8_DYNAMIC = DTYPES = ("float32", "int8", "int8_dynamic")
 
@@ -32,13 +34,17 @@ class Opened:
 
 
 class Format(ABC):
-    """A format, and the runtime that is its own. Libraries are imported when they are asked for.
+    """A format, and the runtime that is its own.
+
+    Libraries are imported when they are asked for, PyTorch too: a device that runs a file may have the
+    runtime alone.
 
     Attributes:
         name: By which it is asked for.
         suffix: Of its files.
         extra: The extra of fedhp that brings what it needs; empty where PyTorch is enough.
         runtime: The module that runs its files.
+        runs_by: What pip is to install where files are only run.
         packages: What it needs, by the names under which they are installed.
         channels_last: Whether images go in with their channels in the last axis.
         dtypes: Which of `DTYPES` it has.
@@ -48,6 +54,7 @@ class Format(ABC):
     suffix: ClassVar[str]
     extra: ClassVar[str]
     runtime: ClassVar[str]
+    runs_by: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     channels_last: ClassVar[bool]
     dtypes: ClassVar[tuple[str, ...]]
@@ -61,7 +68,7 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+    def write(self, network: "nn.Module", example: NDArray[Any], path: Path) -> None:
         """Writes a network with float32 weights.
 
         Args:
@@ -71,7 +78,7 @@ class Format(ABC):
         """
 
     def write_int8(
-        self, network: nn.Module, calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
+        self, network: "nn.Module", calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
     ) -> list[str]:
         """Writes a network with int8 weights, and activations in int8 where it can.
 

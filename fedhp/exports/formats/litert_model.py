@@ -5,15 +5,16 @@
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.errors import require
 from fedhp.exports.formats.format import DTYPES, Format, Opened
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _DENSE, _NO_QUANTIZE = "FULLY_CONNECTED", "no_quantize"
 # By their numbers in the format's schema.
@@ -26,6 +27,7 @@ class LiteRT(Format):
 
     name, suffix, extra = "litert", ".tflite", "litert"
     runtime = "ai_edge_litert.interpreter"
+    runs_by = "ai-edge-litert"
     packages = ("litert-torch", "ai-edge-litert", "ai-edge-quantizer", "torch")
     channels_last = True
     dtypes = DTYPES
@@ -39,14 +41,15 @@ class LiteRT(Format):
 
             del ai_edge_litert, ai_edge_quantizer, litert_torch
 
-    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+    def write(self, network: "nn.Module", example: NDArray[Any], path: Path) -> None:
         """See `Format`."""
         import litert_torch
+        import torch
 
         litert_torch.convert(network, (torch.from_numpy(example),)).export(str(path))
 
     def write_int8(
-        self, network: nn.Module, calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
+        self, network: "nn.Module", calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
     ) -> list[str]:
         """See `Format`. Weights per output channel, and activations over the whole range that they had.
 

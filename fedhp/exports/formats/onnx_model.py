@@ -5,15 +5,16 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.errors import require
 from fedhp.exports.formats.format import DTYPES, Format, Opened
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SAMPLE, _SCORES = "sample", "scores"
 _DENSE = ("Gemm", "MatMul")
@@ -25,6 +26,7 @@ class Onnx(Format):
 
     name, suffix, extra = "onnx", ".onnx", "onnx"
     runtime = "onnxruntime"
+    runs_by = "onnxruntime"
     packages = ("onnx", "onnxscript", "onnxruntime", "torch")
     channels_last = False
     dtypes = DTYPES
@@ -38,8 +40,10 @@ class Onnx(Format):
 
             del onnx, onnxruntime, onnxscript
 
-    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+    def write(self, network: "nn.Module", example: NDArray[Any], path: Path) -> None:
         """See `Format`."""
+        import torch
+
         program = torch.onnx.export(
             network,
             (torch.from_numpy(example),),
@@ -53,7 +57,7 @@ class Onnx(Format):
         _save(program.model_proto, path)
 
     def write_int8(
-        self, network: nn.Module, calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
+        self, network: "nn.Module", calibration: Sequence[NDArray[Any]], path: Path, dynamic: bool
     ) -> list[str]:
         """See `Format`. Weights per output channel; only what is pre-processed is found to be quantisable."""
         from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static

@@ -1,14 +1,15 @@
 """A program of ``torch.export``: what runs it needs PyTorch, and not fedhp."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from fedhp.exports.formats.format import FLOAT32, Format, Opened
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class TorchProgram(Format):
@@ -16,6 +17,7 @@ class TorchProgram(Format):
 
     name, suffix, extra = "torch", ".pt2", ""
     runtime = "torch"
+    runs_by = "'fedhp[torch]'"
     packages = ("torch",)
     channels_last = False
     dtypes = (FLOAT32,)
@@ -23,14 +25,18 @@ class TorchProgram(Format):
     def check(self) -> None:
         """PyTorch is there, or this would not be."""
 
-    def write(self, network: nn.Module, example: NDArray[Any], path: Path) -> None:
+    def write(self, network: "nn.Module", example: NDArray[Any], path: Path) -> None:
         """See `Format`."""
+        import torch
+
         program = torch.export.export(network, (torch.from_numpy(example),))
         with path.open("wb") as file:  # a path would have to end in .pt2
             torch.export.save(program, file)
 
     def loaded(self, path: Path, threads: int = 1) -> Opened:
         """See `Format`. Threads are the process's own."""
+        import torch
+
         with path.open("rb") as file:
             program = torch.export.load(file)
         module, taken = program.module(), program.example_inputs
