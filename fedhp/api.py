@@ -4,11 +4,13 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.exports.loaded import load_model as load_model
+from fedhp.latency.target import with_widths
 from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.load import load_run as load_run
 from fedhp.records.record import run_folder
@@ -107,19 +109,20 @@ def _begun(
         setup = _prepared(scenario, show)
         size, note = setup.message_bytes, _notes.warning
         grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
-        with grids as grid, reporting(scenario, folder, show, kept) as trackers:
+        with grids as grid, reporting(setup.scenario, folder, show, kept) as trackers:
             yield grid, setup, trackers, Keeper(folder, setup.scenario, setup.basis, simulated=True), kept
 
 
 def _prepared(scenario: Scenario, show: bool) -> Setup:
     """Makes every check, before any process starts."""
-    checked_strategy(scenario)  # before anything is said, let alone done
+    kind = checked_strategy(scenario)  # before anything is said, let alone done
     if show:
         _logger.info("preparing '%s' for %d clients", scenario.data.name, scenario.fleet.num_clients)
-    setup = prepare(scenario)
+    chosen = with_widths(scenario, kind)
+    setup = prepare(chosen.scenario)
     if scenario.simulation.num_workers:
         _logger.info("starting the workers")
-    return setup
+    return replace(setup, notes=chosen.notes)
 
 
 def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:
@@ -142,7 +145,8 @@ def train(scenario: str | Path | Scenario, out: str | Path | None = None, **over
     """
     scenario = _scenario("train", scenario, out, overrides)
     with TURN, run_folder(scenario.name, out) as folder, held(folder):
-        train_central(scenario, folder)
+        chosen = with_widths(scenario, None)
+        train_central(chosen.scenario, folder, notes=chosen.notes)
         return load_run(folder)
 
 

@@ -25,6 +25,7 @@ from fedhp.deployment.serve_command import app as serve_app
 from fedhp.draft.command import init
 from fedhp.exports.command import export
 from fedhp.exports.measure_command import measure
+from fedhp.latency.command import latency
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
@@ -80,6 +81,7 @@ app.command()(compare)
 app.command()(compare_records)
 app.command()(export)
 app.command()(measure)
+app.command()(latency)
 
 
 @app.callback(invoke_without_command=True)
@@ -130,9 +132,9 @@ def run(
         with _for_good():
             from fedhp.api import simulate, warn_unpruned, warn_unused
             from fedhp.records.record import run_folder
-            from fedhp.scenario.loading import load_scenario
+            from fedhp.scenario.loading import load_scenario, split_arguments
 
-        name, overrides = _split(arguments or [])
+        name, overrides = split_arguments(arguments or [])
         warn_unused("run", overrides)
         scenario = load_scenario(name, overrides)
         warn_unpruned(scenario, overrides)
@@ -162,9 +164,9 @@ def train(
         with _for_good():
             from fedhp.api import train, warn_unused
             from fedhp.records.record import run_folder
-            from fedhp.scenario.loading import load_scenario
+            from fedhp.scenario.loading import load_scenario, split_arguments
 
-        name, overrides = _split(arguments or [])
+        name, overrides = split_arguments(arguments or [])
         warn_unused("train", overrides)
         scenario = load_scenario(name, overrides)
         with run_folder(scenario.name, out) as folder, _reported(folder):
@@ -265,9 +267,9 @@ def show(
 ) -> None:
     """Print a scenario as it would run, every key with its value, as YAML."""
     with readable_errors(debug):
-        from fedhp.scenario.loading import load_scenario
+        from fedhp.scenario.loading import load_scenario, split_arguments
 
-        name, overrides = _split(arguments or [])
+        name, overrides = split_arguments(arguments or [])
         typer.echo(load_scenario(name, overrides).to_yaml(), nl=False)
 
 
@@ -345,10 +347,3 @@ def _reported(folder: Path) -> Iterator[None]:
             if can_go_on(folder):
                 _logger.info("'fedhp resume %s' goes on with it", folder)
         raise
-
-
-def _split(arguments: list[str]) -> tuple[str, list[str]]:
-    """Splits the arguments into a scenario and overrides; what comes first and has no = is the scenario."""
-    if arguments and "=" not in arguments[0]:
-        return arguments[0], arguments[1:]
-    return "quickstart", arguments

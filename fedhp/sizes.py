@@ -1,4 +1,4 @@
-"""Bytes as people write them."""
+"""Bytes, and times of a sample, as people write them."""
 
 import re
 
@@ -6,6 +6,8 @@ from fedhp.bounds import LARGEST_BYTES, shown
 from fedhp.errors import ScenarioError
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_MICROSECONDS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+_LONGEST = 60e6
 _BY_CAPITALS = {unit.upper(): size for unit, size in _UNITS.items()}
 
 
@@ -29,6 +31,34 @@ def parse_size(text: str | int, place: str = "") -> int:
             f"512KiB, 4MiB or 1.5GB (units: {', '.join(_UNITS)}), of {format_size(LARGEST_BYTES)} at most"
         )
     return int(size)
+
+
+def parse_duration(text: str, place: str = "") -> float:
+    """Reads a time such as ``2ms``, ``1.5 ms`` or ``800us``, in microseconds.
+
+    Args:
+        text: What was given.
+        place: Where, for errors: a key or option.
+
+    Raises:
+        ScenarioError: If the text is no such time.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(us|ms|s)\s*", str(text))
+    found = float(match[1]) * _MICROSECONDS[match[2]] if match else 0.0
+    if not 0 < found <= _LONGEST:
+        said = f"{place}: " if place else ""
+        raise ScenarioError(
+            f"{said}{shown(str(text))} is not the time of a sample; write a positive number and a unit, such "
+            f"as 2ms or 800us (units: {', '.join(_MICROSECONDS)}), of a minute at most"
+        )
+    return found
+
+
+def format_duration(microseconds: float) -> str:
+    """Writes a time with three digits and its unit, such as ``1.93 ms``."""
+    if microseconds < 1000:
+        return f"{microseconds:.3g} us" if microseconds < 100 else f"{microseconds:.0f} us"
+    return f"{microseconds / 1e3:.3g} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.3g} s"
 
 
 def format_size(num_bytes: float) -> str:

@@ -3,6 +3,7 @@
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flwr.app import Context
@@ -13,6 +14,7 @@ from fedhp.federation.device import Device
 from fedhp.federation.first_answers import FirstAnswers
 from fedhp.federation.flower_version import check_flower
 from fedhp.federation.folding import FoldingGrid
+from fedhp.latency.target import with_widths
 from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.record import run_folder
 from fedhp.run.devices_file import DevicesFile
@@ -20,7 +22,7 @@ from fedhp.run.fleet_run import run_fleet
 from fedhp.run.parts import LateParts
 from fedhp.run.reporting import reporting
 from fedhp.run.resuming import resumed
-from fedhp.run.setup import prepare
+from fedhp.run.setup import checked_strategy, prepare
 from fedhp.scenario.loading import load_scenario
 from fedhp.scenario.schema import Scenario
 from fedhp.threads import torch_threads
@@ -62,7 +64,8 @@ def _go_on(grid: Grid, folder: Path, overrides: Sequence[str]) -> None:
 def _run(grid: Grid, scenario: Scenario, folder: Path, kept: Kept | None = None) -> None:
     threads = torch_threads(scenario.simulation.threads_per_worker)
     with threads, reporting(scenario, folder, kept=kept) as trackers:
-        setup = prepare(scenario, simulated=False)
+        chosen = with_widths(scenario, checked_strategy(scenario))
+        setup = replace(prepare(chosen.scenario, simulated=False), notes=chosen.notes)
 
         def devices() -> Sequence[Device]:
             return setup.strategy.devices

@@ -32,6 +32,7 @@ ROWS = (
     {"draft", "records", "simulation"},
     {"federation", "report", "sweep", "tracking"},
     {"clients", "exports", "run"},
+    {"latency"},
     {"api", "deployment", "strategies"},
     {"bench", "comparison", "studies", "twins"},
     {"cli"},
@@ -52,7 +53,7 @@ DOORS = {
     # On a device that may be without it, nothing of it is imported before somebody computes with it.
     "torch": {
         *("data", "model", "compression", "pruning", "costs", "training", "aggregation"),
-        *("threads", "clients", "api", "bench", "exports"),
+        *("threads", "clients", "api", "bench", "exports", "latency"),
     },
     "wandb": {"tracking"},
 }

@@ -196,8 +196,8 @@ def test_a_value_that_no_file_could_hold_is_refused_by_key():
         ("batchsize=3", ["Did you mean train.batch_size?"]),
         ("foo=1", ["no key 'foo'. Keys are: name, description, seed, rounds, "]),  # no letters of model.floor
         ("sed=1", ["Did you mean seed?"]),
-        ("prune.target=3", ["no key 'prune.target'. Did you mean prune.target_compression?"]),  # not start
-        ("target=3", ["Did you mean model.target or prune.target_compression?"]),
+        ("prune.target=3", ["Did you mean prune.target_compression or prune.target_latency?"]),  # not start
+        ("target=3", ["Did you mean model.target or prune.target_compression or prune.target_latency?"]),
         ("train.batch=3", ["Did you mean train.batch_size?"]),  # beside it, not memory.batch_policy
         ("fleet.classes=[{shar: 1}]", ["'fleet.classes[].shar'", "fleet.classes[].share?"]),
         ("lr=0.1", ["'lr'", "Keys are: name, description, seed", ", train, "]),

@@ -4,8 +4,8 @@ import copy
 import hashlib
 import importlib.metadata
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.bounds import one_line
 from fedhp.compression.methods import Step, parsed
 from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.card import Folder
@@ -23,7 +22,7 @@ from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, RawSample, network_inputs, raw_sample
 from fedhp.exports.packed import Compression
-from fedhp.exports.quiet import quiet
+from fedhp.exports.quiet import naming, quiet
 from fedhp.exports.result import Exported, ExportedFile
 from fedhp.exports.samples import RawData, batches, raw_data
 from fedhp.exports.timing import usual_microseconds
@@ -173,7 +172,7 @@ class _Work:
             left_float = self._converted(form, dtype, network, sample, unfinished)
             runs = _opened(form, unfinished)
             wanted = self.scores(sample)
-            with _naming(f"the runtime of {form.name}"):
+            with naming(f"the runtime of {form.name}"):
                 agreement = verified(runs, held_out, self.raw.labels, wanted, dtype)
             if self.compression is not None:
                 agreement = replace(agreement, accuracy_before=self.compression.accuracy_before)
@@ -194,7 +193,7 @@ class _Work:
     def _converted(
         self, form: Format, dtype: str, network: nn.Module, sample: RawSample, path: Path
     ) -> list[str]:
-        with quiet(), _naming(f"{form.name} {dtype}"):
+        with quiet(), naming(f"{form.name} {dtype}"):
             if dtype == FLOAT32:
                 form.write(network, batches(self.raw.held_out[:1], sample)[0], path)
                 return []
@@ -210,21 +209,8 @@ def _prepared(trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
     return _Work(trained, raw, network, compression)
 
 
-@contextmanager
-def _naming(what: str) -> Iterator[None]:
-    """Says which format could not take the network, whatever its converter raises."""
-    try:
-        yield
-    except FedhpError:
-        raise
-    except Exception as error:
-        _logger.debug("%s", what, exc_info=True)
-        said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
-        raise ExportError(f"{what} cannot take this network: {said}") from error
-
-
 def _opened(form: Format, path: Path) -> Runs:
-    with quiet(), _naming(f"the runtime of {form.name}"):
+    with quiet(), naming(f"the runtime of {form.name}"):
         return form.opened(path)
 
 

@@ -1,4 +1,4 @@
-"""Keeps what libraries print to themselves: converters say much, of which nothing is an error."""
+"""Around converters and runtimes: what they print is kept off the terminal, and what they raise is named."""
 
 import logging
 import os
@@ -7,6 +7,9 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from fedhp.bounds import one_line
+from fedhp.errors import ExportError, FedhpError
 
 _logger = logging.getLogger("fedhp")
 
@@ -31,3 +34,16 @@ def quiet() -> Iterator[None]:
                 os.close(copy)
             kept.seek(0)
             _logger.debug("%s", kept.read().decode(errors="replace"))
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Says which format could not take the network, whatever its converter raises."""
+    try:
+        yield
+    except FedhpError:
+        raise
+    except Exception as error:
+        _logger.debug("%s", what, exc_info=True)
+        said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
+        raise ExportError(f"{what} cannot take this network: {said}") from error

@@ -1,7 +1,7 @@
 """What a strategy decides: who takes part, what each is sent, which units survive and what weights become."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.options import RobustConfig
@@ -136,8 +136,8 @@ class Rules(Enlisted):
         paper: Where it was published; empty where nowhere.
     """
 
-    methods: tuple[str, ...] = ()
-    cuts_inputs = True
+    methods: ClassVar[tuple[str, ...]] = ()
+    cuts_inputs: ClassVar[bool] = True
     options: frozenset[str] = frozenset()
     needs: Literal["sums", "updates"] = "sums"
     paper = ""

@@ -1,18 +1,20 @@
 """What a scenario says of pruning."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from fedhp.bounds import Bounds
+from fedhp.bounds import WIDEST, Bounds
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
+from fedhp.sizes import parse_duration
 
 # The names in `fedhp.pruning.criteria.CRITERIA` and `fedhp.pruning.regularizers.REGULARIZERS`.
 CRITERION_NAMES = (
     *("taylor", "fisher", "flexrel", "magnitude", "magnitude_l1", "outgoing", "outgoing_l1", "bn_scale"),
     *("activation", "apoz", "correlation", "random"),
 )
-ROUNDINGS = ("1", "4", "8", "16")
+ROUNDINGS = ("auto", "1", "4", "8", "16")
+RUNTIMES = ("", "onnx", "executorch", "litert", "torch")  # as in `fedhp.exports.formats.FORMATS`
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
 
 
@@ -26,7 +28,13 @@ class PruneConfig:
             groups share it](#how-groups-share-the-shrinking).
         round_to: Of what the channels that a convolution keeps in the end are [a
             multiple](#multiples-of-channels), which runtimes of phones and boards are made for; 1 rounds
-            nothing.
+            nothing, ``auto`` to 8 where each keeps as many.
+        widths: How many units each group keeps in the end, in their order, in place of
+            ``prune.target_compression``; none leaves that to the target.
+        target_latency: The time of one sample that the final network is to take, such as ``2ms``, in place of
+            ``prune.target_compression``: [widths](#a-target-in-milliseconds) are chosen by what networks take
+            on this machine; empty is none.
+        runtime: In which runtime: ``onnx``, ``executorch``, ``litert`` or ``torch``.
         start: Progress at which cutting begins, below ``prune.end``.
         end: Progress at which the target is reached.
         cuts: Cuts between start and end, evenly spread.
@@ -42,7 +50,10 @@ class PruneConfig:
 
     criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
     target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
-    round_to: Annotated[str, OneOf(ROUNDINGS)] = "1"
+    round_to: Annotated[str, OneOf(ROUNDINGS)] = "auto"
+    widths: Annotated[list[int], Bounds(at_least=1, largest=WIDEST)] = field(default_factory=list)
+    target_latency: str = ""
+    runtime: Annotated[str, OneOf(RUNTIMES)] = ""
     start: Annotated[float, Bounds(at_least=0, below=1), STABLE] = 0.05
     end: Annotated[float, Bounds(above=0, at_most=1), STABLE] = 0.6
     cuts: Annotated[int, Bounds(at_least=1)] = 40
@@ -63,7 +74,27 @@ class PruneConfig:
                 "raise the target or set prune.marginal=0"
             )
 
+        self._check_latency()
+
+    def _check_latency(self) -> None:
+        if self.target_latency and self.widths:
+            raise ScenarioError(
+                "prune.target_latency chooses prune.widths, and both are given: leave one of them out, as by "
+                "prune.widths=[] or prune.target_latency=''"
+            )
+        if self.target_latency and not self.runtime:
+            choices = ", ".join(filter(None, RUNTIMES))
+            raise ScenarioError(
+                f"prune.target_latency needs prune.runtime, in which the time is taken: one of {choices}"
+            )
+        if self.runtime and not self.target_latency:
+            raise ScenarioError(
+                "prune.runtime has no effect without prune.target_latency, such as prune.target_latency=2ms"
+            )
+        if self.target_latency:
+            parse_duration(self.target_latency, "prune.target_latency")
+
     @property
-    def multiple(self) -> int:
-        """Of what numbers of channels are multiples in the end."""
-        return int(self.round_to)
+    def target_microseconds(self) -> float | None:
+        """The time of one sample that the final network is to take; None where none is given."""
+        return parse_duration(self.target_latency) if self.target_latency else None

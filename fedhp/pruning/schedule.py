@@ -5,8 +5,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from fedhp.errors import ScenarioError
-from fedhp.model.shrinking import Shape
+from fedhp.model.layout import Layout
+from fedhp.model.shrinking import Shape, block_steps
 from fedhp.pruning.options import PruneConfig
+
+_BLOCK = 8  # channels, in which runtimes compute convolutions
 
 
 def scheduled_size(config: PruneConfig, progress: float) -> float:
@@ -53,6 +56,8 @@ class Schedule:
 
     @property
     def _end(self) -> Mapping[str, int]:
+        if self.config.widths:
+            return dict(zip(self.shape.layout.widths, self.config.widths, strict=True))
         return self._for_size(1 / self.config.target_compression, True)
 
     @lru_cache(maxsize=1024)  # noqa: B019 - a process holds a handful of schedules
@@ -77,3 +82,39 @@ class Schedule:
                 f"model.floor units per group, has {smallest:,} of {full:,} parameters "
                 f"({full / smallest:.1f}x); lower prune.target_compression or model.floor, or widen the model"
             )
+
+
+def settled(config: PruneConfig, layout: Layout) -> PruneConfig:
+    """Returns the options with the target that final widths come to, where these are given.
+
+    Raises:
+        ScenarioError: If the model has other groups, or none so wide.
+    """
+    if not config.widths:
+        return config
+    groups = ", ".join(f"{group} {layout.floors[group]} to {width}" for group, width in layout.widths.items())
+    fits = len(config.widths) == len(layout.widths) and all(
+        layout.floors[group] <= kept <= width
+        for kept, (group, width) in zip(config.widths, layout.widths.items(), strict=True)
+    )
+    if not fits:
+        raise ScenarioError(
+            f"prune.widths = {list(config.widths)} does not fit the model, whose groups may keep: {groups}"
+        )
+    counts = dict(zip(layout.widths, config.widths, strict=True))
+    return replace(
+        config, target_compression=layout.num_parameters(layout.widths) / layout.num_parameters(counts)
+    )
+
+
+def rounded(config: PruneConfig, shape: Shape) -> Shape:
+    """Returns how groups shrink together with numbers of channels rounded as a scenario says.
+
+    Left to ``auto``, channels are multiples of 8 where every convolution keeps 8 and more in the end, and
+    else not rounded: of the networks that were measured, see docs/export.md, this was fastest.
+    """
+    if config.round_to != "auto":
+        return replace(shape, steps=block_steps(shape.layout, int(config.round_to)))
+    steps = block_steps(shape.layout, _BLOCK)
+    kept = Schedule(config, shape).counts(1.0)
+    return replace(shape, steps=steps if all(kept[group] >= step for group, step in steps.items()) else {})

@@ -1,6 +1,6 @@
 """Training on one device, without a federation: the client's own loop, in one round of many epochs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,12 +108,14 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
     """
     check_installed(scenario.tracking.wandb)
     dataset, epochs = open_dataset(scenario.data), scenario.train.epochs
+    whole = recipe_of(scenario, dataset.input_shape, dataset.num_classes)
+    scenario = replace(scenario, prune=whole.prune)
     recipe = replace(
-        recipe_of(scenario, dataset.input_shape, dataset.num_classes),
+        whole,
         rounds=1,
         # It is sent no model to stay near to, and lacks no class that others have.
         train=replace(scenario.train, local_epochs=epochs, proximal_mu=0.0, masked_loss=False),
-        prune=replace(scenario.prune, blend=0.0),  # there is no fleet whose scores to heed
+        prune=replace(whole.prune, blend=0.0),  # there is no fleet whose scores to heed
     )
     recipe.device()
     recipe.check_batch()
@@ -136,6 +138,7 @@ def train_central(
     start: ModelState | None = None,
     show: bool = True,
     kept: Kept | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
     """Trains on one device, and records it as a run whose rounds are epochs.
 
@@ -145,6 +148,7 @@ def train_central(
         start: The model to start from; by default a fresh one of full size.
         show: Whether the run is shown in the terminal.
         kept: Where a run that was cut short goes on.
+        notes: What is known of it already that its user should know.
 
     Raises:
         FedhpError: If scenario, data, budget or folder are not as they must be.
@@ -153,7 +157,7 @@ def train_central(
         central = prepare_central(scenario, start)
         before = None if kept is None else _handed_on(kept, central)
         with reporting(central.scenario, folder, show, kept) as trackers:
-            watch = _begun(central, trackers)
+            watch = _begun(central, trackers, notes)
             if kept is None:
                 watch.after_round(0, central.start)
             else:
@@ -176,12 +180,12 @@ def _handed_on(kept: Kept, central: Central) -> HandedOn:
         return HandedOn.of(kept.state, central.recipe.architecture.layout)
 
 
-def _begun(central: Central, trackers: Trackers) -> RunWatch:
+def _begun(central: Central, trackers: Trackers, notes: Sequence[str]) -> RunWatch:
     """Tells the trackers what is to be run."""
     plan = plan_run(central.scenario, central.dataset, central.recipe, central.memory, [central.profile])
     trackers.on_start(plan)
     budgets = {"memory.budget": central.profile.memory_bytes}
-    for note in run_notes(central.dataset, central.recipe, central.memory, budgets):
+    for note in (*notes, *run_notes(central.dataset, central.recipe, central.memory, budgets)):
         trackers.on_note(note)
     return RunWatch(plan, central.recipe, central.memory, central.test, trackers)
 

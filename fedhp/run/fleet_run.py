@@ -159,6 +159,7 @@ def _begun(
 
 def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> Iterator[str]:
     scenario, strategy = setup.scenario, setup.strategy
+    yield from setup.notes
     pruned = plan.budgets if strategy.prunes() else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
     yield from run_notes(setup.dataset, setup.recipe, setup.memory, budgets)

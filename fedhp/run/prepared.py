@@ -14,7 +14,12 @@ from fedhp.training.recipe import Recipe
 
 @dataclass(frozen=True)
 class Setup:
-    """What the server holds before the first round; ``parts`` are the sizes of the parts of its data."""
+    """What the server holds before the first round.
+
+    Attributes:
+        parts: The sizes of the parts of its data.
+        notes: What is known of the run already that its user should know.
+    """
 
     scenario: Scenario
     dataset: Dataset
@@ -23,6 +28,7 @@ class Setup:
     test: Shard
     strategy: FleetStrategy
     parts: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def basis(self) -> dict[str, str]:

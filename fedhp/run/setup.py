@@ -14,7 +14,7 @@ from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.building import initial_state
 from fedhp.references import resolve
 from fedhp.run.prepared import Setup
-from fedhp.scenario.recipes import recipe_of
+from fedhp.scenario.recipes import for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
 from fedhp.training.recipe import Recipe
@@ -37,11 +37,11 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
     kind = checked_strategy(scenario)
-    if not kind.cuts_inputs:
-        scenario = replace(scenario, model=replace(scenario.model, prune_inputs=False))
+    scenario = for_strategy(scenario, kind)
     dataset = open_dataset(scenario.data)
     parts = partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
     recipe = recipe_of(scenario, dataset.input_shape, dataset.num_classes, kind.methods)
+    scenario = replace(scenario, prune=recipe.prune)
     test = test_shard(scenario.data)
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()

@@ -60,6 +60,13 @@ def keys_like(name: str) -> list[str]:
     return keys_named(name, KEYS)
 
 
+def split_arguments(arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Splits a command's arguments into a scenario and overrides: what comes first is one if it has no =."""
+    if arguments and "=" not in arguments[0]:
+        return arguments[0], list(arguments[1:])
+    return "quickstart", list(arguments)
+
+
 def given_keys(overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> list[str]:
     """Returns the dotted keys that overrides set, each as deep as it goes.
 

@@ -1,11 +1,40 @@
 """From a scenario to what its clients train by."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
 
+from fedhp.errors import ScenarioError
 from fedhp.model.zoo import architecture
+from fedhp.pruning.schedule import settled
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import PRUNING
 from fedhp.training.recipe import Recipe
+
+
+class StrategyKind(Protocol):
+    """What is asked of a strategy before any model: see `fedhp.federation.strategy.FleetStrategy`."""
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """The client methods that it asks for."""
+        ...
+
+    @property
+    def cuts_inputs(self) -> bool:
+        """Whether inputs are among what it cuts."""
+        ...
+
+    def prunes(self) -> bool:
+        """Says whether it prunes."""
+        ...
+
+
+def for_strategy(scenario: Scenario, kind: StrategyKind) -> Scenario:
+    """Returns the scenario as the strategy has it: not all cut inputs."""
+    if kind.cuts_inputs:
+        return scenario
+    return replace(scenario, model=replace(scenario.model, prune_inputs=False))
 
 
 def recipe_of(
@@ -21,14 +50,17 @@ def recipe_of(
             DynHP.
 
     Raises:
-        ScenarioError: If there is no such method, or the model cannot take such samples.
+        ScenarioError: If there is no such method, or the model cannot take such samples, or be pruned so.
     """
+    if scenario.prune.target_latency:  # which the front doors do before anything else
+        raise ScenarioError(
+            "prune.target_latency has to become prune.widths first, as 'fedhp latency' says; give those here"
+        )
     arch = architecture(scenario.model, input_shape, num_classes)
     # After the network, whose need of PyTorch is told by its name.
     from fedhp.training.methods import methods_for
 
     kinds = methods_for(methods, scenario.train.methods)
     levels = tuple(scenario.strategy.levels)
-    return Recipe(
-        arch, scenario.train, scenario.prune, scenario.memory, scenario.rounds, scenario.seed, kinds, levels
-    )
+    prune = settled(scenario.prune, arch.layout)
+    return Recipe(arch, scenario.train, prune, scenario.memory, scenario.rounds, scenario.seed, kinds, levels)

@@ -225,6 +225,7 @@ KEYS = keys_of(
     Scenario,
     {
         "model.widths": "[64,32]",
+        "prune.widths": "[16,32]",
         "train.methods": "[my_method:Mine]",
         "strategy.levels": "[1,0.5,0.25]",
         "fleet.classes": "[{name: phone, memory: 4MiB}]",

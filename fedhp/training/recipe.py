@@ -13,11 +13,11 @@ from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
-from fedhp.model.shrinking import Shape, block_steps
+from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.pruning.options import PruneConfig
-from fedhp.pruning.schedule import Schedule
+from fedhp.pruning.schedule import Schedule, rounded
 from fedhp.threads import usual_runtime
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.training.options import OPTIMIZERS, TrainConfig
@@ -131,7 +131,7 @@ class Recipe:
         """How the groups of the model shrink together, by their weight in this recipe's memory."""
         layout, batch = self.architecture.layout, self.train.batch_size
         told = dict(zip(layout.widths, self.shares, strict=False)) or self.memory_model(1).shares(batch)
-        return Shape(layout, told, block_steps(layout, self.prune.multiple))
+        return rounded(self.prune, Shape(layout, told))
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -180,7 +180,7 @@ class Recipe:
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
-        prune = replace(self.prune, target_compression=1.0, marginal=0.0, regularizer="none")
+        prune = replace(self.prune, target_compression=1.0, widths=[], marginal=0.0, regularizer="none")
         return replace(self, prune=prune)
 
     def check_methods(self) -> None:

@@ -1,0 +1,252 @@
+"""A scenario's target in milliseconds, turned into the widths that its pruning ends with."""
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedhp.choices import check_choice
+from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.errors import ScenarioError
+from fedhp.exports.formats import FORMATS
+from fedhp.files.cache import cache_folder, key_of, prepared
+from fedhp.latency.candidates import Candidate, to_measure
+from fedhp.latency.choosing import Measured, choose
+from fedhp.latency.measuring import Stopwatch, Tell
+from fedhp.latency.model import LatencyModel
+from fedhp.latency.showing import measuring
+from fedhp.latency.work import TERMS, Work
+from fedhp.scenario.recipes import StrategyKind, for_strategy, recipe_of
+from fedhp.scenario.schema import Scenario
+from fedhp.sizes import format_duration
+from fedhp.training.method_names import PRUNING
+from fedhp.training.recipe import Recipe
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The widths of a target in milliseconds.
+
+    Attributes:
+        scenario: With `PruneConfig.widths` in place of the target.
+        notes: What was chosen, and by what, in a line; none where there was no target.
+    """
+
+    scenario: Scenario
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Timing:
+    """What networks of a scenario's architecture take in a runtime of this machine, measured once and kept.
+
+    Attributes:
+        scenario: Of which network, on what data, without a target in milliseconds.
+        runtime: A name of `fedhp.exports.formats.FORMATS`.
+        methods: The client methods that the strategy asks for, which have a part in how groups shrink.
+        tell: Called as networks are written: how many, and of how many.
+    """
+
+    scenario: Scenario
+    runtime: str
+    methods: Sequence[str] = PRUNING
+    tell: Tell = lambda done, of: None
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data."""
+        return open_dataset(self.scenario.data)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How the network is trained, and so how its groups shrink."""
+        return recipe_of(self.scenario, self.dataset.input_shape, self.dataset.num_classes, self.methods)
+
+    @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """What measures."""
+        return Stopwatch(self.recipe.architecture, self.dataset, self.runtime)
+
+    def measured(self) -> Measured:
+        """Returns networks from the full one to the smallest, and what they took.
+
+        Raises:
+            MissingExtraError: If the runtime is not installed.
+            ExportError: If the format cannot take such a network.
+        """
+        candidates = to_measure(self.recipe.shape, self.recipe.prune.target_compression)
+        counts = [one.counts for one in candidates]
+
+        def measure() -> Arrays:
+            return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
+
+        return Measured(candidates, self._kept("networks", measure)["microseconds"].tolist())
+
+    def chosen(self, target: float) -> tuple[Candidate, float]:
+        """Returns the widths of a target in microseconds, and what they took.
+
+        Raises:
+            ScenarioError: If no network keeps within it.
+            MissingExtraError: If the runtime is not installed.
+            ExportError: If the format cannot take such a network.
+        """
+        layout, known = self.recipe.architecture.layout, self.measured()
+
+        def measure() -> Arrays:
+            found, took = choose(self.stopwatch, self.recipe.shape, known, target)
+            values = {"counts": [*found.counts.values()], "channels": found.channels, "microseconds": took}
+            return {name: np.array(value) for name, value in values.items()}
+
+        kept = self._kept(f"target-{target:g}", measure)
+        counts = dict(zip(layout.widths, kept["counts"].tolist(), strict=True))
+        found = Candidate(counts, int(kept["channels"]), layout.num_parameters(counts))
+        return found, float(kept["microseconds"])
+
+    def forget(self) -> None:
+        """Has everything measured again."""
+        shutil.rmtree(cache_folder() / self._place, ignore_errors=True)
+
+    def _kept(self, what: str, measure: Callable[[], Arrays]) -> Arrays:
+        """Returns what was measured here before; the code of a network of one's own may change meanwhile."""
+        return measure() if self.recipe.architecture.is_users_own else prepared(self._place, what, measure)
+
+    @property
+    def _place(self) -> str:
+        return f"latency/{key_of(self._identity)}"
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        arch, packages = self.recipe.architecture, ("fedhp", *self.stopwatch.form.packages)
+        self.stopwatch.check()
+        return {
+            "model": asdict(self.scenario.model),
+            "shapes": {name: list(shape) for name, shape in arch.layout.shapes.items()},
+            "compression": self.recipe.prune.target_compression,
+            "shares": [round(share, 9) for share in self.recipe.shape.shares.values()],
+            "input": [list(arch.input_shape), str(self.dataset.train_images.dtype)],
+            "normalisation": self.dataset.normalisation.axis,
+            "runtime": [self.runtime, *(importlib.metadata.version(package) for package in packages)],
+            "machine": [platform.node(), platform.machine(), platform.processor()],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What networks of a scenario take in a runtime, and what is learnt of others from it.
+
+    Attributes:
+        runtime: A name of `fedhp.exports.formats.FORMATS`.
+        measured: The networks, the whole one first.
+        model: What is learnt.
+        notes: What the scenario's target in milliseconds comes to; none where it has none.
+    """
+
+    runtime: str
+    measured: Measured
+    model: LatencyModel
+    notes: tuple[str, ...]
+
+    @property
+    def rows(self) -> list[tuple[Candidate, float]]:
+        """The networks with their microseconds, those with the most parameters first."""
+        pairs = zip(self.measured.candidates, self.measured.microseconds, strict=True)
+        return sorted(pairs, key=lambda pair: -pair[0].num_parameters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        networks = [
+            {
+                "widths": dict(one.counts),
+                "multiple_of": one.channels,
+                "parameters": one.num_parameters,
+                "microseconds": round(took, 2),
+                "predicted_microseconds": round(self.model.predict(one.counts), 2),
+            }
+            for one, took in self.rows
+        ]
+        terms = dict(zip(TERMS, map(float, self.model.microseconds), strict=True))
+        model = {"block": self.model.block, "error": round(self.model.error, 4), "microseconds": terms}
+        return {"runtime": self.runtime, "networks": networks, "model": model, "notes": list(self.notes)}
+
+
+def look(scenario: Scenario, kind: StrategyKind, runtime: str = "", again: bool = False) -> Fitted:
+    """Returns what networks of a scenario take in a runtime.
+
+    Args:
+        scenario: The scenario.
+        kind: Its strategy, which says what of it is pruned.
+        runtime: A name of `fedhp.exports.formats.FORMATS`; empty is the one of the scenario's target.
+        again: Whether to measure what was measured here before.
+
+    Raises:
+        ScenarioError: If no runtime is named, or no network keeps within the scenario's target.
+        MissingExtraError: If the runtime is not installed.
+        ExportError: If its format cannot take such a network.
+    """
+    target = scenario.prune.target_latency
+    if target and runtime not in ("", scenario.prune.runtime):
+        raise ScenarioError(
+            f"--runtime {runtime} and prune.runtime={scenario.prune.runtime} are both given; leave one out"
+        )
+    runtime = runtime or scenario.prune.runtime
+    if not runtime:
+        raise ScenarioError(f"no runtime is named; give --runtime, one of {', '.join(FORMATS)}")
+    check_choice("--runtime", runtime, FORMATS)
+    with measuring(runtime) as tell:
+        timing = _timing(scenario, kind, runtime, tell)
+        if again:
+            timing.forget()
+        known = timing.measured()
+    notes = with_widths(scenario, kind).notes if target else ()
+    return Fitted(runtime, known, known.model(Work(timing.recipe.architecture)), notes)
+
+
+def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
+    """Returns a scenario whose target in milliseconds, if it has one, has become widths.
+
+    Args:
+        scenario: The scenario.
+        kind: Its strategy; None where one device is trained without. One that prunes nothing has no use for
+            the target, which is left out.
+
+    Raises:
+        ScenarioError: If no network keeps within the target.
+        MissingExtraError: If the runtime is not installed.
+        ExportError: If its format cannot take such a network.
+    """
+    target, runtime = scenario.prune.target_microseconds, scenario.prune.runtime
+    if target is None:
+        return Choice(scenario)
+    if kind is not None and not kind.prunes():
+        return Choice(_without_target(scenario))
+    with measuring(runtime) as tell:
+        timing = _timing(scenario, kind, runtime, tell)
+        found, took = timing.chosen(target)
+    whole = timing.recipe.architecture.layout
+    said = (
+        f"prune.target_latency={scenario.prune.target_latency} in {runtime}: {found.said} took "
+        f"{format_duration(took)} on this machine; {found.num_parameters:,} of "
+        f"{whole.num_parameters(whole.widths):,} parameters"
+    )
+    prune = replace(timing.scenario.prune, widths=list(found.counts.values()))
+    return Choice(replace(timing.scenario, prune=prune), (said,))
+
+
+def _without_target(scenario: Scenario) -> Scenario:
+    return replace(scenario, prune=replace(scenario.prune, target_latency="", runtime=""))
+
+
+def _timing(scenario: Scenario, kind: StrategyKind | None, runtime: str, tell: Tell) -> Timing:
+    """Returns what measures, of the groups that the strategy prunes."""
+    plain = _without_target(scenario)
+    if kind is None:
+        return Timing(plain, runtime, PRUNING, tell)
+    return Timing(for_strategy(plain, kind), runtime, kind.methods, tell)

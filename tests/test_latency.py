@@ -1,0 +1,238 @@
+"""Widths by the time that networks take: by what that is modelled, what is chosen, what a run makes of it.
+
+Times are made up but for those of one test: what a machine takes is measured by commands.
+"""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import fedhp
+from fedhp.cli import app
+from fedhp.errors import ScenarioError
+from fedhp.latency.candidates import to_choose_from, to_measure
+from fedhp.latency.choosing import Measured, choose
+from fedhp.latency.measuring import Stopwatch, some_units
+from fedhp.latency.model import fit
+from fedhp.latency.work import Work
+from fedhp.model.options import ModelConfig
+from fedhp.model.shrinking import Shape
+from fedhp.model.zoo import architecture
+from fedhp.records.load import load_state
+from fedhp.scenario.loading import load_scenario
+
+CNN = architecture(ModelConfig("cnn", [16, 24, 40], 1), (3, 8, 8), 4)
+SHAPE = Shape(CNN.layout, dict.fromkeys(CNN.layout.widths, 1.0))
+WORK = Work(CNN)
+# Microseconds of one of each term: products in whole blocks are cheaper by far.
+TRUTH = np.array([5.0, 0.0, 1e-4, 0.02, 1e-4, 4e-4, 1e-3])
+SMALL = {"data.max_train": 60, "train.epochs": 2, "rounds": 2, "fleet.num_clients": 2}
+
+
+def by_truth(counts):
+    return float(WORK.terms(counts, 8) @ TRUTH)
+
+
+def runtime_that(takes) -> Any:
+    """A runtime that takes so long, and remembers what it was asked for."""
+    asked = []
+
+    def times(counts, tell=None):
+        asked.extend(counts)
+        return [takes(one) for one in counts]
+
+    return SimpleNamespace(arch=CNN, runtime="onnx", times=times, asked=asked)
+
+
+def known(takes):
+    candidates = to_measure(SHAPE)
+    return Measured(candidates, [takes(one.counts) for one in candidates])
+
+
+def test_the_work_of_a_network_by_hand():
+    """The first convolution is applied at 8 x 8 places, the second, after pooling, at 4 x 4; 2 x 2 are left.
+
+    64 * 9 * 3 * 8 products in whole blocks, 16 * 9 * 8 * 12 others, whose 12 outputs count as 16; and
+    48 * 10 + 10 * 4 of the dense layers.
+    """
+    terms = WORK.terms({"conv1": 8, "conv2": 12, "fc1": 10}, 8)
+    assert terms.tolist() == [1, 0, 520, 14, 13_824, 16 * 9 * 8 * 16, 64 * 8 + 16 * 16]
+    assert WORK.terms({"conv1": 8, "conv2": 16, "fc1": 10}, 8)[4:6].tolist() == [13_824 + 16 * 9 * 8 * 16, 0]
+
+
+def test_inputs_that_are_picked_are_work():
+    mlp = Work(architecture(ModelConfig("mlp", [8, 6], 1), (1, 4, 4), 3))
+    assert mlp.terms({"inputs": 5, "fc1": 4, "fc2": 2}, 1)[:4].tolist() == [1, 5, 34, 9]
+    assert mlp.terms({"inputs": 16, "fc1": 4, "fc2": 2}, 1)[1] == 0
+
+
+def test_a_runtime_that_is_a_sum_of_terms_is_found_again():
+    model = known(by_truth).model(WORK)
+    assert (model.block, model.error) == (8, pytest.approx(0, abs=1e-6))
+    others = to_choose_from(SHAPE)[::7]
+    predicted = [model.predict(one.counts) for one in others]
+    assert predicted == pytest.approx([by_truth(one.counts) for one in others])
+
+
+def test_the_error_is_that_of_networks_that_were_left_out():
+    """One of twelve takes twice as long as any sum of terms has it: no fit to the others foresees it."""
+    counts = [one.counts for one in to_measure(SHAPE)]
+    taken = [by_truth(one) for one in counts]
+    taken[3] *= 2
+    assert fit(WORK, counts, taken).error >= 0.5 / np.sqrt(len(counts))
+
+
+@pytest.mark.parametrize("times", [0.95, 1.0, 1.3], ids=["faster", "as-modelled", "slower"])
+def test_the_largest_network_within_the_target_is_chosen(times):
+    """Though the machine is faster or slower by now than when it was measured."""
+    target = 0.9 * by_truth(CNN.layout.widths)
+    stopwatch = runtime_that(lambda counts: times * by_truth(counts))
+    found, took = choose(stopwatch, SHAPE, known(by_truth), target)
+    within = [one for one in to_choose_from(SHAPE) if times * by_truth(one.counts) <= target]
+    assert found.num_parameters == max(one.num_parameters for one in within)
+    assert took == times * by_truth(found.counts)
+    assert len(stopwatch.asked) <= 5
+
+
+def test_more_parameters_may_take_less_time():
+    """In whole blocks; a target in milliseconds finds them, one in parameters does not."""
+    target = 0.9 * by_truth(CNN.layout.widths)
+    found, _ = choose(runtime_that(by_truth), SHAPE, known(by_truth), target)
+    plain = [one for one in to_choose_from(SHAPE) if one.channels == 1 and by_truth(one.counts) <= target]
+    assert found.num_parameters > max(one.num_parameters for one in plain)
+    assert found.channels >= 8
+
+
+def test_a_target_that_all_keep_leaves_the_network_whole():
+    found, _ = choose(runtime_that(by_truth), SHAPE, known(by_truth), 1e6)
+    assert found.counts == CNN.layout.widths
+
+
+def test_a_target_out_of_reach_is_refused_by_what_the_smallest_takes():
+    with pytest.raises(ScenarioError, match=r"1 us is not reached .* and 8\.94 us in the fastest"):
+        choose(runtime_that(by_truth), SHAPE, known(by_truth), 1.0)
+
+
+def test_units_are_spread_and_as_many_as_asked_for():
+    structure = some_units({"a": 100, "b": 7}, {"a": 10, "b": 7})
+    assert structure.counts == {"a": 10, "b": 7}
+    assert np.ptp(structure.kept("a")) > 20
+
+
+@pytest.fixture
+def made_up_times(monkeypatch, tmp_path):
+    """Takes the place of a runtime: a microsecond for a call, one for a hundred parameters."""
+    asked = []
+
+    def times(self, counts, tell=None):
+        asked.append(len(counts))
+        return [1 + self.arch.layout.num_parameters(one) / 100 for one in counts]
+
+    monkeypatch.setenv("FEDHP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Stopwatch, "times", times)
+    monkeypatch.setattr(Stopwatch, "check", lambda self: None)
+    return asked
+
+
+TARGET = {"prune": {"target_latency": "31us", "runtime": "torch"}}
+
+
+def kept_widths(folder):
+    return list(load_state(folder)[0].structure.counts.values())
+
+
+def test_a_device_trains_down_to_what_a_target_allows(tmp_path, made_up_times):
+    """Of 17,226 parameters 3,000 take 31 us; by the record's widths a run needs no measuring."""
+    run = fedhp.train("quickstart", tmp_path / "run", **SMALL, **TARGET)
+    prune = run.config.prune
+    assert 2_850 <= run.summary["params_final"] <= 3_000
+    assert kept_widths(tmp_path / "run") == prune.widths
+    assert prune.target_compression == 17_226 / run.summary["params_final"]
+    assert (prune.target_latency, prune.runtime) == ("", "")
+    events = (tmp_path / "run" / "events.log").read_text()
+    assert "prune.target_latency=31us in torch: inputs " in events
+    before = len(made_up_times)
+    again = fedhp.train(str(tmp_path / "run" / "config.yaml"), tmp_path / "again")
+    assert len(made_up_times) == before
+    assert again.summary["final_accuracy"] == run.summary["final_accuracy"]
+
+
+def test_what_was_measured_is_kept_for_other_runs(tmp_path, made_up_times):
+    for seed in (0, 1):
+        fedhp.train("quickstart", tmp_path / f"{seed}", seed=seed, **SMALL, **TARGET)
+    assert kept_widths(tmp_path / "0") == kept_widths(tmp_path / "1")
+    assert sum(one > 1 for one in made_up_times) == 1
+
+
+def test_a_fleet_comes_to_the_widths_of_its_target(tmp_path, made_up_times):
+    values = {**SMALL, **TARGET, "simulation.num_workers": 0}
+    run = fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
+    assert kept_widths(tmp_path / "run") == run.config.prune.widths
+    assert run.summary["params_final"] <= 3_000
+
+
+def test_a_strategy_that_prunes_nothing_has_no_use_for_a_target(tmp_path, made_up_times):
+    values = {**SMALL, **TARGET, "strategy.name": "dense", "simulation.num_workers": 0}
+    run = fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
+    assert run.summary["params_final"] == 17_226
+    assert not made_up_times
+
+
+def test_widths_given_by_hand_are_kept_in_the_end(tmp_path):
+    run = fedhp.train("quickstart", tmp_path / "run", **SMALL, prune={"widths": [40, 20, 7]})
+    assert kept_widths(tmp_path / "run") == [40, 20, 7]
+    assert run.config.prune.target_compression == 17_226 / run.summary["params_final"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (["prune.widths=[40,20]"], "does not fit the model, whose groups may keep: inputs 2 to 64, fc1 2 to"),
+        (["prune.widths=[40,20,65]"], "fc2 2 to 64"),
+        (["prune.widths=[40,20,1]"], "fc2 2 to 64"),
+        (["prune.target_latency=2ms"], "needs prune.runtime"),
+        (["prune.runtime=onnx"], "no effect without prune.target_latency"),
+        (["prune.target_latency=2ms", "prune.runtime=tvm"], "prune.runtime must be one of"),
+        (["prune.target_latency=fast", "prune.runtime=onnx"], "'fast' is not the time of a sample"),
+        (["prune.target_latency=0us", "prune.runtime=onnx"], "write a positive number and a unit"),
+        (["prune.target_latency=2ms", "prune.runtime=onnx", "prune.widths=[4,4,4]"], "both are given"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_line(values, said, tmp_path):
+    done = CliRunner().invoke(app, ["train", *values, "data.max_train=60", "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert said in " ".join(done.output.split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_command_tells_what_networks_take(made_up_times):
+    asked = ["latency", "quickstart", "prune.target_latency=31us", "prune.runtime=torch", "--json", "--again"]
+    done = CliRunner().invoke(app, asked)
+    found = json.loads(done.stdout)
+    largest, *_, smallest = found["networks"]
+    assert (largest["parameters"], largest["microseconds"]) == (17_226, 173.26)
+    assert smallest["widths"] == {"inputs": 2, "fc1": 2, "fc2": 2}
+    at_target = max(n["parameters"] for n in found["networks"] if n["parameters"] <= 17_226 / 6)
+    assert at_target / (17_226 / 6) > 0.98  # of quickstart's own, 6
+    assert "prune.target_latency=31us in torch" in found["notes"][0]
+    shown = CliRunner().invoke(app, asked[:-2]).output
+    assert "17,226" in shown
+    assert "one sample on one thread" in shown
+    assert CliRunner().invoke(app, ["latency"]).exit_code == 2
+
+
+def test_networks_are_timed_in_a_runtime(tmp_path):
+    """In that of ``torch.export``, which every environment has: some time, for each."""
+    scenario = load_scenario("quickstart", values=SMALL)
+    from fedhp.latency.target import Timing
+
+    stopwatch = Timing(scenario, "torch").stopwatch
+    told = []
+    taken = stopwatch.times([{"inputs": 9, "fc1": 4, "fc2": 2}], lambda done, of: told.append((done, of)))
+    assert len(taken) == 1
+    assert 0 < taken[0] < 1e6
+    assert told == [(0, 1), (1, 1)]
