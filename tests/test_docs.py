@@ -33,6 +33,7 @@ from fedhp.errors import ScenarioError
 from fedhp.model.options import NORMS, ModelConfig
 from fedhp.model.zoo import MODELS, architecture
 from fedhp.pruning.criteria import CRITERIA
+from fedhp.pruning.options import PATTERN_CHOICES, PATTERNS
 from fedhp.pruning.regularizers import REGULARIZERS
 from fedhp.records import tables as tables_of_records
 from fedhp.scenario.loading import load_scenario, shipped_scenarios
@@ -95,6 +96,8 @@ CHOICES = {
     "train.lr_schedule": LR_SCHEDULES,
     "prune.criterion": CRITERIA,
     "prune.regularizer": REGULARIZERS,
+    "prune.pattern.name": PATTERNS,
+    "prune.pattern.by": PATTERN_CHOICES,
     "memory.batch_policy": BATCH_POLICIES,
     "memory.lr_scaling": LR_SCALINGS,
     "strategy.name": STRATEGIES,

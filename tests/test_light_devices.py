@@ -196,6 +196,7 @@ DECLINED = {
     "train.optimizer": ("adam", "train.optimizer = adam"),
     "prune.criterion": ("apoz", "prune.criterion = apoz"),
     "prune.regularizer": ("halo", "prune.regularizer = halo"),
+    "prune.pattern.name": ("nm:2:4", "prune.pattern.name = nm:2:4"),
     "memory.batch_policy": ("noise", "memory.batch_policy = noise"),
     "model.name": ("cnn", "the model cnn 8-8 needs PyTorch"),
 }

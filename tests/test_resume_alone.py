@@ -30,6 +30,9 @@ SMALL: dict[str, Any] = {"data.max_train": 300, "train.epochs": 4, "model.widths
 KINDS: dict[str, dict[str, Any]] = {
     "adam and noise": {"train.optimizer": "adam", "memory.batch_policy": "noise", "memory.max_batch": 64},
     "a penalty": {"prune.regularizer": "group_lasso", "train.clip_norm": 1.0},
+    "a pattern by magnitude": {"prune.pattern.name": "nm:2:4", "prune.end": 0.5},
+    "a learned pattern": {"prune.pattern.name": "nm:4:8", "prune.pattern.by": "learned", "prune.end": 0.5},
+    "a pattern that is held": {"prune.pattern.name": "nm:2:4", "prune.end": 0.5, "prune.pattern.end": 0.5},
     "random scores": {"prune.criterion": "random", "prune.end": 1.0},
     "statistics": {"model.norm": "batch", "train.lr_schedule": "cosine"},
     "activations": {"prune.criterion": "activation", "prune.target_compression": 3},

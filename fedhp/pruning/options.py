@@ -17,6 +17,58 @@ ROUNDINGS = ("auto", "1", "4", "8", "16")
 RUNTIMES = ("", "onnx", "executorch", "litert", "torch")  # as in `fedhp.exports.formats.FORMATS`
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
 
+# As `--compress` has them; YAML would take a bare 2:4 for a number of base 60.
+PATTERNS = ("none", "nm:2:4", "nm:4:8")
+PATTERN_CHOICES = ("magnitude", "learned")
+
+
+@dataclass(frozen=True)
+class PatternConfig:
+    """The pattern of weights that a network learns to have.
+
+    Attributes:
+        name: Of how many neighbouring inputs' weights each dense layer and convolution [keeps how
+            many](#patterns-of-weights), besides the units that go: ``nm:2:4`` is two of four. For ``fedhp
+            train`` alone; ``fedhp run`` refuses it.
+        by: How those are chosen: ``magnitude`` keeps the largest, ``learned`` the combination whose learned
+            score is the best.
+        end: Progress at which they are chosen for good, and trained on. The choice begins at ``prune.end``,
+            when no more units go.
+    """
+
+    name: Annotated[str, OneOf(PATTERNS)] = "none"
+    by: Annotated[str, OneOf(PATTERN_CHOICES)] = "magnitude"
+    end: Annotated[float, Bounds(above=0, at_most=0.95)] = 0.8
+
+    def __post_init__(self) -> None:
+        check_values(self, "prune.pattern.")
+
+    @property
+    def n_of_m(self) -> tuple[int, int] | None:
+        """How many weights are kept, of how many; None for all."""
+        _, *numbers = self.name.split(":")
+        return (int(numbers[0]), int(numbers[1])) if numbers else None
+
+    def check(self, begin: float) -> None:
+        """Checks that there is time for the choice.
+
+        Args:
+            begin: Progress at which it begins.
+
+        Raises:
+            ScenarioError: If there is none.
+        """
+        if self.name != "none" and self.end < begin:
+            raise ScenarioError(
+                f"prune.pattern.end must not be below prune.end, until which units go, got {self.end} and "
+                f"{begin}"
+            )
+        if self.name != "none" and self.by == "learned" and self.end == begin:
+            raise ScenarioError(
+                f"prune.pattern.by = learned takes the time from prune.end to prune.pattern.end, got {begin} "
+                f"for both; raise prune.pattern.end, or choose magnitude"
+            )
+
 
 @dataclass(frozen=True)
 class PruneConfig:
@@ -46,6 +98,7 @@ class PruneConfig:
         regularizer: A penalty that presses on units while there is something left to cut: ``none``, or one of
             the [regularisers](#regularisers).
         regularizer_strength: The factor of that penalty.
+        pattern: The pattern of weights that the network learns to have.
     """
 
     criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
@@ -63,6 +116,7 @@ class PruneConfig:
     regularizer_strength: Annotated[float, Bounds(above=0, hint="prune.regularizer=none switches it off")] = (
         1e-5
     )
+    pattern: PatternConfig = field(default_factory=PatternConfig)
 
     def __post_init__(self) -> None:
         check_values(self, "prune.")
@@ -75,6 +129,7 @@ class PruneConfig:
             )
 
         self._check_latency()
+        self.pattern.check(self.end)
 
     def _check_latency(self) -> None:
         if self.target_latency and self.widths:

@@ -36,6 +36,7 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         BudgetError: If a device class of a simulation cannot train what the strategy asks at least.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
+    _check_pattern(scenario)
     kind = checked_strategy(scenario)
     scenario = for_strategy(scenario, kind)
     dataset = open_dataset(scenario.data)
@@ -69,6 +70,15 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], reci
         dataset.label_names,
         tuple(recipe.shape.shares[group] for group in recipe.architecture.layout.widths),
     )
+
+
+def _check_pattern(scenario: Scenario) -> None:
+    if scenario.prune.pattern.name != "none":
+        raise ScenarioError(
+            f"prune.pattern.name = {scenario.prune.pattern.name} is for 'fedhp train': of models that are masked "
+            f"otherwise, the mean has no pattern. Leave it out, and export the fleet's model with "
+            f"--compress {scenario.prune.pattern.name.replace('nm', 'obc')}"
+        )
 
 
 def _check_found_by_workers(scenario: Scenario, methods: Sequence[str]) -> None:

@@ -14,13 +14,15 @@ from fedhp.training.methods.fedprox import FedProx
 from fedhp.training.methods.masked_loss import MaskedLoss
 from fedhp.training.methods.noise_scale import NoiseWatch
 from fedhp.training.methods.ordered_dropout import OrderedDropout
+from fedhp.training.methods.pattern import Pattern
 from fedhp.training.methods.regularizer import Regularization
 
 # In the order in which they act: noise and units are measured by the loss's gradients alone, what penalties
-# and pulls add to these is clipped too, and parts are views of all that is kept.
+# and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
+# all that is kept.
 METHODS: dict[str, type[Method]] = {
     kind.name: kind
-    for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, Clipping, OrderedDropout)
+    for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, Clipping, Pattern, OrderedDropout)
 }
 
 
