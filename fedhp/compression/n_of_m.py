@@ -37,6 +37,22 @@ def n_of_m(network: nn.Module, inputs: torch.Tensor, n: int, m: int) -> Compress
     return sparse_figures(network, inputs)
 
 
+def has_pattern(network: nn.Module, inputs: torch.Tensor, n: int, m: int) -> bool:
+    """Says whether at most n of every m neighbouring inputs' weights of each layer are not 0.
+
+    Args:
+        network: Torch's own layers.
+        inputs: Samples as it takes them.
+        n: How many may be left.
+        m: Of so many.
+    """
+    for layer in called_layers(network, inputs).values():
+        weights, runs = matrix(layer), input_runs(layer, m)
+        if not (largest_of_runs(weights, runs, n) | (weights == 0)).all():
+            return False
+    return True
+
+
 def largest_of_runs(weights: Matrix, runs: NDArray[np.intp], n: int) -> NDArray[np.bool_]:
     """Says which weights are among the n largest of their run in their row; of equals, the first.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fedhp.errors import ExportError
 from fedhp.exports.network import RawSample
-from fedhp.exports.packed import Compression
+from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.result import ExportedFile
 from fedhp.exports.trained import Trained
 from fedhp.files.atomic import replace_text
@@ -33,6 +33,7 @@ class Folder:
         trained: Its network.
         network: What is written of it.
         compression: How that came from the trained one; None where it is the same.
+        pattern: What it takes by the pattern that it was trained to have, if any.
     """
 
     def __init__(
@@ -42,10 +43,11 @@ class Folder:
         trained: Trained,
         network: nn.Module,
         compression: Compression | None,
+        pattern: Patterned | None = None,
     ) -> None:
         self.path = path
         self._labels = trained.label_names
-        self._network = _described(run, trained, network, compression)
+        self._network = _described(run, trained, network, compression, pattern)
         self._files: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
@@ -86,7 +88,11 @@ def _facts(folder: Path) -> Mapping[str, Any] | None:
 
 
 def _described(
-    run: RunResult, trained: Trained, network: nn.Module, compression: Compression | None
+    run: RunResult,
+    trained: Trained,
+    network: nn.Module,
+    compression: Compression | None,
+    pattern: Patterned | None,
 ) -> dict[str, Any]:
     state, digest = trained.state, hashlib.sha256()
     for name in sorted(state.weights):
@@ -111,6 +117,7 @@ def _described(
         "labels": list(trained.label_names),
         "sha256": hashlib.sha256(digest.digest() + state.structure.digest.encode()).hexdigest(),
         "compression": None if compression is None else {**compression.to_dict(), "said": compression.said},
+        "pattern": None if pattern is None else pattern.to_dict(),
         "fedhp": importlib.metadata.version("fedhp"),
     }
 
@@ -128,7 +135,7 @@ def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
         f"- {network['parameters']:,} parameters, of {network['parameters_of_the_full_model'] or 0:,}; units "
         f"kept: {units}",
         f"- accuracy on held-out samples: {accuracy}" + (", before it was compressed" if compression else ""),
-        *([f"- {compression['said']}"] if compression else []),
+        *(f"- {packed['said']}" for packed in (compression, network["pattern"]) if packed),
         f"- structure `{network['structure']}`, weights `{network['sha256'][:16]}`",
         "",
         "## Files",

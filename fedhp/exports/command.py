@@ -82,8 +82,11 @@ def export(
             )
         if as_json:
             found = {"folder": str(done.folder), "files": [one.to_dict() for one in done.files]}
-            packed = None if done.compression is None else done.compression.to_dict()
-            facts = {**found, "compression": packed, "failures": dict(done.failures)}
+            packed = {
+                key: None if one is None else one.to_dict()
+                for key, one in (("compression", done.compression), ("pattern", done.pattern))
+            }
+            facts = {**found, **packed, "failures": dict(done.failures)}
             typer.echo(json.dumps(facts, indent=2))
         else:
             progress.show(done)

@@ -10,10 +10,13 @@ from torch import nn
 
 from fedhp.compression.figures import float_bits
 from fedhp.compression.methods import Step, compressed
+from fedhp.compression.n_of_m import has_pattern
+from fedhp.compression.sparse import sparse_figures
 from fedhp.exports.network import network_inputs
-from fedhp.exports.packed import Compression
+from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.samples import RawData
 from fedhp.exports.trained import Trained
+from fedhp.pruning.options import PruneConfig
 
 _TOGETHER = 256
 
@@ -45,6 +48,18 @@ def compressed_network(
     methods = ",".join(step.said for step in steps)
     figures = (done.layers, done.packed_bits, float_bits(network), len(raw.labels), before, after)
     return done.network, Compression(methods, len(raw.compression), *figures)
+
+
+def patterned(trained: Trained, network: nn.Module, raw: RawData, prune: PruneConfig) -> Patterned | None:
+    """Returns what a network takes that was trained to have a pattern; None where it has none.
+
+    A run that was cut short before ``prune.pattern.end`` may have left it without.
+    """
+    inputs = network_inputs(trained, raw.held_out[:1])
+    if prune.pattern.n_of_m is None or not has_pattern(network, inputs, *prune.pattern.n_of_m):
+        return None
+    figures = sparse_figures(network, inputs)
+    return Patterned(prune.pattern.name, figures.layers, figures.packed_bits, float_bits(network))
 
 
 def scores_of(network: nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:

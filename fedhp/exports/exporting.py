@@ -16,12 +16,12 @@ from torch import nn
 from fedhp.compression.methods import Step, parsed
 from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.card import Folder
-from fedhp.exports.compressing import compressed_network, folder_name, scores_of
+from fedhp.exports.compressing import compressed_network, folder_name, patterned, scores_of
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, RawSample, network_inputs, raw_sample
-from fedhp.exports.packed import Compression
+from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.quiet import naming, quiet
 from fedhp.exports.result import Exported, ExportedFile
 from fedhp.exports.samples import RawData, batches, raw_data
@@ -30,6 +30,7 @@ from fedhp.exports.trained import Trained
 from fedhp.exports.verifying import verified
 from fedhp.files.atomic import replacing
 from fedhp.model.inference import to_plain_module
+from fedhp.pruning.options import PruneConfig
 from fedhp.records.load import load_run
 from fedhp.threads import torch_threads
 
@@ -87,8 +88,8 @@ def export(
     raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
     files, failures = list[ExportedFile](), dict[str, str]()
     with torch_threads(1):
-        work = _prepared(trained, raw, steps)
-        folder = Folder(place, loaded, trained, work.network, work.compression)
+        work = _prepared(trained, raw, steps, loaded.config.prune)
+        folder = Folder(place, loaded, trained, work.network, work.compression, work.pattern)
         folder.check()
         for form, dtype in wanted:
             what = f"{form.name} {dtype}"
@@ -101,7 +102,7 @@ def export(
             files.append(written)
             folder.add(written, work.sample(form))
             tell(what, written)
-    return Exported(folder.path, files, failures, work.compression)
+    return Exported(folder.path, files, failures, work.compression, work.pattern)
 
 
 def checked_formats(names: Sequence[str]) -> list[Format]:
@@ -147,6 +148,7 @@ class _Work:
     raw: RawData
     network: nn.Module
     compression: Compression | None
+    pattern: Patterned | None
 
     def sample(self, form: Format) -> RawSample:
         """Returns what a file of this format takes."""
@@ -201,12 +203,12 @@ class _Work:
             return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
 
 
-def _prepared(trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
+def _prepared(trained: Trained, raw: RawData, steps: Sequence[Step], prune: PruneConfig) -> _Work:
     """Returns what is written: the network as it was trained, or compressed."""
-    network, compression = to_plain_module(trained.arch, trained.state).eval(), None
+    network = to_plain_module(trained.arch, trained.state).eval()
     if steps:
-        network, compression = compressed_network(trained, network, raw, steps)
-    return _Work(trained, raw, network, compression)
+        return _Work(trained, raw, *compressed_network(trained, network, raw, steps), None)
+    return _Work(trained, raw, network, None, patterned(trained, network, raw, prune))
 
 
 def _opened(form: Format, path: Path) -> Runs:

@@ -9,6 +9,32 @@ from fedhp.sizes import format_size
 
 
 @dataclass(frozen=True)
+class Patterned:
+    """What a network takes that was trained to have a pattern of zeros.
+
+    Attributes:
+        pattern: The scenario's ``prune.pattern.name``.
+        layers: Its dense layers and convolutions.
+        packed_bits: What the whole network takes, packed as its weights allow; files hold floats.
+        bits_before: The same in float32.
+    """
+
+    pattern: str
+    layers: Sequence[LayerFigures]
+    packed_bits: int
+    bits_before: int
+
+    @property
+    def said(self) -> str:
+        """What it came to, in a line."""
+        return f"trained with prune.pattern.name = {self.pattern}: {_sizes(self)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        return {**asdict(self), "said": self.said}
+
+
+@dataclass(frozen=True)
 class Compression:
     """What became of a network between its training and its files.
 
@@ -35,15 +61,18 @@ class Compression:
     @property
     def said(self) -> str:
         """What it came to, in a line."""
-        weights, zeros = (sum(getattr(layer, key) for layer in self.layers) for key in ("weights", "zeros"))
-        packed, before = (format_size(-(-bits // 8)) for bits in (self.packed_bits, self.bits_before))
         return (
-            f"compressed by {self.methods} on {self.num_samples:,} training samples: {packed} when packed, "
-            f"where float32 takes {before}; {zeros / weights:.1%} of the weights are 0; accuracy on "
-            f"{self.num_held_out:,} held-out samples {self.accuracy:.1%}, of the trained network "
+            f"compressed by {self.methods} on {self.num_samples:,} training samples: {_sizes(self)}; "
+            f"accuracy on {self.num_held_out:,} held-out samples {self.accuracy:.1%}, of the trained network "
             f"{self.accuracy_before:.1%}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
         return asdict(self)
+
+
+def _sizes(of: Compression | Patterned) -> str:
+    weights, zeros = (sum(getattr(layer, key) for layer in of.layers) for key in ("weights", "zeros"))
+    packed, before = (format_size(-(-bits // 8)) for bits in (of.packed_bits, of.bits_before))
+    return f"{packed} when packed, where float32 takes {before}; {zeros / weights:.1%} of the weights are 0"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedhp.exports.packed import Compression
+from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.verifying import Agreement
 
 
@@ -51,9 +51,12 @@ class Exported:
         files: Those that were written.
         failures: By format and width, such as ``litert int8``, why there is none.
         compression: What the network became before it was written; None where it is as it was trained.
+        pattern: What it takes by the pattern that it was trained to have; None without, or where it is
+            compressed.
     """
 
     folder: Path
     files: Sequence[ExportedFile]
     failures: Mapping[str, str] = field(default_factory=dict)
     compression: Compression | None = None
+    pattern: Patterned | None = None

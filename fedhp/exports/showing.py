@@ -55,8 +55,8 @@ class Progress:
                 f"{100 * found.accuracy:.1f}%",
             )
         self._console.print(table)
-        if done.compression is not None:
-            self._console.print(done.compression.said, markup=False, soft_wrap=True)
+        if (packed := done.compression or done.pattern) is not None:
+            self._console.print(packed.said, markup=False, soft_wrap=True)
         for one in done.files:
             for remark in one.remarks:
                 self._console.print(f"{one.name}: {remark}", markup=False, soft_wrap=True)

@@ -75,8 +75,8 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], reci
 def _check_pattern(scenario: Scenario) -> None:
     if scenario.prune.pattern.name != "none":
         raise ScenarioError(
-            f"prune.pattern.name = {scenario.prune.pattern.name} is for 'fedhp train': of models that are masked "
-            f"otherwise, the mean has no pattern. Leave it out, and export the fleet's model with "
+            f"prune.pattern.name = {scenario.prune.pattern.name} is for 'fedhp train': of models that are "
+            f"masked otherwise, the mean has no pattern. Leave it out, and export the fleet's model with "
             f"--compress {scenario.prune.pattern.name.replace('nm', 'obc')}"
         )
 
