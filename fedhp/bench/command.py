@@ -117,6 +117,77 @@ def compression(
     _write(json_file, result)
 
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every training.", show_default=False),
+]
+Scenarios = Annotated[str, typer.Option(help="Scenarios for one device, by commas.")]
+Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A taste: the digits of quickstart, one seed.")]
+_QUICK = ("train.epochs=4",)
+
+
+@app.command()
+@readable_errors()
+def torch_pruning(
+    overrides: Overrides = None,
+    scenarios: Scenarios = "fashion_mnist,cifar10",
+    seeds: Seeds = 3,
+    plans: Annotated[
+        str,
+        typer.Option(help="Shares of epochs before the cut; :constant for the learning rate, :global ranks."),
+    ] = "0.5,0.25,0.5:constant",
+    out: Annotated[Path, typer.Option(help="Where records are kept.")] = Path("runs/torch-pruning"),
+    quick: Quick = False,
+    json_file: Json = None,
+) -> None:
+    """DynHP beside one-shot pruning by Torch-Pruning at equal epochs and parameters; half an hour.
+
+    Repeated, it goes on, and measures in the runtimes of the environment that it is called in.
+    """
+    from fedhp.bench.torch_pruned import run_torch_pruned
+
+    names, number = _measured(scenarios, seeds, quick)
+    values = (*(overrides or ()), *(_QUICK if quick else ()))
+    result = run_torch_pruned(names, number, plans.split(","), _place(out, quick), values, say=_say)
+    _show(result["rows"])
+    _write(json_file, result)
+
+
+@app.command()
+@readable_errors()
+def int8(
+    overrides: Overrides = None,
+    scenarios: Scenarios = "fashion_mnist,cifar10",
+    seeds: Seeds = 3,
+    calibration: Annotated[
+        int, typer.Option(min=1, max=100_000, help="Training samples that give the ranges.")
+    ] = 200,
+    out: Annotated[Path, typer.Option(help="Where records are kept.")] = Path("runs/int8"),
+    quick: Quick = False,
+    json_file: Json = None,
+) -> None:
+    """Accuracy of int8 beside float32 in the runtimes that are installed; ten minutes.
+
+    Repeated, it goes on, and measures in the runtimes of the environment that it is called in.
+    """
+    from fedhp.bench.int8 import run_int8
+
+    names, number = _measured(scenarios, seeds, quick)
+    values = (*(overrides or ()), *(_QUICK if quick else ()))
+    result = run_int8(names, number, _place(out, quick), values, calibration, say=_say)
+    _show(result["rows"])
+    _write(json_file, result)
+
+
+def _measured(scenarios: str, seeds: int, quick: bool) -> tuple[list[str], range]:
+    return (["quickstart"], range(1)) if quick else (scenarios.split(","), range(seeds))
+
+
+def _place(out: Path, quick: bool) -> Path:
+    return out.with_name(f"{out.name}-quick") if quick else out
+
+
 @app.command()
 @readable_errors()
 def replies(
