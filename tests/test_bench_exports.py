@@ -1,23 +1,29 @@
 """Benchmarks of what a run leaves on a device: their arithmetic, and the cut of the package beside us."""
 
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+import fedhp
 from fedhp.bench import int8, torch_pruned
 from fedhp.bench.int8 import run_int8
 from fedhp.bench.one_shot import one_shot
 from fedhp.bench.torch_pruned import run_torch_pruned
 from fedhp.cli import app
-from fedhp.errors import ScenarioError
+from fedhp.data import open_dataset
+from fedhp.errors import ExportError, ScenarioError
 from fedhp.exports.formats import FORMATS
+from fedhp.exports.formats.torch_program import TorchProgram
+from fedhp.exports.loaded import load_trained
+from fedhp.exports.network import DeviceNetwork, raw_sample
 from fedhp.model.inference import to_plain_module
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
-from fedhp.records.load import load_run
 
 
 def test_without_the_package_its_install_line_is_shown_and_nothing_is_trained(tmp_path, monkeypatch):
@@ -139,11 +145,43 @@ def test_what_int8_costs_is_summed_up_over_seeds(monkeypatch, tmp_path):
     }
 
 
-def test_the_accuracy_in_float32_is_that_of_the_record(tmp_path):
-    """Of its own runtime, on all held-out samples, where training measured PyTorch's."""
-    pytest.importorskip("onnxruntime")
-    result = run_int8(["quickstart"], [0], tmp_path / "kept", ["train.epochs=2"], say=lambda text: None)
-    run = load_run(tmp_path / "kept" / "quickstart" / "seed-0")
-    ours = next(run for run in result["runs"] if run["format"] == "onnx")
-    assert ours["float32"] == pytest.approx(100 * run.summary["final_accuracy"], abs=0.006)
-    assert ours["int8"] > 80
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fedhp.train("quickstart", tmp_path_factory.mktemp("trained") / "run", **{"train.epochs": 2})
+
+
+class _InTorch(TorchProgram):
+    """Runs the network itself in place of a float32 file, and answers 0 to all in place of an int8 one."""
+
+    dtypes = ("float32", "int8")
+
+    def __init__(self, record):
+        self._trained = load_trained(record)
+
+    def opened(self, path, threads=1):
+        sample = raw_sample(
+            self._trained.arch.input_shape, self._trained.normalisation, np.dtype("u1"), False
+        )
+        network = DeviceNetwork(self._trained, sample)
+        if path.name == "short":
+            return lambda sample: np.eye(10, dtype=np.float32)[:1]
+        with torch.no_grad():
+            return lambda sample: network(torch.from_numpy(sample)).detach().numpy()
+
+
+def test_the_accuracy_in_float32_is_that_of_the_record_and_all_samples_count(run, monkeypatch):
+    """Training measured it on all held-out samples too; who answers 0 to all is right on those of class 0."""
+    form = _InTorch(run.folder)
+    files = [SimpleNamespace(name="plain"), SimpleNamespace(name="short")]
+    monkeypatch.setattr(int8, "export", lambda *_, **__: SimpleNamespace(files=files, failures={}))
+    found = int8._accuracies(run.folder, form, 200)
+    labels = open_dataset(run.config.data).test_labels
+    assert found["float32"] == pytest.approx(100 * run.summary["final_accuracy"], abs=0.006)
+    assert found["int8"] == pytest.approx(100 * np.mean(labels == 0), abs=0.006)
+
+
+def test_a_network_that_no_format_takes_is_named(run, monkeypatch):
+    failed = SimpleNamespace(files=[], failures={"onnx int8": "cannot take this network: Odd"})
+    monkeypatch.setattr(int8, "export", lambda *_, **__: failed)
+    with pytest.raises(ExportError, match="onnx int8: cannot take this network: Odd"):
+        int8._accuracies(run.folder, FORMATS["onnx"], 200)
