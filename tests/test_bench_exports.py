@@ -67,7 +67,7 @@ def test_of_a_dense_network_the_units_of_large_weights_are_kept():
 def test_a_cut_network_answers_as_the_full_one_whose_other_units_are_zero(model, shape, target, over_all):
     """Their weights and biases, the scales of norms included."""
     pytest.importorskip("torch_pruning")
-    widths = [8, 12, 16] if model == "cnn" else [8, 8, 16]
+    widths = [8, 12, 16]
     arch = architecture(ModelConfig(name=model, widths=widths), shape, 10)
     state = ModelState(dict(arch.initial(0)), arch.layout.full())
     cut = one_shot(arch, state, target, over_all)
@@ -99,7 +99,7 @@ def test_arms_are_held_against_dynhp_seed_by_seed(monkeypatch, tmp_path):
         said = {"scenario": "quickstart", "arm": arm, "seed": seed, "record": cell.name}
         return {**said, "parameters": 100 + seed, "accuracy": accuracies[arm][seed]}
 
-    monkeypatch.setattr(torch_pruned, "train_all", lambda cells, root, title: None)
+    monkeypatch.setattr(torch_pruned, "train_all", lambda *_: None)
     monkeypatch.setattr(torch_pruned, "check_installed", lambda: None)
     monkeypatch.setattr(torch_pruned, "_run", run)
     monkeypatch.setattr(torch_pruned, "_times", lambda runs, best, *_: [("onnx", {"dense": 1.0, best: 0.25})])
@@ -128,7 +128,7 @@ def test_epochs_before_and_after_the_cut_are_those_of_dynhp():
 
 
 def test_what_int8_costs_is_summed_up_over_seeds(monkeypatch, tmp_path):
-    monkeypatch.setattr(int8, "train_all", lambda cells, root, title: None)
+    monkeypatch.setattr(int8, "train_all", lambda *_: None)
     monkeypatch.setattr(int8, "checked_formats", lambda names: list(FORMATS.values()))
     found = {"seed-0": (90.0, 89.5), "seed-1": (91.0, 91.1)}
 

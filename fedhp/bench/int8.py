@@ -50,7 +50,7 @@ def run_int8(
         FedhpError: If a training failed, or a format cannot take the network.
     """
     cells = [_cell(name, seed, overrides) for name in scenarios for seed in seeds]
-    train_all(cells, root, "int8 against float32")
+    train_all(cells, root, "int8 against float32", say)
     runs = []
     for cell in cells:
         for form in checked_formats(()):

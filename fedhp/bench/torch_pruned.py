@@ -103,7 +103,7 @@ def run_torch_pruned(
     cells = [cell for cells in arms.values() for cell in cells]
     if any(cell.labels.get("plan") and not is_finished(cell, root) for cell in cells):
         check_installed()
-    train_all(cells, root, _TITLE)
+    train_all(cells, root, _TITLE, say)
     runs, rows, times = [], [], {}
     for found in arms.values():
         own = [_run(cell, root) for cell in found if "arm" in cell.labels]
