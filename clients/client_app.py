@@ -13,6 +13,7 @@ from flwr.clientapp import ClientApp
 from fedhp.errors import WireError
 from fedhp.federation import wire
 from fedhp.federation.flower_version import check_flower
+from fedhp.federation.measuring import MEASURE
 from fedhp.model.state import ModelState
 from fedhp.scenario.arrived import from_json
 from fedhp.threads import TORCH
@@ -38,6 +39,15 @@ def query(message: Message, context: Context) -> Message:
         check_flower()
     _, device = _opened(message, context)
     return Message(wire.pack_profile(device.profile, device.partition_id), reply_to=message)
+
+
+@app.query(MEASURE.partition(".")[2])
+def measure(message: Message, context: Context) -> Message:
+    """Measures exported files in their runtimes, where the owner of this device lets servers ask for that."""
+    check_flower()
+    from .measuring import measured
+
+    return Message(measured(message.content, context.node_config), reply_to=message)
 
 
 @app.train()

@@ -10,6 +10,7 @@ Node configuration keys (``flower-supernode --node-config``):
 - ``name``: the device class shown in records; devices of one name should have one budget;
 - ``runtime``: what it trains with, ``torch`` or ``numpy``; without it PyTorch, where it is installed;
 - ``threads``: torch threads, 1 unless it says more;
+- ``measures``: ``true`` lets a server have exported files of its own measured here;
 - ``model-target``: the network that a server may make this device import and call (``model.target``);
 - ``methods``: the client methods of one's own that it may make it import (``train.methods``, or a
   strategy's), with commas.

@@ -19,6 +19,7 @@ from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.record import run_folder
 from fedhp.run.devices_file import DevicesFile
 from fedhp.run.fleet_run import run_fleet
+from fedhp.run.measuring import measure_on_devices
 from fedhp.run.parts import LateParts
 from fedhp.run.reporting import reporting
 from fedhp.run.resuming import resumed
@@ -33,14 +34,18 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Runs a scenario, or goes on with a run that was cut short.
+    """Runs a scenario, or goes on with a run that was cut short, or has devices measure files.
 
     Run configuration: ``scenario`` (name or path), ``overrides`` (dotlist), ``out``; or ``resume``, the
-    folder of the record of a run, and ``overrides`` of keys that change no result.
+    folder of the record of a run, and ``overrides`` of keys that change no result; or ``measure``, a folder
+    of `fedhp.deployment.measuring`.
     """
     logging.getLogger("flwr").addFilter(_one_line)
     check_flower()
     config, overrides = context.run_config, _overrides(context)
+    if asked := str(config.get("measure") or ""):
+        measure_on_devices(FoldingGrid(grid), Path(asked))
+        return
     if earlier := str(config.get("resume") or ""):
         _go_on(grid, Path(earlier).absolute(), overrides)
         return

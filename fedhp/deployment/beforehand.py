@@ -12,6 +12,7 @@ from fedhp.sizes import format_size
 
 _LEAST_BYTES = 400  # the quickstart's model, cut to one unit a layer, with one sample
 _FOR_PARTITIONS = {"sklearn": "scikit-learn", "flwr_datasets": "flwr-datasets"}
+_RUNTIMES = ("onnxruntime", "ai_edge_litert", "executorch")
 _REFUSED = 2
 
 
@@ -50,6 +51,12 @@ def beyond_partitions() -> Iterator[str]:
             f"--partition-id: most scenarios' data needs {' and '.join(missing)}, not installed here: "
             f"pip install 'fedhp[server]'"
         )
+
+
+def beyond_measuring() -> Iterator[str]:
+    """Tells where there is no runtime for any file that a server may send."""
+    if not any(map(_installed, _RUNTIMES)):
+        yield "--measures: no runtime is installed here: pip install onnxruntime, or ai-edge-litert"
 
 
 def _installed(package: str) -> bool:

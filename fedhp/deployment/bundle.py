@@ -37,6 +37,7 @@ scenario = "quickstart"
 overrides = ""
 out = ""
 resume = ""
+measure = ""
 """
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedhp.bounds import MOST_THREADS, shown
 from fedhp.deployment import flower, phrases
 from fedhp.deployment.authority import check_valid
-from fedhp.deployment.beforehand import beyond_budget, beyond_partitions, check_data
+from fedhp.deployment.beforehand import beyond_budget, beyond_measuring, beyond_partitions, check_data
 from fedhp.deployment.executor import Executor
 from fedhp.deployment.folder import AUTHORITY
 from fedhp.deployment.keys import KEY, PUBLIC_KEY, device_key, name_of
@@ -53,6 +53,7 @@ class DeviceOptions:
         runtime: What it trains with, ``torch`` or ``numpy``; by default PyTorch where it is installed.
         model_target: The network of one's own that the server may make it import.
         methods: Client methods of one's own that it may make it import, with commas.
+        measures: Whether it may have exported files of its own measured here.
     """
 
     superlink: str
@@ -66,6 +67,7 @@ class DeviceOptions:
     runtime: str = ""
     model_target: str = ""
     methods: str = ""
+    measures: bool = False
 
     def check(self) -> None:
         """Refuses what a SuperNode would refuse later, or never.
@@ -74,8 +76,10 @@ class DeviceOptions:
             FedhpError: If something is missing, open to others or no such value.
         """
         host, _ = split(self.superlink)
-        if self.data is None and self.partition_id is None:
-            raise DeploymentError("a device needs --data, its own samples, or --partition-id, a part to play")
+        if self.data is None and self.partition_id is None and not self.measures:
+            raise DeploymentError(
+                "a device needs --data, its own samples, --partition-id, a part to play, or --measures"
+            )
         if self.data is not None and not self.data.exists():
             raise DeploymentError(f"--data: no file or folder {self.data}")
         if self.budget:
@@ -102,9 +106,9 @@ class DeviceOptions:
         """The device class in records; empty where neither an option nor the key's comment says one."""
         return self.name or ("" if self.keys is None else name_of(self.keys / PUBLIC_KEY))
 
-    def node_config(self) -> dict[str, str | int]:
+    def node_config(self) -> dict[str, str | int | bool]:
         """Returns the node configuration that says so to the client app."""
-        said: dict[str, str | int | None] = {
+        said: dict[str, str | int | bool | None] = {
             "partition-id": self.partition_id,
             "data-path": "" if self.data is None else str(self.data.absolute()),
             "memory-budget": self.budget,
@@ -114,6 +118,7 @@ class DeviceOptions:
             "runtime": self.runtime,
             "model-target": self.model_target,
             "methods": self.methods,
+            "measures": self.measures or None,
         }
         return {key: value for key, value in said.items() if value not in (None, "")}
 
@@ -158,10 +163,12 @@ def checked(options: DeviceOptions) -> Iterator[str]:
     check_flower()
     if options.budget:
         yield from beyond_budget(parse_size(options.budget))
-    if options.data is None:
-        yield from beyond_partitions()
-    else:
+    if options.data is not None:
         check_data(options.data)
+    elif options.partition_id is not None:
+        yield from beyond_partitions()
+    if options.measures:
+        yield from beyond_measuring()
 
 
 def run_device(options: DeviceOptions) -> None:

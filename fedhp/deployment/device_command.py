@@ -69,6 +69,13 @@ def run(
     methods: Annotated[
         str, typer.Option(help="Client methods of one's own that the server may have imported, by commas.")
     ] = "",
+    measures: Annotated[
+        bool,
+        typer.Option(
+            "--measures",
+            help="Let the server have exported networks measured here, which native runtimes load and run.",
+        ),
+    ] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Without encryption and keys; for a server on the loopback.")
     ] = False,
@@ -81,6 +88,8 @@ def run(
       fedhp device run --superlink server.example:8000 --keys door --data mine.npz --budget 2MiB
 
       fedhp device run --superlink server.example:8000 --keys window --partition-id 1
+
+      fedhp device run --superlink server.example:8000 --keys gate --measures
     """
     with readable_errors(debug):
         from fedhp.deployment.device import run_device

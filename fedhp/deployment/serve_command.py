@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 
+from fedhp.bounds import MOST_THREADS
 from fedhp.errors import MissingExtraError
 from fedhp.terminal import readable_errors
 
@@ -187,6 +189,58 @@ def run(
         else:
             record = resume_on_devices(server, resume, overrides)
         typer.echo(f"record: {record}")
+
+
+@app.command()
+def measure(
+    folder: Folder,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Exported networks.", show_default=False)
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file that all are held against.", show_default=False),
+    ] = None,
+    devices: Annotated[
+        str, typer.Option(help="Whom to ask, by commas; default all that are connected.", metavar="NAMES")
+    ] = "",
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="With how many each runs.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.05, max=60, help="How long each is timed.")] = 1.0,
+    timeout: Annotated[
+        float, typer.Option(min=5, max=600, help="After how many seconds a device gives up.")
+    ] = 120.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure exported networks on devices: time of one sample, memory, size; the server must run.
+
+    Devices take part that were started with --measures and have the files' runtime. They are sent .onnx, .pte
+    and .tflite files.
+
+    [bold]Examples[/bold]
+
+      fedhp serve measure fleet runs/first/export/model.onnx
+
+      fedhp serve measure fleet small.tflite --against dense.tflite --devices door,window
+    """
+    with readable_errors(debug):
+        if lacking := _lacking():
+            raise lacking
+        from fedhp.deployment.folder import ServerFolder
+        from fedhp.deployment.measuring import measure_on_devices
+        from fedhp.deployment.showing import show_measured
+        from fedhp.errors import ExportError
+
+        chosen = [name.strip() for name in devices.split(",") if name.strip()]
+        given = {"threads": threads, "seconds": seconds, "limit": timeout}
+        with Console(stderr=True).status("measuring"):
+            found = measure_on_devices(ServerFolder(folder), files, against, chosen, **given)
+        if as_json:
+            typer.echo(json.dumps([one.to_dict() for one in found], indent=2))
+        else:
+            show_measured(found)
+        if missing := [one.device for one in found if one.failure or (one.found and one.found.failures)]:
+            raise ExportError(f"not all could be measured on {', '.join(missing)}; see above")
 
 
 @app.command()

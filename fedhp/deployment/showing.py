@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from fedhp.exports.measured_table import measured_table
 from fedhp.sizes import at_least, format_size
 
 if TYPE_CHECKING:
     from fedhp.deployment.check import DeviceCheck
     from fedhp.deployment.listing import Seen
+    from fedhp.deployment.measuring import DeviceMeasured
 
 
 def show_check(found: "DeviceCheck") -> None:
@@ -37,6 +39,17 @@ def show_devices(seen: "Sequence[Seen]") -> None:
         name = device.name or str(device.node)
         table.add_row(name, device.state, device.last_seen, device.device_class, budget, device.last_failure)
     _console().print(table)
+
+
+def show_measured(told: "Sequence[DeviceMeasured]") -> None:
+    """Prints what devices have measured, a row each and file; before it, what could not be."""
+    for one in told:
+        failures = one.found.failures.values() if one.found else [one.failure]
+        for why in failures:
+            _console().print(f"{one.device}: {why}", soft_wrap=True)
+    rows = [((one.device, file.file), file) for one in told if one.found for file in one.found.files]
+    if rows:
+        _console().print(measured_table(rows, ("device", "file")))
 
 
 def _facts(found: "DeviceCheck") -> Sequence[tuple[str, str]]:

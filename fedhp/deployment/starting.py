@@ -132,17 +132,22 @@ def resume_under_flower(record: Path, federation: str, overrides: Sequence[str])
         raise TrainingError("the run has not finished; the log of the SuperLink says what happened")
 
 
-def _followed(folder: ServerFolder, config: Mapping[str, str], record: Path) -> Path:
-    folder.keep_last_run(record)
+def run_words(folder: ServerFolder, config: Mapping[str, str]) -> list[str]:
+    """Returns the command that sends a run to a server, and shows it as it goes on."""
     bundle = make_bundle(folder.root / "app")
     words = [flower.command("flwr"), "run", str(bundle.absolute()), flower.CONNECTION, "--stream"]
-    words += ["--run-config", written(config)]
+    return [*words, "--run-config", written(config)]
+
+
+def _followed(folder: ServerFolder, config: Mapping[str, str], record: Path) -> Path:
+    folder.keep_last_run(record)
+    words = run_words(folder, config)
     home = f"FLWR_HOME={shlex.quote(str(folder.flower_home))}"
     logger.info("%s %s", home, shlex.join(words))
     with reported(record):  # not by the ServerApp: Flower's bundle leaves out the templates of pages
         with subprocess.Popen(words, env=flower.environment(folder.flower_home.absolute())) as stream:
             try:
-                served = _ends_before_server(stream, folder)
+                served = ends_before_server(stream, folder)
             except KeyboardInterrupt:
                 for line in _going_on(f"{home} {shlex.quote(words[0])}", record):
                     logger.warning("%s", line)
@@ -163,7 +168,7 @@ def _going_on(flwr: str, record: Path) -> Iterator[str]:
     yield f"  fedhp report {shlex.quote(str(record))}  reports on it, once it is over"
 
 
-def _ends_before_server(stream: "subprocess.Popen[bytes]", folder: ServerFolder) -> bool:
+def ends_before_server(stream: "subprocess.Popen[bytes]", folder: ServerFolder) -> bool:
     """Waits for a run's end as its stream tells it; returns whether that came, or the end of the server."""
     while True:
         try:

@@ -47,5 +47,5 @@ def tell(path: str, format_name: str, threads: int) -> None:
     for _ in range(_CALLS):
         opened.runs(random_sample(opened))
     after, above = resident_memory(), peak_above() if has_peak else 0
-    grown = None if before is None or after is None else after + above - before
+    grown = None if before is None or after is None else max(0, after + above - before)
     sys.stdout.write(json.dumps(grown) + "\n")

@@ -71,3 +71,7 @@ class Measurement:
 
     files: tuple[Measured, ...]
     failures: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns it as JSON has it."""
+        return {"files": [one.to_dict() for one in self.files], "failures": dict(self.failures)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fedhp.errors import DeploymentError
 
 
-def written(values: Mapping[str, str | int]) -> str:
+def written(values: Mapping[str, str | int | bool]) -> str:
     """Writes values as Flower's options of key-value pairs take them.
 
     Raises:
@@ -15,7 +15,9 @@ def written(values: Mapping[str, str | int]) -> str:
     return " ".join(f"{key}={_of(key, value)}" for key, value in values.items())
 
 
-def _of(key: str, value: str | int) -> str:
+def _of(key: str, value: str | int | bool) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int):
         return str(value)
     if any("\ud800" <= character <= "\udfff" for character in value):

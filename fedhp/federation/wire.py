@@ -5,10 +5,10 @@ Weights and kept units travel in one ``ArrayRecord``: parameters by name, and pe
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -28,6 +28,7 @@ from fedhp.federation.checks import (
     check_weights,
     wire_name,
 )
+from fedhp.federation.fields import read_config, read_field
 from fedhp.fleet.devices import DeviceProfile, attribute_flaw
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
@@ -40,8 +41,6 @@ _STRUCTURE = "structure."
 _PARTITION, _NONE = "partition-id", -1
 _MEASURED = "memory-measured-bytes"
 _FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
-
-_T = TypeVar("_T", bool, int, float, str, list[Any])
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
@@ -132,11 +131,11 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
     Raises:
         WireError: If a field is missing, of another type or out of its range.
     """
-    answer = _config(content, _PROFILE)
+    answer = read_config(content, _PROFILE)
     profile = DeviceProfile(
         **{name: _attribute(answer, name, kind) for name, kind in get_type_hints(DeviceProfile).items()}
     )
-    client = _field(answer, _PARTITION, int)
+    client = read_field(answer, _PARTITION, int)
     if client < _NONE:
         raise WireError(f"profile: {_PARTITION} is {client}, expected 0 or more")
     return profile, None if client == _NONE else client
@@ -145,7 +144,7 @@ def unpack_profile(content: RecordDict) -> tuple[DeviceProfile, int | None]:
 def _attribute(answer: ConfigRecord, name: str, kind: Any) -> Any:
     """Returns a field of a device's profile, held to its type and bounds; texts are names."""
     kinds = get_args(kind) or (kind,)
-    value: Any = _field(answer, wire_name(name), kinds[0])
+    value: Any = read_field(answer, wire_name(name), kinds[0])
     if NoneType in kinds and value in (_NONE,):
         return None
     if flaw := attribute_flaw(name, value):
@@ -166,18 +165,18 @@ def unpack_brief(content: RecordDict) -> Brief:
     Raises:
         WireError: If a field is missing, of another type or out of its range.
     """
-    task = _config(content, _TASK)
+    task = read_config(content, _TASK)
     shape = task.get("input-shape")
     if not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
         raise WireError(f"input-shape: expected positive integers, got {shape!r}")
     sample = tuple(int(n) for n in shape)
     return Brief(
-        _field(task, "scenario", str),
+        read_field(task, "scenario", str),
         sample,
-        _field(task, "num-classes", int),
+        read_field(task, "num-classes", int),
         _unpack_normalisation(task, sample),
         _unpack_names(task, "methods"),
-        _field(task, "budgeted", bool),
+        read_field(task, "budgeted", bool),
         _unpack_names(task, "label-names"),
         _unpack_shares(task),
     )
@@ -189,7 +188,7 @@ def unpack_task(content: RecordDict, layout: Layout) -> tuple[int, ModelState]:
     Raises:
         WireError: As `unpack_state`.
     """
-    server_round = _field(_config(content, _TASK), "server-round", int)
+    server_round = read_field(read_config(content, _TASK), "server-round", int)
     return server_round, unpack_state(_arrays(content), layout)
 
 
@@ -214,7 +213,7 @@ def unpack_update(
     state = unpack_state(_arrays(content), layout, within=assigned)
     metrics = _metrics(content)
     update = Update(
-        client, assigned, state, _field(metrics, "num-examples", int), _unpack_statistics(metrics)
+        client, assigned, state, read_field(metrics, "num-examples", int), _unpack_statistics(metrics)
     )
     check_announced(update, profile)
     return update
@@ -237,7 +236,7 @@ def unpack_moments(content: RecordDict, layout: Layout, asked: Structure) -> Mom
     record = _arrays(content)
     check_names(record, layout.buffers)
     weights = _unpack_weights(record, layout, sorted(layout.buffers), asked)
-    measured = _field(_metrics(content), _MEASURED, int)
+    measured = read_field(_metrics(content), _MEASURED, int)
     check_number(_MEASURED, measured)
     return Moments(weights, measured)
 
@@ -265,10 +264,10 @@ def _pack_brief(brief: Brief) -> ConfigRecord:
 
 
 def _unpack_normalisation(task: ConfigRecord, shape: tuple[int, ...]) -> Normalisation:
-    axis = _field(task, "normalised-axis", int)
+    axis = read_field(task, "normalised-axis", int)
     if axis not in range(len(shape)):
         raise WireError(f"normalised-axis: expected an axis of samples of shape {shape}, got {axis}")
-    numbers = {key: _field(task, key, list) for key in ("mean", "std")}
+    numbers = {key: read_field(task, key, list) for key in ("mean", "std")}
     for key, values in numbers.items():
         if len(values) not in (1, shape[axis]) or len(values) != len(numbers["mean"]):
             raise WireError(f"{key}: expected 1 or {shape[axis]} numbers, got {len(values)}")
@@ -279,14 +278,14 @@ def _unpack_normalisation(task: ConfigRecord, shape: tuple[int, ...]) -> Normali
 
 
 def _unpack_names(task: ConfigRecord, key: str) -> tuple[str, ...]:
-    names = _field(task, key, list)
+    names = read_field(task, key, list)
     if not all(type(name) is str for name in names):
         raise WireError(f"{key}: expected texts, got {names!r:.80}")
     return tuple(names)
 
 
 def _unpack_shares(task: ConfigRecord) -> tuple[float, ...]:
-    shares = _field(task, "shares", list)
+    shares = read_field(task, "shares", list)
     if not all(type(share) is float and 0 < share <= 1 for share in shares):
         raise WireError(f"shares: expected numbers above 0 and at most 1, got {shares!r:.80}")
     return tuple(shares)
@@ -337,24 +336,9 @@ def _metrics(content: RecordDict) -> MetricRecord:
     return record
 
 
-def _config(content: RecordDict, key: str) -> ConfigRecord:
-    record = content.config_records.get(key)
-    if record is None:
-        raise WireError(f"no config record '{key}', got {sorted(content)}")
-    return record
-
-
-def _field(record: Mapping[str, Any], key: str, kind: type[_T]) -> _T:
-    value = record.get(key)
-    # Not isinstance: True is no number of examples, though Python counts it as an integer.
-    if type(value) is not kind or value is None:
-        raise WireError(f"{key}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
 def _unpack_statistics(metrics: MetricRecord) -> Statistics:
     values = {
-        name: _field(metrics, wire_name(name), column.kind)
+        name: read_field(metrics, wire_name(name), column.kind)
         for name, column in STATISTICS.items()
         if not column.optional or wire_name(name) in metrics
     }
