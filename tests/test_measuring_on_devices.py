@@ -12,6 +12,7 @@ import pytest
 from factories import MemoryGrid
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from small_onnx import dense
+from test_serving import flwr_that, running
 from typer.testing import CliRunner
 
 from clients import measuring as on_device
@@ -349,6 +350,33 @@ def test_a_server_has_its_devices_measure_and_shows_a_row_for_each_and_file(tmp_
     (row,) = [line for line in named.stdout.splitlines() if line.startswith("door")]
     assert str(small) in row
     assert not list(folder.root.glob("measuring-*"))
+
+
+def test_what_a_device_says_of_files_has_the_names_that_they_have_here(tmp_path, monkeypatch):
+    """Where the file that others are held against cannot be run, nothing is measured."""
+    small, bad = dense(tmp_path / "small.onnx", 4), tmp_path / "bad.onnx"
+    bad.write_bytes(b"no model")
+    with fleet(tmp_path, monkeypatch, {1: LETS}, {"door": "online"}) as folder:
+        words = ["serve", "measure", str(folder.root), str(small), "--against", str(bad)]
+        result = CliRunner().invoke(commands, words)
+    assert result.exit_code == 2
+    assert result.stdout.startswith(f"door: {bad} cannot be run by onnxruntime: ")
+
+
+def test_a_run_is_told_of_the_files_and_leaves_its_answers_beside_them(tmp_path, monkeypatch):
+    """A command in the place of Flower's: one that keeps what it was told, and answers nothing."""
+    folder, _ = make_folder(tmp_path / "fleet", ("server.example",), [])
+    staged, kept = folder.root / "staged", tmp_path / "kept"
+    flwr_that(f'printf "%s\\n" "$@" > {kept}', folder, monkeypatch)
+    with running(folder, monkeypatch, None):
+        from_server._run(folder, staged)
+    assert f'measure="{staged}"' in kept.read_text()
+    assert "--stream" in kept.read_text().split()
+    with fleet(tmp_path, monkeypatch, {}, {"door": "online"}):
+        monkeypatch.setattr(from_server, "_run", lambda folder, staged: None)
+        words = ["serve", "measure", str(folder.root), str(dense(tmp_path / "small.onnx", 4))]
+        result = CliRunner().invoke(commands, words)
+    assert result.stderr.splitlines()[-1].startswith("error: no device was asked: ")
 
 
 @pytest.mark.parametrize(

@@ -855,10 +855,10 @@ def test_the_bundle_is_the_app_of_the_checkout(tmp_path):
     assert made["flwr"]["app"]["config"] == own["flwr"]["app"]["config"]
     packages = {path.name for path in (bundle / "fedhp").iterdir()}
     assert {"clients", "strategies", "scenarios", "federation", "errors.py"} <= packages
-    above_runs = {room for row in ROWS[ROW_OF["run"] + 1 :] for room in row}
+    above_apps = {room for row in ROWS[ROW_OF["strategies"] :] for room in row}
     rooms = {path.name for path in (ROOT / "fedhp").iterdir() if path.is_dir()}
-    assert {"bench", "deployment", "twins"} <= above_runs & rooms
-    assert not above_runs & rooms & packages
+    assert {"bench", "deployment", "twins"} <= above_apps & rooms
+    assert not above_apps & rooms & packages
     for place in made["flwr"]["app"]["components"].values():
         module = place.partition(":")[0].replace(".", "/")
         assert (bundle / f"{module}.py").is_file()

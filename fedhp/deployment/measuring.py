@@ -1,6 +1,7 @@
 """Exported files measured on the devices of a server."""
 
 import logging
+import re
 import shutil
 import subprocess
 import tempfile
@@ -125,11 +126,15 @@ def _run(folder: ServerFolder, staged: Path) -> None:
 def _told(device: Seen, answer: Measurement | str, names: dict[str, Path]) -> DeviceMeasured:
     """Returns what a device answered, of the files as they are called here."""
     if isinstance(answer, str):
-        return DeviceMeasured(_name(device), None, answer)
+        return DeviceMeasured(_name(device), None, _as_called(answer, names))
     files = tuple(replace(one, file=str(names[one.file])) for one in answer.files)
-    told = ((name, str(names[name]), why) for name, why in answer.failures.items())
-    failures = {own: why.replace(name, own) for name, own, why in told}
+    failures = {str(names[name]): _as_called(why, names) for name, why in answer.failures.items()}
     return DeviceMeasured(_name(device), Measurement(files, failures))
+
+
+def _as_called(text: str, names: dict[str, Path]) -> str:
+    sent = "|".join(map(re.escape, names))
+    return re.sub(rf"(?<![\w.])({sent})(?!\w)", lambda found: str(names[found[1]]), text)
 
 
 def _name(device: Seen) -> str:
