@@ -84,3 +84,13 @@ def test_the_command_says_what_is_packed_and_refuses_what_it_does_not_know(recor
     assert refused.exit_code == 2
     assert "bits are 2 to 8" in " ".join(refused.output.split())
     assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_anything_is_compressed(
+    record, tmp_path, monkeypatch
+):
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr("fedhp.exports.exporting.compressed_network", None)
+    with pytest.raises(ExportError, match="something else than an export"):
+        fedhp.export(record, ["torch"], out=tmp_path, compress="ternary")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

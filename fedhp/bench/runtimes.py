@@ -76,7 +76,7 @@ def run_runtimes(rounds: int = 20) -> dict[str, Any]:
 def _device(runtime: str, data: Path) -> Iterator[subprocess.Popen[str]]:
     code = f"from {__name__} import answer; answer({runtime!r}, {str(data)!r})"
     process = subprocess.Popen(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],  # not what lies in the current folder
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **threads_of_a_process(1)},

@@ -56,11 +56,9 @@ class Folder:
         Raises:
             ExportError: If it holds anything else.
         """
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            return
-        known = _facts(self.path)
+        known = earlier(self.path)
         if known is None:
-            raise ExportError(f"{self.path} holds something else than an export; {_ELSEWHERE}")
+            return
         if known["network"].get("sha256") != self._network["sha256"]:
             raise ExportError(f"{self.path} holds the export of another network; {_ELSEWHERE}")
         self._files = {one["name"]: one for one in known["files"]}
@@ -75,6 +73,20 @@ class Folder:
         replace_text(self.path / CARD, _card(self._network, files))
         if self._labels:
             replace_text(self.path / LABELS, "".join(f"{name}\n" for name in self._labels))
+
+
+def earlier(folder: Path) -> Mapping[str, Any] | None:
+    """Returns what a folder's `FACTS` say of an export before; None where there is nothing.
+
+    Raises:
+        ExportError: If it holds anything else, or is no folder.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    known = _facts(folder)
+    if known is None:
+        raise ExportError(f"{folder} holds something else than an export; {_ELSEWHERE}")
+    return known
 
 
 def _facts(folder: Path) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from fedhp.compression.methods import Step, parsed
 from fedhp.errors import ExportError, FedhpError
-from fedhp.exports.card import Folder
+from fedhp.exports.card import Folder, earlier
 from fedhp.exports.compressing import compressed_network, folder_name, patterned, scores_of
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
@@ -83,6 +83,7 @@ def export(
     formats, dtypes = checked_formats(to), _dtypes(dtypes)
     wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
     place = Path(out) if out is not None else Path(run) / folder_name(steps)
+    earlier(place)  # before anything that takes time
     at = None if data is None else Path(data)
     number = _COMPRESSION if steps else 0
     raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
