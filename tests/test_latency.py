@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 import fedhp
 from fedhp.cli import app
+from fedhp.comparison.cells import comparison_cells
+from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
 from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
@@ -24,6 +26,7 @@ from fedhp.model.shrinking import Shape
 from fedhp.model.zoo import architecture
 from fedhp.records.load import load_state
 from fedhp.scenario.loading import load_scenario
+from fedhp.sweep.cell import is_finished, run_cell
 
 CNN = architecture(ModelConfig("cnn", [16, 24, 40], 1), (3, 8, 8), 4)
 SHAPE = Shape(CNN.layout, dict.fromkeys(CNN.layout.widths, 1.0))
@@ -173,6 +176,20 @@ def test_a_fleet_comes_to_the_widths_of_its_target(tmp_path, made_up_times):
     run = fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
     assert kept_widths(tmp_path / "run") == run.config.prune.widths
     assert run.summary["params_final"] <= 3_000
+
+
+def test_a_comparison_measures_before_its_runs_and_once(tmp_path, made_up_times):
+    """And knows them again: with widths, the records' target is another than the scenario's."""
+    overrides = [f"{key}={value}" for key, value in SMALL.items() if key != "train.epochs"]
+    overrides += ["prune.target_latency=31us", "prune.runtime=torch"]
+    names = ["mask_intersection", "dense"]
+    cells = comparison_cells(Comparison("quickstart", names, range(2), {}, overrides))
+    assert len([one for one in made_up_times if one > 1]) == 1
+    assert [bool(cell.scenario.prune.widths) for cell in cells] == [True, True, False, False]
+    assert cells[0].scenario.prune.widths == cells[1].scenario.prune.widths
+    run_cell(cells[0], tmp_path)
+    assert kept_widths(tmp_path / cells[0].name) == cells[0].scenario.prune.widths
+    assert is_finished(cells[0], tmp_path)
 
 
 def test_a_strategy_that_prunes_nothing_has_no_use_for_a_target(tmp_path, made_up_times):

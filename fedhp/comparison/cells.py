@@ -13,6 +13,7 @@ from fedhp.aggregation.options import StrategyConfig
 from fedhp.api import resume, simulate
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
+from fedhp.latency.target import with_widths
 from fedhp.run.setup import strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
@@ -29,7 +30,8 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     all its values.
 
     Raises:
-        ScenarioError: If a strategy is unknown, a value wrong, or no strategy has a use for a key.
+        ScenarioError: If a strategy is unknown, a value wrong, no strategy has a use for a key, or no network
+            keeps within a target in milliseconds.
     """
     for key in comparison.over:
         if not any(_heeds(strategy, key) for strategy in comparison.strategies):
@@ -63,6 +65,8 @@ def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any])
     for seed in comparison.seeds:
         values = {**_unused(strategy), **point, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
+        # Before any runs beside it, which would be in the way of measuring.
+        scenario = with_widths(scenario, strategy_class(strategy)).scenario
         labels = {"strategy": strategy, "values": said, "seed": seed}
         name = f"{place}/seed-{seed}"
         yield Cell(name, _grouped(comparison, scenario, name), run_fleet, labels)

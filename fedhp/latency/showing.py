@@ -1,6 +1,5 @@
 """How far measuring is: a line that changes in a terminal, otherwise one that says what is done."""
 
-import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -9,8 +8,6 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from fedhp.latency.measuring import Tell
-
-_logger = logging.getLogger("fedhp")
 
 
 @contextmanager
@@ -27,7 +24,7 @@ def measuring(runtime: str) -> Iterator[Tell]:
                 status.update(said if done < of else f"measuring {of} networks in {runtime}")
                 status.start()
             elif done == 0:
-                _logger.info("measuring %d networks in %s", of, runtime)
+                console.print(f"measuring {of} networks in {runtime}")
 
         try:
             yield tell

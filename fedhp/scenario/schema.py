@@ -200,6 +200,8 @@ class Scenario:
         for key in BESIDE_RESULTS:
             group, _, name = key.rpartition(".")
             (values[group] if group else values).pop(name)
+        if self.prune.widths:  # from which it follows
+            values["prune"]["target_compression"] = "by prune.widths"
         return values
 
     def to_json(self) -> str:
