@@ -96,7 +96,7 @@ def _summaries(runs: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "format": form,
             "float32_%": round(mean(run["float32"] for run in own), 2),
             "int8_%": round(mean(run[INT8] for run in own), 2),
-            "points": round(mean(points), 2),
+            "points": round(mean(points), 2) + 0.0,  # no -0
             "±": round(stdev(points), 2) if len(points) > 1 else 0.0,
             "worst": round(min(points), 2),
             "same_%": round(mean(run["same"] for run in own), 2),

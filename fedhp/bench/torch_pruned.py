@@ -212,7 +212,7 @@ def _summaries(
             "size": round(mean(_of(runs, arm, "parameters"))),
             "%": round(mean(own), 2),
             "±": _deviation(own),
-            "points": round(mean(points), 2),
+            "points": round(mean(points), 2) + 0.0,  # no -0
             "± points": _deviation(points),
             **{f"x {form}": round(time[arm], 3) for form, time in times.items() if arm in time},
         }
