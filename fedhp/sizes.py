@@ -56,9 +56,10 @@ def parse_duration(text: str, place: str = "") -> float:
 
 def format_duration(microseconds: float) -> str:
     """Writes a time with three digits and its unit, such as ``1.93 ms``."""
-    if microseconds < 1000:
-        return f"{microseconds:.3g} us" if microseconds < 100 else f"{microseconds:.0f} us"
-    return f"{microseconds / 1e3:.3g} ms" if microseconds < 1e6 else f"{microseconds / 1e6:.3g} s"
+    for unit in ("us", "ms"):
+        if float(written := f"{microseconds / _MICROSECONDS[unit]:.3g}") < 1000:
+            return f"{written} {unit}"
+    return f"{microseconds / _MICROSECONDS['s']:.3g} s"
 
 
 def format_size(num_bytes: float) -> str:

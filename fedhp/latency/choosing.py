@@ -64,14 +64,14 @@ def choose(stopwatch: Stopwatch, shape: Shape, known: Measured, target: float) -
         correction = took / predicted[id(wanted)]
     within = [one for one in tried.values() if one[1] <= target]
     if not within:
-        raise ScenarioError(_out_of_reach(stopwatch.runtime, known, target))
+        fastest = min(took for _, took in tried.values())
+        raise ScenarioError(_out_of_reach(stopwatch.runtime, target, known.microseconds[0], fastest))
     return max(within, key=lambda one: one[0].num_parameters)
 
 
-def _out_of_reach(runtime: str, known: Measured, target: float) -> str:
-    whole, floor = known.microseconds[0], min(known.microseconds)
+def _out_of_reach(runtime: str, target: float, whole: float, fastest: float) -> str:
     return (
         f"prune.target_latency = {format_duration(target)} is not reached by any network that was tried: in "
         f"{runtime} on this machine, on one thread, a sample takes {format_duration(whole)} in the whole "
-        f"model and {format_duration(floor)} in the fastest; raise the target, or choose a smaller model"
+        f"model and {format_duration(fastest)} in the fastest; raise the target, or choose a smaller model"
     )

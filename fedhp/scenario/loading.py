@@ -52,7 +52,11 @@ def load_scenario(
     scenario = _checked(layers, str(file))
     if not overrides and not values:
         return scenario
-    return _checked([*layers, _given(overrides, values)], "overrides")
+    given = _given(overrides, values)
+    scenario = _checked([*layers, given], "overrides")
+    if "target_compression" in (given.get("prune") or {}):
+        _check_heeded(scenario)
+    return scenario
 
 
 def keys_like(name: str) -> list[str]:
@@ -82,6 +86,20 @@ def _leaves(part: Any, prefix: str) -> Iterator[str]:
         return
     for key, value in part.items():
         yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _check_heeded(scenario: Scenario) -> None:
+    """Refuses ``prune.target_compression`` given anew where the scenario has something in its place.
+
+    A record's file has both: its widths, and what they come to.
+    """
+    prune = scenario.prune
+    for key, value, none in (("widths", prune.widths, "[]"), ("target_latency", prune.target_latency, "''")):
+        if value:
+            raise ScenarioError(
+                f"prune.target_compression has no effect beside prune.{key} = {value}: leave it out, or give "
+                f"prune.{key}={none} too"
+            )
 
 
 def _find(name_or_path: str | Path) -> Path:
