@@ -26,7 +26,7 @@ pytest.importorskip("pyarrow", reason="writing records needs the extra 'server'"
 def test_wandb_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'fedhp\[wandb\]'.*-e '\.\[wandb\]'"):
-        WandbTracker(WandbConfig(mode="offline"), make_plan().scenario, tmp_path)
+        WandbTracker(WandbConfig(mode="offline"), tmp_path)
 
 
 def wandb_payloads(path: Path) -> list[bytes]:
@@ -81,7 +81,7 @@ def test_wandb_offline_holds_the_rounds(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     plan = make_plan()
-    tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+    tracker = WandbTracker(WandbConfig(mode="offline"), tmp_path)
     tracker.on_start(plan)
     for number in range(3):
         tracker.on_round(make_report(number), make_state(KEPT))
@@ -178,7 +178,7 @@ def test_wandb_offline_holds_the_cause_of_a_failed_run(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     plan = make_plan()
-    tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+    tracker = WandbTracker(WandbConfig(mode="offline"), tmp_path)
     tracker.on_failure("too early")
     tracker.on_start(plan)
     tracker.on_failure("all clients failed")
@@ -195,7 +195,7 @@ def test_a_run_that_goes_on_is_the_same_run_of_wandb(tmp_path: Path, monkeypatch
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     plan, logged = make_plan(), []
     for rounds in ((0, 1), (1, 2)):
-        tracker = WandbTracker(WandbConfig(mode="offline"), plan.scenario, tmp_path)
+        tracker = WandbTracker(WandbConfig(mode="offline"), tmp_path)
         tracker.on_start(plan)
         for number in rounds:
             tracker.on_round(make_report(number), make_state(KEPT))

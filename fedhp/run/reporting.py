@@ -32,7 +32,7 @@ def reporting(
     record = RunRecord(folder, None if kept is None else kept.told)
     members: list[Tracker] = [record]
     if scenario.tracking.wandb.mode != "none":
-        members.append(WandbTracker(scenario.tracking.wandb, scenario, folder, drawn))
+        members.append(WandbTracker(scenario.tracking.wandb, folder, drawn))
     if show:
         members.append(ConsoleTracker(folder=folder))
     trackers = Trackers(members)

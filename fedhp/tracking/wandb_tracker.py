@@ -14,7 +14,7 @@ from fedhp.records.rows import CLIENTS, ROUNDS, RoundReport
 from fedhp.records.summary import Summary
 
 if TYPE_CHECKING:
-    from fedhp.scenario.schema import Scenario, WandbConfig
+    from fedhp.scenario.schema import WandbConfig
 
 _PURPOSE = "tracking with Weights & Biases"
 
@@ -24,7 +24,6 @@ class WandbTracker:
 
     Args:
         config: Mode, project, entity and group; its mode is not "none".
-        scenario: The resolved scenario, which becomes the W&B run's configuration.
         folder: The run record; W&B keeps its own files in ``wandb`` inside it.
         draw: Draws the figures of a record, as PNG by name; by default there are none.
 
@@ -35,26 +34,24 @@ class WandbTracker:
     def __init__(
         self,
         config: "WandbConfig",
-        scenario: "Scenario",
         folder: Path,
         draw: Callable[[Path], Mapping[str, bytes]] = lambda _: {},
     ) -> None:
         self._wandb = _library()
         self._draw = draw
         self._config = config
-        self._scenario = scenario
         self._folder = folder
         self._run: Any = None
         self._finished = False
 
     def on_start(self, plan: RunPlan) -> None:
-        """Starts the W&B run, or goes on with that of a run that was cut short.
+        """Starts the W&B run, or goes on with that of a run that was cut short; the scenario configures it.
 
         Raises:
             RecordError: If W&B refuses, for instance because nobody is logged in.
         """
         name = self._config.name or self._folder.name
-        settings, run_id = self._scenario.to_dict(), _earlier_id(self._folder)
+        settings, run_id = plan.scenario.to_dict(), _earlier_id(self._folder)
         self._run = _start(self._wandb, self._config, name, self._folder, settings, run_id=run_id)
         self._budgets = plan.budgets
         self._run.define_metric("round")
