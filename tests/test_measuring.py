@@ -157,6 +157,14 @@ def test_the_table_has_ratios_where_there_is_something_to_hold_against(tmp_path,
     assert "x time" in beside.stdout
 
 
+def test_a_files_name_is_shown_as_it_is(tmp_path, without_memory):
+    given = [str(written(tmp_path, file="a[red]b")), str(tmp_path / "c[red]d.onnx")]
+    shown = CliRunner().invoke(app, ["measure", *given, "--seconds", "0.05"], env={"COLUMNS": "300"}).output
+    assert "a[red]b" in shown
+    assert "there is no file" in shown
+    assert shown.count("c[red]d") == 1
+
+
 def test_energy_is_that_of_all_packages_and_of_no_part_of_one(tmp_path):
     for name, energy in (("intel-rapl:0", 100), ("intel-rapl:0:0", 7), ("intel-rapl:1", 50)):
         (tmp_path / name).mkdir()

@@ -52,8 +52,8 @@ def measure(
 
 
 def _show(found: Measurement) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False, markup=False)
     for said in found.failures.values():
-        console.print(said, markup=False, soft_wrap=True)
+        console.print(said, soft_wrap=True)
     if found.files:
         console.print(measured_table([((one.file,), one) for one in found.files], ("file",)))
