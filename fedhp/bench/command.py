@@ -136,7 +136,7 @@ def torch_pruning(
     plans: Annotated[
         str,
         typer.Option(help="Shares of epochs before the cut; :constant for the learning rate, :global ranks."),
-    ] = "0.5,0.25,0.5:constant",
+    ] = "0.5,0.25:constant",
     out: Annotated[Path, typer.Option(help="Where records are kept.")] = Path("runs/torch-pruning"),
     quick: Quick = False,
     json_file: Json = None,

@@ -21,7 +21,7 @@ from fedhp.run.central import as_recorded
 from fedhp.scenario.loading import load_scenario
 from fedhp.sweep.cell import Cell, is_finished
 
-PLANS = ("0.5", "0.25", "0.5:constant")
+PLANS = ("0.5", "0.25:constant")
 DYNHP, DENSE = "DynHP", "dense"
 _TITLE = "DynHP against Torch-Pruning"
 _DENSELY = {"prune.target_compression": 1.0, "prune.marginal": 0.0}
