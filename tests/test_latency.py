@@ -15,6 +15,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.comparison.cells import comparison_cells
 from fedhp.comparison.grid import Comparison
+from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import ScenarioError
 from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
@@ -194,6 +195,8 @@ def test_a_comparison_measures_before_its_runs_and_once(tmp_path, made_up_times)
     assert len([one for one in made_up_times if one > 1]) == 1
     assert [bool(cell.scenario.prune.widths) for cell in cells] == [True, True, False, False]
     assert cells[0].scenario.prune.widths == cells[1].scenario.prune.widths
+    both = [common_settings(cell.scenario) for cell in (cells[0], cells[2])]
+    assert not differences(*both)
     run_cell(cells[0], tmp_path)
     assert kept_widths(tmp_path / cells[0].name) == cells[0].scenario.prune.widths
     assert is_finished(cells[0], tmp_path)

@@ -18,7 +18,9 @@ def common_settings(scenario: Scenario, keys: Sequence[str] = ()) -> dict[str, A
         keys: The varied keys. One of the model takes all others of the model with it: a network brings its
             widths along.
     """
-    varied = (*_VARIED, *("model" if key.startswith("model.") else key for key in keys))
+    # Each strategy has its own groups, and so its own widths within a time; what cuts nothing has none.
+    widths = ("prune.widths", "prune.target_compression") if scenario.prune.widths else ()
+    varied = (*_VARIED, *widths, *("model" if key.startswith("model.") else key for key in keys))
     flat = _flat(json.loads(json.dumps(scenario.to_dict())))
     return {
         name: value
