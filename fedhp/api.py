@@ -10,7 +10,7 @@ from typing import Any
 
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.exports.loaded import load_model as load_model
-from fedhp.latency.target import with_widths
+from fedhp.latency.target import Choice, with_widths
 from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.load import load_run as load_run
 from fedhp.records.record import run_folder
@@ -53,9 +53,14 @@ def simulate(
     Raises:
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
-    scenario = _scenario("run", scenario, out, overrides)
+    return simulate_chosen(Choice(_scenario("run", scenario, out, overrides)), out, show)
+
+
+def simulate_chosen(chosen: Choice, out: str | Path | None, show: bool = True) -> RunResult:
+    """Runs a scenario as `simulate` does, with what is known of its widths before."""
+    scenario = chosen.scenario
     with run_folder(scenario.name, out) as folder, held(folder):
-        with _begun(scenario, folder, show) as run:
+        with _begun(scenario, folder, show, notes=chosen.notes) as run:
             run_fleet(*run)
         return load_run(folder)
 
@@ -99,7 +104,7 @@ def resume(
 
 @contextmanager
 def _begun(
-    scenario: Scenario, folder: Path, show: bool, kept: Kept | None = None
+    scenario: Scenario, folder: Path, show: bool, kept: Kept | None = None, notes: Sequence[str] = ()
 ) -> Iterator[tuple[SimulatedGrid, Setup, Trackers, Keeper, Kept | None]]:
     """Opens what `run_fleet` takes."""
     simulation, clients = scenario.simulation, scenario.fleet.num_clients
@@ -107,6 +112,7 @@ def _begun(
     early = begun_early(COHORT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
     with early, torch_threads(simulation.threads_per_worker):
         setup = _prepared(scenario, show)
+        setup = replace(setup, notes=(*notes, *setup.notes))
         size, note = setup.message_bytes, _notes.warning
         grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
         with grids as grid, reporting(setup.scenario, folder, show, kept) as trackers:

@@ -4,6 +4,7 @@ Times are made up but for those of one test: what a machine takes is measured by
 """
 
 import json
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, some_units
 from fedhp.latency.model import fit
+from fedhp.latency.target import Timing
 from fedhp.latency.work import Work
 from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import Shape
@@ -28,6 +30,7 @@ from fedhp.model.zoo import architecture
 from fedhp.records.load import load_state
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.sizes import format_duration
 from fedhp.sweep.cell import is_finished, run_cell
 
@@ -128,6 +131,53 @@ def test_a_target_out_of_reach_is_refused_by_what_the_fastest_takes_now(times):
         choose(stopwatch, SHAPE, known(by_truth), (1.1 if times > 1 else 0.9) * fastest)
 
 
+def test_what_was_fast_enough_before_is_tried_once_more():
+    """Though the model, of a runtime that is no sum of terms, thinks nothing of it."""
+    odd = to_measure(SHAPE)[2]
+
+    def takes(counts):
+        return 1.0 if counts == odd.counts else by_truth(counts)
+
+    assert choose(runtime_that(takes), SHAPE, known(takes), 2.0) == (odd, 1.0)
+
+
+OWN = """
+from torch import nn
+
+def net(width):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
+"""
+
+
+def test_a_network_of_ones_own_is_measured_again_once_its_code_is_another(
+    tmp_path, monkeypatch, made_up_times
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_to_time.py").write_text(OWN.replace("width", ""))
+    scenario = load_scenario("quickstart", values={"model.target": "own_to_time:net", "data.max_train": 60})
+    Timing(scenario, "torch").measured()
+    Timing(scenario, "torch").measured()
+    assert len(made_up_times) == 1
+    (tmp_path / "own_to_time.py").write_text(OWN.replace("width", "").replace("ReLU", "Tanh"))
+    monkeypatch.delitem(sys.modules, "own_to_time")
+    Timing(scenario, "torch").measured()
+    assert len(made_up_times) == 2
+
+
+def test_parts_of_a_dense_model_are_rounded_as_those_of_the_pruned_one():
+    for name, rounded in (("cnn", True), ("resnet20", False)):
+        scenario = load_scenario("cifar10", values={"model.name": name, "model.widths": []})
+        recipe = recipe_of(scenario, (3, 32, 32), 10)
+        assert bool(recipe.shape.steps) is rounded
+        assert recipe.without_pruning().shape.steps == recipe.shape.steps
+
+
+def test_widths_of_the_whole_network_leave_nothing_to_go_ahead_of():
+    prune = {"widths": [64, 128, 64], "marginal": 0.5}
+    recipe = recipe_of(load_scenario("quickstart", values={"prune": prune}), (1, 8, 8), 10)
+    assert (recipe.prune.target_compression, recipe.prune.marginal) == (1.0, 0.0)
+
+
 def test_units_are_spread_and_as_many_as_asked_for():
     structure = some_units({"a": 100, "b": 7}, {"a": 10, "b": 7})
     assert structure.counts == {"a": 10, "b": 7}
@@ -200,6 +250,8 @@ def test_a_comparison_measures_before_its_runs_and_once(tmp_path, made_up_times)
     run_cell(cells[0], tmp_path)
     assert kept_widths(tmp_path / cells[0].name) == cells[0].scenario.prune.widths
     assert is_finished(cells[0], tmp_path)
+    events = (tmp_path / cells[0].name / "events.log").read_text()
+    assert "prune.target_latency=31us in torch: inputs " in events
 
 
 def test_a_strategy_that_prunes_nothing_has_no_use_for_a_target(tmp_path, made_up_times):
@@ -295,8 +347,6 @@ def test_a_command_tells_what_networks_take(made_up_times):
 def test_networks_are_timed_in_a_runtime(tmp_path):
     """In that of ``torch.export``, which every environment has: some time, for each."""
     scenario = load_scenario("quickstart", values=SMALL)
-    from fedhp.latency.target import Timing
-
     stopwatch = Timing(scenario, "torch").stopwatch
     told = []
     taken = stopwatch.times([{"inputs": 9, "fc1": 4, "fc2": 2}], lambda done, of: told.append((done, of)))

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from typing import Any
 import yaml
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.api import resume, simulate
+from fedhp.api import resume, simulate_chosen
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
-from fedhp.latency.target import with_widths
+from fedhp.latency.target import Choice, with_widths
 from fedhp.run.setup import strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
@@ -66,10 +67,11 @@ def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any])
         values = {**_unused(strategy), **point, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         # Before any runs beside it, which would be in the way of measuring.
-        scenario = with_widths(scenario, strategy_class(strategy)).scenario
+        chosen = with_widths(scenario, strategy_class(strategy))
         labels = {"strategy": strategy, "values": said, "seed": seed}
         name = f"{place}/seed-{seed}"
-        yield Cell(name, _grouped(comparison, scenario, name), run_fleet, labels)
+        run = partial(run_fleet, notes=chosen.notes) if chosen.notes else run_fleet
+        yield Cell(name, _grouped(comparison, chosen.scenario, name), run, labels)
 
 
 def _folder(key: str, said: str) -> str:
@@ -103,8 +105,14 @@ def _unused(strategy: str) -> dict[str, Any]:
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}
 
 
-def run_fleet(cell: Cell, root: Path) -> None:
-    """Runs a cell in this process, since cells, not clients, run in parallel; and judges its model."""
+def run_fleet(cell: Cell, root: Path, notes: tuple[str, ...] = ()) -> None:
+    """Runs a cell in this process, since cells, not clients, run in parallel; and judges its model.
+
+    Args:
+        cell: The cell.
+        root: The comparison's folder.
+        notes: What is known of it already that its user should know.
+    """
     # Its packages are those of which a command has made sure by now.
     from fedhp.comparison.devices import write_devices
 
@@ -112,5 +120,5 @@ def run_fleet(cell: Cell, root: Path) -> None:
     if folder.exists():
         run = resume(folder, show=False, simulation={"num_workers": 0})
     else:
-        run = simulate(replace(cell.scenario, simulation=alone), folder, show=False)
+        run = simulate_chosen(Choice(replace(cell.scenario, simulation=alone), notes), folder, show=False)
     write_devices(run)

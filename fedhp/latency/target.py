@@ -1,10 +1,15 @@
 """A scenario's target in milliseconds, turned into the widths that its pruning ends with."""
 
 import importlib.metadata
+import inspect
 import platform
 import shutil
+import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +27,7 @@ from fedhp.latency.measuring import Stopwatch, Tell
 from fedhp.latency.model import LatencyModel
 from fedhp.latency.showing import measuring
 from fedhp.latency.work import TERMS, Work
+from fedhp.model.architecture import Architecture
 from fedhp.scenario.recipes import StrategyKind, for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.sizes import format_duration
@@ -90,8 +96,8 @@ class Timing:
 
         return Measured(candidates, self._kept("networks", measure)["microseconds"].tolist())
 
-    def chosen(self, target: float) -> tuple[Candidate, float]:
-        """Returns the widths of a target in microseconds, and what they took.
+    def chosen(self, target: float) -> tuple[Candidate, float, date]:
+        """Returns the widths of a target in microseconds, what they took, and when that was measured.
 
         Raises:
             ScenarioError: If no network keeps within it.
@@ -103,20 +109,21 @@ class Timing:
         def measure() -> Arrays:
             found, took = choose(self.stopwatch, self.recipe.shape, known, target)
             values = {"counts": [*found.counts.values()], "channels": found.channels, "microseconds": took}
+            values["time"] = time.time()
             return {name: np.array(value) for name, value in values.items()}
 
         kept = self._kept(f"target-{target:g}", measure)
         counts = dict(zip(layout.widths, kept["counts"].tolist(), strict=True))
         found = Candidate(counts, int(kept["channels"]), layout.num_parameters(counts))
-        return found, float(kept["microseconds"])
+        return found, float(kept["microseconds"]), date.fromtimestamp(float(kept["time"]))
 
     def forget(self) -> None:
         """Has everything measured again."""
         shutil.rmtree(cache_folder() / self._place, ignore_errors=True)
 
     def _kept(self, what: str, measure: Callable[[], Arrays]) -> Arrays:
-        """Returns what was measured here before; the code of a network of one's own may change meanwhile."""
-        return measure() if self.recipe.architecture.is_users_own else prepared(self._place, what, measure)
+        """Returns what was measured here before."""
+        return prepared(self._place, what, measure)
 
     @property
     def _place(self) -> str:
@@ -127,7 +134,7 @@ class Timing:
         arch, packages = self.recipe.architecture, ("fedhp", *self.stopwatch.form.packages)
         self.stopwatch.check()
         return {
-            "model": asdict(self.scenario.model),
+            "model": [asdict(self.scenario.model), _code(arch)],
             "shapes": {name: list(shape) for name, shape in arch.layout.shapes.items()},
             "compression": self.recipe.prune.target_compression,
             "shares": [round(share, 9) for share in self.recipe.shape.shares.values()],
@@ -229,15 +236,26 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
         return Choice(_without_target(scenario))
     with measuring(runtime) as tell:
         timing = _timing(scenario, kind, runtime, tell)
-        found, took = timing.chosen(target)
+        found, took, when = timing.chosen(target)
     whole = timing.recipe.architecture.layout
     said = (
         f"prune.target_latency={scenario.prune.target_latency} in {runtime}: {found.said} took "
-        f"{format_duration(took)} on this machine; {found.num_parameters:,} of "
+        f"{format_duration(took)} on this machine on {when}; {found.num_parameters:,} of "
         f"{whole.num_parameters(whole.widths):,} parameters"
     )
     prune = replace(timing.scenario.prune, widths=list(found.counts.values()))
     return Choice(replace(timing.scenario, prune=prune), (said,))
+
+
+def _code(arch: Architecture) -> list[str]:
+    """Returns what tells a network of the user's own from what it was before it was edited; none of ours."""
+    if not arch.is_users_own:
+        return []
+    module = arch.build(arch.layout.widths)
+    found = [repr(module)]
+    with suppress(OSError, TypeError):  # there is no source, as in a notebook
+        found.append(inspect.getsource(sys.modules[type(module).__module__]))
+    return found
 
 
 def _without_target(scenario: Scenario) -> Scenario:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape, block_steps
-from fedhp.pruning.options import PruneConfig
+from fedhp.pruning.options import PatternConfig, PruneConfig
 
 _BLOCK = 8  # channels, in which runtimes compute convolutions
 
@@ -104,19 +104,42 @@ def settled(config: PruneConfig, layout: Layout) -> PruneConfig:
             f"prune.widths = {list(config.widths)} does not fit the model, whose groups may keep: {groups}"
         )
     counts = dict(zip(layout.widths, config.widths, strict=True))
-    return replace(
-        config, target_compression=layout.num_parameters(layout.widths) / layout.num_parameters(counts)
-    )
+    target = layout.num_parameters(layout.widths) / layout.num_parameters(counts)
+    marginal = 0.0 if target == 1 else config.marginal  # there is no schedule to be ahead of
+    return replace(config, target_compression=target, marginal=marginal)
 
 
 def rounded(config: PruneConfig, shape: Shape) -> Shape:
-    """Returns how groups shrink together with numbers of channels rounded as a scenario says.
+    """Returns how groups shrink together with numbers of channels rounded as a scenario says."""
+    return replace(shape, steps=block_steps(shape.layout, int(_rounding(config, shape))))
 
-    Left to ``auto``, channels are multiples of 8 where every convolution keeps 8 and more in the end, and
-    else not rounded: of the networks that were measured, see docs/export.md, this was fastest.
+
+def unpruned(config: PruneConfig, shape: Shape) -> PruneConfig:
+    """Returns the options of a model of which nothing is cut; parts of it are rounded as they were.
+
+    Args:
+        config: The options of the model that is pruned.
+        shape: How its groups shrink together.
+    """
+    return replace(
+        config,
+        target_compression=1.0,
+        widths=[],
+        round_to=_rounding(config, shape),
+        marginal=0.0,
+        regularizer="none",
+        pattern=PatternConfig(),
+    )
+
+
+def _rounding(config: PruneConfig, shape: Shape) -> str:
+    """Returns of what numbers of channels are multiples.
+
+    Left to ``auto``, of 8 where every convolution keeps 8 and more in the end, and else of 1: of the networks
+    that were measured, see docs/export.md, this was fastest.
     """
     if config.round_to != "auto":
-        return replace(shape, steps=block_steps(shape.layout, int(config.round_to)))
+        return config.round_to
+    kept = Schedule(config, replace(shape, steps={})).counts(1.0)
     steps = block_steps(shape.layout, _BLOCK)
-    kept = Schedule(config, shape).counts(1.0)
-    return replace(shape, steps=steps if all(kept[group] >= step for group, step in steps.items()) else {})
+    return str(_BLOCK) if all(kept[group] >= step for group, step in steps.items()) else "1"

@@ -16,8 +16,8 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.pruning.options import PatternConfig, PruneConfig
-from fedhp.pruning.schedule import Schedule, rounded
+from fedhp.pruning.options import PruneConfig
+from fedhp.pruning.schedule import Schedule, rounded, unpruned
 from fedhp.threads import usual_runtime
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
 from fedhp.training.options import OPTIMIZERS, TrainConfig
@@ -180,8 +180,7 @@ class Recipe:
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
-        whole = replace(self.prune, target_compression=1.0, widths=[], marginal=0.0, regularizer="none")
-        return replace(self, prune=replace(whole, pattern=PatternConfig()))
+        return replace(self, prune=unpruned(self.prune, self.shape))
 
     def check_methods(self) -> None:
         """Checks that the model can be trained by the methods at work, and by those that a strategy asks for.
