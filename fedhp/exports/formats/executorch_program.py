@@ -58,7 +58,9 @@ class ExecuTorch(Format):
 
         scheme = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
         quantizer = XNNPACKQuantizer()
-        quantizer = quantizer.set_module_type(nn.Linear, scheme) if dynamic else quantizer.set_global(scheme)
+        quantizer = (
+            quantizer.set_module_type(torch.nn.Linear, scheme) if dynamic else quantizer.set_global(scheme)
+        )
         example = calibration[0]
         program = torch.export.export(network, (torch.from_numpy(example),)).module()
         prepared = prepare_pt2e(program, quantizer)
