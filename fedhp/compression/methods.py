@@ -79,10 +79,10 @@ def compressed(network: nn.Module, inputs: torch.Tensor, steps: Sequence[Step]) 
 
 def _step(said: str) -> Step:
     name, _, numbers = said.partition(":")
-    if name == "obc" and re.fullmatch(r"0?\.\d+", numbers) and float(numbers) > 0:
+    if name == "obc" and re.fullmatch(r"0?\.[0-9]+", numbers) and float(numbers) > 0:
         share = float(numbers)
         return Step(said, lambda network, inputs: obc(network, inputs, share))
-    if name in ("obc", "nm") and (found := re.fullmatch(r"(\d{1,2}):(\d{1,2})", numbers)):
+    if name in ("obc", "nm") and (found := re.fullmatch("([0-9]{1,2}):([0-9]{1,2})", numbers)):
         n, m = map(int, found.groups())
         if 0 < n < m <= _MOST_RUN:
             method = obc_n_of_m if name == "obc" else n_of_m
