@@ -16,6 +16,7 @@ from fedhp.data import Normalisation
 from fedhp.errors import ExportError, MissingExtraError
 from fedhp.exports.exporting import checked_formats, export
 from fedhp.exports.formats import FORMATS
+from fedhp.exports.formats.format import Format
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, raw_sample
 from fedhp.exports.verifying import verified
@@ -170,7 +171,7 @@ def test_another_format_is_added_to_what_is_there_and_another_network_is_not(rec
         export(records["mlp"], ["torch"], out=tmp_path / "full")
 
 
-class Wrong:
+class Wrong(Format):
     """A format that writes another network than it is given."""
 
     name, suffix, extra, packages = "wrong", ".pt2", "", ("torch",)
@@ -182,8 +183,8 @@ class Wrong:
                 parameter.mul_(1.01)
         FORMATS["torch"].write(network, example, path)
 
-    def opened(self, path, threads=1):
-        return FORMATS["torch"].opened(path)
+    def loaded(self, path, threads=1):
+        return FORMATS["torch"].loaded(path)
 
     def check(self):
         pass

@@ -3,7 +3,9 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.result import ExportedFile
 from fedhp.exports.trained import Trained
 from fedhp.files.atomic import replace_text
+from fedhp.files.locks import locked, of
 from fedhp.records.result import RunResult
 from fedhp.sizes import format_size
 
@@ -54,20 +57,41 @@ class Folder:
         """Takes what the folder has of this network already.
 
         Raises:
-            ExportError: If it holds anything else.
+            ExportError: If it holds anything else, or what it says of its files is damaged.
         """
-        known = earlier(self.path)
+        known = _earlier(self.path)
         if known is None:
             return
         if known["network"].get("sha256") != self._network["sha256"]:
             raise ExportError(f"{self.path} holds the export of another network; {_ELSEWHERE}")
-        self._files = {one["name"]: one for one in known["files"]}
+        try:
+            self._files = {one["name"]: one for one in known["files"] if (self.path / one["name"]).is_file()}
+            _card(self._network, self._sorted)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise ExportError(
+                f"{self.path / FACTS} is damaged: it holds what no export writes; remove {self.path}, or "
+                f"{_ELSEWHERE}"
+            ) from None
+
+    @property
+    def _sorted(self) -> list[dict[str, Any]]:
+        return sorted(self._files.values(), key=lambda one: (one["format"], one["dtype"]))
 
     def add(self, file: ExportedFile, sample: RawSample) -> None:
-        """Tells of a file that was written, in place of an earlier one of its name."""
+        """Tells of a file that was written, in place of an earlier one of its name.
+
+        One that nothing can be told of is not left behind.
+        """
+        try:
+            self._tell(file, sample)
+        except BaseException:
+            (self.path / file.name).unlink(missing_ok=True)
+            raise
+
+    def _tell(self, file: ExportedFile, sample: RawSample) -> None:
         taken = {"shape": [1, *sample.shape], "axes": ["batch", *sample.axes], "dtype": sample.dtype}
         self._files[file.name] = {**file.to_dict(), "input": taken}
-        files = sorted(self._files.values(), key=lambda one: (one["format"], one["dtype"]))
+        files = self._sorted
         facts = {"network": self._network, "files": files}
         replace_text(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
         replace_text(self.path / CARD, _card(self._network, files))
@@ -75,13 +99,46 @@ class Folder:
             replace_text(self.path / LABELS, "".join(f"{name}\n" for name in self._labels))
 
 
-def earlier(folder: Path) -> Mapping[str, Any] | None:
+@contextmanager
+def begun(folder: Path) -> Iterator[None]:
+    """Has an export's folder be there, for this process alone, before anything that takes time.
+
+    Where nothing is written into a folder that is new, none is left.
+
+    Raises:
+        ExportError: If it holds anything else than an export, nothing can be written there, or another
+            process is at it.
+    """
+    _earlier(folder)
+    with ExitStack() as held:
+        is_new = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if is_new:
+                held.callback(_remove_empty, folder)
+            held.enter_context(locked(of(folder), wait=False))
+        except BlockingIOError:
+            wait = f"another export is writing to {folder}; wait for its end"
+            raise ExportError(f"{wait}, or {_ELSEWHERE}") from None
+        except OSError as error:
+            raise ExportError(f"{folder} cannot be written: {error.strerror}; {_ELSEWHERE}") from None
+        if not os.access(folder, os.W_OK):
+            raise ExportError(f"nothing can be written to {folder}; {_ELSEWHERE}")
+        yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is not empty
+        folder.rmdir()
+
+
+def _earlier(folder: Path) -> Mapping[str, Any] | None:
     """Returns what a folder's `FACTS` say of an export before; None where there is nothing.
 
     Raises:
         ExportError: If it holds anything else, or is no folder.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(map(_is_unfinished, folder.iterdir()))):
         return None
     known = _facts(folder)
     if known is None:
@@ -89,12 +146,17 @@ def earlier(folder: Path) -> Mapping[str, Any] | None:
     return known
 
 
+def _is_unfinished(path: Path) -> bool:
+    """Says whether a file is one of an export that was killed as it wrote it."""
+    return path.name.startswith((".model", f".{FACTS}", ".lock"))
+
+
 def _facts(folder: Path) -> Mapping[str, Any] | None:
     """Returns what `FACTS` says; None where a folder is no export, or its facts are damaged."""
     try:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         known = set(facts) == _KEYS and all({"name", "format", "dtype"} <= set(one) for one in facts["files"])
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return None
     return facts if known and isinstance(facts["network"], dict) else None
 

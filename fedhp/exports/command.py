@@ -65,14 +65,11 @@ def export(
         from fedhp.exports.exporting import export
         from fedhp.exports.showing import Progress
 
-        def listed(text: str) -> list[str]:
-            return [name.strip() for name in text.split(",") if name.strip()]
-
         with Progress(silent=as_json) as progress:
             done = export(
                 run,
-                listed(to),
-                listed(dtype),
+                to,
+                dtype,
                 out,
                 data=data,
                 calibration=calibration,

@@ -13,36 +13,40 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from fedhp.bounds import Bounds
 from fedhp.compression.methods import Step, parsed
-from fedhp.errors import ExportError, FedhpError
-from fedhp.exports.card import Folder, earlier
+from fedhp.errors import DataError, ExportError, FedhpError
+from fedhp.exports.card import Folder, begun
 from fedhp.exports.compressing import compressed_network, folder_name, patterned, scores_of
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32, INT8_DYNAMIC, Format, Runs
 from fedhp.exports.loaded import load_trained
 from fedhp.exports.network import DeviceNetwork, RawSample, network_inputs, raw_sample
 from fedhp.exports.packed import Compression, Patterned
-from fedhp.exports.quiet import naming, quiet
+from fedhp.exports.quiet import naming, quiet, writing
 from fedhp.exports.result import Exported, ExportedFile
-from fedhp.exports.samples import RawData, batches, raw_data
+from fedhp.exports.samples import NOT_ITS_DATA, RawData, batches, check_data, raw_data
 from fedhp.exports.timing import usual_microseconds
 from fedhp.exports.trained import Trained
 from fedhp.exports.verifying import verified
 from fedhp.files.atomic import replacing
 from fedhp.model.inference import to_plain_module
-from fedhp.pruning.options import PruneConfig
 from fedhp.records.load import load_run
+from fedhp.records.result import RunResult
 from fedhp.threads import torch_threads
 
 _logger = logging.getLogger("fedhp")
 
 _VERIFIED, _CALIBRATION, _COMPRESSION = 1000, 200, 4096
+_CALIBRATIONS = Bounds(at_least=1, largest=100_000)
+# By how much the accuracy on some held-out samples may differ from that on all, in deviations, and besides.
+_DEVIATIONS, _SLACK = 6, 0.01
 
 
 def export(
     run: str | Path,
-    to: Sequence[str] = (),
-    dtypes: Sequence[str] = (FLOAT32,),
+    to: str | Sequence[str] = (),
+    dtypes: str | Sequence[str] = (FLOAT32,),
     out: str | Path | None = None,
     *,
     data: str | Path | None = None,
@@ -61,8 +65,8 @@ def export(
 
     Args:
         run: The run's record.
-        to: Formats, of `FORMATS`; without any, all whose packages are installed.
-        dtypes: Of `DTYPES`.
+        to: Formats, of `FORMATS`, as a list or with commas; without any, all whose packages are installed.
+        dtypes: Of `DTYPES`, as a list or with commas.
         out: Where to write; by default ``export`` in the record, with the methods' names where some compress
             it. May hold files of the same network.
         data: Where the run's data lies now; by default where the run found it.
@@ -74,66 +78,78 @@ def export(
 
     Raises:
         RecordError: If the record holds no model.
-        DataError: If its data is not there.
+        DataError: If its data is not there, or other data is.
         MissingExtraError: If a format that was asked for needs packages that are not installed.
-        ExportError: If the folder holds something else, or a format, width or method is not known.
+        ExportError: If the folder holds something else or cannot be written, the network's scores are not
+            finite, or a format, width or method is not known.
     """
+    if flaw := _CALIBRATIONS.amiss(calibration):
+        raise ExportError(f"calibration {flaw}")
     steps = parsed(compress) if compress else []
     loaded, trained = load_run(run), load_trained(run, target, trust_target)
-    formats, dtypes = checked_formats(to), _dtypes(dtypes)
+    formats = checked_formats(_listed(to))
+    dtypes = _dtypes(_listed(dtypes), formats)
     wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
     place = Path(out) if out is not None else Path(run) / folder_name(steps)
-    earlier(place)  # before anything that takes time
     at = None if data is None else Path(data)
     number = _COMPRESSION if steps else 0
-    raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
     files, failures = list[ExportedFile](), dict[str, str]()
-    with torch_threads(1):
-        work = _prepared(trained, raw, steps, loaded.config.prune)
+    with begun(place), torch_threads(1):
+        raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
+        work = _prepared(loaded, trained, raw, steps)
         folder = Folder(place, loaded, trained, work.network, work.compression, work.pattern)
         folder.check()
         for form, dtype in wanted:
             what = f"{form.name} {dtype}"
             try:
                 written = work.write(form, dtype, folder.path, files)
+                with writing(what):
+                    folder.add(written, work.sample(form))
             except FedhpError as error:
                 failures[what] = str(error)
                 tell(what, str(error))
                 continue
             files.append(written)
-            folder.add(written, work.sample(form))
             tell(what, written)
     return Exported(folder.path, files, failures, work.compression, work.pattern)
+
+
+def _listed(names: str | Sequence[str]) -> list[str]:
+    parts = names.split(",") if isinstance(names, str) else names
+    return [name.strip() for name in parts if name.strip()]
 
 
 def checked_formats(names: Sequence[str]) -> list[Format]:
     """Returns formats by their names, or without any those whose packages are installed.
 
     Raises:
-        ExportError: If there is no such format.
         MissingExtraError: If what one needs is not installed.
+        ExportError: If there is no such format, or what it needs is installed and broken.
     """
     if unknown := [name for name in names if name not in FORMATS]:
         raise ExportError(f"there is no format '{unknown[0]}'; choose of {', '.join(FORMATS)}")
     if names:
         chosen = [FORMATS[name] for name in dict.fromkeys(names)]
-        with quiet():
-            for form in chosen:
-                form.check()
+        for form in chosen:
+            form.ready()
         return chosen
     found = []
     for form in FORMATS.values():
-        with quiet(), suppress(ImportError):
-            form.check()
+        with suppress(FedhpError):
+            form.ready()
             found.append(form)
     return found
 
 
-def _dtypes(names: Sequence[str]) -> list[str]:
+def _dtypes(names: Sequence[str], formats: Sequence[Format]) -> list[str]:
     """Returns the widths, float32 first: what others are measured against."""
     known = [name for form in FORMATS.values() for name in form.dtypes]
     if unknown := [name for name in names if name not in known]:
         raise ExportError(f"there is no width '{unknown[0]}'; choose of {', '.join(dict.fromkeys(known))}")
+    if lacking := [name for name in names if not any(name in form.dtypes for form in formats)]:
+        chosen = ", ".join(form.name for form in formats)
+        others = ", ".join(form.name for form in FORMATS.values() if lacking[0] in form.dtypes)
+        raise ExportError(f"'{lacking[0]}' is no width of {chosen}; choose of {others} by --to")
     return list(dict.fromkeys((FLOAT32, *names)))
 
 
@@ -170,8 +186,7 @@ class _Work:
         sample, path = self.sample(form), folder / _file_name(form, dtype)
         network = DeviceNetwork(self.trained, sample, copy.deepcopy(self.network))
         held_out = batches(self.raw.held_out, sample)
-        folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as unfinished:
+        with writing(f"{form.name} {dtype}"), replacing(path) as unfinished:
             left_float = self._converted(form, dtype, network, sample, unfinished)
             runs = _opened(form, unfinished)
             wanted = self.scores(sample)
@@ -179,14 +194,14 @@ class _Work:
                 agreement = verified(runs, held_out, self.raw.labels, wanted, dtype)
             if self.compression is not None:
                 agreement = replace(agreement, accuracy_before=self.compression.accuracy_before)
-            content = unfinished.read_bytes()
+            content, microseconds = unfinished.read_bytes(), usual_microseconds(runs, held_out)
         written = ExportedFile(
             path.name,
             form.name,
             dtype,
             len(content),
             hashlib.sha256(content).hexdigest(),
-            usual_microseconds(runs, held_out),
+            microseconds,
             agreement,
             left_float,
             {package: importlib.metadata.version(package) for package in form.packages},
@@ -204,12 +219,34 @@ class _Work:
             return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
 
 
-def _prepared(trained: Trained, raw: RawData, steps: Sequence[Step], prune: PruneConfig) -> _Work:
-    """Returns what is written: the network as it was trained, or compressed."""
+def _prepared(run: RunResult, trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
+    """Returns what is written: the network as it was trained, or compressed.
+
+    Raises:
+        DataError: If the data is another than the run had.
+        ExportError: If the network's scores are not finite, or it cannot be compressed.
+    """
+    check_data(raw, trained.arch.input_shape, trained.arch.num_classes)
     network = to_plain_module(trained.arch, trained.state).eval()
+    scores = scores_of(network, network_inputs(trained, raw.held_out))
+    if not np.isfinite(scores).all():
+        raise ExportError("the network's scores of held-out samples are not finite: it cannot be exported")
+    _check_accuracy(run, float((scores.argmax(1) == raw.labels).mean()), len(raw.labels))
     if steps:
         return _Work(trained, raw, *compressed_network(trained, network, raw, steps), None)
-    return _Work(trained, raw, network, None, patterned(trained, network, raw, prune))
+    return _Work(trained, raw, network, None, patterned(trained, network, raw, run.config.prune))
+
+
+def _check_accuracy(run: RunResult, found: float, number: int) -> None:
+    """Refuses data on which the network is far from what its run had on it: that has changed."""
+    told = run.summary["final_accuracy"]
+    if told is None or run.summary["status"] != "finished":
+        return  # of one that was cut short, the last figure may be that of the model before
+    if abs(found - told) > _SLACK + _DEVIATIONS * (told * (1 - told) / number) ** 0.5:
+        raise DataError(
+            f"the network gets {found:.1%} of {number:,} held-out samples right, and in its run it had "
+            f"{told:.1%}: {NOT_ITS_DATA}"
+        )
 
 
 def _opened(form: Format, path: Path) -> Runs:

@@ -119,7 +119,7 @@ def _opened(name: str, threads: int) -> _Timed:
     try:
         with quiet():
             import_module(form.runtime)
-    except ImportError as error:
+    except Exception as error:  # broken ones raise any kind
         said = one_line(str(error), 300)
         raise ExportError(f"{name}: its runtime is not there ({said}): pip install {form.runs_by}") from error
     try:

@@ -1,5 +1,6 @@
 """Around converters and runtimes: what they print is kept off the terminal, and what they raise is named."""
 
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ from fedhp.bounds import one_line
 from fedhp.errors import ExportError, FedhpError
 
 _logger = logging.getLogger("fedhp")
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 @contextmanager
@@ -37,6 +40,19 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
+def writing(what: str) -> Iterator[None]:
+    """Says so where the disk takes no file, which is no flaw of a format.
+
+    Raises:
+        ExportError: With what the system says.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{what} cannot be written: {one_line(str(error), 300)}") from error
+
+
+@contextmanager
 def naming(what: str) -> Iterator[None]:
     """Says which format could not take the network, whatever its converter raises."""
     try:
@@ -44,6 +60,8 @@ def naming(what: str) -> Iterator[None]:
     except FedhpError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_DISKS:
+            raise
         _logger.debug("%s", what, exc_info=True)
         said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
         raise ExportError(f"{what} cannot take this network: {said}") from error

@@ -1,5 +1,6 @@
 """Real samples as a device has them: some to verify an export on, others to find ranges by."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from fedhp.data.dataset import raw_arrays
 from fedhp.errors import DataError
 from fedhp.exports.network import RawSample
 from fedhp.seeds import generator
+
+NOT_ITS_DATA = "this is not the data that the run had; --data says where that is"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,27 @@ def raw_data(
         for name, number in (("calibration", calibration), ("compression", compression))
     )
     return RawData(arrays["test_images"][held_out], arrays["test_labels"][held_out], training, fitting)
+
+
+def check_data(raw: RawData, input_shape: Sequence[int], num_classes: int) -> None:
+    """Refuses samples that a network does not take, or of classes that it does not know.
+
+    Args:
+        raw: The samples.
+        input_shape: Channels, height and width that the network takes.
+        num_classes: Classes that it tells apart.
+
+    Raises:
+        DataError: If they are such, or there are none.
+    """
+    found, wanted = raw.held_out.shape[1:], tuple(input_shape)
+    if found != wanted:
+        raise DataError(
+            f"samples are of the shape {found}, and the network takes {wanted} (channels, height, width): "
+            f"{NOT_ITS_DATA}"
+        )
+    if (most := int(raw.labels.max())) >= num_classes:
+        raise DataError(f"samples are of class {most}, and the network has {num_classes}: {NOT_ITS_DATA}")
 
 
 def batches(images: NDArray[Any], sample: RawSample) -> list[NDArray[Any]]:

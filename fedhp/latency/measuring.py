@@ -55,8 +55,7 @@ class Stopwatch:
         Raises:
             MissingExtraError: If that is not installed.
         """
-        with quiet():
-            self.form.check()
+        self.form.ready()
 
     def times(self, counts: Sequence[Counts], tell: Tell = lambda done, of: None) -> list[float]:
         """Returns the median time of a sample of each, in microseconds.

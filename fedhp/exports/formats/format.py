@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.bounds import one_line
+from fedhp.errors import ExportError, FedhpError
+from fedhp.exports.quiet import quiet
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -58,6 +62,25 @@ class Format(ABC):
     packages: ClassVar[tuple[str, ...]]
     channels_last: ClassVar[bool]
     dtypes: ClassVar[tuple[str, ...]]
+
+    def ready(self) -> None:
+        """Imports what it needs; what that prints is kept off the terminal.
+
+        Raises:
+            MissingExtraError: If that is not installed.
+            ExportError: If it is, and is broken.
+        """
+        with quiet():
+            try:
+                self.check()
+            except FedhpError:
+                raise
+            except Exception as error:  # of any kind, as native code may be of another machine
+                said = one_line(str(error), 300) or type(error).__name__
+                raise ExportError(
+                    f"what the format '{self.name}' needs is installed, and cannot be imported ({said}); "
+                    f"install it anew: {', '.join(self.packages)}"
+                ) from error
 
     @abstractmethod
     def check(self) -> None:
