@@ -176,3 +176,13 @@ def test_a_file_that_cannot_be_told_of_is_not_left(record, tmp_path, monkeypatch
     done = export(record, "torch", out=tmp_path / "out")
     assert "No space left" in done.failures["torch float32"]
     assert not Path(tmp_path / "out").exists()
+
+
+def test_a_program_finds_no_room_either(record, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    done = export(record, "torch", out=tmp_path / "out")
+    assert "No space left" in done.failures["torch float32"]
+    assert not (tmp_path / "out").exists()

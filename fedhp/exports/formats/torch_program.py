@@ -1,5 +1,6 @@
 """A program of ``torch.export``: what runs it needs PyTorch, and not fedhp."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,9 @@ class TorchProgram(Format):
         import torch
 
         program = torch.export.export(network, (torch.from_numpy(example),))
-        with path.open("wb") as file:  # a path would have to end in .pt2
-            torch.export.save(program, file)
+        content = io.BytesIO()  # a path would have to end in .pt2, and native code would write it
+        torch.export.save(program, content)
+        path.write_bytes(content.getvalue())
 
     def loaded(self, path: Path, threads: int = 1) -> Opened:
         """See `Format`. Threads are the process's own."""
