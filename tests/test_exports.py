@@ -14,6 +14,7 @@ import fedhp
 from fedhp.cli import app
 from fedhp.data import Normalisation
 from fedhp.errors import ExportError, MissingExtraError
+from fedhp.exports.card import _classes
 from fedhp.exports.exporting import checked_formats, export
 from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import Format
@@ -150,6 +151,12 @@ def test_the_card_and_the_facts_say_what_it_is(records, tmp_path):
     card = (out / "model_card.md").read_text()
     assert "| `model.pt2` | uint8, 1 batch x 1 channels x 8 height x 8 width | float32 |" in card
     assert file["sha256"] in card
+
+
+def test_names_of_classes_are_no_markup_on_the_card():
+    assert _classes(["<b>x</b>", "a_b|c", "plain"])[1] == (
+        "Classes, from 0: \\<b\\>x\\</b\\>, a\\_b\\|c, plain (`labels.txt`)."
+    )
 
 
 def test_another_format_is_added_to_what_is_there_and_another_network_is_not(records, tmp_path):

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -201,7 +202,7 @@ def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
     accuracy = "unknown" if network["accuracy"] is None else f"{100 * network['accuracy']:.2f} %"
     compression = network["compression"]
     lines = [
-        f"# {network['scenario']}: {network['model']}",
+        f"# {_plain(network['scenario'])}: {network['model']}",
         "",
         f"A network that fedhp {network['fedhp']} trained and pruned: scenario `{network['scenario']}`, seed "
         f"{network['seed']}, {network['status']}.",
@@ -250,7 +251,12 @@ def _row(one: Mapping[str, Any]) -> str:
 
 
 def _classes(labels: list[str]) -> list[str]:
-    return ["", f"Classes, from 0: {', '.join(labels)} (`{LABELS}`)."] if labels else []
+    return ["", f"Classes, from 0: {', '.join(map(_plain, labels))} (`{LABELS}`)."] if labels else []
+
+
+def _plain(text: str) -> str:
+    """Returns a text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", text)
 
 
 def _remarks(files: list[dict[str, Any]]) -> list[str]:

@@ -82,7 +82,7 @@ def _recorded(
     if arch is None:
         raise RecordError(
             f"{folder} names a network of its own, whose code would be imported and called. Give what builds "
-            "it (target=...), or say that you trust the record (trust_target=True)"
+            "it (target=...), or say that you trust the record (trust_target=True, or --trust-target)"
         )
     _check_fit(folder, model, arch, state)
     return arch
