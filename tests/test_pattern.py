@@ -9,11 +9,13 @@ import pytest
 import torch
 from small_models import ARCHITECTURES, random_shard, small_recipe, small_task, watched
 from torch import nn
+from typer.testing import CliRunner
 
 import fedhp
+from fedhp.cli import app
 from fedhp.compression.layers import input_runs
 from fedhp.compression.n_of_m import has_pattern, largest_of_runs
-from fedhp.errors import ScenarioError
+from fedhp.errors import ExportError, ScenarioError
 from fedhp.exports.exporting import export
 from fedhp.model.building import initial_state, to_module
 from fedhp.model.inference import to_plain_module
@@ -292,6 +294,34 @@ def test_a_fleet_is_told_that_means_have_no_pattern():
         ScenarioError, match=r"prune.pattern.name = nm:4:8 is for 'fedhp train': .* --compress obc:4:8"
     ):
         prepare(load_scenario("quickstart", ["prune.pattern.name=nm:4:8"]))
+
+
+def test_a_fleet_is_told_before_a_network_is_measured(monkeypatch, tmp_path):
+    def measured(*_):
+        raise AssertionError("a network was measured")
+
+    monkeypatch.setattr("fedhp.api.with_widths", measured)
+    with pytest.raises(ScenarioError, match="is for 'fedhp train'"):
+        fedhp.simulate("quickstart", tmp_path / "run", show=False, **{"prune.pattern.name": "nm:2:4"})
+
+
+def test_a_comparison_is_told_before_its_folder_is_made(tmp_path):
+    words = ["compare", "quickstart", "prune.pattern.name=nm:2:4", "--out", str(tmp_path / "kept")]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 2
+    assert "--compress obc:2:4" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_networks_take_is_measured_of_a_training_with_a_pattern(monkeypatch, tmp_path):
+    """`fedhp train` has a target in milliseconds too."""
+
+    def asked(scenario, kind, runtime, again):
+        raise ExportError(f"{scenario.prune.pattern.name} was to be measured in {runtime}")
+
+    monkeypatch.setattr("fedhp.latency.target.look", asked)
+    words = ["latency", "quickstart", "prune.pattern.name=nm:2:4", "--runtime", "torch"]
+    assert "nm:2:4 was to be measured in torch" in CliRunner().invoke(app, words).stderr
 
 
 def test_an_export_tells_the_pattern_and_its_packed_size(tmp_path):

@@ -15,7 +15,7 @@ from fedhp.api import resume, simulate_chosen
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
 from fedhp.latency.target import Choice, with_widths
-from fedhp.run.setup import strategy_class
+from fedhp.run.setup import checked_strategy, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
@@ -31,8 +31,8 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     all its values.
 
     Raises:
-        ScenarioError: If a strategy is unknown, a value wrong, no strategy has a use for a key, or no network
-            keeps within a target in milliseconds.
+        ScenarioError: If a strategy is unknown, a value wrong, or none for a fleet, no strategy has a use for
+            a key, or no network keeps within a target in milliseconds.
     """
     for key in comparison.over:
         if not any(_heeds(strategy, key) for strategy in comparison.strategies):
@@ -67,7 +67,7 @@ def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any])
         values = {**_unused(strategy), **point, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         # Before any runs beside it, which would be in the way of measuring.
-        chosen = with_widths(scenario, strategy_class(strategy))
+        chosen = with_widths(scenario, checked_strategy(scenario))
         labels = {"strategy": strategy, "values": said, "seed": seed}
         name = f"{place}/seed-{seed}"
         run = partial(run_fleet, notes=chosen.notes) if chosen.notes else run_fleet

@@ -45,11 +45,11 @@ def latency(
     """
     with readable_errors(debug):
         from fedhp.latency.target import look
-        from fedhp.run.setup import checked_strategy
+        from fedhp.run.setup import strategy_class
         from fedhp.scenario.loading import load_scenario, split_arguments
 
         scenario = load_scenario(*split_arguments(arguments or []))
-        found = look(scenario, checked_strategy(scenario), runtime, again=again)
+        found = look(scenario, strategy_class(scenario.strategy.name), runtime, again=again)
         if as_json:
             typer.echo(json.dumps(found.to_dict(), indent=2))
         else:

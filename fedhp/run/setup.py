@@ -36,7 +36,6 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         BudgetError: If a device class of a simulation cannot train what the strategy asks at least.
         DataError: If the data is missing or wrong, or cannot be partitioned as asked.
     """
-    _check_pattern(scenario)
     kind = checked_strategy(scenario)
     scenario = for_strategy(scenario, kind)
     dataset = open_dataset(scenario.data)
@@ -70,15 +69,6 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], reci
         dataset.label_names,
         tuple(recipe.shape.shares[group] for group in recipe.architecture.layout.widths),
     )
-
-
-def _check_pattern(scenario: Scenario) -> None:
-    if scenario.prune.pattern.name != "none":
-        raise ScenarioError(
-            f"prune.pattern.name = {scenario.prune.pattern.name} is for 'fedhp train': of models that are "
-            f"masked otherwise, the mean has no pattern. Leave it out, and export the fleet's model with "
-            f"--compress {scenario.prune.pattern.name.replace('nm', 'obc')}"
-        )
 
 
 def _check_found_by_workers(scenario: Scenario, methods: Sequence[str]) -> None:
@@ -160,11 +150,22 @@ def checked_strategy(scenario: Scenario) -> type[FleetStrategy]:
     """Returns a scenario's strategy, which has a use for all the options that are given.
 
     Raises:
-        ScenarioError: If there is none of that name, or it has no use for an option.
+        ScenarioError: If there is none of that name, it has no use for an option, or the scenario asks for a
+            pattern of weights.
     """
     kind = strategy_class(scenario.strategy.name)
     _check_options(kind, scenario.strategy)
+    _check_pattern(scenario.prune.pattern.name)
     return kind
+
+
+def _check_pattern(pattern: str) -> None:
+    if pattern != "none":
+        raise ScenarioError(
+            f"prune.pattern.name = {pattern} is for 'fedhp train': of models that are masked otherwise, the "
+            f"mean has no pattern. Leave it out, and export the fleet's model with --compress "
+            f"{pattern.replace('nm', 'obc')}"
+        )
 
 
 def _check_options(kind: type[FleetStrategy], config: StrategyConfig) -> None:
