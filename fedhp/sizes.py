@@ -57,9 +57,9 @@ def parse_duration(text: str, place: str = "") -> float:
 def format_duration(microseconds: float) -> str:
     """Writes a time with three digits and its unit, such as ``1.93 ms``."""
     for unit in ("us", "ms"):
-        if float(written := f"{microseconds / _MICROSECONDS[unit]:.3g}") < 1000:
+        if float(written := f"{microseconds / _MICROSECONDS[unit]:#.3g}".rstrip(".")) < 1000:
             return f"{written} {unit}"
-    return f"{microseconds / _MICROSECONDS['s']:.3g} s"
+    return f"{microseconds / _MICROSECONDS['s']:#.3g}".rstrip(".") + " s"
 
 
 def format_size(num_bytes: float) -> str:

@@ -22,7 +22,7 @@ from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, some_units
 from fedhp.latency.model import fit
-from fedhp.latency.target import Timing
+from fedhp.latency.target import Timing, with_widths
 from fedhp.latency.work import Work
 from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import Shape
@@ -213,7 +213,7 @@ def test_a_device_trains_down_to_what_a_target_allows(tmp_path, made_up_times):
     assert 2_850 <= run.summary["params_final"] <= 3_000
     assert kept_widths(tmp_path / "run") == prune.widths
     assert prune.target_compression == 17_226 / run.summary["params_final"]
-    assert (prune.target_latency, prune.runtime) == ("", "")
+    assert (prune.target_latency, prune.runtime) == ("31us", "torch")  # what they were chosen for
     events = (tmp_path / "run" / "events.log").read_text()
     assert "prune.target_latency=31us in torch: inputs " in events
     before = len(made_up_times)
@@ -254,6 +254,27 @@ def test_a_comparison_measures_before_its_runs_and_once(tmp_path, made_up_times)
     assert "prune.target_latency=31us in torch: inputs " in events
 
 
+def test_a_target_in_parameters_has_no_say_beside_one_in_milliseconds(tmp_path, made_up_times):
+    chosen = []
+    for number in (3, 10):
+        said = f"{{target_compression: {number}, target_latency: 31us, runtime: torch}}"
+        (tmp_path / "mine.yaml").write_text(f"extends: quickstart\ndata: {{max_train: 60}}\nprune: {said}\n")
+        chosen.append(with_widths(load_scenario(tmp_path / "mine.yaml"), None).scenario)
+    assert chosen[0].prune.widths == chosen[1].prune.widths
+    assert sum(one > 1 for one in made_up_times) == 1
+
+
+def test_a_time_that_hardly_depends_on_widths_is_noted(monkeypatch, made_up_times):
+    monkeypatch.setattr(
+        Stopwatch,
+        "times",
+        lambda self, counts, tell=None: [7 + self.arch.layout.num_parameters(one) / 1e5 for one in counts],
+    )
+    values = {"prune": {"target_latency": "7.1us", "runtime": "torch"}, "data.max_train": 60}
+    *_, note = with_widths(load_scenario("quickstart", values=values), None).notes
+    assert "in torch the fastest network takes 0.98 of the whole one's time" in note
+
+
 def test_a_strategy_that_prunes_nothing_has_no_use_for_a_target(tmp_path, made_up_times):
     values = {**SMALL, **TARGET, "strategy.name": "dense", "simulation.num_workers": 0}
     run = fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
@@ -292,10 +313,10 @@ def test_a_record_takes_another_target_where_its_widths_are_left_out(tmp_path):
     [
         (1.934, "1.93 us"),
         (123.4, "123 us"),
-        (999.6, "1 ms"),
+        (999.6, "1.00 ms"),
         (1934, "1.93 ms"),
-        (999_600, "1 s"),
-        (6e7, "60 s"),
+        (999_600, "1.00 s"),
+        (6e7, "60.0 s"),
     ],
 )
 def test_times_are_written_with_three_digits(microseconds, written):
@@ -309,11 +330,13 @@ def test_times_are_written_with_three_digits(microseconds, written):
         (["prune.widths=[40,20,65]"], "fc2 2 to 64"),
         (["prune.widths=[40,20,1]"], "fc2 2 to 64"),
         (["prune.target_latency=2ms"], "needs prune.runtime"),
-        (["prune.runtime=onnx"], "no effect without prune.target_latency"),
         (["prune.target_latency=2ms", "prune.runtime=tvm"], "prune.runtime must be one of"),
         (["prune.target_latency=fast", "prune.runtime=onnx"], "'fast' is not the time of a sample"),
         (["prune.target_latency=0us", "prune.runtime=onnx"], "write a positive number and a unit"),
-        (["prune.target_latency=2ms", "prune.runtime=onnx", "prune.widths=[4,4,4]"], "both are given"),
+        (
+            ["prune.target_latency=2ms", "prune.runtime=onnx", "prune.widths=[4,4,4]"],
+            "prune.target_latency has no effect beside prune.widths = [4, 4, 4]",
+        ),
         (["prune.target_compression=4", "prune.widths=[4,4,4]"], "no effect beside prune.widths = [4, 4, 4]"),
         (
             ["prune.target_compression=4", "prune.target_latency=2ms", "prune.runtime=onnx"],
@@ -335,9 +358,12 @@ def test_a_command_tells_what_networks_take(made_up_times):
     largest, *_, smallest = found["networks"]
     assert (largest["parameters"], largest["microseconds"]) == (17_226, 173.26)
     assert smallest["widths"] == {"inputs": 2, "fc1": 2, "fc2": 2}
-    at_target = max(n["parameters"] for n in found["networks"] if n["parameters"] <= 17_226 / 6)
-    assert at_target / (17_226 / 6) > 0.98  # of quickstart's own, 6
     assert "prune.target_latency=31us in torch" in found["notes"][0]
+    plain = json.loads(
+        CliRunner().invoke(app, ["latency", "quickstart", "--runtime", "torch", "--json"]).stdout
+    )
+    (beside,) = [one for one in plain["networks"] if one not in found["networks"]]
+    assert 0.98 * 17_226 / 6 < beside["parameters"] <= 17_226 / 6  # quickstart's own target
     shown = CliRunner().invoke(app, asked[:-2]).output
     assert "17,226" in shown
     assert "one sample on one thread" in shown

@@ -31,30 +31,41 @@ class Candidate(NamedTuple):
         return ", ".join(f"{group} {count}" for group, count in self.counts.items())
 
 
-def to_measure(shape: Shape, compression: float = 1.0) -> list[Candidate]:
-    """Returns the networks that a model of latency is fitted to, from the full one to the smallest.
-
-    Args:
-        shape: How groups shrink together.
-        compression: Parameters of the full model for one of a network that is to be among them.
-    """
-    smallest, most = shape.layout.smallest(), shape.layout.num_parameters(shape.layout.widths)
-    found = list(_family(shape, _MEASURED, [int(most / compression)]))
+def to_measure(shape: Shape) -> list[Candidate]:
+    """Returns the networks that a model of latency is fitted to, from the full one to the smallest."""
+    smallest = shape.layout.smallest()
+    found = list(_family(shape, _sizes(shape, _MEASURED)))
     if smallest not in [one.counts for one in found]:
         found.append(Candidate(smallest, 1, shape.layout.num_parameters(smallest)))
     return found
 
 
+def at_compression(shape: Shape, compression: float) -> list[Candidate]:
+    """Returns the networks of one size, rounded or not.
+
+    Args:
+        shape: How groups shrink together.
+        compression: Parameters of the full model for one of theirs.
+    """
+    return list(_family(shape, [int(shape.layout.num_parameters(shape.layout.widths) / compression)]))
+
+
 def to_choose_from(shape: Shape) -> list[Candidate]:
     """Returns the networks that may be chosen, those with the most parameters first."""
-    return sorted(_family(shape, _CONSIDERED), key=lambda one: one.num_parameters, reverse=True)
+    found = _family(shape, _sizes(shape, _CONSIDERED))
+    return sorted(found, key=lambda one: one.num_parameters, reverse=True)
 
 
-def _family(shape: Shape, number: int, besides: Sequence[int] = ()) -> Iterator[Candidate]:
-    """Yields networks of so many sizes, evenly spread in proportion, and of some besides, rounded or not."""
-    layout, seen = shape.layout, set()
+def _sizes(shape: Shape, number: int) -> list[int]:
+    """Returns so many numbers of parameters, evenly spread in proportion."""
+    layout = shape.layout
     most, least = (layout.num_parameters(counts) for counts in (layout.widths, layout.smallest()))
-    sizes = [*np.geomspace(most, least, number).round().astype(int), *besides]
+    return np.geomspace(most, least, number).round().astype(int).tolist()
+
+
+def _family(shape: Shape, sizes: Sequence[int]) -> Iterator[Candidate]:
+    """Yields the different networks of these sizes, or just below, with each rounding."""
+    layout, seen = shape.layout, set()
     for channels in _CHANNELS:
         stepped = Shape(layout, shape.shares, block_steps(layout, channels))
         for size in sizes:

@@ -1,18 +1,22 @@
 """Widths chosen by the time that they take: as many parameters as a target in milliseconds lets in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
 from fedhp.errors import ScenarioError
 from fedhp.latency.candidates import Candidate, to_choose_from
-from fedhp.latency.measuring import Stopwatch
+from fedhp.latency.measuring import Stopwatch, Tell
 from fedhp.latency.model import LatencyModel, fit
 from fedhp.latency.work import Work
 from fedhp.model.shrinking import Shape
 from fedhp.sizes import format_duration
 
 _TRIES = 5  # networks that are measured before one is taken
+
+
+def _silent(done: int, of: int) -> None:
+    """Says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +31,17 @@ class Measured:
     candidates: Sequence[Candidate]
     microseconds: Sequence[float]
 
+    def __iter__(self) -> Iterator[tuple[Candidate, float]]:
+        return zip(self.candidates, self.microseconds, strict=True)
+
     def model(self, work: Work) -> LatencyModel:
         """Returns what is learnt from them of others."""
         return fit(work, [one.counts for one in self.candidates], self.microseconds)
 
 
-def choose(stopwatch: Stopwatch, shape: Shape, known: Measured, target: float) -> tuple[Candidate, float]:
+def choose(
+    stopwatch: Stopwatch, shape: Shape, known: Measured, target: float, tell: Tell = _silent
+) -> tuple[Candidate, float]:
     """Returns the network with the most parameters whose sample takes no longer than a target.
 
     What the model says is held against the runtime: the network that it names is measured, and what was
@@ -44,6 +53,7 @@ def choose(stopwatch: Stopwatch, shape: Shape, known: Measured, target: float) -
         shape: How groups shrink together.
         known: What was measured before.
         target: In microseconds.
+        tell: Called before each that is measured: how many were, and of how many at most.
 
     Returns:
         The network, and what a sample took in microseconds.
@@ -60,12 +70,13 @@ def choose(stopwatch: Stopwatch, shape: Shape, known: Measured, target: float) -
         wanted = fits[0] if fits else min(candidates, key=lambda one: predicted[id(one)])
         if id(wanted) in tried:
             break
+        tell(len(tried), _TRIES)
         (took,) = stopwatch.times([wanted.counts])
         tried[id(wanted)] = wanted, took
         correction = took / predicted[id(wanted)]
     within = [one for one in tried.values() if one[1] <= target]
     if not within:  # the one that was fastest before may be it, whatever the model says
-        took, best = min(zip(known.microseconds, known.candidates, strict=True), key=itemgetter(0))
+        best, took = min(known, key=itemgetter(1))
         if took <= target:
             tried[id(best)] = best, stopwatch.times([best.counts])[0]
             within = [one for one in tried.values() if one[1] <= target]

@@ -19,7 +19,7 @@ def measuring(runtime: str) -> Iterator[Tell]:
         status = console.status("")
 
         def tell(done: int, of: int) -> None:
-            said = f"measuring networks in {runtime}: {done} of {of} written"
+            said = f"measuring networks in {runtime}: {done} of {of}"
             if console.is_terminal:
                 status.update(said if done < of else f"measuring {of} networks in {runtime}")
                 status.start()

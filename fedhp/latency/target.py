@@ -21,7 +21,7 @@ from fedhp.data.dataset import Dataset, open_dataset
 from fedhp.errors import ScenarioError
 from fedhp.exports.formats import FORMATS
 from fedhp.files.cache import cache_folder, key_of, prepared
-from fedhp.latency.candidates import Candidate, to_measure
+from fedhp.latency.candidates import Candidate, at_compression, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, Tell
 from fedhp.latency.model import LatencyModel
@@ -35,6 +35,8 @@ from fedhp.training.method_names import PRUNING
 from fedhp.training.recipe import Recipe
 
 Arrays = dict[str, NDArray[Any]]
+
+_FLOOR = 0.8  # of the whole network's time, from which on widths hang on little
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ class Timing:
     """What networks of a scenario's architecture take in a runtime of this machine, measured once and kept.
 
     Attributes:
-        scenario: Of which network, on what data, without a target in milliseconds.
+        scenario: Of which network, on what data.
         runtime: A name of `fedhp.exports.formats.FORMATS`.
         methods: The client methods that the strategy asks for, which have a part in how groups shrink.
         tell: Called as networks are written: how many, and of how many.
@@ -88,13 +90,31 @@ class Timing:
             MissingExtraError: If the runtime is not installed.
             ExportError: If the format cannot take such a network.
         """
-        candidates = to_measure(self.recipe.shape, self.recipe.prune.target_compression)
+        candidates = to_measure(self.recipe.shape)
         counts = [one.counts for one in candidates]
 
         def measure() -> Arrays:
             return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
 
         return Measured(candidates, self._kept("networks", measure)["microseconds"].tolist())
+
+    def at_compression(self) -> Measured:
+        """Returns networks of the scenario's size, rounded or not, and what they took.
+
+        Beside them the full one is timed, by which times are brought to those of `measured`.
+
+        Raises:
+            ExportError: If the format cannot take such a network.
+        """
+        compression = self.recipe.prune.target_compression
+        candidates, known = at_compression(self.recipe.shape, compression), self.measured()
+        counts = [known.candidates[0].counts, *(one.counts for one in candidates)]
+
+        def measure() -> Arrays:
+            return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
+
+        whole, *others = self._kept(f"compression-{compression:g}", measure)["microseconds"].tolist()
+        return Measured(candidates, [known.microseconds[0] / whole * took for took in others])
 
     def chosen(self, target: float) -> tuple[Candidate, float, date]:
         """Returns the widths of a target in microseconds, what they took, and when that was measured.
@@ -107,7 +127,7 @@ class Timing:
         layout, known = self.recipe.architecture.layout, self.measured()
 
         def measure() -> Arrays:
-            found, took = choose(self.stopwatch, self.recipe.shape, known, target)
+            found, took = choose(self.stopwatch, self.recipe.shape, known, target, self.tell)
             values = {"counts": [*found.counts.values()], "channels": found.channels, "microseconds": took}
             values["time"] = time.time()
             return {name: np.array(value) for name, value in values.items()}
@@ -136,7 +156,6 @@ class Timing:
         return {
             "model": [asdict(self.scenario.model), _code(arch)],
             "shapes": {name: list(shape) for name, shape in arch.layout.shapes.items()},
-            "compression": self.recipe.prune.target_compression,
             "shares": [round(share, 9) for share in self.recipe.shape.shares.values()],
             "input": [list(arch.input_shape), str(self.dataset.train_images.dtype)],
             "normalisation": self.dataset.normalisation.axis,
@@ -152,20 +171,22 @@ class Fitted:
     Attributes:
         runtime: A name of `fedhp.exports.formats.FORMATS`.
         measured: The networks, the whole one first.
+        beside: Those of the scenario's size, where it has no target in milliseconds.
         model: What is learnt.
         notes: What the scenario's target in milliseconds comes to; none where it has none.
     """
 
     runtime: str
     measured: Measured
+    beside: Measured
     model: LatencyModel
     notes: tuple[str, ...]
 
     @property
     def rows(self) -> list[tuple[Candidate, float]]:
         """The networks with their microseconds, those with the most parameters first."""
-        pairs = zip(self.measured.candidates, self.measured.microseconds, strict=True)
-        return sorted(pairs, key=lambda pair: -pair[0].num_parameters)
+        found = {tuple(one.counts.values()): (one, took) for one, took in (*self.beside, *self.measured)}
+        return sorted(found.values(), key=lambda pair: -pair[0].num_parameters)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns it as JSON has it."""
@@ -212,17 +233,19 @@ def look(scenario: Scenario, kind: StrategyKind, runtime: str = "", again: bool 
         if again:
             timing.forget()
         known = timing.measured()
-    notes = with_widths(scenario, kind).notes if target else ()
-    return Fitted(runtime, known, known.model(Work(timing.recipe.architecture)), notes)
+        beside = Measured((), ()) if target else timing.at_compression()
+    model = known.model(Work(timing.recipe.architecture))
+    notes = with_widths(scenario, kind).notes if target else _at_the_floor(known, runtime)
+    return Fitted(runtime, known, beside, model, notes)
 
 
 def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
-    """Returns a scenario whose target in milliseconds, if it has one, has become widths.
+    """Returns a scenario that has widths beside its target in milliseconds, if it has such a target.
 
     Args:
         scenario: The scenario.
         kind: Its strategy; None where one device is trained without. One that prunes nothing has no use for
-            the target, which is left out.
+            the target.
 
     Raises:
         ScenarioError: If no network keeps within the target.
@@ -230,13 +253,12 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
         ExportError: If its format cannot take such a network.
     """
     target, runtime = scenario.prune.target_microseconds, scenario.prune.runtime
-    if target is None:
+    if target is None or scenario.prune.widths or (kind is not None and not kind.prunes()):
         return Choice(scenario)
-    if kind is not None and not kind.prunes():
-        return Choice(_without_target(scenario))
     with measuring(runtime) as tell:
         timing = _timing(scenario, kind, runtime, tell)
         found, took, when = timing.chosen(target)
+        slow = _at_the_floor(timing.measured(), runtime)
     whole = timing.recipe.architecture.layout
     said = (
         f"prune.target_latency={scenario.prune.target_latency} in {runtime}: {found.said} took "
@@ -244,7 +266,18 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
         f"{whole.num_parameters(whole.widths):,} parameters"
     )
     prune = replace(timing.scenario.prune, widths=list(found.counts.values()))
-    return Choice(replace(timing.scenario, prune=prune), (said,))
+    return Choice(replace(timing.scenario, prune=prune), (said, *slow))
+
+
+def _at_the_floor(known: Measured, runtime: str) -> tuple[str, ...]:
+    """Says where a time tells widths apart badly: what takes it is hardly the network's size."""
+    whole, fastest = known.microseconds[0], min(known.microseconds)
+    if fastest < _FLOOR * whole:
+        return ()
+    return (
+        f"in {runtime} the fastest network takes {fastest / whole:.2f} of the whole one's time: nearly all "
+        f"is the runtime's own, and what is chosen by it hangs on little; prune.target_compression says more",
+    )
 
 
 def _code(arch: Architecture) -> list[str]:
@@ -258,13 +291,8 @@ def _code(arch: Architecture) -> list[str]:
     return found
 
 
-def _without_target(scenario: Scenario) -> Scenario:
-    return replace(scenario, prune=replace(scenario.prune, target_latency="", runtime=""))
-
-
 def _timing(scenario: Scenario, kind: StrategyKind | None, runtime: str, tell: Tell) -> Timing:
     """Returns what measures, of the groups that the strategy prunes."""
-    plain = _without_target(scenario)
     if kind is None:
-        return Timing(plain, runtime, PRUNING, tell)
-    return Timing(for_strategy(plain, kind), runtime, kind.methods, tell)
+        return Timing(scenario, runtime, PRUNING, tell)
+    return Timing(for_strategy(scenario, kind), runtime, kind.methods, tell)

@@ -85,8 +85,9 @@ class PruneConfig:
             ``prune.target_compression``; none leaves that to the target.
         target_latency: The time of one sample that the final network is to take, such as ``2ms``, in place of
             ``prune.target_compression``: [widths](#a-target-in-milliseconds) are chosen by what networks take
-            on this machine; empty is none.
-        runtime: In which runtime: ``onnx``, ``executorch``, ``litert`` or ``torch``.
+            on this machine, and stand in the record beside it; empty is none.
+        runtime: In which runtime: ``onnx``, ``executorch``, ``litert`` or ``torch``. Without a target it is
+            what ``fedhp latency`` measures in.
         start: Progress at which cutting begins, below ``prune.end``.
         end: Progress at which the target is reached.
         cuts: Cuts between start and end, evenly spread.
@@ -132,19 +133,10 @@ class PruneConfig:
         self.pattern.check(self.end)
 
     def _check_latency(self) -> None:
-        if self.target_latency and self.widths:
-            raise ScenarioError(
-                "prune.target_latency chooses prune.widths, and both are given: leave one of them out, as by "
-                "prune.widths=[] or prune.target_latency=''"
-            )
         if self.target_latency and not self.runtime:
             choices = ", ".join(filter(None, RUNTIMES))
             raise ScenarioError(
                 f"prune.target_latency needs prune.runtime, in which the time is taken: one of {choices}"
-            )
-        if self.runtime and not self.target_latency:
-            raise ScenarioError(
-                "prune.runtime has no effect without prune.target_latency, such as prune.target_latency=2ms"
             )
         if self.target_latency:
             parse_duration(self.target_latency, "prune.target_latency")

@@ -68,11 +68,17 @@ class Schedule:
         return counts if counts is not None else layout.smallest()
 
     def check_target(self) -> None:
-        """Checks that the floors leave room for the target.
+        """Checks that there is a target that can be met.
 
         Raises:
-            ScenarioError: If even the smallest structure is larger than the target asks for.
+            ScenarioError: If even the smallest structure is larger than the target asks for, or it is one in
+                milliseconds, for which no widths were chosen.
         """
+        if self.config.target_latency and not self.config.widths:
+            raise ScenarioError(
+                "prune.target_latency has to become prune.widths first, which run, train and compare do; "
+                "'fedhp latency' says what they would be"
+            )
         if self.config.widths:  # which `settled` has held against the floors
             return
         layout, target = self.shape.layout, self.config.target_compression

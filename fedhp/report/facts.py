@@ -59,6 +59,12 @@ def description(run: RunResult) -> str:
     return "" if untrue else config.description
 
 
+def _within(run: RunResult) -> str:
+    """Says for which time the target was chosen, if for any."""
+    prune = run.config.prune
+    return f", for {prune.target_latency} in {prune.runtime}" if prune.target_latency else ""
+
+
 def facts(run: RunResult) -> list[Fact]:
     """Returns the run in a few numbers."""
     summary, rounds, target = run.summary, run.rounds, run.config.prune.target_compression
@@ -69,7 +75,7 @@ def facts(run: RunResult) -> list[Fact]:
         Fact(
             "compression",
             f"{summary['compression']:.2f}x",
-            f"target {target:g}x",
+            f"target {target:.4g}x{_within(run)}",
         ),
         Fact("parameters", f"{summary['params_final']:,}", f"of {summary['params_full']:,}"),
         Fact(

@@ -1,7 +1,7 @@
 """Scenarios: found, merged and checked, whatever the user wrote."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,10 @@ from fedhp.scenario.schema import KEYS, Scenario
 
 _SUFFIXES = (".yaml", ".yml")
 _DATA_SUFFIXES = (".npz", ".npy", ".csv", ".tsv", ".parquet")  # of which fedhp init says what it makes
+_IN_PLACE_OF = {
+    "widths": ("target_latency", "runtime", "target_compression"),
+    "target_latency": ("target_compression",),
+}
 
 
 def scenarios_folder() -> Path:
@@ -54,8 +58,7 @@ def load_scenario(
         return scenario
     given = _given(overrides, values)
     scenario = _checked([*layers, given], "overrides")
-    if "target_compression" in (given.get("prune") or {}):
-        _check_heeded(scenario)
+    _check_heeded(scenario, given.get("prune") or {})
     return scenario
 
 
@@ -88,16 +91,17 @@ def _leaves(part: Any, prefix: str) -> Iterator[str]:
         yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _check_heeded(scenario: Scenario) -> None:
-    """Refuses ``prune.target_compression`` given anew where the scenario has something in its place.
+def _check_heeded(scenario: Scenario, given: Collection[str]) -> None:
+    """Refuses what is given anew of ``prune`` where the scenario has something in its place.
 
-    A record's file has both: its widths, and what they come to.
+    A record's file has all of it: a target in milliseconds, the widths that were chosen, what they come to.
     """
     prune = scenario.prune
     for key, value, none in (("widths", prune.widths, "[]"), ("target_latency", prune.target_latency, "''")):
-        if value:
+        unheeded = [one for one in _IN_PLACE_OF[key] if one in given]
+        if value and unheeded:
             raise ScenarioError(
-                f"prune.target_compression has no effect beside prune.{key} = {value}: leave it out, or give "
+                f"prune.{unheeded[0]} has no effect beside prune.{key} = {value}: leave it out, or give "
                 f"prune.{key}={none} too"
             )
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from fedhp.errors import ScenarioError
 from fedhp.model.zoo import architecture
 from fedhp.pruning.schedule import settled
 from fedhp.scenario.schema import Scenario
@@ -52,10 +51,6 @@ def recipe_of(
     Raises:
         ScenarioError: If there is no such method, or the model cannot take such samples, or be pruned so.
     """
-    if scenario.prune.target_latency:  # which the front doors do before anything else
-        raise ScenarioError(
-            "prune.target_latency has to become prune.widths first, as 'fedhp latency' says; give those here"
-        )
     arch = architecture(scenario.model, input_shape, num_classes)
     # After the network, whose need of PyTorch is told by its name.
     from fedhp.training.methods import methods_for
