@@ -823,18 +823,27 @@ def test_a_report_runs_no_code_that_a_record_names(tmp_path):
         devices(run)
 
 
-def test_networks_may_be_exported_which_gives_columns_of_time_and_size(tmp_path, monkeypatch):
+def test_networks_may_be_exported_which_gives_columns_of_time_and_size(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     words = ["compare", "quickstart", "rounds=1", "--strategies", "mask_intersection", "--seeds", "1"]
     done = CliRunner().invoke(app, [*words, "--out", "c", "--export", "torch"])
     assert done.exit_code == 0, done.output
-    assert "sample," in done.output
+    assert [line for line in caplog.messages if line.startswith("exporting 1 of 1 to torch: ")]
+    assert [line for line in done.stdout.splitlines() if re.match(r".*strategy .*torch *$", line)]
     (row,) = pd.read_csv("c/table.csv").to_dict("records")
     (file,) = Path("c").rglob("model.pt2")
     facts = json.loads((file.parent / "export.json").read_text())
     assert row["file_kib"] == pytest.approx(file.stat().st_size / 1024)
     assert row["latency_us"] == facts["files"][0]["microseconds"]
-    assert "| one sample (us) | file (KiB) |" in Path("c/table.md").read_text()
+    assert "| one sample, torch (us) | file, torch (KiB) |" in Path("c/table.md").read_text()
+    caplog.clear()
+    again = CliRunner().invoke(app, [*words, "--out", "c", "--export", "torch"])
+    assert again.exit_code == 0, again.output
+    assert not [line for line in caplog.messages if line.startswith("exporting")]
+    assert json.loads((file.parent / "export.json").read_text()) == facts
+    file.write_bytes(b"cut short")
+    CliRunner().invoke(app, [*words, "--out", "c", "--export", "torch"])
+    assert file.read_bytes() != b"cut short"
     refused = CliRunner().invoke(app, [*words, "--out", "d", "--export", "paper"])
     assert refused.exit_code == 2
     assert "there is no format 'paper'; choose of onnx" in refused.output

@@ -83,7 +83,7 @@ def _values(result: "Result") -> dict[str, object]:
         "facets": [
             {
                 "title": facet.title,
-                "arms": texts.arm_texts(facet),
+                "arms": texts.arm_texts(facet, result.manifest.export),
                 "notes": [*texts.said_identical(result, facet), *texts.reasons(facet)],
                 "pairs": texts.pair_texts(facet, tables.pairs),
                 "classes": texts.class_texts(facet, tables.classes),

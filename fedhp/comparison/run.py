@@ -69,8 +69,9 @@ def run_comparison(
 def _export(root: Path, manifest: Manifest, console: Console) -> None:
     from fedhp.comparison.exported import export_all
 
-    with console.status(f"exporting {len(manifest.runs)} networks to {manifest.export}"):
-        export_all(root, manifest.runs, manifest.export)
+    with console.status("exporting") as status:
+        tell = status.update if console.is_terminal else _logger.info
+        export_all(root, manifest.runs, manifest.export, tell)
 
 
 def _conclude(result: "Result", console: Console, wandb: WandbConfig) -> None:

@@ -32,7 +32,6 @@ _COLUMNS: tuple[Column, ...] = (
     ("memory,\nMiB", mebibytes("memory_mean_mib")),
     ("up,\nMiB", mebibytes("up_mib")),
 )
-_LATENCY: Column = ("sample,\nus", figure("latency_us", ".1f"))
 _SEEDS: Column = ("seeds", lambda row: str(row["seeds"]))
 
 
@@ -42,7 +41,7 @@ def show(console: Console, result: Result) -> None:
     for facet in result.facets:
         if facet.title:
             console.print(f"\n{facet.title}", style="bold", markup=False, highlight=False)
-        console.print(_arms_table(facet))
+        console.print(_arms_table(facet, result.manifest.export))
         for said in said_identical(result, facet):
             console.print(said, markup=False, highlight=False)
         _show_chances(console, facet, result.tables.pairs)
@@ -68,11 +67,12 @@ def _show_chances(console: Console, facet: Facet, pairs: Sequence[Row]) -> None:
     console.print(_chances_table(facet, pairs))
 
 
-def _arms_table(facet: Facet) -> Table:
+def _arms_table(facet: Facet, export: str) -> Table:
     """Returns the arms by number; how many seeds each has where that differs."""
     differ = len({row["seeds"] for row in facet.arms.values()}) > 1
     columns = (_SEEDS, *_COLUMNS) if differ else _COLUMNS
-    columns = (*columns, _LATENCY) if is_exported(facet) else columns
+    if is_exported(facet):
+        columns = (*columns, (f"sample,\nus in\n{export}", figure("latency_us", ".1f")))
     table = _new_table([title for title, _ in columns])
     for number, (label, row) in enumerate(facet.arms.items(), 1):
         table.add_row(str(number), escape(label), *(escape(said(row)) for _, said in columns))

@@ -26,8 +26,8 @@ whole run; seconds are those of one process among others, and rough: means over 
 """
 
 _EXPORTED = """\
-One sample: the time that the exported network takes, on one thread of the machine that exported all, one
-after another; file: the size of its float32 file; means over seeds.
+One sample: the time that the network takes, exported to {export}, in the runtime of that format on one thread
+of the machine that exported it; file: the size of its float32 file; means over seeds.
 """
 
 PAIRS = """\
@@ -97,11 +97,6 @@ _ARMS: tuple[Column, ...] = (
     ("down (MiB)", mebibytes("down_mib")),
     ("seconds", figure("seconds", ".0f")),
 )
-# Where networks were exported.
-_HARDWARE: tuple[Column, ...] = (
-    ("one sample (us)", figure("latency_us", ".1f")),
-    ("file (KiB)", figure("file_kib", ".1f")),
-)
 _CLASSES: tuple[Column, ...] = (
     ("class", lambda row: row["device_class"]),
     ("budget", _size("budget_mib")),
@@ -119,10 +114,15 @@ _PAIRS: tuple[Column, ...] = (
 )
 
 
-def arm_texts(facet: Facet) -> Texts:
-    """Returns the table of arms, its heading first."""
-    columns = (*_ARMS, *_HARDWARE) if is_exported(facet) else _ARMS
+def arm_texts(facet: Facet, export: str = "") -> Texts:
+    """Returns the table of arms, its heading first; with the format that their networks were exported to."""
+    columns = (*_ARMS, *_hardware(export)) if is_exported(facet) else _ARMS
     return _texts(("strategy",), columns, (((label,), row) for label, row in facet.arms.items()))
+
+
+def _hardware(export: str) -> Iterator[Column]:
+    yield f"one sample, {export} (us)", figure("latency_us", ".1f")
+    yield f"file, {export} (KiB)", figure("file_kib", ".1f")
 
 
 def is_exported(facet: Facet) -> bool:
@@ -198,7 +198,8 @@ def terms(result: Result) -> str:
 
 def meaning(result: Result) -> str:
     """Says what every column of the table of arms means."""
-    return terms(result) + _COSTS + (_EXPORTED if any(map(is_exported, result.facets)) else "")
+    exported = _EXPORTED.format(export=result.manifest.export) if any(map(is_exported, result.facets)) else ""
+    return terms(result) + _COSTS + exported
 
 
 def said_few(result: Result) -> str:

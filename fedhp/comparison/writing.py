@@ -37,7 +37,7 @@ def _markdown(result: Result) -> Iterator[str]:
     for facet in result.facets:
         if facet.title:
             yield f"## {facet.title}\n"
-        yield from markdown_table(texts.arm_texts(facet))
+        yield from markdown_table(texts.arm_texts(facet, result.manifest.export))
         yield ""
         yield from (f"- {said}\n" for said in (*texts.said_identical(result, facet), *texts.reasons(facet)))
     yield texts.meaning(result)
@@ -55,8 +55,11 @@ def _markdown(result: Result) -> Iterator[str]:
 def _latex(result: Result) -> Iterator[str]:
     yield r"% Tables for \input: they need \usepackage{booktabs}."
     for facet in result.facets:
-        pairs = texts.pair_texts(facet, result.tables.pairs)
-        yield from _floating(_caption(result, facet, texts.terms(result)), 1, texts.arm_texts(facet))
+        arms, pairs = (
+            texts.arm_texts(facet, result.manifest.export),
+            texts.pair_texts(facet, result.tables.pairs),
+        )
+        yield from _floating(_caption(result, facet, texts.terms(result)), 1, arms)
         yield from _floating(_caption(result, facet, texts.PAIRS), 2, pairs)
 
 

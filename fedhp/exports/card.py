@@ -13,12 +13,14 @@ from typing import Any
 from torch import nn
 
 from fedhp.errors import ExportError
+from fedhp.exports.formats.format import FLOAT32
 from fedhp.exports.network import RawSample
 from fedhp.exports.packed import Compression, Patterned
 from fedhp.exports.result import ExportedFile
 from fedhp.exports.trained import Trained
 from fedhp.files.atomic import replace_text
 from fedhp.files.locks import locked, of
+from fedhp.model.state import ModelState
 from fedhp.records.result import RunResult
 from fedhp.sizes import format_size
 
@@ -169,12 +171,7 @@ def _described(
     compression: Compression | None,
     pattern: Patterned | None,
 ) -> dict[str, Any]:
-    state, digest = trained.state, hashlib.sha256()
-    for name in sorted(state.weights):
-        digest.update(name.encode() + state.weights[name].tobytes())
-    if compression is not None:
-        for name, value in network.state_dict().items():
-            digest.update(name.encode() + value.numpy().tobytes())
+    state = trained.state
     return {
         "scenario": run.config.name,
         "seed": run.config.seed,
@@ -190,11 +187,41 @@ def _described(
         "structure": state.structure.digest,
         "classes": trained.arch.num_classes,
         "labels": list(trained.label_names),
-        "sha256": hashlib.sha256(digest.digest() + state.structure.digest.encode()).hexdigest(),
+        "sha256": _digest(state, None if compression is None else network),
         "compression": None if compression is None else {**compression.to_dict(), "said": compression.said},
         "pattern": None if pattern is None else pattern.to_dict(),
         "fedhp": importlib.metadata.version("fedhp"),
     }
+
+
+def _digest(state: ModelState, compressed: nn.Module | None = None) -> str:
+    """Returns what tells a network from all others: the trained one, or what was made of it."""
+    digest = hashlib.sha256()
+    for name in sorted(state.weights):
+        digest.update(name.encode() + state.weights[name].tobytes())
+    if compressed is not None:
+        for name, value in compressed.state_dict().items():
+            digest.update(name.encode() + value.numpy().tobytes())
+    return hashlib.sha256(digest.digest() + state.structure.digest.encode()).hexdigest()
+
+
+def holds(folder: Path, state: ModelState, form: str) -> bool:
+    """Says whether an export's folder has a network as it was trained, in float32, as that was written.
+
+    Args:
+        folder: The folder, which need not be there.
+        state: The network.
+        form: The name of the file's format.
+    """
+    facts = _facts(folder)
+    if facts is None or facts["network"].get("sha256") != _digest(state):
+        return False
+    for one in facts["files"]:
+        if (one["format"], one["dtype"]) == (form, FLOAT32):
+            with suppress(OSError, TypeError, ValueError):  # it is gone, or its name is none
+                content = (folder / one["name"]).read_bytes()
+                return hashlib.sha256(content).hexdigest() == one.get("sha256")
+    return False
 
 
 def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
