@@ -277,6 +277,9 @@ def test_what_is_kept_for_each_weight_is_counted(values, slots):
     ("values", "said"),
     [
         (["prune.pattern.name=nm:3:4"], "prune.pattern.name must be one of none, nm:2:4, nm:4:8"),
+        (["prune.pattern.name=2:4"], "write nm:2:4, as YAML reads 2:4 as a number"),
+        (["prune.pattern.by=learned"], "prune.pattern.by has no effect without prune.pattern.name, such as"),
+        (["prune.pattern.end=0.7"], "prune.pattern.end has no effect without prune.pattern.name, such as"),
         (["prune.pattern.name=nm:2:4", "prune.end=0.9"], "prune.pattern.end must not be below prune.end"),
         (
             ["prune.pattern.name=nm:2:4", "prune.pattern.by=learned", "prune.end=0.8"],

@@ -1,6 +1,6 @@
 """What a scenario says of pruning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Annotated
 
 from fedhp.bounds import WIDEST, Bounds
@@ -36,7 +36,7 @@ class PatternConfig:
             when no more units go.
     """
 
-    name: Annotated[str, OneOf(PATTERNS)] = "none"
+    name: Annotated[str, OneOf(PATTERNS, hint="write nm:2:4, as YAML reads 2:4 as a number")] = "none"
     by: Annotated[str, OneOf(PATTERN_CHOICES)] = "magnitude"
     end: Annotated[float, Bounds(above=0, at_most=0.95)] = 0.8
 
@@ -50,7 +50,7 @@ class PatternConfig:
         return (int(numbers[0]), int(numbers[1])) if numbers else None
 
     def check(self, begin: float) -> None:
-        """Checks that there is time for the choice.
+        """Checks that there is a choice to make, if anything is said of it, and time for it.
 
         Args:
             begin: Progress at which it begins.
@@ -58,16 +58,26 @@ class PatternConfig:
         Raises:
             ScenarioError: If there is none.
         """
-        if self.name != "none" and self.end < begin:
+        if self.name == "none":
+            self._check_unused()
+        elif self.end < begin:
             raise ScenarioError(
                 f"prune.pattern.end must not be below prune.end, until which units go, got {self.end} and "
                 f"{begin}"
             )
-        if self.name != "none" and self.by == "learned" and self.end == begin:
+        elif self.by == "learned" and self.end == begin:
             raise ScenarioError(
                 f"prune.pattern.by = learned takes the time from prune.end to prune.pattern.end, got {begin} "
                 f"for both; raise prune.pattern.end, or choose magnitude"
             )
+
+    def _check_unused(self) -> None:
+        for option in fields(self):
+            if getattr(self, option.name) != option.default:
+                raise ScenarioError(
+                    f"prune.pattern.{option.name} has no effect without prune.pattern.name, such as "
+                    f"prune.pattern.name=nm:2:4"
+                )
 
 
 @dataclass(frozen=True)
