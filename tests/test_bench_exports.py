@@ -52,7 +52,6 @@ def _scaled(arch, seed, factors):
 
 def test_of_a_dense_network_the_units_of_large_weights_are_kept():
     """8 of 16, of each of which 4 + 1 + 3 parameters go; 3 biases stay: 16 * 8 + 3 become 8 * 8 + 3."""
-    pytest.importorskip("torch_pruning")
     arch = architecture(ModelConfig(name="mlp", widths=[16], prune_inputs=False), (1, 2, 2), 3)
     large = [0, 2, 3, 7, 8, 11, 13, 15]
     cut = one_shot(arch, _scaled(arch, 0, {"fc1.weight": large}), 67)
@@ -65,7 +64,6 @@ def test_of_a_dense_network_the_units_of_large_weights_are_kept():
 )
 def test_a_cut_network_answers_as_the_full_one_whose_other_units_are_zero(model, target, over_all):
     """Their weights and biases, the scales of norms included."""
-    pytest.importorskip("torch_pruning")
     shape = 3, 8, 8
     arch = architecture(ModelConfig(name=model, widths=[8, 12, 16]), shape, 10)
     state = ModelState(dict(arch.initial(0)), arch.layout.full())
@@ -83,7 +81,6 @@ def test_a_cut_network_answers_as_the_full_one_whose_other_units_are_zero(model,
 
 
 def test_group_normalisation_which_the_package_cuts_otherwise_is_refused():
-    pytest.importorskip("torch_pruning")
     arch = architecture(ModelConfig(name="resnet20", norm="group"), (3, 8, 8), 10)
     with pytest.raises(ScenarioError, match="keeps the number of groups"):
         one_shot(arch, ModelState(dict(arch.initial(0)), arch.layout.full()), 20_000)

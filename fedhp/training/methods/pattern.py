@@ -4,7 +4,8 @@ From ``prune.end`` on, when no more units go and neighbours stay neighbours, mas
 each step: forward and backward pass see masked weights, and their gradients go to the weights without
 masks, straight through, as in SR-STE (Zhou et al. 2021, arXiv 2102.04010) less its decay. From
 ``prune.pattern.end`` on the masks stay as they then are, and what is left is trained on (Mishra et al.
-2021, arXiv 2104.08378). If both are the same, masks are chosen once, by magnitude, and nothing is kept.
+2021, arXiv 2104.08378). If both are the same, masks are chosen once, by magnitude, and nothing is kept. So
+they are, learned ones too, where a training is so short that a single step goes past both.
 
 Between steps the network has its masked weights: it is evaluated, and recorded, as it would be used. Once
 masks stay, weights that are 0 are those that are masked, and no mask is kept: their gradients are made 0,
@@ -37,7 +38,6 @@ class Pattern(Method):
     """Keeps n of every m neighbouring inputs' weights (`fedhp.training.n_of_m`); see above."""
 
     name = "pattern"
-    stackable = True
 
     @classmethod
     def at_work(cls, recipe: Recipe) -> bool:
