@@ -157,6 +157,35 @@ def test_the_table_has_ratios_where_there_is_something_to_hold_against(tmp_path,
     assert "x time" in beside.stdout
 
 
+def test_the_table_leaves_out_the_folders_that_all_files_share(tmp_path, without_memory):
+    """Whole names would not fit beside ratios; JSON has them."""
+    folders = [tmp_path / "a_folder_of_a_long_name" / name / "export" for name in ("one", "two")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    small, dense = (str(written(folder)) for folder in folders)
+    command = ["measure", small, "--against", dense, "--seconds", "0.05"]
+    shown = CliRunner().invoke(app, command, env={"COLUMNS": "80"}).stdout
+    begins = [line.split()[0] for line in shown.splitlines()[1:]]
+    assert begins == [os.path.join(name, "export", "small.pt2") for name in ("two", "one")]
+    told = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
+    assert [one["file"] for one in told["files"]] == [dense, small]
+
+
+def test_of_a_folder_those_files_are_measured_that_a_runtime_takes(tmp_path, without_memory):
+    record, bare = tmp_path / "record", tmp_path / "bare"
+    (record / "export").mkdir(parents=True)
+    bare.mkdir()
+    file = str(written(record / "export"))
+    (record / "export" / "labels.txt").write_text("zero\n", encoding="utf-8")
+    for folder in (record, record / "export"):
+        found = measure([folder, file], seconds=0.05)
+        assert [one.file for one in found.files] == [file]
+        assert not found.failures
+    found = measure([bare, file], seconds=0.05)
+    assert [one.file for one in found.files] == [file]
+    assert "holds no file that can be measured" in found.failures[str(bare)]
+
+
 def test_a_files_name_is_shown_as_it_is(tmp_path, without_memory):
     given = [str(written(tmp_path, file="a[red]b")), str(tmp_path / "c[red]d.onnx")]
     shown = CliRunner().invoke(app, ["measure", *given, "--seconds", "0.05"], env={"COLUMNS": "300"}).output

@@ -1,6 +1,8 @@
 """``fedhp measure``."""
 
 import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +17,8 @@ from fedhp.terminal import readable_errors
 
 def measure(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Exported networks.", show_default=False)
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Exported networks, or their folders.", show_default=False),
     ],
     against: Annotated[
         Path | None,
@@ -31,6 +34,8 @@ def measure(
     [bold]Examples[/bold]
 
       fedhp measure runs/first/export/model.onnx
+
+      fedhp measure runs/first
 
       fedhp measure small.pte smaller.pte --against dense.pte
 
@@ -56,4 +61,15 @@ def _show(found: Measurement) -> None:
     for said in found.failures.values():
         console.print(said, soft_wrap=True)
     if found.files:
-        console.print(measured_table([((one.file,), one) for one in found.files], ("file",)))
+        names = _without_common_folders([one.file for one in found.files])
+        rows = [((name,), one) for name, one in zip(names, found.files, strict=True)]
+        console.print(measured_table(rows, ("file",)))
+
+
+def _without_common_folders(names: Sequence[str]) -> list[str]:
+    """Returns paths below the folder in which all of them lie: a table has little room for more."""
+    try:
+        shared = os.path.commonpath([os.path.dirname(name) for name in names])
+    except ValueError:  # some are absolute, or on another drive
+        return list(names)
+    return [os.path.relpath(name, shared or ".") for name in names]

@@ -19,7 +19,7 @@ def measured_table(rows: Sequence[tuple[tuple[str, ...], Measured]], leads: tupl
     headings = ["time", "95 %", "size", "memory"]
     headings += ["energy"] * any(one.microjoules is not None for one in files)
     headings += ["x time", "x size", "x memory"] * (files[0].against is not None)
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # 80 columns are few
     for lead in leads:
         table.add_column(lead, overflow="fold")
     for heading in headings:

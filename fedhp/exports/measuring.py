@@ -39,7 +39,8 @@ def measure(
     turn begins with two calls that are not timed, and a ratio of times is that of a turn.
 
     Args:
-        files: Of the formats that `fedhp.export` writes, whoever wrote them; no record is needed.
+        files: Of the formats that `fedhp.export` writes, whoever wrote them; no record is needed. Of an
+            export's folder, or of a record that has one, all files of these formats.
         against: The file that all are held against.
         threads: With how many threads each runs.
         seconds: How long each is timed, at least.
@@ -47,7 +48,8 @@ def measure(
     Raises:
         ExportError: If the file that others are held against cannot be measured.
     """
-    names = list(dict.fromkeys(map(str, [*([against] if against is not None else []), *files])))
+    given = [name for one in files for name in _in_folder(str(one))]
+    names = list(dict.fromkeys(given if against is None else [str(against), *given]))
     opened, failures = list[_Timed](), dict[str, str]()
     with _own_threads(names, threads):
         for name in names:
@@ -108,8 +110,24 @@ class _Timed:
         )
 
 
+def _in_folder(name: str) -> list[str]:
+    """Returns a folder's files that can be measured, or of its folder ``export``; of a file, itself."""
+    if not Path(name).is_dir():
+        return [name]
+    suffixes = {one.suffix for one in FORMATS.values()}
+    for folder in (Path(name), Path(name) / "export"):
+        if found := sorted(str(one) for one in folder.glob("*") if one.suffix in suffixes):
+            return found
+    return [name]
+
+
 def _opened(name: str, threads: int) -> _Timed:
     path = Path(name)
+    if path.is_dir():
+        raise ExportError(
+            f"the folder {name} holds no file that can be measured, nor does one named export in it; give an "
+            "export's folder or files"
+        )
     form = next((one for one in FORMATS.values() if one.suffix == path.suffix), None)
     if form is None:
         known = ", ".join(one.suffix for one in FORMATS.values())
