@@ -24,6 +24,7 @@ from fedhp.model.zoo import architecture
 from fedhp.pruning.options import PatternConfig, PruneConfig
 from fedhp.run.setup import prepare
 from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.seeds import generator
 from fedhp.training.n_of_m import Combinations, Largest, combinations_left, masked
 from fedhp.training.options import TrainConfig
@@ -214,6 +215,35 @@ def test_learned_combinations_are_those_of_a_plain_loop_with_a_score_for_each():
 
     for name, weight in by_a_plain_loop(recipe, learned).items():
         np.testing.assert_allclose(update.state.weights[name], weight, atol=1e-5)
+
+
+class Detached(nn.Module):
+    """Trains its last layer alone, on features that stay as they were drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.head = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, samples):
+        return self.head(self.features(samples.flatten(1)).relu().detach())
+
+
+@pytest.mark.parametrize("by", ["magnitude", "learned"])
+def test_a_layer_that_learns_nothing_has_the_pattern_of_its_first_weights(by, tmp_path):
+    values = {
+        **{"model.target": f"{__name__}:Detached", "model.prune_inputs": False, "data.max_train": 100},
+        **{"prune.target_compression": 1, "prune.pattern.name": "nm:2:4", "prune.pattern.by": by},
+        **{"train.epochs": 5},
+    }
+    run = fedhp.train("quickstart", tmp_path / "run", **values)
+    first = initial_state(recipe_of(run.config, (1, 8, 8), 10).architecture, run.config.seed)
+    drawn, found = (
+        first.weights["features.weight"],
+        fedhp.load_model(run.folder, target=Detached).features.weight,
+    )
+    assert_kept(found, 2, 4)
+    kept = found.detach().numpy()
+    np.testing.assert_array_equal(kept, np.where(kept != 0, drawn, 0))
 
 
 CUT = PruneConfig(target_compression=2, start=0.0, end=0.4, cuts=4)

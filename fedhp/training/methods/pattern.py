@@ -110,13 +110,13 @@ class Pattern(Method):
             return
         for weight in self._weights:
             value, grad, own = weight.detach(), weight.grad, run.optimizer.state[weight]
-            assert grad is not None
-            if _CREDIT in own:
+            learns = grad is not None  # not where a network of the user's own detaches a layer
+            if learns and _CREDIT in own:
                 own[_CREDIT].addcmul_(grad, own[_DENSE], value=-run.rate)
-            if self._phase == _HELD:
-                grad.mul_(value != 0)
-            else:
+            if self._phase == _CHOOSING:
                 value.copy_(own[_DENSE])
+            elif learns:
+                grad.mul_(value != 0)
 
     def after_step(self, run: ClientRun) -> None:
         """Masks the weights anew, or for good."""
