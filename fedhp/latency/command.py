@@ -11,7 +11,7 @@ from fedhp.sizes import format_duration
 from fedhp.terminal import readable_errors
 
 if TYPE_CHECKING:
-    from fedhp.latency.target import Fitted
+    from fedhp.latency.look import Fitted
 
 Arguments = Annotated[
     list[str] | None,
@@ -44,7 +44,7 @@ def latency(
     key, what it would choose is said.
     """
     with readable_errors(debug):
-        from fedhp.latency.target import look
+        from fedhp.latency.look import look
         from fedhp.run.setup import strategy_class
         from fedhp.scenario.loading import load_scenario, split_arguments
 

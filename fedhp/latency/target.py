@@ -16,17 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.choices import check_choice
 from fedhp.data.dataset import Dataset, open_dataset
-from fedhp.errors import ScenarioError
-from fedhp.exports.formats import FORMATS
 from fedhp.files.cache import cache_folder, key_of, prepared
 from fedhp.latency.candidates import Candidate, at_compression, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, Tell
-from fedhp.latency.model import LatencyModel
 from fedhp.latency.showing import measuring
-from fedhp.latency.work import TERMS, Work
 from fedhp.model.architecture import Architecture
 from fedhp.scenario.recipes import StrategyKind, for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
@@ -164,81 +159,6 @@ class Timing:
         }
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """What networks of a scenario take in a runtime, and what is learnt of others from it.
-
-    Attributes:
-        runtime: A name of `fedhp.exports.formats.FORMATS`.
-        measured: The networks, the whole one first.
-        beside: Those of the scenario's size, where it has no target in milliseconds.
-        model: What is learnt.
-        notes: What the scenario's target in milliseconds comes to; none where it has none.
-    """
-
-    runtime: str
-    measured: Measured
-    beside: Measured
-    model: LatencyModel
-    notes: tuple[str, ...]
-
-    @property
-    def rows(self) -> list[tuple[Candidate, float]]:
-        """The networks with their microseconds, those with the most parameters first."""
-        found = {tuple(one.counts.values()): (one, took) for one, took in (*self.beside, *self.measured)}
-        return sorted(found.values(), key=lambda pair: -pair[0].num_parameters)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns it as JSON has it."""
-        networks = [
-            {
-                "widths": dict(one.counts),
-                "multiple_of": one.channels,
-                "parameters": one.num_parameters,
-                "microseconds": round(took, 2),
-                "predicted_microseconds": round(self.model.predict(one.counts), 2),
-            }
-            for one, took in self.rows
-        ]
-        terms = dict(zip(TERMS, map(float, self.model.microseconds), strict=True))
-        model = {"block": self.model.block, "error": round(self.model.error, 4), "microseconds": terms}
-        return {"runtime": self.runtime, "networks": networks, "model": model, "notes": list(self.notes)}
-
-
-def look(scenario: Scenario, kind: StrategyKind, runtime: str = "", again: bool = False) -> Fitted:
-    """Returns what networks of a scenario take in a runtime.
-
-    Args:
-        scenario: The scenario.
-        kind: Its strategy, which says what of it is pruned.
-        runtime: A name of `fedhp.exports.formats.FORMATS`; empty is the one of the scenario's target.
-        again: Whether to measure what was measured here before.
-
-    Raises:
-        ScenarioError: If no runtime is named, or no network keeps within the scenario's target.
-        MissingExtraError: If the runtime is not installed.
-        ExportError: If its format cannot take such a network.
-    """
-    target = scenario.prune.target_latency
-    if target and runtime not in ("", scenario.prune.runtime):
-        raise ScenarioError(
-            f"--runtime {runtime} and prune.runtime={scenario.prune.runtime} are both given; leave one out"
-        )
-    runtime = runtime or scenario.prune.runtime
-    if not runtime:
-        raise ScenarioError(f"no runtime is named; give --runtime, one of {', '.join(FORMATS)}")
-    check_choice("--runtime", runtime, FORMATS)
-    with measuring(runtime) as tell:
-        timing = _timing(scenario, kind, runtime, tell)
-        if again:
-            timing.forget()
-        known = timing.measured()
-        beside = Measured((), ()) if target else timing.at_compression()
-    model = known.model(Work(timing.recipe.architecture))
-    notes = with_widths(scenario, kind).notes if target else _at_the_floor(known, runtime)
-    return Fitted(runtime, known, beside, model, notes)
-
-
 def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
     """Returns a scenario that has widths beside its target in milliseconds, if it has such a target.
 
@@ -256,9 +176,9 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
     if target is None or scenario.prune.widths or (kind is not None and not kind.prunes()):
         return Choice(scenario)
     with measuring(runtime) as tell:
-        timing = _timing(scenario, kind, runtime, tell)
+        timing = timing_of(scenario, kind, runtime, tell)
         found, took, when = timing.chosen(target)
-        slow = _at_the_floor(timing.measured(), runtime)
+        slow = at_the_floor(timing.measured(), runtime)
     whole = timing.recipe.architecture.layout
     said = (
         f"prune.target_latency={scenario.prune.target_latency} in {runtime}: {found.said} took "
@@ -269,7 +189,7 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
     return Choice(replace(timing.scenario, prune=prune), (said, *slow))
 
 
-def _at_the_floor(known: Measured, runtime: str) -> tuple[str, ...]:
+def at_the_floor(known: Measured, runtime: str) -> tuple[str, ...]:
     """Says where a time tells widths apart badly: what takes it is hardly the network's size."""
     whole, fastest = known.microseconds[0], min(known.microseconds)
     if fastest < _FLOOR * whole:
@@ -291,7 +211,7 @@ def _code(arch: Architecture) -> list[str]:
     return found
 
 
-def _timing(scenario: Scenario, kind: StrategyKind | None, runtime: str, tell: Tell) -> Timing:
+def timing_of(scenario: Scenario, kind: StrategyKind | None, runtime: str, tell: Tell) -> Timing:
     """Returns what measures, of the groups that the strategy prunes."""
     if kind is None:
         return Timing(scenario, runtime, PRUNING, tell)
