@@ -116,6 +116,13 @@ def test_an_option_is_varied_and_set_only_for_those_that_own_it():
     assert [cell.scenario.strategy.quorum for cell in fixed] == [0.7, 1.0]
 
 
+def test_a_robust_rule_is_heeded_by_those_whose_updates_it_adds_up():
+    fixed = cells(["mask_intersection", "dense"], overrides=["strategy.robust.rule=median"], seeds=[0])
+    assert [cell.scenario.strategy.robust.rule for cell in fixed] == ["median", "median"]
+    varied = cells(["dense"], over={"strategy.robust.rule": ["mean", "median"]}, seeds=[0])
+    assert [cell.scenario.strategy.robust.rule for cell in varied] == ["mean", "median"]
+
+
 @pytest.mark.parametrize(
     ("strategies", "values", "match"),
     [

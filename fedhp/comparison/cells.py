@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from fedhp.aggregation.options import StrategyConfig
 from fedhp.api import resume, simulate_chosen
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
+from fedhp.federation.strategy import FleetStrategy
 from fedhp.latency.target import Choice, with_widths
 from fedhp.run.setup import checked_strategy, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
@@ -100,8 +101,10 @@ def _said(value: Any) -> str:
 def _unused(strategy: str) -> dict[str, Any]:
     """Returns the keys that a strategy has no use for, with their defaults: one scenario serves all."""
     kind, usual = strategy_class(strategy), StrategyConfig()
-    foreign = {option.name for option in fields(usual)} - {"name", "optimizer", *kind.options}
-    unused = {f"strategy.{option}": getattr(usual, option) for option in foreign}
+    heeded = {"name", "optimizer", *kind.options}
+    if kind.reconciliation is FleetStrategy.reconciliation:  # which a rule changes
+        heeded.add("robust")
+    unused = {f"strategy.{key}": value for key, value in asdict(usual).items() if key not in heeded}
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}
 
 
