@@ -147,10 +147,31 @@ def test_the_card_and_the_facts_say_what_it_is(records, tmp_path):
         "axes": ["batch", "channels", "height", "width"],
         "dtype": "uint8",
     }
+    assert file["output"] == {"shape": [1, 10], "axes": ["batch", "classes"], "dtype": "float32"}
     assert file["versions"]["torch"] == torch.__version__
     card = (out / "model_card.md").read_text()
     assert "| `model.pt2` | uint8, 1 batch x 1 channels x 8 height x 8 width | float32 |" in card
     assert file["sha256"] in card
+
+
+def test_card_and_facts_call_what_goes_in_and_comes_out_as_the_file_does(records, tmp_path):
+    installed("onnx")
+    import onnxruntime
+
+    out = tmp_path / "out"
+    export(records["mlp"], ["onnx"], ["int8"], out)
+    facts = json.loads((out / "export.json").read_text())
+    for one in facts["files"]:
+        session = onnxruntime.InferenceSession(out / one["name"])
+        for told, (of_file,) in (
+            (one["input"], session.get_inputs()),
+            (one["output"], session.get_outputs()),
+        ):
+            assert (told["name"], told["shape"]) == (of_file.name, of_file.shape)
+    assert (
+        "In onnx files the input is called `sample`, the output `scores`."
+        in (out / "model_card.md").read_text()
+    )
 
 
 def test_names_of_classes_are_no_markup_on_the_card():
@@ -318,10 +339,21 @@ def test_the_report_of_a_run_shows_what_was_exported_beside_it(records, tmp_path
     done = CliRunner().invoke(app, ["export", str(run), "--to", "torch"])
     assert done.exit_code == 0, done.output
     assert "100.0%" in done.output
+    assert "verified on 360 of 360 held-out samples" in done.output  # a fifth of the 1,797 digits
     page = (run / "report.html").read_text()
     size = format_size((run / "export" / "model.pt2").stat().st_size)
     assert "<td class=text>export/model.pt2</td><td class=text>uint8, 1 x 1 x 8 x 8</td>" in page
     assert f"<td>{size}</td>" in page
+    assert "when packed" not in page
+    done = CliRunner().invoke(app, ["export", str(run), "--to", "torch", "--compress", "nm:2:4"])
+    assert done.exit_code == 0, done.output
+    bits = json.loads((run / "export-nm-2-4" / "export.json").read_text())["network"]["compression"][
+        "packed_bits"
+    ]
+    page = (run / "report.html").read_text()
+    assert "<th>when packed</th>" in page
+    assert page.count(f"<td>{format_size(-(-bits // 8))}</td>") == 1
+    shutil.rmtree(run / "export-nm-2-4")
     (run / "export" / "export.json").write_text("{")
     assert CliRunner().invoke(app, ["report", str(run)]).exit_code == 0
     assert "On hardware" not in (run / "report.html").read_text()

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from fedhp.errors import ExportError
+from fedhp.exports.formats import FORMATS
 from fedhp.exports.formats.format import FLOAT32
 from fedhp.exports.network import RawSample
 from fedhp.exports.packed import Compression, Patterned
@@ -93,7 +94,10 @@ class Folder:
 
     def _tell(self, file: ExportedFile, sample: RawSample) -> None:
         taken = {"shape": [1, *sample.shape], "axes": ["batch", *sample.axes], "dtype": sample.dtype}
-        self._files[file.name] = {**file.to_dict(), "input": taken}
+        given = {"shape": [1, self._network["classes"]], "axes": ["batch", "classes"], "dtype": "float32"}
+        if names := FORMATS[file.format].names:
+            taken, given = ({"name": name, **one} for name, one in zip(names, (taken, given), strict=True))
+        self._files[file.name] = {**file.to_dict(), "input": taken, "output": given}
         files = self._sorted
         facts = {"network": self._network, "files": files}
         replace_text(self.path / FACTS, json.dumps(facts, indent=2) + "\n")
@@ -253,6 +257,7 @@ def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
         "",
         "Scores come out, one for each class, float32; the largest is the answer. Samples go in raw: "
         "normalisation is inside.",
+        *_names(files),
         *_classes(network["labels"]),
         *_remarks(files),
         "",
@@ -261,6 +266,19 @@ def _card(network: Mapping[str, Any], files: list[dict[str, Any]]) -> str:
         *(f"- {one['name']}: {_versions(one)}; sha256 `{one['sha256']}`" for one in files),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _names(files: list[dict[str, Any]]) -> list[str]:
+    """Says what goes in and comes out is called, where a format has names for it."""
+    named = {
+        (one["format"], one["input"]["name"], one["output"]["name"])
+        for one in files
+        if "name" in one["input"]
+    }
+    return [
+        f"In {form} files the input is called `{sample}`, the output `{scores}`."
+        for form, sample, scores in sorted(named)
+    ]
 
 
 def _versions(one: Mapping[str, Any]) -> str:

@@ -111,7 +111,7 @@ def export(
                 continue
             files.append(written)
             tell(what, written)
-    return Exported(folder.path, files, failures, work.compression, work.pattern)
+    return Exported(folder.path, files, failures, work.compression, work.pattern, raw.num_held_out)
 
 
 def _listed(names: str | Sequence[str]) -> list[str]:

@@ -75,4 +75,7 @@ class Compression:
 def _sizes(of: Compression | Patterned) -> str:
     weights, zeros = (sum(getattr(layer, key) for layer in of.layers) for key in ("weights", "zeros"))
     packed, before = (format_size(-(-bits // 8)) for bits in (of.packed_bits, of.bits_before))
-    return f"{packed} when packed, where float32 takes {before}; {zeros / weights:.1%} of the weights are 0"
+    return (
+        f"{packed} when packed (counted; the files hold all weights, as floats or int8), where float32 takes "
+        f"{before}; {zeros / weights:.1%} of the weights are 0"
+    )

@@ -53,6 +53,7 @@ class Exported:
         compression: What the network became before it was written; None where it is as it was trained.
         pattern: What it takes by the pattern that it was trained to have; None without, or where it is
             compressed.
+        num_held_out: How many held-out samples the run has, on some of which each file was verified.
     """
 
     folder: Path
@@ -60,3 +61,4 @@ class Exported:
     failures: Mapping[str, str] = field(default_factory=dict)
     compression: Compression | None = None
     pattern: Patterned | None = None
+    num_held_out: int = 0

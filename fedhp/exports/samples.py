@@ -26,12 +26,14 @@ class RawData:
         labels: Their classes.
         training: Those of which some give the ranges of activations.
         compression: Those of training by which weights are fitted.
+        num_held_out: How many held-out samples the run has in all.
     """
 
     held_out: NDArray[Any]
     labels: NDArray[np.int64]
     training: NDArray[Any]
     compression: NDArray[Any]
+    num_held_out: int
 
 
 def raw_data(
@@ -61,12 +63,14 @@ def raw_data(
     def drawn(name: str, size: int, number: int) -> NDArray[np.intp]:
         return np.sort(generator(seed, name).permutation(size)[:number])
 
-    held_out = drawn("verified", len(arrays["test_labels"]), verified)
+    num_held_out = len(arrays["test_labels"])
+    held_out = drawn("verified", num_held_out, verified)
     training, fitting = (
         arrays["train_images"][drawn(name, len(arrays["train_labels"]), number)]
         for name, number in (("calibration", calibration), ("compression", compression))
     )
-    return RawData(arrays["test_images"][held_out], arrays["test_labels"][held_out], training, fitting)
+    images, labels = (arrays[key][held_out] for key in ("test_images", "test_labels"))
+    return RawData(images, labels, training, fitting, num_held_out)
 
 
 def check_data(raw: RawData, input_shape: Sequence[int], num_classes: int) -> None:

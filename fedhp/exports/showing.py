@@ -55,6 +55,8 @@ class Progress:
                 f"{100 * found.accuracy:.1f}%",
             )
         self._console.print(table)
+        verified = done.files[0].agreement.num_samples
+        self._console.print(f"verified on {verified:,} of {done.num_held_out:,} held-out samples")
         if (packed := done.compression or done.pattern) is not None:
             self._console.print(packed.said, markup=False, soft_wrap=True)
         for one in done.files:

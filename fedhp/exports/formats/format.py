@@ -52,6 +52,7 @@ class Format(ABC):
         packages: What it needs, by the names under which they are installed.
         channels_last: Whether images go in with their channels in the last axis.
         dtypes: Which of `DTYPES` it has.
+        names: By which its files know what goes in and what comes out; None where they are in order alone.
     """
 
     name: ClassVar[str]
@@ -62,6 +63,7 @@ class Format(ABC):
     packages: ClassVar[tuple[str, ...]]
     channels_last: ClassVar[bool]
     dtypes: ClassVar[tuple[str, ...]]
+    names: ClassVar[tuple[str, str] | None] = None
 
     def ready(self) -> None:
         """Imports what it needs; what that prints is kept off the terminal.

@@ -30,6 +30,7 @@ class Onnx(Format):
     packages = ("onnx", "onnxscript", "onnxruntime", "torch")
     channels_last = False
     dtypes = DTYPES
+    names = (_SAMPLE, _SCORES)
 
     def check(self) -> None:
         """See `Format`."""
