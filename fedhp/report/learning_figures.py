@@ -82,7 +82,7 @@ def size(run: RunResult) -> Plot:
         axes.fill_between(rounds["round"], rounds["params"], step="post", color=colour, alpha=0.15)
         axes.axhline(full, color=LIGHT["faint"], linestyle=":", label="full model")
         if target > 1:
-            axes.axhline(full / target, color=LIGHT["limit"], linestyle="--", label=f"target, {target:g}x")
+            axes.axhline(full / target, color=LIGHT["limit"], linestyle="--", label=f"target, {target:.4g}x")
         axes.set_ylim(0, 1.05 * full)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.legend(loc="best")
