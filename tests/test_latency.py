@@ -17,7 +17,7 @@ from fedhp.cli import app
 from fedhp.comparison.cells import comparison_cells
 from fedhp.comparison.grid import Comparison
 from fedhp.comparison.settings import common_settings, differences
-from fedhp.errors import ScenarioError
+from fedhp.errors import DataError, ScenarioError
 from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, some_units
@@ -139,6 +139,29 @@ def test_what_was_fast_enough_before_is_tried_once_more():
         return 1.0 if counts == odd.counts else by_truth(counts)
 
     assert choose(runtime_that(takes), SHAPE, known(takes), 2.0) == (odd, 1.0)
+
+
+def test_of_those_that_were_fast_enough_before_the_largest_is_taken():
+    """And no smaller one that is faster still."""
+    _, large, small, *_ = sorted(to_measure(SHAPE), key=lambda one: -one.num_parameters)
+
+    def takes(counts):
+        return {tuple(large.counts.values()): 1.5, tuple(small.counts.values()): 1.0}.get(
+            tuple(counts.values()), by_truth(counts)
+        )
+
+    assert choose(runtime_that(takes), SHAPE, known(takes), 2.0) == (large, 1.5)
+
+
+@pytest.mark.parametrize("damaged", [lambda one: -one, lambda one: one * np.nan, lambda one: one[:2]])
+def test_damaged_measurements_are_named(damaged, tmp_path, made_up_times):
+    timing = Timing(load_scenario("quickstart", values={"data.max_train": 60}), "torch")
+    times = timing.measured().microseconds
+    (file,) = (tmp_path / "cache" / "latency").glob("*/networks/microseconds.npy")
+    np.save(file, damaged(np.array(times)))
+    (file.parent / "contents.json").write_text(json.dumps({"microseconds": file.stat().st_size}))
+    with pytest.raises(DataError, match=r"measurements in .* are damaged; delete that folder"):
+        timing.measured()
 
 
 OWN = """

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.data.dataset import Dataset, open_dataset
+from fedhp.errors import DataError
 from fedhp.files.cache import cache_folder, key_of, prepared
 from fedhp.latency.candidates import Candidate, at_compression, to_measure
 from fedhp.latency.choosing import Measured, choose
@@ -91,7 +92,8 @@ class Timing:
         def measure() -> Arrays:
             return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
 
-        return Measured(candidates, self._kept("networks", measure)["microseconds"].tolist())
+        kept = self._kept("networks", measure, {"microseconds": len(candidates)})
+        return Measured(candidates, kept["microseconds"].tolist())
 
     def at_compression(self) -> Measured:
         """Returns networks of the scenario's size, rounded or not, and what they took.
@@ -108,7 +110,8 @@ class Timing:
         def measure() -> Arrays:
             return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
 
-        whole, *others = self._kept(f"compression-{compression:g}", measure)["microseconds"].tolist()
+        kept = self._kept(f"compression-{compression:g}", measure, {"microseconds": len(counts)})
+        whole, *others = kept["microseconds"].tolist()
         return Measured(candidates, [known.microseconds[0] / whole * took for took in others])
 
     def chosen(self, target: float) -> tuple[Candidate, float, date]:
@@ -127,7 +130,8 @@ class Timing:
             values["time"] = time.time()
             return {name: np.array(value) for name, value in values.items()}
 
-        kept = self._kept(f"target-{target:g}", measure)
+        sizes = {"counts": len(layout.widths), "channels": 1, "microseconds": 1, "time": 1}
+        kept = self._kept(f"target-{target:g}", measure, sizes)
         counts = dict(zip(layout.widths, kept["counts"].tolist(), strict=True))
         found = Candidate(counts, int(kept["channels"]), layout.num_parameters(counts))
         return found, float(kept["microseconds"]), date.fromtimestamp(float(kept["time"]))
@@ -136,9 +140,19 @@ class Timing:
         """Has everything measured again."""
         shutil.rmtree(cache_folder() / self._place, ignore_errors=True)
 
-    def _kept(self, what: str, measure: Callable[[], Arrays]) -> Arrays:
-        """Returns what was measured here before."""
-        return prepared(self._place, what, measure)
+    def _kept(self, what: str, measure: Callable[[], Arrays], sizes: Mapping[str, int]) -> Arrays:
+        """Returns what was measured here before.
+
+        Raises:
+            DataError: If it is damaged: other numbers than so many of each name, all of them above 0.
+        """
+        kept = prepared(self._place, what, measure)
+        if {name: one.size for name, one in kept.items()} != sizes or not all(
+            np.all((one > 0) & np.isfinite(one)) for one in kept.values()
+        ):
+            place = cache_folder() / self._place
+            raise DataError(f"the measurements in {place} are damaged; delete that folder to repeat them")
+        return kept
 
     @property
     def _place(self) -> str:
