@@ -203,3 +203,8 @@ def test_energy_is_that_of_all_packages_and_of_no_part_of_one(tmp_path):
     assert counter.between((100, 50), (130, 55)) == 35
     assert counter.between((100, 50), (3, 55)) is None  # a counter that began anew
     assert EnergyCounter(tmp_path / "none").read() is None
+
+
+def test_a_time_that_is_no_number_is_refused():
+    with pytest.raises(ExportError, match="seconds must be above 0"):
+        measure(["any.onnx"], seconds=float("nan"))

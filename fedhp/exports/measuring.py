@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.bounds import one_line
+from fedhp.bounds import Bounds, one_line
 from fedhp.errors import ExportError, FedhpError
 from fedhp.exports.energy import EnergyCounter
 from fedhp.exports.formats import FORMATS
@@ -23,6 +23,7 @@ from fedhp.exports.timing import timed_calls
 from fedhp.threads import has_torch, torch_threads
 
 _TURNS, _WARM_UP = 20, 20
+_SECONDS = Bounds(above=0, at_most=600)
 _LEAST, _MOST = 3, 1000  # calls of a turn
 
 
@@ -46,8 +47,10 @@ def measure(
         seconds: How long each is timed, at least.
 
     Raises:
-        ExportError: If the file that others are held against cannot be measured.
+        ExportError: If the file that others are held against cannot be measured, or the time is no number.
     """
+    if flaw := _SECONDS.amiss(seconds):
+        raise ExportError(f"seconds {flaw}")
     given = [name for one in files for name in _in_folder(str(one))]
     names = list(dict.fromkeys(given if against is None else [str(against), *given]))
     opened, failures = list[_Timed](), dict[str, str]()

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -54,7 +55,7 @@ def writing(what: str) -> Iterator[None]:
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Says which format could not take the network, whatever its converter raises."""
+    """Says which format could not take the network, whatever its converter raises, by what came first."""
     try:
         yield
     except FedhpError:
@@ -63,5 +64,13 @@ def naming(what: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in _OF_DISKS:
             raise
         _logger.debug("%s", what, exc_info=True)
-        said = one_line(" ".join(str(error).split()), 300) or type(error).__name__
+        said = _first_cause(error)
         raise ExportError(f"{what} cannot take this network: {said}") from error
+
+
+def _first_cause(error: BaseException) -> str:
+    """Returns what was raised first, and names the operator; converters put advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    plain = re.sub("\x1b\\[[0-9;]*m", "", str(error))  # of colours
+    return one_line(" ".join(plain.split()), 300) or type(error).__name__
