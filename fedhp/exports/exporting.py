@@ -16,6 +16,7 @@ from torch import nn
 from fedhp.bounds import Bounds
 from fedhp.compression.methods import Step, parsed
 from fedhp.errors import DataError, ExportError, FedhpError
+from fedhp.exports.blame import layers_with
 from fedhp.exports.card import Folder, begun
 from fedhp.exports.compressing import compressed_network, folder_name, patterned, scores_of
 from fedhp.exports.formats import FORMATS
@@ -102,6 +103,8 @@ def export(
         for form, dtype in wanted:
             what = f"{form.name} {dtype}"
             try:
+                if f"{form.name} {FLOAT32}" in failures:  # which it would be held against
+                    raise ExportError(f"{what} is not written without its file in float32, which failed")
                 written = work.write(form, dtype, folder.path, files)
                 with writing(what):
                     folder.add(written, work.sample(form))
@@ -211,12 +214,18 @@ class _Work:
     def _converted(
         self, form: Format, dtype: str, network: nn.Module, sample: RawSample, path: Path
     ) -> list[str]:
-        with quiet(), naming(f"{form.name} {dtype}"):
-            if dtype == FLOAT32:
-                form.write(network, batches(self.raw.held_out[:1], sample)[0], path)
-                return []
-            calibration = batches(self.raw.training, sample)
-            return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
+        example = batches(self.raw.held_out[:1], sample)[0]
+        try:
+            with quiet(), naming(f"{form.name} {dtype}"):
+                if dtype == FLOAT32:
+                    form.write(network, example, path)
+                    return []
+                calibration = batches(self.raw.training, sample)
+                return form.write_int8(network, calibration, path, dynamic=dtype == INT8_DYNAMIC)
+        except ExportError as error:
+            if layers := layers_with(network, example, str(error)):
+                raise ExportError(f"{error}; it is in {', '.join(layers)}") from error
+            raise
 
 
 def _prepared(run: RunResult, trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
