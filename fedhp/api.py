@@ -10,7 +10,7 @@ from typing import Any
 
 from fedhp.errors import RecordError, ScenarioError
 from fedhp.exports.loaded import load_model as load_model
-from fedhp.latency.target import Choice, with_widths
+from fedhp.latency.target import with_widths
 from fedhp.records.kept import Keeper, Kept, begun_in, held, kept_in
 from fedhp.records.load import load_run as load_run
 from fedhp.records.record import run_folder
@@ -36,7 +36,12 @@ _notes = logging.getLogger("fedhp.notes")
 
 
 def simulate(
-    scenario: str | Path | Scenario, out: str | Path | None = None, *, show: bool = True, **overrides: Any
+    scenario: str | Path | Scenario,
+    out: str | Path | None = None,
+    *,
+    show: bool = True,
+    notes: Sequence[str] = (),
+    **overrides: Any,
 ) -> RunResult:
     """Runs a scenario on simulated devices and returns its record.
 
@@ -48,19 +53,15 @@ def simulate(
         scenario: The name of a scenario that ships, the path of a YAML file, or a scenario.
         out: The folder of the record; by default ``runs/<scenario>-<time>``.
         show: Whether the run is shown in the terminal.
+        notes: What is known of the run already, in lines for its event log.
         overrides: Scenario values by nested or dotted key.
 
     Raises:
         FedhpError: If the scenario, data, devices or folder are not as they must be.
     """
-    return simulate_chosen(Choice(_scenario("run", scenario, out, overrides)), out, show)
-
-
-def simulate_chosen(chosen: Choice, out: str | Path | None, show: bool = True) -> RunResult:
-    """Runs a scenario as `simulate` does, with what is known of its widths before."""
-    scenario = chosen.scenario
+    scenario = _scenario("run", scenario, out, overrides)
     with run_folder(scenario.name, out) as folder, held(folder):
-        with _begun(scenario, folder, show, notes=chosen.notes) as run:
+        with _begun(scenario, folder, show, notes=notes) as run:
             run_fleet(*run)
         return load_run(folder)
 

@@ -352,7 +352,7 @@ def test_what_networks_take_is_measured_of_a_training_with_a_pattern(monkeypatch
     def asked(scenario, kind, runtime, again):
         raise ExportError(f"{scenario.prune.pattern.name} was to be measured in {runtime}")
 
-    monkeypatch.setattr("fedhp.latency.target.look", asked)
+    monkeypatch.setattr("fedhp.latency.look.look", asked)
     words = ["latency", "quickstart", "prune.pattern.name=nm:2:4", "--runtime", "torch"]
     assert "nm:2:4 was to be measured in torch" in CliRunner().invoke(app, words).stderr
 

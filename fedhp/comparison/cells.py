@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from fedhp.aggregation.options import StrategyConfig
-from fedhp.api import resume, simulate_chosen
+from fedhp.api import resume, simulate
 from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
 from fedhp.federation.strategy import FleetStrategy
-from fedhp.latency.target import Choice, with_widths
+from fedhp.latency.target import with_widths
 from fedhp.run.setup import checked_strategy, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
@@ -123,5 +123,5 @@ def run_fleet(cell: Cell, root: Path, notes: tuple[str, ...] = ()) -> None:
     if folder.exists():
         run = resume(folder, show=False, simulation={"num_workers": 0})
     else:
-        run = simulate_chosen(Choice(replace(cell.scenario, simulation=alone), notes), folder, show=False)
+        run = simulate(replace(cell.scenario, simulation=alone), folder, show=False, notes=notes)
     write_devices(run)

@@ -13,7 +13,8 @@ CRITERION_NAMES = (
     *("taylor", "fisher", "flexrel", "magnitude", "magnitude_l1", "outgoing", "outgoing_l1", "bn_scale"),
     *("activation", "apoz", "correlation", "random"),
 )
-ROUNDINGS = ("auto", "1", "4", "8", "16")
+AUTO = "auto"
+ROUNDINGS = (AUTO, "1", "4", "8", "16")
 RUNTIMES = ("", "onnx", "executorch", "litert", "torch")  # as in `fedhp.exports.formats.FORMATS`
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
 
@@ -114,7 +115,7 @@ class PruneConfig:
 
     criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
     target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
-    round_to: Annotated[str, OneOf(ROUNDINGS)] = "auto"
+    round_to: Annotated[str, OneOf(ROUNDINGS)] = AUTO
     widths: Annotated[list[int], Bounds(at_least=1, largest=WIDEST)] = field(default_factory=list)
     target_latency: str = ""
     runtime: Annotated[str, OneOf(RUNTIMES)] = ""

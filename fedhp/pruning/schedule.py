@@ -7,7 +7,7 @@ from functools import lru_cache
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape, block_steps
-from fedhp.pruning.options import PatternConfig, PruneConfig
+from fedhp.pruning.options import AUTO, PatternConfig, PruneConfig
 
 _BLOCK = 8  # channels, in which runtimes compute convolutions
 
@@ -116,22 +116,16 @@ def settled(config: PruneConfig, layout: Layout) -> PruneConfig:
 
 
 def rounded(config: PruneConfig, shape: Shape) -> Shape:
-    """Returns how groups shrink together with numbers of channels rounded as a scenario says."""
+    """Returns how groups come to the end, numbers of channels rounded as a scenario says."""
     return replace(shape, steps=block_steps(shape.layout, int(_rounding(config, shape))))
 
 
-def unpruned(config: PruneConfig, shape: Shape) -> PruneConfig:
-    """Returns the options of a model of which nothing is cut; parts of it are rounded as they were.
-
-    Args:
-        config: The options of the model that is pruned.
-        shape: How its groups shrink together.
-    """
+def unpruned(config: PruneConfig) -> PruneConfig:
+    """Returns the options of a model of which nothing is cut."""
     return replace(
         config,
         target_compression=1.0,
         widths=[],
-        round_to=_rounding(config, shape),
         marginal=0.0,
         regularizer="none",
         pattern=PatternConfig(),
@@ -144,7 +138,7 @@ def _rounding(config: PruneConfig, shape: Shape) -> str:
     Left to ``auto``, of 8 where every convolution keeps 8 and more in the end, and else of 1: of the networks
     that were measured, see docs/export.md, this was fastest.
     """
-    if config.round_to != "auto":
+    if config.round_to != AUTO:
         return config.round_to
     kept = Schedule(config, replace(shape, steps={})).counts(1.0)
     steps = block_steps(shape.layout, _BLOCK)

@@ -16,7 +16,7 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
-from fedhp.pruning.options import PruneConfig
+from fedhp.pruning.options import AUTO, PruneConfig
 from fedhp.pruning.schedule import Schedule, rounded, unpruned
 from fedhp.threads import usual_runtime
 from fedhp.training.batches import BATCH_POLICIES, MemoryConfig
@@ -131,12 +131,13 @@ class Recipe:
         """How the groups of the model shrink together, by their weight in this recipe's memory."""
         layout, batch = self.architecture.layout, self.train.batch_size
         told = dict(zip(layout.widths, self.shares, strict=False)) or self.memory_model(1).shares(batch)
-        return rounded(self.prune, Shape(layout, told))
+        plain = Shape(layout, told)
+        return plain if self.prune.round_to == AUTO else rounded(self.prune, plain)
 
     @cached_property
     def schedule(self) -> Schedule:
         """How many units may be left, when."""
-        return Schedule(self.prune, self.shape)
+        return Schedule(self.prune, rounded(self.prune, self.shape))
 
     def step_key(
         self,
@@ -180,7 +181,7 @@ class Recipe:
 
     def without_pruning(self) -> "Recipe":
         """Returns the recipe of a dense model: nothing is cut."""
-        return replace(self, prune=unpruned(self.prune, self.shape))
+        return replace(self, prune=unpruned(self.prune))
 
     def check_methods(self) -> None:
         """Checks that the model can be trained by the methods at work, and by those that a strategy asks for.
