@@ -112,15 +112,14 @@ def _begun(
     timeout = scenario.server.timeout_seconds
     early = begun_early(COHORT_APP, simulation.threads_per_worker, runs_in_processes(simulation))
     with early, torch_threads(simulation.threads_per_worker):
-        setup = _prepared(scenario, show)
-        setup = replace(setup, notes=(*notes, *setup.notes))
+        setup = _prepared(scenario, show, notes)
         size, note = setup.message_bytes, _notes.warning
         grids = open_grid(simulation, CLIENT_APP, clients, timeout, note, size, COHORT_APP)
         with grids as grid, reporting(setup.scenario, folder, show, kept) as trackers:
             yield grid, setup, trackers, Keeper(folder, setup.scenario, setup.basis, simulated=True), kept
 
 
-def _prepared(scenario: Scenario, show: bool) -> Setup:
+def _prepared(scenario: Scenario, show: bool, notes: Sequence[str]) -> Setup:
     """Makes every check, before any process starts."""
     kind = checked_strategy(scenario)  # before anything is said, let alone done
     if show:
@@ -129,7 +128,7 @@ def _prepared(scenario: Scenario, show: bool) -> Setup:
     setup = prepare(chosen.scenario)
     if scenario.simulation.num_workers:
         _logger.info("starting the workers")
-    return replace(setup, notes=chosen.notes)
+    return replace(setup, notes=(*notes, *chosen.notes))
 
 
 def train(scenario: str | Path | Scenario, out: str | Path | None = None, **overrides: Any) -> RunResult:

@@ -29,7 +29,7 @@ from fedhp.latency.command import latency
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
 from fedhp.studies.command import app as studies_app
-from fedhp.terminal import outlive_readers, readable_errors, stop_cleanly
+from fedhp.terminal import ScenarioArguments, outlive_readers, readable_errors, stop_cleanly
 from fedhp.twins.command import compare_records
 
 _logger = logging.getLogger("fedhp")
@@ -94,21 +94,13 @@ def version(
         raise typer.Exit
 
 
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SCENARIO] [KEY=VALUE]...",
-        help="A scenario's name or YAML file (default: quickstart), then overrides.",
-        show_default=False,
-    ),
-]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run record; default runs/<scenario>-<time>.")]
 Debug = Annotated[bool, typer.Option(help="Show tracebacks and everything that is logged.")]
 
 
 @app.command()
 def run(
-    arguments: Arguments = None,
+    arguments: ScenarioArguments = None,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
@@ -144,7 +136,7 @@ def run(
 
 @app.command()
 def train(
-    arguments: Arguments = None,
+    arguments: ScenarioArguments = None,
     out: Out = None,
     debug: Debug = False,
 ) -> None:
@@ -262,7 +254,7 @@ def scenarios() -> None:
 
 @app.command()
 def show(
-    arguments: Arguments = None,
+    arguments: ScenarioArguments = None,
     debug: Debug = False,
 ) -> None:
     """Print a scenario as it would run, every key with its value, as YAML."""

@@ -12,13 +12,23 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from fedhp.errors import FedhpError, needing_torch
+
+# What a command takes that is about a scenario.
+ScenarioArguments = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SCENARIO] [KEY=VALUE]...",
+        help="A scenario's name or YAML file (default: quickstart), then overrides.",
+        show_default=False,
+    ),
+]
 
 _INPUT_REFUSED = 2
 _STOPS = [one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP")]  # not all on Windows

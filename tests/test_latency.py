@@ -18,6 +18,7 @@ from fedhp.comparison.cells import comparison_cells
 from fedhp.comparison.grid import Comparison
 from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import DataError, ScenarioError
+from fedhp.exports.formats import FORMATS
 from fedhp.latency.candidates import to_choose_from, to_measure
 from fedhp.latency.choosing import Measured, choose
 from fedhp.latency.measuring import Stopwatch, some_units
@@ -27,6 +28,7 @@ from fedhp.latency.work import Work
 from fedhp.model.options import ModelConfig
 from fedhp.model.shrinking import Shape
 from fedhp.model.zoo import architecture
+from fedhp.pruning.options import RUNTIMES
 from fedhp.records.load import load_state
 from fedhp.run.central import prepare_central
 from fedhp.scenario.loading import load_scenario
@@ -201,6 +203,10 @@ def test_widths_of_the_whole_network_leave_nothing_to_go_ahead_of():
     prune = {"widths": [64, 128, 64], "marginal": 0.5}
     recipe = recipe_of(load_scenario("quickstart", values={"prune": prune}), (1, 8, 8), 10)
     assert (recipe.prune.target_compression, recipe.prune.marginal) == (1.0, 0.0)
+
+
+def test_a_target_may_be_for_every_format_that_there_is():
+    assert {*RUNTIMES} == {"", *FORMATS}
 
 
 def test_units_are_spread_and_as_many_as_asked_for():

@@ -96,13 +96,21 @@ def robust(
     _report(run_robust(scenario, range(seeds), say=_say, **overrides), json_file)
 
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every training.", show_default=False),
+]
+Scenarios = Annotated[str, typer.Option(help="Scenarios for one device, by commas.")]
+Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A taste: the digits of quickstart, one seed.")]
+_QUICK = ("train.epochs=4",)
+
+
 @app.command()
 @readable_errors()
 def compression(
-    scenarios: Annotated[
-        str, typer.Option(help="Scenarios for one device, by commas.")
-    ] = "fashion_mnist,cifar10",
-    seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 3,
+    scenarios: Scenarios = "fashion_mnist,cifar10",
+    seeds: Seeds = 3,
     methods: Annotated[
         str, typer.Option(help="As `fedhp export --compress` takes them, with semicolons between.")
     ] = "",
@@ -115,16 +123,6 @@ def compression(
     result = run_compression(scenarios.split(","), range(seeds), wanted, say=_say)
     _show(result["rows"])
     _write(json_file, result)
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides for every training.", show_default=False),
-]
-Scenarios = Annotated[str, typer.Option(help="Scenarios for one device, by commas.")]
-Seeds = Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A taste: the digits of quickstart, one seed.")]
-_QUICK = ("train.epochs=4",)
 
 
 @app.command()
@@ -147,9 +145,8 @@ def torch_pruning(
     """
     from fedhp.bench.torch_pruned import run_torch_pruned
 
-    names, number = _measured(scenarios, seeds, quick)
-    values = (*(overrides or ()), *(_QUICK if quick else ()))
-    result = run_torch_pruned(names, number, plans.split(","), _place(out, quick), values, say=_say)
+    names, numbers, place, values = _trainings(scenarios, seeds, out, quick, overrides)
+    result = run_torch_pruned(names, numbers, plans.split(","), place, values, say=_say)
     _show(result["rows"])
     _write(json_file, result)
 
@@ -173,19 +170,18 @@ def int8(
     """
     from fedhp.bench.int8 import run_int8
 
-    names, number = _measured(scenarios, seeds, quick)
-    values = (*(overrides or ()), *(_QUICK if quick else ()))
-    result = run_int8(names, number, _place(out, quick), values, calibration, say=_say)
+    result = run_int8(*_trainings(scenarios, seeds, out, quick, overrides), calibration, say=_say)
     _show(result["rows"])
     _write(json_file, result)
 
 
-def _measured(scenarios: str, seeds: int, quick: bool) -> tuple[list[str], range]:
-    return (["quickstart"], range(1)) if quick else (scenarios.split(","), range(seeds))
-
-
-def _place(out: Path, quick: bool) -> Path:
-    return out.with_name(f"{out.name}-quick") if quick else out
+def _trainings(
+    scenarios: str, seeds: int, out: Path, quick: bool, overrides: list[str] | None
+) -> tuple[list[str], range, Path, list[str]]:
+    """Returns scenarios, seeds, where records are kept, and overrides; those of a taste where it is quick."""
+    if quick:
+        return ["quickstart"], range(1), out.with_name(f"{out.name}-quick"), [*(overrides or ()), *_QUICK]
+    return scenarios.split(","), range(seeds), out, overrides or []
 
 
 @app.command()

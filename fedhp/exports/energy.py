@@ -13,9 +13,8 @@ class EnergyCounter:
     """
 
     def __init__(self, powercap: Path = _POWERCAP) -> None:
-        # intel-rapl:0 is a package, intel-rapl:0:1 a part of it.
-        self._packages = sorted(powercap.glob("intel-rapl:[0-9]*"))
-        self._packages = [one for one in self._packages if one.name.count(":") == 1]
+        found = sorted(powercap.glob("intel-rapl:[0-9]*"))
+        self._packages = [one for one in found if one.name.count(":") == 1]  # :0:1 is a part of package :0
 
     def read(self) -> tuple[int, ...] | None:
         """Returns each package's count in microjoules; None where there is none that may be read."""

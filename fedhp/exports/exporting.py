@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -176,9 +177,11 @@ class _Work:
         kind = self.raw.held_out.dtype
         return raw_sample(trained.arch.input_shape, trained.normalisation, kind, form.channels_last)
 
-    def scores(self, sample: RawSample) -> NDArray[np.float32]:
-        """Returns the network's own scores of the held-out samples, as a device has these."""
-        return scores_of(self.network, network_inputs(self.trained, self.raw.held_out.astype(sample.dtype)))
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """The network's own scores of the held-out samples, as a device has these, whatever the format."""
+        kind = self.sample(next(iter(FORMATS.values()))).dtype
+        return scores_of(self.network, network_inputs(self.trained, self.raw.held_out.astype(kind)))
 
     def write(self, form: Format, dtype: str, folder: Path, before: Sequence[ExportedFile]) -> ExportedFile:
         """Writes a file and verifies it.
@@ -192,7 +195,7 @@ class _Work:
         with writing(f"{form.name} {dtype}"), replacing(path) as unfinished:
             left_float = self._converted(form, dtype, network, sample, unfinished)
             runs = _opened(form, unfinished)
-            wanted = self.scores(sample)
+            wanted = self.scores
             with naming(f"the runtime of {form.name}"):
                 agreement = verified(runs, held_out, self.raw.labels, wanted, dtype)
             if self.compression is not None:

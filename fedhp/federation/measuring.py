@@ -2,7 +2,7 @@
 
 Files go as arrays of bytes, named by their place and suffix: what they are called on the server's machine is
 none of a device's business. What a device has measured comes as a text of JSON, which
-`fedhp.exports.measured` reads.
+`fedhp.exports.reading` reads.
 """
 
 import re

@@ -6,17 +6,13 @@ from operator import itemgetter
 
 from fedhp.errors import ScenarioError
 from fedhp.latency.candidates import Candidate, to_choose_from
-from fedhp.latency.measuring import Stopwatch, Tell
+from fedhp.latency.measuring import Stopwatch, Tell, silent
 from fedhp.latency.model import LatencyModel, fit
 from fedhp.latency.work import Work
 from fedhp.model.shrinking import Shape
 from fedhp.sizes import format_duration
 
 _TRIES = 5  # networks that are measured before one is taken
-
-
-def _silent(done: int, of: int) -> None:
-    """Says nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +40,7 @@ class Measured:
 
 
 def choose(
-    stopwatch: Stopwatch, shape: Shape, known: Measured, target: float, tell: Tell = _silent
+    stopwatch: Stopwatch, shape: Shape, known: Measured, target: float, tell: Tell = silent
 ) -> tuple[Candidate, float]:
     """Returns the network with the most parameters whose sample takes no longer than a target.
 

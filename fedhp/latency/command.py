@@ -8,23 +8,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fedhp.sizes import format_duration
-from fedhp.terminal import readable_errors
+from fedhp.terminal import ScenarioArguments, readable_errors
 
 if TYPE_CHECKING:
     from fedhp.latency.look import Fitted
 
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SCENARIO] [KEY=VALUE]...",
-        help="A scenario's name or YAML file (default: quickstart), then overrides.",
-        show_default=False,
-    ),
-]
-
 
 def latency(
-    arguments: Arguments = None,
+    arguments: ScenarioArguments = None,
     runtime: Annotated[
         str, typer.Option(help="onnx, executorch, litert or torch; default prune.runtime.", metavar="NAME")
     ] = "",

@@ -30,6 +30,10 @@ _LEAST, _MOST = 3, 1000  # calls of a turn
 Tell = Callable[[int, int], None]
 
 
+def silent(done: int, of: int) -> None:
+    """Says nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stopwatch:
     """Times networks of an architecture in a runtime, one sample at a time, on one thread.
@@ -57,7 +61,7 @@ class Stopwatch:
         """
         self.form.ready()
 
-    def times(self, counts: Sequence[Counts], tell: Tell = lambda done, of: None) -> list[float]:
+    def times(self, counts: Sequence[Counts], tell: Tell = silent) -> list[float]:
         """Returns the median time of a sample of each, in microseconds.
 
         They are run in turns, some calls of each, so that what else the machine does hits all alike.

@@ -21,8 +21,9 @@ from fedhp.errors import DataError
 from fedhp.files.cache import cache_folder, key_of, prepared
 from fedhp.latency.candidates import Candidate, at_compression, to_measure
 from fedhp.latency.choosing import Measured, choose
-from fedhp.latency.measuring import Stopwatch, Tell
+from fedhp.latency.measuring import Stopwatch, Tell, silent
 from fedhp.latency.showing import measuring
+from fedhp.latency.work import Counts
 from fedhp.model.architecture import Architecture
 from fedhp.scenario.recipes import StrategyKind, for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
@@ -40,7 +41,7 @@ class Choice:
     """The widths of a target in milliseconds.
 
     Attributes:
-        scenario: With `PruneConfig.widths` in place of the target.
+        scenario: With `PruneConfig.widths` beside the target.
         notes: What was chosen, and by what, in a line; none where there was no target.
     """
 
@@ -62,7 +63,7 @@ class Timing:
     scenario: Scenario
     runtime: str
     methods: Sequence[str] = PRUNING
-    tell: Tell = lambda done, of: None
+    tell: Tell = silent
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -87,13 +88,7 @@ class Timing:
             ExportError: If the format cannot take such a network.
         """
         candidates = to_measure(self.recipe.shape)
-        counts = [one.counts for one in candidates]
-
-        def measure() -> Arrays:
-            return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
-
-        kept = self._kept("networks", measure, {"microseconds": len(candidates)})
-        return Measured(candidates, kept["microseconds"].tolist())
+        return Measured(candidates, self._times("networks", [one.counts for one in candidates]))
 
     def at_compression(self) -> Measured:
         """Returns networks of the scenario's size, rounded or not, and what they took.
@@ -106,12 +101,7 @@ class Timing:
         compression = self.recipe.prune.target_compression
         candidates, known = at_compression(self.recipe.shape, compression), self.measured()
         counts = [known.candidates[0].counts, *(one.counts for one in candidates)]
-
-        def measure() -> Arrays:
-            return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
-
-        kept = self._kept(f"compression-{compression:g}", measure, {"microseconds": len(counts)})
-        whole, *others = kept["microseconds"].tolist()
+        whole, *others = self._times(f"compression-{compression:g}", counts)
         return Measured(candidates, [known.microseconds[0] / whole * took for took in others])
 
     def chosen(self, target: float) -> tuple[Candidate, float, date]:
@@ -139,6 +129,14 @@ class Timing:
     def forget(self) -> None:
         """Has everything measured again."""
         shutil.rmtree(cache_folder() / self._place, ignore_errors=True)
+
+    def _times(self, what: str, counts: Sequence[Counts]) -> list[float]:
+        """Returns what networks take, measured now or before."""
+
+        def measure() -> Arrays:
+            return {"microseconds": np.array(self.stopwatch.times(counts, self.tell))}
+
+        return self._kept(what, measure, {"microseconds": len(counts)})["microseconds"].tolist()
 
     def _kept(self, what: str, measure: Callable[[], Arrays], sizes: Mapping[str, int]) -> Arrays:
         """Returns what was measured here before.
