@@ -70,7 +70,7 @@ def open_device(brief: Brief, node: NodeConfig) -> LocalDevice:
     reserve_bytes(node)
     scenario = from_json(brief.scenario)
     _check_target(scenario.model.target, node)
-    _check_methods(references(brief.methods, scenario.train.methods), node)
+    _check_methods(references((*brief.methods, scenario.train.method), scenario.train.methods), node)
     client = _partition_id(node)
     kind = _device_class(brief, client)
     budget = kind.memory_bytes

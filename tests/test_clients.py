@@ -433,12 +433,19 @@ def test_a_device_imports_only_the_network_that_its_owner_names():
     assert CALLED
 
 
-@pytest.mark.parametrize("by", ["scenario", "strategy"])
-def test_a_device_imports_only_the_methods_that_its_owner_names(by):
+@pytest.mark.parametrize(
+    ("said", "methods"),
+    [
+        ({"train.methods": [f"{__name__}:Told"]}, PRUNING),
+        ({"train.method": f"{__name__}:Told"}, PRUNING),
+        ({}, (f"{__name__}:Told",)),
+    ],
+)
+def test_a_device_imports_only_the_methods_that_its_owner_names(said, methods):
     """Whether the scenario or the strategy asks for them."""
     method = f"{__name__}:Told"
-    chosen = scenario(**({"train.methods": [method]} if by == "scenario" else {}))
-    asked = brief(chosen, methods=PRUNING if by == "scenario" else (method,))
+    chosen = scenario(**said)
+    asked = brief(chosen, methods=methods)
     state = initial_state(recipe_of(chosen, (1, 8, 8), 10, ()).architecture, 0)
     content = wire.pack_task(wire.pack_state(state), asked, 1)
     TOLD.clear()

@@ -18,10 +18,12 @@ from fedhp.model.structure import Structure
 from fedhp.model.zoo import architecture
 from fedhp.pruning.cutting import cut
 from fedhp.pruning.options import PruneConfig
+from fedhp.scenario.loading import load_scenario
+from fedhp.scenario.recipes import recipe_of
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import PRUNING
-from fedhp.training.methods import METHODS, Clipping, OrderedDropout, methods_for
+from fedhp.training.methods import METHODS, Clipping, DynHP, OrderedDropout, methods_for
 from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
@@ -224,6 +226,33 @@ def test_a_strategy_may_bring_a_method_by_reference():
 def test_what_is_no_method_is_refused_by_name(asked, own, match):
     with pytest.raises(ScenarioError, match=match):
         methods_for(asked, own)
+
+
+class Shrinking(Told):
+    shrinks = True
+
+
+def test_another_method_takes_the_place_of_dynhp():
+    chosen = load_scenario("quickstart", values={"train.method": f"{__name__}:Shrinking"})
+    kinds = recipe_of(chosen, (1, 8, 8), 10).kinds
+    assert DynHP not in kinds
+    assert Shrinking in kinds
+    assert DynHP not in recipe_of(chosen, (1, 8, 8), 10, ()).kinds
+    assert Shrinking not in recipe_of(chosen, (1, 8, 8), 10, ()).kinds  # of a strategy that does not prune
+
+
+@pytest.mark.parametrize(
+    ("method", "match"),
+    [
+        ("dynph", "train.method must be one of dynhp.*got 'dynph'.*Did you mean 'dynhp'"),
+        ("clipping", "train.method must be one of"),  # which shrinks nothing
+        (f"{__name__}:Told", f"train.method: '{__name__}:Told' does not say .*train.methods"),
+        (f"{__name__}:Tolt", f"train.method: '{__name__}:Tolt' is not to be found.*Did you mean 'Told'"),
+    ],
+)
+def test_what_shrinks_nothing_is_refused_in_the_place_of_dynhp(method, match):
+    with pytest.raises(ScenarioError, match=match):
+        recipe_of(load_scenario("quickstart", values={"train.method": method}), (1, 8, 8), 10)
 
 
 def test_only_what_has_something_to_do_is_at_work():

@@ -168,3 +168,9 @@ class OfAsking(MaskIntersection):
 def test_a_strategy_of_which_a_run_would_ignore_something_is_refused(kind, said):
     with pytest.raises(ScenarioError, match=f"strategy.name: '.*:{kind.__name__}'.*{said}"):
         strategy_class(f"{__name__}:{kind.__name__}")
+
+
+def test_a_client_method_is_refused_where_nothing_is_pruned():
+    values = {"train.method": "tests:Mine", "strategy.name": "dense"}
+    with pytest.raises(ScenarioError, match=r"train.method = tests:Mine has no effect with strategy 'dense'"):
+        prepare(load_scenario("quickstart", values=values))

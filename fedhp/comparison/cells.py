@@ -20,6 +20,7 @@ from fedhp.run.setup import checked_strategy, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
+from fedhp.training.method_names import DYNHP
 
 _HELD_OUT = "data.local_test"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
@@ -105,6 +106,8 @@ def _unused(strategy: str) -> dict[str, Any]:
     if kind.reconciliation is FleetStrategy.reconciliation:  # which a rule changes
         heeded.add("robust")
     unused = {f"strategy.{key}": value for key, value in asdict(usual).items() if key not in heeded}
+    if not kind.prunes():
+        unused["train.method"] = DYNHP
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}
 
 

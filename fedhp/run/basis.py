@@ -21,7 +21,7 @@ _CHANGED = {
 def basis(scenario: Scenario, dataset: Dataset, layout: Layout) -> dict[str, str]:
     """Returns, by what it is, a number each that changes with it: data, network, and modules of one's own."""
     wiring = repr((sorted(layout.widths.items()), sorted(layout.shapes.items())))
-    own = (scenario.model.target, scenario.strategy.name, *scenario.train.methods)
+    own = (scenario.model.target, scenario.strategy.name, scenario.train.method, *scenario.train.methods)
     modules = {one.partition(":")[0] for one in own if one and ":" in one}
     return {
         DATA: f"{dataset.fingerprint():08x}",

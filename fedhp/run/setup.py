@@ -17,6 +17,7 @@ from fedhp.run.prepared import Setup
 from fedhp.scenario.recipes import for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
+from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
 
 # The strategies themselves stand outside of the core, which knows them by this reference alone.
@@ -72,7 +73,8 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], reci
 
 
 def _check_found_by_workers(scenario: Scenario, methods: Sequence[str]) -> None:
-    own = [("strategy.name", methods), ("train.methods", scenario.train.methods)]
+    train = scenario.train
+    own = [("strategy.name", methods), ("train.method", [train.method]), ("train.methods", train.methods)]
     for key, references in (*own, ("model.target", [scenario.model.target])):
         within = [one for one in references if one.startswith("__main__:")]
         if within and scenario.simulation.num_workers:
@@ -150,13 +152,23 @@ def checked_strategy(scenario: Scenario) -> type[FleetStrategy]:
     """Returns a scenario's strategy, which has a use for all the options that are given.
 
     Raises:
-        ScenarioError: If there is none of that name, it has no use for an option, or the scenario asks for a
-            pattern of weights.
+        ScenarioError: If there is none of that name, it has no use for an option or a client method, or the
+            scenario asks for a pattern of weights.
     """
     kind = strategy_class(scenario.strategy.name)
     _check_options(kind, scenario.strategy)
+    _check_method(kind, scenario)
     _check_pattern(scenario.prune.pattern.name)
     return kind
+
+
+def _check_method(kind: type[FleetStrategy], scenario: Scenario) -> None:
+    if scenario.train.method != DYNHP and not kind.prunes():
+        pruning = [name for name, strategy in registry().items() if strategy.prunes()]
+        raise ScenarioError(
+            f"train.method = {scenario.train.method} has no effect with strategy '{scenario.strategy.name}', "
+            f"whose devices train what they are sent; leave it out, or choose one of {', '.join(pruning)}"
+        )
 
 
 def _check_pattern(pattern: str) -> None:

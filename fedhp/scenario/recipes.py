@@ -7,7 +7,7 @@ from typing import Protocol
 from fedhp.model.zoo import architecture
 from fedhp.pruning.schedule import settled
 from fedhp.scenario.schema import Scenario
-from fedhp.training.method_names import PRUNING
+from fedhp.training.method_names import PRUNING, with_choice
 from fedhp.training.recipe import Recipe
 
 
@@ -45,17 +45,18 @@ def recipe_of(
         scenario: The scenario.
         input_shape: Of one sample, channels first.
         num_classes: The number of classes.
-        methods: The client methods that the strategy asks for, besides those of ``train.methods``; by default
-            DynHP.
+        methods: The client methods that the strategy asks for, besides those of ``train.methods``; of
+            ``train.method`` in the place of DynHP, which is the default.
 
     Raises:
         ScenarioError: If there is no such method, or the model cannot take such samples, or be pruned so.
     """
     arch = architecture(scenario.model, input_shape, num_classes)
     # After the network, whose need of PyTorch is told by its name.
-    from fedhp.training.methods import methods_for
+    from fedhp.training.methods import methods_for, shrinking
 
-    kinds = methods_for(methods, scenario.train.methods)
+    asked = with_choice(methods, shrinking(scenario.train.method))
+    kinds = methods_for(asked, scenario.train.methods)
     levels = tuple(scenario.strategy.levels)
     prune = settled(scenario.prune, arch.layout)
     return Recipe(arch, scenario.train, prune, scenario.memory, scenario.rounds, scenario.seed, kinds, levels)

@@ -173,6 +173,7 @@ class Method:
             from streams of its own alone, leaves parameters, gradients and state where they lie, and the
             part that a step trains the whole.
         prunes: Whether it cuts where memory is short: `on_shortage`.
+        shrinks: Whether it makes networks small, and so is a choice of ``train.method``, in DynHP's place.
         on_arrays: Whether it can be at work on a device without PyTorch, whose networks are NumPy's arrays:
             it asks for parameters, gradients and state alone, and computes by `fedhp.model.kernels`.
     """
@@ -181,6 +182,7 @@ class Method:
     by_strategy: ClassVar[bool] = False
     stackable: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
+    shrinks: ClassVar[bool] = False
     on_arrays: ClassVar[bool] = False
 
     @classmethod

@@ -9,6 +9,11 @@ REGULARIZER = "regularizer"
 PRUNING = (DYNHP, REGULARIZER)
 
 
+def with_choice(asked: Iterable[str], choice: str) -> tuple[str, ...]:
+    """Returns what a strategy asks for, with the method that ``train.method`` says in DynHP's place."""
+    return tuple(choice if name == DYNHP else name for name in asked)
+
+
 def references(asked: Iterable[str], own: Sequence[str] = ()) -> list[str]:
     """Returns which methods are not among those that ship, and have to be imported."""
     return list(dict.fromkeys([*(name for name in asked if ":" in name), *own]))

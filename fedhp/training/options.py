@@ -8,6 +8,7 @@ from typing import Annotated
 from fedhp.bounds import LARGEST_BATCH, MOST_EPOCHS, Bounds, shown
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
+from fedhp.training.method_names import DYNHP
 
 # Where an optimiser keeps a parameter's momentum.
 MOMENTUM = "momentum_buffer"
@@ -45,6 +46,8 @@ class TrainConfig:
             client of a single class then learns nothing, and a client's training accuracy is among its own
             classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
             try it with ``data.local_test``.
+        method: How devices make the network small, with the strategies that prune: ``dynhp``, or a [client
+            method](#client-methods) of your own, ``package.module:Class``.
         methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
             [a client method of your own](#a-client-method-of-your-own).
         lr_schedule: ``cosine`` falls to zero over the whole training; ``constant`` does not.
@@ -61,6 +64,7 @@ class TrainConfig:
     proximal_mu: Annotated[float, Bounds(at_least=0)] = 0.0
     clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
     masked_loss: bool = False
+    method: str = DYNHP
     methods: list[str] = field(default_factory=list)
     lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"

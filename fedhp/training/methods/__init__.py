@@ -26,6 +26,24 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+def shrinking(choice: str) -> str:
+    """Returns the method that ``train.method`` says, once it is known to be one.
+
+    Raises:
+        ScenarioError: If it is none, or none that makes networks small.
+    """
+    if ":" in choice:
+        if not _own(choice, "train.method").shrinks:
+            raise ScenarioError(
+                f"train.method: '{choice}' does not say that it makes networks small (shrinks = True); "
+                f"methods that take part beside another are train.methods"
+            )
+        return choice
+    known = [name for name, kind in METHODS.items() if kind.shrinks]
+    check_choice("train.method", choice, known, "or give a class of your own as 'package.module:Class'")
+    return choice
+
+
 def methods_for(asked: Iterable[str], own: Sequence[str] = ()) -> tuple[type[Method], ...]:
     """Returns the methods that may be at work, in the order in which they act.
 

@@ -24,6 +24,7 @@ class DynHP(Method):
     by_strategy = True
     stackable = True
     prunes = True
+    shrinks = True
     on_arrays = True
 
     @classmethod
