@@ -408,6 +408,8 @@ TOLD: list[str] = []
 
 
 class Told(Method):
+    shrinks = True
+
     def begin(self, run: ClientRun) -> None:
         TOLD.append("begin")
 
