@@ -169,9 +169,10 @@ def warn_unpruned(
     scenario: Scenario, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None
 ) -> None:
     """Warns of what the user set of pruning for a strategy that prunes nothing."""
-    keys = sorted(key for key in given_keys(overrides, values) if key.startswith("prune."))
-    name = scenario.strategy.name
-    if keys and not strategy_class(name).prunes():
+    name, given = scenario.strategy.name, given_keys(overrides, values)
+    kind = strategy_class(name)
+    keys = sorted(key for key in given if key.startswith("prune.") and not kind.heeds(key))
+    if keys:
         _logger.warning("strategy '%s' prunes nothing: it ignores %s", name, ", ".join(keys))
 
 

@@ -10,6 +10,7 @@ from .fjord import Fjord
 from .heterofl import HeteroFL
 from .holders_mean import HoldersMean
 from .mask_intersection import MaskIntersection
+from .scratch import Scratch
 from .zero_filled import ZeroFilled
 
 STRATEGIES: dict[str, type[FleetStrategy]] = {
@@ -23,6 +24,7 @@ STRATEGIES: dict[str, type[FleetStrategy]] = {
     "federated_dropout": FederatedDropout,
     "exclusive": Exclusive,
     "smallest": Smallest,
+    "scratch": Scratch,
     "dense": Dense,
 }
 
@@ -38,6 +40,7 @@ __all__ = [
     "HeteroFL",
     "HoldersMean",
     "MaskIntersection",
+    "Scratch",
     "Smallest",
     "ZeroFilled",
 ]

@@ -153,10 +153,10 @@ def test_names_stand_beside_their_points_without_collision_or_not_at_all():
     assert not axes.texts
 
 
-def test_eleven_strategies_differ_in_their_marks_and_in_colour_and_line_together():
-    found = marked_looks([str(number) for number in range(11)]).values()
-    assert len({look["marker"] for look in found}) == 11
-    assert len({(look["color"], str(look["linestyle"])) for look in found}) == 11
+def test_twelve_strategies_differ_in_their_marks_and_in_colour_and_line_together():
+    found = marked_looks([str(number) for number in range(12)]).values()
+    assert len({look["marker"] for look in found}) == 12
+    assert len({(look["color"], str(look["linestyle"])) for look in found}) == 12
 
 
 # --- of a real comparison --------------------------------------------------------------------

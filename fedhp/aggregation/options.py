@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated
 
-from fedhp.bounds import Bounds
+from fedhp.bounds import Bounds, Text
 from fedhp.choices import STABLE, OneOf, check_values
 from fedhp.errors import ScenarioError
 
@@ -105,8 +105,8 @@ class StrategyConfig:
 
     Attributes:
         name: ``mask_intersection``, ``holders_mean``, ``feddst``, ``zero_filled``, ``heterofl``,
-            ``fedrolex``, ``fjord``, ``federated_dropout``, ``exclusive``, ``smallest``, ``dense`` (below), or
-            a [class of yours](#a-strategy-of-your-own), ``package.module:Class``.
+            ``fedrolex``, ``fjord``, ``federated_dropout``, ``exclusive``, ``smallest``, ``scratch``,
+            ``dense`` (below), or a [class of yours](#a-strategy-of-your-own), ``package.module:Class``.
         quorum: Share, by examples, of the clients that were assigned a unit that must have kept it for the
             unit to survive; 1 is the intersection of the masks. Of ``mask_intersection`` and ``zero_filled``.
         min_votes: Clients that must have kept a unit for it to survive, at most the clients per round. Of
@@ -119,6 +119,10 @@ class StrategyConfig:
             HeteroFL's ``[1,0.5,0.25,0.125,0.0625]``; none for any width. Of ``heterofl``, ``fedrolex``,
             ``federated_dropout`` and ``fjord``, whose steps draw among them too (without, among its paper's
             0.2, 0.4, 0.6, 0.8 and 1).
+        structure: The folder of a finished run, of whose final network the units are taken, without their
+            weights; its record is read once, and the new one says the units themselves (``units:``, then a
+            hexadecimal number per group). Without, as many units as ``prune`` ends with, and all inputs. Of
+            ``scratch``.
         optimizer: The server's optimiser, which every strategy can have.
         robust: What is done against poisonous updates, as in every strategy.
     """
@@ -128,6 +132,7 @@ class StrategyConfig:
     min_votes: Annotated[int, Bounds(at_least=1)] = 2
     uncovered: Annotated[str, OneOf(UNCOVERED)] = "keep"
     levels: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
+    structure: Annotated[str, Text(longest=2**14)] = ""
     optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
 

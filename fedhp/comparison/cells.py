@@ -16,6 +16,7 @@ from fedhp.comparison.grid import Comparison
 from fedhp.errors import ScenarioError
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.latency.target import with_widths
+from fedhp.records.load import load_state
 from fedhp.run.setup import checked_strategy, strategy_class
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
@@ -23,6 +24,9 @@ from fedhp.sweep.cell import Cell, check_names
 from fedhp.training.method_names import DYNHP
 
 _HELD_OUT = "data.local_test"
+_STRUCTURE = "strategy.structure"
+# What is held against what: fresh weights of the units that pruning ends with.
+_CONTROL, _PRUNED = "scratch", "mask_intersection"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
 
 
@@ -37,7 +41,7 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
             a key, or no network keeps within a target in milliseconds.
     """
     for key in comparison.over:
-        if not any(_heeds(strategy, key) for strategy in comparison.strategies):
+        if not any(_heeds(comparison, strategy, key) for strategy in comparison.strategies):
             raise ScenarioError(f"--over: none of {', '.join(comparison.strategies)} has a use for {key}")
     cells = [
         cell
@@ -51,29 +55,61 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
 
 def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]]:
     """Yields the values, by key, of all combinations of what the strategy has a use for."""
-    keys = [key for key in comparison.over if _heeds(strategy, key)]
+    keys = [key for key in comparison.over if _heeds(comparison, strategy, key)]
     for values in product(*(comparison.over[key] for key in keys)):
         yield dict(zip(keys, values, strict=True))
 
 
-def _heeds(strategy: str, key: str) -> bool:
-    """Says whether a key makes any difference to a strategy: those of pruning only where devices prune."""
-    prunes = strategy_class(strategy).prunes()
-    return key not in _unused(strategy) and (prunes or not f"{key}.".startswith("prune."))
+def _heeds(comparison: Comparison, strategy: str, key: str) -> bool:
+    """Says whether a key makes any difference to a strategy, or to the run that it takes its units of."""
+    if _follows(comparison, strategy):
+        return _has_use(strategy, key) or _has_use(_PRUNED, key)
+    return _has_use(strategy, key)
+
+
+def _has_use(strategy: str, key: str) -> bool:
+    """Says whether a key makes any difference: those of pruning only where models become smaller."""
+    kind = strategy_class(strategy)
+    return key not in _unused(strategy) and (kind.heeds(key) or not f"{key}.".startswith("prune."))
+
+
+def _follows(comparison: Comparison, strategy: str) -> bool:
+    """Says whether a strategy's runs take the units that those by `_PRUNED` end with."""
+    said = _STRUCTURE in (*given_keys(comparison.overrides), *comparison.over)
+    return strategy == _CONTROL and _PRUNED in comparison.strategies and not said
 
 
 def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any]) -> Iterator[Cell]:
     said = {key: _said(value) for key, value in point.items()}
-    place = "/".join([strategy.replace(":", "."), *(_folder(key, text) for key, text in said.items())])
     for seed in comparison.seeds:
-        values = {**_unused(strategy), **point, "strategy.name": strategy, "seed": seed}
+        own = {key: value for key, value in point.items() if _has_use(strategy, key)}
+        values = {**_unused(strategy), **own, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         # Before any runs beside it, which would be in the way of measuring.
         chosen = with_widths(scenario, checked_strategy(scenario))
         labels = {"strategy": strategy, "values": said, "seed": seed}
-        name = f"{place}/seed-{seed}"
+        name = _name(strategy, said, seed)
         run = partial(run_fleet, notes=chosen.notes) if chosen.notes else run_fleet
-        yield Cell(name, _grouped(comparison, chosen.scenario, name), run, labels)
+        cell = Cell(name, _grouped(comparison, chosen.scenario, name), run, labels)
+        yield _after_pruned(comparison, cell, point) if _follows(comparison, strategy) else cell
+
+
+def _after_pruned(comparison: Comparison, cell: Cell, point: Mapping[str, Any]) -> Cell:
+    """Returns a run with fresh weights as one that waits for the pruned run of its seed and values."""
+    own = {key: _said(value) for key, value in point.items() if _has_use(_PRUNED, key)}
+    pruned = _name(_PRUNED, own, cell.labels["seed"])
+    return replace(cell, after=(pruned,), settle=partial(_with_units_of, pruned))
+
+
+def _with_units_of(pruned: str, scenario: Scenario, root: Path) -> Scenario:
+    state, _ = load_state(root / pruned)
+    strategy = replace(scenario.strategy, structure=state.structure.to_text())
+    return replace(scenario, strategy=strategy)
+
+
+def _name(strategy: str, said: Mapping[str, str], seed: int) -> str:
+    parts = [strategy.replace(":", "."), *(_folder(key, text) for key, text in said.items())]
+    return "/".join([*parts, f"seed-{seed}"])
 
 
 def _folder(key: str, said: str) -> str:
@@ -123,8 +159,9 @@ def run_fleet(cell: Cell, root: Path, notes: tuple[str, ...] = ()) -> None:
     from fedhp.comparison.devices import write_devices
 
     folder, alone = root / cell.name, SimulationConfig(num_workers=0)
+    scenario = replace(cell.settled(root), simulation=alone)
     if folder.exists():
         run = resume(folder, show=False, simulation={"num_workers": 0})
     else:
-        run = simulate(replace(cell.scenario, simulation=alone), folder, show=False, notes=notes)
+        run = simulate(scenario, folder, show=False, notes=notes)
     write_devices(run)

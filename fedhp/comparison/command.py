@@ -10,7 +10,7 @@ from fedhp.bounds import MOST_SEEDS
 from fedhp.terminal import readable_errors
 
 USUAL = "unequal_fleet"
-DEFAULT = "mask_intersection,heterofl,fedrolex,exclusive,smallest,dense"
+DEFAULT = "mask_intersection,scratch,heterofl,fedrolex,exclusive,smallest,dense"
 
 
 def compare(

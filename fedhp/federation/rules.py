@@ -16,6 +16,7 @@ from fedhp.federation.server_state import ServerState
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.pruning.options import OF_SIZE
 from fedhp.records.wording import left_out
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import DYNHP
@@ -130,6 +131,7 @@ class Rules(Enlisted):
         methods: The client methods that it asks for, by name in ``fedhp.training.methods.METHODS``, or by
             reference.
         cuts_inputs: Whether the entries of a sample are units, where the model has them so.
+        to_size: Whether its model is as small as ``prune`` asks for, though nothing is pruned.
         options: Keys of the scenario's ``strategy`` section that it has a use for.
         needs: What it needs of a round's updates: ``"sums"`` over them, which are made where clients are
             simulated, or ``"updates"``, each for itself.
@@ -138,6 +140,7 @@ class Rules(Enlisted):
 
     methods: ClassVar[tuple[str, ...]] = ()
     cuts_inputs: ClassVar[bool] = True
+    to_size: ClassVar[bool] = False
     options: frozenset[str] = frozenset()
     needs: Literal["sums", "updates"] = "sums"
     paper = ""
@@ -156,6 +159,11 @@ class Rules(Enlisted):
     def prunes(cls) -> bool:
         """Says whether clients prune as they train."""
         return DYNHP in cls.methods
+
+    @classmethod
+    def heeds(cls, key: str) -> bool:
+        """Says whether a key of the section ``prune`` makes any difference."""
+        return cls.prunes() or (cls.to_size and key in OF_SIZE)
 
     @classmethod
     def check(cls, recipe: Recipe) -> None:

@@ -176,8 +176,8 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
 
     Args:
         scenario: The scenario.
-        kind: Its strategy; None where one device is trained without. One that prunes nothing has no use for
-            the target.
+        kind: Its strategy; None where one device is trained without. One of full size has no use for the
+            target.
 
     Raises:
         ScenarioError: If no network keeps within the target.
@@ -185,7 +185,8 @@ def with_widths(scenario: Scenario, kind: StrategyKind | None) -> Choice:
         ExportError: If its format cannot take such a network.
     """
     target, runtime = scenario.prune.target_microseconds, scenario.prune.runtime
-    if target is None or scenario.prune.widths or (kind is not None and not kind.prunes()):
+    heeded = kind is None or kind.heeds("prune.target_latency")
+    if target is None or scenario.prune.widths or not heeded:
         return Choice(scenario)
     with measuring(runtime) as tell:
         timing = timing_of(scenario, kind, runtime, tell)

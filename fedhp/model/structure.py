@@ -24,6 +24,13 @@ from numpy.typing import NDArray
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
+_UNITS = "units:"  # begins a structure written as a text
+
+
+def is_structure(text: str) -> bool:
+    """Says whether a text begins as those of `Structure.to_text` do."""
+    return text.startswith(_UNITS)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -114,6 +121,23 @@ class Structure:
     def to_bits(self) -> dict[str, NDArray[np.uint8]]:
         """Packs each mask into bytes, most significant bit first, as ``numpy.packbits`` does."""
         return {group: np.packbits(mask) for group, mask in self.masks.items()}
+
+    def to_text(self) -> str:
+        """Writes `to_bits` as a text of one line: a hexadecimal number per group."""
+        return _UNITS + ".".join(bits.tobytes().hex() for bits in self.to_bits().values())
+
+    @classmethod
+    def from_text(cls, text: str, widths: Mapping[str, int]) -> "Structure":
+        """Reads `to_text`, of groups in this order.
+
+        Raises:
+            ValueError: As `from_bits`, or if it is no such text.
+        """
+        numbers = text.removeprefix(_UNITS).split(".")
+        bits = [np.frombuffer(bytes.fromhex(number), np.uint8) for number in numbers]
+        if not is_structure(text) or len(bits) != len(widths):
+            raise ValueError(f"expected '{_UNITS}' and {len(widths)} groups, got {text[:40]!r}")
+        return cls.from_bits(dict(zip(widths, bits, strict=True)), widths)
 
     @classmethod
     def from_bits(cls, bits: Mapping[str, NDArray[np.uint8]], widths: Mapping[str, int]) -> "Structure":

@@ -18,6 +18,11 @@ ROUNDINGS = (AUTO, "1", "4", "8", "16")
 RUNTIMES = ("", "onnx", "executorch", "litert", "torch")  # as in `fedhp.exports.formats.FORMATS`
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
 
+# Of the keys below, those by which the size at the end is known.
+OF_SIZE = tuple(
+    f"prune.{key}" for key in ("target_compression", "round_to", "widths", "target_latency", "runtime")
+)
+
 # As `--compress` has them; YAML would take a bare 2:4 for a number of base 60.
 PATTERNS = ("none", "nm:2:4", "nm:4:8")
 PATTERN_CHOICES = ("magnitude", "learned")

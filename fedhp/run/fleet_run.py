@@ -163,7 +163,7 @@ def _what_stands_out(setup: Setup, plan: RunPlan, devices: Sequence[Device]) -> 
     pruned = plan.budgets if strategy.prunes() else {}
     budgets = {f"class '{name}'": budget for name, budget in pruned.items()}
     yield from run_notes(setup.dataset, setup.recipe, setup.memory, budgets)
-    if not strategy.prunes():
+    if not strategy.heeds("prune.target_compression"):
         first = {device.profile.device_class: device for device in strategy.devices}
         parts = {f"class '{name}'": strategy.assign(device, 1).counts for name, device in first.items()}
         sizes = {name: plan.layout.num_parameters(counts) for name, counts in parts.items()}

@@ -14,6 +14,7 @@ from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.building import initial_state
 from fedhp.references import resolve
 from fedhp.run.prepared import Setup
+from fedhp.run.structures import with_structure
 from fedhp.scenario.recipes import for_strategy, recipe_of
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.wandb_tracker import check_installed
@@ -42,7 +43,7 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
     dataset = open_dataset(scenario.data)
     parts = partition_rows(scenario.data, scenario.fleet.num_clients, scenario.seed)
     recipe = recipe_of(scenario, dataset.input_shape, dataset.num_classes, kind.methods)
-    scenario = replace(scenario, prune=recipe.prune)
+    scenario = with_structure(replace(scenario, prune=recipe.prune), recipe.architecture.layout)
     test = test_shard(scenario.data)
     memory = recipe.memory_model(test.raw_itemsize)
     recipe.device()

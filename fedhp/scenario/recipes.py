@@ -24,8 +24,8 @@ class StrategyKind(Protocol):
         """Whether inputs are among what it cuts."""
         ...
 
-    def prunes(self) -> bool:
-        """Says whether it prunes."""
+    def heeds(self, key: str) -> bool:
+        """Says whether a key of the section ``prune`` makes any difference to it."""
         ...
 
 

@@ -31,6 +31,8 @@ class Cell:
             is there already, it was cut short and can go on.
         labels: What tables group by.
         after: Cells, by name, whose records this one needs.
+        settle: Says, given the scenario and the study's folder, what is run once those records are there;
+            None where that is the scenario.
     """
 
     name: str
@@ -38,6 +40,11 @@ class Cell:
     run: Callable[["Cell", Path], None]
     labels: Mapping[str, Any] = field(default_factory=dict)
     after: tuple[str, ...] = ()
+    settle: Callable[[Scenario, Path], Scenario] | None = None
+
+    def settled(self, root: Path) -> Scenario:
+        """Returns what is run, once the records that it needs are in the study's folder."""
+        return self.scenario if self.settle is None else self.settle(self.scenario, root)
 
 
 @dataclass(frozen=True)
@@ -100,8 +107,12 @@ def is_finished(cell: Cell, root: Path) -> bool:
         return False
     if not (folder / RUN).exists():
         raise RecordError(f"{folder} is no run record, and nothing is overwritten; choose another --out")
-    recorded = load_scenario(folder / RUN)
-    if different := recorded.differences(cell.scenario):
+    if cell.settle and (gone := [name for name in cell.after if not has_finished(root / name)]):
+        raise RecordError(
+            f"{folder} was run by what {root / gone[0]} ended with, whose record is not whole; remove it "
+            "too, or choose another --out"
+        )
+    if different := load_scenario(folder / RUN).differences(cell.settled(root)):
         raise RecordError(
             f"{folder} was run with other settings ({', '.join(different)}), and nothing is overwritten; "
             "choose another --out or remove it"
