@@ -83,6 +83,20 @@ def _fleet_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 @app.command()
 @readable_errors()
+def windows(
+    file: Annotated[Path, typer.Argument(help="The .npz file to write.", callback=_writable)],
+    source: Annotated[str, typer.Option(help="A data set of pictures.")] = "mnist",
+    owners: Annotated[int, typer.Option(min=1, max=_MOST, help="People with sensors.")] = 30,
+    seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+) -> None:
+    """Write windows of sensor readings, made of pictures whose rows are steps of time, with owners."""
+    from fedhp.bench.windows import write_windows
+
+    _report(write_windows(file, source, owners, seed), None)
+
+
+@app.command()
+@readable_errors()
 def robust(
     scenario: Annotated[str, typer.Argument(help="A scenario's name or YAML file.")] = "quickstart",
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="Number of seeds, from 0.")] = 3,
