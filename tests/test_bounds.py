@@ -50,6 +50,7 @@ ZERO_MEANS_SOMETHING = {
     "prune.start",
     "prune.blend",
     "prune.marginal",
+    "prune.regrow",
     "strategy.optimizer.momentum",
     "strategy.optimizer.beta_2",
     "strategy.robust.clip",

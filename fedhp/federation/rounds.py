@@ -13,7 +13,8 @@ from flwr.common.constant import ErrorCode
 from fedhp.aggregation.agreement import agreements
 from fedhp.aggregation.proportion import Proportion, Reference
 from fedhp.aggregation.reconcile import Reconciliation
-from fedhp.aggregation.server_optimizer import Moments, cut, step
+from fedhp.aggregation.regrowth import remembered, scheduled
+from fedhp.aggregation.server_optimizer import cut, step
 from fedhp.errors import FedhpError, WireError
 from fedhp.federation import wire
 from fedhp.federation.checks import check_values
@@ -189,23 +190,27 @@ def _concluded(
             wanted,
         )
         return state, stays
-    model, moments = _next_model(rules, state, reconciliation)
+    after = _next(rules, state, reconciliation)
     try:
-        for name, weights in model.weights.items():
+        for name, weights in after.model.weights.items():
             check_values(name, weights)
     except WireError as error:
         _notes.warning("round %d: the new model is none (%s); the model stays", state.round, error)
         return state.undone(state), stays
     votes = reconciliation.votes() if rules.prunes() else {}
-    return replace(state, model=model, moments=moments), replace(outcome, votes=votes)
+    return after, replace(outcome, votes=votes)
 
 
-def _next_model(
-    rules: Rules, state: ServerState, reconciliation: Reconciliation
-) -> tuple[ModelState, Moments]:
-    """Returns the model that the updates make, cut to the units that survive, and the optimiser's moments."""
+def _next(rules: Rules, state: ServerState, reconciliation: Reconciliation) -> ServerState:
+    """Returns the state with the model that the updates make, cut to the units that survive."""
     within, layout = state.model.structure, rules.layout
     survivors = rules.survivors(reconciliation, state.round)
     mean, optimizer = rules.average(reconciliation), rules.scenario.strategy.optimizer
     model, moments = step(optimizer, layout, state.round, state.model, mean, state.moments)
-    return model.cut(layout, survivors), cut(moments, layout, within, survivors)
+    dormant = state.dormant
+    if dormant is not None:
+        dormant = remembered(layout, dormant, model)
+        progress = state.round / rules.recipe.rounds
+        survivors = scheduled(layout, model, survivors, rules.recipe.schedule.counts(progress))
+    moments = cut(moments, layout, within, survivors)
+    return replace(state, model=model.cut(layout, survivors), moments=moments, dormant=dormant)

@@ -10,6 +10,7 @@ from fedhp.aggregation.server_optimizer import Moments
 from fedhp.federation.numbers import Given, Numbers
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState, check_shapes
+from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
 
 
@@ -29,6 +30,8 @@ class ServerState:
         in_vain: The rows of each round in a row, the last included, without any valid reply.
         some_absent: Whether some devices of the last round failed because they were not there.
         numbers: The numbers that real devices have, or had.
+        dormant: Where units that were cut may come back, all that was ever known of them.
+        judged: With which units the last round began, if some had come back.
     """
 
     model: ModelState
@@ -39,6 +42,8 @@ class ServerState:
     in_vain: tuple[tuple[ClientReport, ...], ...] = ()
     some_absent: bool = False
     numbers: tuple[Given, ...] = ()
+    dormant: ModelState | None = None
+    judged: Structure | None = None
 
     def values(self) -> dict[str, Any]:
         """Returns the state as a checkpoint takes it, every attribute by its name."""
@@ -47,6 +52,8 @@ class ServerState:
             "model": self.model.values(),
             "in_vain": [[row.values() for row in rows] for rows in self.in_vain],
             "numbers": [one.values() for one in self.numbers],
+            "dormant": None if self.dormant is None else self.dormant.values(),
+            "judged": None if self.judged is None else self.judged.to_bits(),
         }
 
     @staticmethod
@@ -59,6 +66,7 @@ class ServerState:
         model, moments = ModelState.of(values["model"], layout), tuple(values["moments"])
         for arrays in moments:
             check_shapes(layout, model.structure, arrays, layout.trained)
+        dormant, judged = values.get("dormant"), values.get("judged")
         read = {
             "model": model,
             "moments": moments,
@@ -66,12 +74,18 @@ class ServerState:
             "statistics_norms": tuple(values["statistics_norms"]),
             "in_vain": tuple(tuple(map(ClientReport.of, rows)) for rows in values["in_vain"]),
             "numbers": Numbers(given=map(Given.of, values.get("numbers", ()))).given,
+            "dormant": None if dormant is None else ModelState.of(dormant, layout),
+            "judged": None if judged is None else Structure.from_bits(judged, layout.widths),
         }
         return ServerState(**{**values, **read})
 
+    def as_begun(self, before: "ServerState") -> "ServerState":
+        """Returns the state after a round of which nothing counts, without units that came back for it."""
+        return replace(self, model=before.model, moments=before.moments)
+
     def undone(self, before: "ServerState") -> "ServerState":
         """Returns the state after a round whose model is not to count, nor what the optimiser made of it."""
-        return replace(self, model=before.model, moments=())
+        return replace(self, model=before.model, moments=(), dormant=before.dormant)
 
 
 @dataclass(frozen=True)

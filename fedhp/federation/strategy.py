@@ -13,6 +13,7 @@ from fedhp.federation.asking import Asked, Payloads, ask, by_work
 from fedhp.federation.cohorts import CohortExchange, cohorts
 from fedhp.federation.device import Device
 from fedhp.federation.patience import Patience
+from fedhp.federation.regrowing import with_returned
 from fedhp.federation.replies import Sent, in_order
 from fedhp.federation.rounds import Part, close_round, opened
 from fedhp.federation.rules import Rules
@@ -37,12 +38,7 @@ class FleetStrategy(Rules, Strategy):
     Use: construct with the scenario, `enlist` the devices that `roster.find_fleet` found, then `start`, or
     `run_fleet`, which holds the same rounds by a loop of its own.
 
-    Args:
-        scenario: The scenario.
-        recipe: How clients train.
-        memory: The memory model that devices are measured by.
-        state: The initial model.
-        brief: What every message says of the run.
+    Args: those of `Rules`.
 
     Attributes:
         outcome: What the last round came to.
@@ -58,7 +54,7 @@ class FleetStrategy(Rules, Strategy):
         self.patience = Patience(scenario.server, scenario.rounds)
         factor, robust = scenario.server.max_times_median, scenario.strategy.robust
         self.statistics = RunningStatistics(recipe, memory, self.budgeted, factor, robust)
-        self._asked = _NOBODY
+        self._before, self._asked = self.server, _NOBODY
         self._arrays = ArrayRecord()
 
     def exchange(self, grid: Grid, timeout: float) -> tuple[Mapping[int, Sent], Iterable[Part]]:
@@ -91,9 +87,17 @@ class FleetStrategy(Rules, Strategy):
 
     def _next(self, grid: Grid) -> tuple[Payloads, list[tuple[Device, Structure]]]:
         self.patience.wait(self.server, grid, [device.node_id for device in self.devices])
+        self._before = self.server
+        if self.prunes():
+            self.server = with_returned(self.recipe, self.server)
         number = self.server.round + 1
         parts = ((device, self.assign(device, number)) for device in self.sample(number))
         return Payloads(self.brief, self.layout, self.state, number), by_work(self.layout, parts)
+
+    def close(self, parts: Iterable[Part]) -> tuple[ServerState, Outcome]:
+        """See `close_round`, of the round that was begun; units come back only for one that counts."""
+        after, outcome = close_round(self, self.server, parts)
+        return after if outcome.sources else after.as_begun(self._before), outcome
 
     def ask_for_statistics(self, state: ServerState, outcome: Outcome, sent: Mapping[int, Sent]) -> Asked:
         """Asks devices of a round for the running statistics of its model, where they are not its own.
@@ -131,7 +135,7 @@ class FleetStrategy(Rules, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """See `close_round`. Returns nothing where the model stays."""
         parts = opened(self, self.state, self._asked.sent, replies)
-        self.server, self.outcome = close_round(self, self.server, parts)
+        self.server, self.outcome = self.close(parts)
         valid = self.outcome.valid
         if not self.outcome.sources:
             return None, None
@@ -149,8 +153,8 @@ class FleetStrategy(Rules, Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Gives the new model the running statistics that devices found, the mean over their examples."""
-        if self._asked.sent:
-            answers = in_order(self._asked.sent, replies)
-            self.server, self.outcome = self.statistics.taken(self.server, self.outcome, answers)
+        if sent := self._asked.sent:
+            taken = self.statistics.taken(self.server, self.outcome, in_order(sent, replies))
+            self.server, self.outcome = taken
             self._arrays.update(wire.pack_state(self.state))  # those that Flower evaluates and returns
         return None

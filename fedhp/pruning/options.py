@@ -112,6 +112,10 @@ class PruneConfig:
         marginal: Units whose contribution is below this share of their group's mean go ahead of schedule, as
             soon as ``prune.start`` is reached, but no more of a group than the target takes in the end; 0
             switches it off.
+        regrow: How many units more than the schedule leaves a fleet's devices train, as a share of those: in
+            each round the best of those that were cut [come back](#units-that-come-back), as they last were,
+            for another judgement, to devices whose budgets hold them. It falls to 0 until three quarters of
+            the rounds; 0 lets none come back.
         regularizer: A penalty that presses on units while there is something left to cut: ``none``, or one of
             the [regularisers](#regularisers).
         regularizer_strength: The factor of that penalty.
@@ -129,6 +133,7 @@ class PruneConfig:
     cuts: Annotated[int, Bounds(at_least=1)] = 40
     blend: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.5
     marginal: Annotated[float, Bounds(at_least=0, below=1)] = 0.0
+    regrow: Annotated[float, Bounds(at_least=0, at_most=1, hint="0 lets none come back")] = 0.0
     regularizer: Annotated[str, OneOf(REGULARIZER_NAMES)] = "none"
     regularizer_strength: Annotated[float, Bounds(above=0, hint="prune.regularizer=none switches it off")] = (
         1e-5

@@ -1,5 +1,6 @@
 """When to prune, and how small by then."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,6 +10,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape, block_steps
 from fedhp.pruning.options import AUTO, PatternConfig, PruneConfig
 
+_REGROWN = 0.75  # progress from which no unit comes back any more: RigL's, for ImageNet
 _BLOCK = 8  # channels, in which runtimes compute convolutions
 
 
@@ -24,6 +26,15 @@ def scheduled_size(config: PruneConfig, progress: float) -> float:
     step = min(max(int(reached * config.cuts + 1e-9), 0), config.cuts) / config.cuts
     final = 1 / config.target_compression
     return final + (1 - final) * (1 - step) ** 3
+
+
+def spare(regrow: float, progress: float) -> float:
+    """Returns how many units more than scheduled devices train, as a share of those.
+
+    It falls along a cosine, as what RigL grows does (Evci et al. 2020, arXiv 1911.11134, section 3):
+    ``regrow/2 * (1 + cos(pi * progress / end))``.
+    """
+    return regrow / 2 * (1 + math.cos(math.pi * progress / _REGROWN)) if progress < _REGROWN else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +60,15 @@ class Schedule:
             return dict(end)
         return {group: max(count, end[group]) for group, count in self._for_size(size, False).items()}
 
+    def held(self, progress: float) -> dict[str, int]:
+        """Returns how many units of each group devices may train at this progress, returned ones included."""
+        more = 1 + spare(self.config.regrow, progress)
+        widths = self.shape.layout.widths
+        return {g: min(math.ceil(count * more), widths[g]) for g, count in self.counts(progress).items()}
+
     def asks_for_less(self, counts: Mapping[str, int], progress: float = 1.0) -> bool:
         """Says whether a group has more units than may be left at this progress, by default at the end."""
-        allowed = self.counts(progress)
+        allowed = self.held(progress)
         return any(count > allowed[group] for group, count in counts.items())
 
     @property
@@ -127,6 +144,7 @@ def unpruned(config: PruneConfig) -> PruneConfig:
         target_compression=1.0,
         widths=[],
         marginal=0.0,
+        regrow=0.0,
         regularizer="none",
         pattern=PatternConfig(),
     )

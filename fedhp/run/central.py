@@ -43,6 +43,7 @@ FLEET_KEYS = (
     "data.local_test",
     "fleet",
     "prune.blend",
+    "prune.regrow",
     "strategy",
     *(f"server.{option.name}" for option in fields(ServerConfig) if option.name != "checkpoint"),
     "simulation.num_workers",
@@ -115,7 +116,8 @@ def prepare_central(scenario: Scenario, start: ModelState | None = None) -> Cent
         rounds=1,
         # It is sent no model to stay near to, and lacks no class that others have.
         train=replace(scenario.train, local_epochs=epochs, proximal_mu=0.0, masked_loss=False),
-        prune=replace(whole.prune, blend=0.0),  # there is no fleet whose scores to heed
+        # There is no fleet whose scores to heed, nor a server that keeps what was cut.
+        prune=replace(whole.prune, blend=0.0, regrow=0.0),
     )
     recipe.device()
     recipe.check_batch()

@@ -119,7 +119,7 @@ class DynHP(Method):
     def _cut(self, run: ClientRun, watch: Contributions) -> None:
         schedule, within = run.recipe.schedule, run.structure
         # Ahead of schedule is not beyond it: shares of a mean that rises with every cut would go on for ever.
-        allowed, least = schedule.counts(run.progress), schedule.counts(1.0)
+        allowed, least = schedule.held(run.progress), schedule.counts(1.0)
         self._cut_to(run, select(watch.blended(), within, allowed, least, run.recipe.prune.marginal))
 
     def _cut_to(self, run: ClientRun, target: Structure) -> None:
