@@ -18,7 +18,7 @@ def with_returned(recipe: Recipe, state: ServerState) -> ServerState:
     """Returns the state from which the next round is held: with some of the units that were cut, if any."""
     progress = state.round / recipe.rounds
     if not spare(recipe.prune.regrow, progress):
-        return replace(state, dormant=None, judged=None)
+        return state if state.dormant is None else replace(state, dormant=None, judged=None)
     layout, held = recipe.architecture.layout, state.model.structure
     dormant = state.dormant or state.model
     begun = returning(dormant, held, recipe.schedule.held(progress), state.judged)

@@ -94,9 +94,8 @@ class FleetStrategy(Rules, Strategy):
         parts = ((device, self.assign(device, number)) for device in self.sample(number))
         return Payloads(self.brief, self.layout, self.state, number), by_work(self.layout, parts)
 
-    def close(self, parts: Iterable[Part]) -> tuple[ServerState, Outcome]:
-        """See `close_round`, of the round that was begun; units come back only for one that counts."""
-        after, outcome = close_round(self, self.server, parts)
+    def closed(self, after: ServerState, outcome: Outcome) -> tuple[ServerState, Outcome]:
+        """Returns what `close_round` does; units that came back for a round that counts for nothing go."""
         return after if outcome.sources else after.as_begun(self._before), outcome
 
     def ask_for_statistics(self, state: ServerState, outcome: Outcome, sent: Mapping[int, Sent]) -> Asked:
@@ -135,7 +134,7 @@ class FleetStrategy(Rules, Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """See `close_round`. Returns nothing where the model stays."""
         parts = opened(self, self.state, self._asked.sent, replies)
-        self.server, self.outcome = self.close(parts)
+        self.server, self.outcome = self.closed(*close_round(self, self.server, parts))
         valid = self.outcome.valid
         if not self.outcome.sources:
             return None, None

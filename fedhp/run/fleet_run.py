@@ -12,6 +12,7 @@ from fedhp.federation.device import Device
 from fedhp.federation.numbers import Given, Numbers
 from fedhp.federation.replies import in_order
 from fedhp.federation.roster import Places, find_fleet
+from fedhp.federation.rounds import close_round
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.records.kept import Keeper, Kept
@@ -75,7 +76,7 @@ def run_fleet(
         if attendance is not None:
             _gather(attendance, strategy, trackers)
         before, (sent, parts) = strategy.server, strategy.exchange(grid, timeout)
-        after, outcome = strategy.close(parts)
+        after, outcome = strategy.closed(*close_round(strategy, strategy.server, parts))
         asked = strategy.ask_for_statistics(after, outcome, sent)
         if asked.messages:
             replies = grid.send_and_receive(asked.messages, timeout=timeout)
