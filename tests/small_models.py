@@ -45,10 +45,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "resnet20": architecture(ModelConfig("resnet20", [4, 5, 6], 1), (2, 8, 8), 3),
     "resnet20-group": architecture(ModelConfig("resnet20", [8, 12, 16], 1, norm="group"), (1, 8, 8), 3),
     "conv1d": architecture(ModelConfig("conv1d", [5, 6, 7], 1), (1, 3, 16), 4),
+    "lenet5": architecture(ModelConfig("lenet5", [4, 5, 7, 6], 1), (2, 17, 16), 3),
+    "fedavg_cnn": architecture(ModelConfig("fedavg_cnn", [5, 6, 7], 1), (1, 9, 7), 4),
+    "heterofl_cnn": architecture(ModelConfig("heterofl_cnn", [4, 6, 5, 7], 1), (2, 9, 8), 3),
 }
 
+CHAIN_NAMES = ("mlp", "cnn", "lenet5", "fedavg_cnn")
 # Those whose wiring is plain enough to index by hand.
-CHAINS = {case: arch for case, arch in ARCHITECTURES.items() if case.startswith(("mlp", "cnn"))}
+CHAINS = {case: arch for case, arch in ARCHITECTURES.items() if case.startswith(CHAIN_NAMES)}
 
 
 def masks(width: int, floor: int = 1) -> st.SearchStrategy[np.ndarray]:

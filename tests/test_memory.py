@@ -45,6 +45,9 @@ TRACKED = {
     "vgg11": architecture(ModelConfig("vgg11", [8, 12, 16, 16, 24, 24, 24, 24]), (3, 16, 16), 10),
     "resnet20": architecture(ModelConfig("resnet20", [8, 12, 16]), (3, 16, 16), 10),
     "conv1d": architecture(ModelConfig("conv1d", [16, 24, 24], norm="group"), (1, 6, 64), 10),
+    "lenet5": architecture(ModelConfig("lenet5", [6, 12, 40, 24]), (1, 28, 28), 10),
+    "fedavg_cnn": architecture(ModelConfig("fedavg_cnn", [12, 24, 64]), (2, 15, 13), 10),
+    "heterofl_cnn": architecture(ModelConfig("heterofl_cnn", [8, 12, 16, 24]), (3, 16, 16), 10),
 }
 OPTIMISERS = {
     "sgd": TrainConfig(optimizer="sgd", momentum=0.0, device="cpu"),

@@ -132,7 +132,10 @@ def test_a_module_copies_the_state():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"name": "resnet"}, "mlp, cnn, vgg11, resnet20, conv1d, got 'resnet'"),
+        (
+            {"name": "resnet"},
+            "mlp, cnn, vgg11, resnet20, conv1d, lenet5, fedavg_cnn, heterofl_cnn, got 'resnet'",
+        ),
         ({"norm": "layer"}, "batch, group, got 'layer'"),
         ({"widths": [3, 0]}, r"model.widths\[1\] must be at least 1, got 0"),
         ({"widths": [8, 4], "floor": 5}, "at most the smallest width, 4, got 5"),

@@ -102,17 +102,21 @@ def test_state_is_allocated_once_and_counted(name, slots):
 
 @pytest.mark.parametrize("progress", [0, 0.25, 0.5, 1])
 def test_learning_rates_over_the_training(progress):
-    """The cosine halves at half time: (1 + cos(pi/2)) / 2; at a quarter it is (1 + sqrt(1/2)) / 2."""
+    """The cosine halves at half time: (1 + cos(pi/2)) / 2; at a quarter it is (1 + sqrt(1/2)) / 2.
+
+    The step comes with the first round of the second half, as a milestone at round 100 of 200 does.
+    """
     cosine = {0: 1, 0.25: (1 + math.sqrt(0.5)) / 2, 0.5: 0.5, 1: 0}
     assert LR_SCHEDULES["cosine"](progress) == pytest.approx(cosine[progress])
     assert LR_SCHEDULES["constant"](progress) == 1
+    assert LR_SCHEDULES["step"](progress) == (1 if progress < 0.5 else 0.1)
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"optimizer": "lion"}, "train.optimizer must be one of sgd, adam, adamw, got 'lion'"),
-        ({"lr_schedule": "step"}, "train.lr_schedule"),
+        ({"lr_schedule": "stairs"}, "train.lr_schedule"),
         ({"device": "tpu"}, "train.device"),
         ({"batch_size": 0}, "train.batch_size"),
         ({"local_epochs": 0}, "train.local_epochs"),

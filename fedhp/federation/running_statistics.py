@@ -65,11 +65,13 @@ class RunningStatistics:
     def are_of(self, structure: Structure, sources: Set[str]) -> bool:
         """Says whether statistics are of networks of this structure, or there are none.
 
+        Where they are `static`, they are always taken of the global model, as in HeteroFL.
+
         Args:
             structure: The global model's.
             sources: Digests of the structures of the updates that the model is made of.
         """
-        return not self._layout.buffers or sources <= {structure.digest}
+        return not self._layout.buffers or (sources <= {structure.digest} and not self._layout.static)
 
     def holders(self, devices: Sequence[Device], structure: Structure, server_round: int) -> list[Device]:
         """Returns those of a round's devices that can hold the whole model, and notes once if none can."""

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from fedhp.model.running import MEAN, SQUARE, named
+from fedhp.model.scaler import unscaled
 
 
 def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
@@ -66,6 +67,7 @@ def retake_statistics(module: nn.Module, batches: Iterator[torch.Tensor]) -> Non
     Of the batches, one is held at a time.
     """
     restart_statistics(module)
-    while (samples := next(batches, None)) is not None:
-        module(samples)
-        del samples  # before the next one is loaded
+    with unscaled(module):
+        while (samples := next(batches, None)) is not None:
+            module(samples)
+            del samples  # before the next one is loaded

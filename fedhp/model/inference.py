@@ -12,6 +12,7 @@ from torch import nn
 from fedhp.data.normalisation import Normalisation
 from fedhp.model.architecture import Architecture
 from fedhp.model.building import to_module
+from fedhp.model.scaler import Scaler
 from fedhp.model.state import ModelState
 
 
@@ -26,9 +27,12 @@ def to_whole_module(arch: Architecture, state: ModelState) -> nn.Module:
 def to_plain_module(arch: Architecture, state: ModelState) -> nn.Module:
     """Builds the compact module, which takes the inputs that are left.
 
-    Its parameters lie in memory as PyTorch's usually do: exporters misread channels that lie innermost.
+    Its parameters lie in memory as PyTorch's usually do: exporters misread channels that lie innermost. What
+    only training needs is left away, so that all layers are torch's own.
     """
     module = to_module(arch, state)
+    for name in [name for name, layer in module.named_modules() if isinstance(layer, Scaler)]:
+        module.set_submodule(name, nn.Identity())
     for parameter in module.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     return module

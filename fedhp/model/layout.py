@@ -62,6 +62,8 @@ class Layout:
         over_batches: Whether the network normalises over the samples of a batch; if it has buffers it does.
         slopes: Which of the parameters are slopes of an activation: one per unit, as the scales of a
             normalisation are, which they are not.
+        static: Whether running statistics are those of a pass after training alone: in training the network
+            computes with other magnitudes.
     """
 
     widths: Mapping[str, int]
@@ -72,6 +74,7 @@ class Layout:
     views_maps: bool = False
     over_batches: bool = False
     slopes: frozenset[str] = frozenset()
+    static: bool = False
 
     def __post_init__(self) -> None:
         axes = {name: tuple(map(_runs, given)) for name, given in self.axes.items()}

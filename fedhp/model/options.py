@@ -17,6 +17,9 @@ USUAL_WIDTHS: Mapping[str, tuple[int, ...]] = {
     "vgg11": (64, 128, 256, 256, 512, 512, 512, 512),
     "resnet20": (16, 32, 64),
     "conv1d": (32, 64, 64),
+    "lenet5": (6, 16, 120, 84),
+    "fedavg_cnn": (32, 64, 512),
+    "heterofl_cnn": (64, 128, 256, 512),
 }
 
 
@@ -28,19 +31,24 @@ class ModelConfig:
         name: ``mlp``: dense layers with ReLU; ``cnn``: 3x3 convolutions, each with ReLU and 2x2 max-pooling,
             then one hidden dense layer; ``vgg11``: eight 3x3 convolutions with normalisation; ``resnet20``:
             three stages of three residual blocks; ``conv1d``: convolutions over time, for windows of sensor
-            readings stored as ``(samples, channels, time)``.
+            readings stored as ``(samples, channels, time)``. Of the literature: ``lenet5``:
+            two 5x5 convolutions without padding, each with ReLU and pooling, then two hidden dense layers;
+            ``fedavg_cnn``: as ``cnn`` with 5x5 convolutions (McMahan et al. 2017); ``heterofl_cnn``: four 3x3
+            convolutions with [scalers](#normalisation) and normalisation (Diao et al. 2021).
         widths: Units per group of the full model, from the input to the output; none takes the model's usual
             ones. ``mlp`` (300, 100): its hidden layers; ``cnn`` (16, 32, 128): the channels of its
             convolutions and then the dense layer, two or more in all; ``vgg11`` (64, 128, 256, 256, 512, 512,
             512, 512): the channels of its convolutions; ``resnet20`` (16, 32, 64): the channels of its
-            stages; ``conv1d`` (32, 64, 64): the channels of its convolutions.
+            stages; ``conv1d`` (32, 64, 64): the channels of its convolutions; ``lenet5`` (6, 16, 120, 84),
+            ``fedavg_cnn`` (32, 64, 512): as ``cnn``; ``heterofl_cnn`` (64, 128, 256, 512): the channels of
+            its convolutions.
         floor: Units that every group keeps at least, at most the smallest width. With group normalisation a
             unit is [several channels](#normalisation).
         prune_inputs: Whether the entries of a sample (its pixels) are units too, which can be cut. Of ``mlp``
             only: a convolution reads whole images.
-        norm: Normalisation of ``vgg11``, ``resnet20`` and ``conv1d``. ``batch``: over the batch, with
-            statistics of all clients' samples together; ``group``: over groups of four channels of each
-            sample, which are cut as a whole. See [normalisation](#normalisation).
+        norm: Normalisation of ``vgg11``, ``resnet20``, ``conv1d`` and ``heterofl_cnn``. ``batch``: over the
+            batch, with statistics of all clients' samples together; ``group``: over groups of four channels
+            of each sample, which are cut as a whole. See [normalisation](#normalisation).
         target: A network of your own instead of ``model.name``, as ``package.module:build``. A ``model.name``
             that overrides or a file give later, alone, takes its place. See [your own
             network](#your-own-network).

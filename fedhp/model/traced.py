@@ -17,7 +17,7 @@ from fedhp.model.architecture import Architecture
 from fedhp.model.draws import drawing
 from fedhp.model.layout import Layout
 from fedhp.model.modules import hollow, resize, settle, take_weights
-from fedhp.model.networks import resnet, sensors, vgg
+from fedhp.model.networks import heterofl, resnet, sensors, vgg
 from fedhp.model.networks.layers import NORMS_1D, NORMS_2D, Norm
 from fedhp.model.options import ModelConfig
 from fedhp.model.wiring.tracing import trace
@@ -31,6 +31,7 @@ _BUILDERS: Mapping[str, tuple[Normalised, Mapping[str, Norm]]] = {
     "vgg11": (vgg.vgg11, NORMS_2D),
     "resnet20": (resnet.resnet20, NORMS_2D),
     "conv1d": (sensors.conv1d, NORMS_1D),
+    "heterofl_cnn": (heterofl.heterofl_cnn, NORMS_2D),
 }
 
 

@@ -62,7 +62,8 @@ def _mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Archi
 
 
 def _cnn(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
-    found = chain.cnn(config.widths or USUAL_WIDTHS["cnn"], config.floor, shape, num_classes)
+    widths = config.widths or USUAL_WIDTHS[config.name]
+    found = chain.cnn(config.name, widths, config.floor, shape, num_classes)
     return _declared(found, shape, num_classes)
 
 
@@ -132,4 +133,7 @@ MODELS: Mapping[str, Callable[[ModelConfig, tuple[int, ...], int], Architecture]
     "vgg11": _by_tracing,
     "resnet20": _by_tracing,
     "conv1d": _conv1d,
+    "lenet5": _cnn,
+    "fedavg_cnn": _cnn,
+    "heterofl_cnn": _by_tracing,
 }

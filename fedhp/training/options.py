@@ -15,6 +15,7 @@ MOMENTUM = "momentum_buffer"
 
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
+    "step": lambda progress: 1.0 if progress < 0.5 else 0.1,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }
 
@@ -50,7 +51,8 @@ class TrainConfig:
             method](#client-methods) of your own, ``package.module:Class``.
         methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
             [a client method of your own](#a-client-method-of-your-own).
-        lr_schedule: ``cosine`` falls to zero over the whole training; ``constant`` does not.
+        lr_schedule: ``cosine`` falls to zero over the whole training, ``step`` to a tenth half-way;
+            ``constant`` does not.
         device: Where it runs: ``auto`` takes CUDA where there is one.
     """
 

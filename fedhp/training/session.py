@@ -158,13 +158,13 @@ class Session:
             self._look()
         self.take(_steps(run.recipe, run.task, run.shard, run.structure, run.noise_scale()))
 
-    def end_epoch(self) -> None:
-        """Takes in what the epoch measured.
+    def end_epoch(self, is_read: bool = True) -> None:
+        """Takes in what the epoch measured; ``is_read`` says whether somebody looks at the model now.
 
         Raises:
             TrainingError: If the loss is not finite.
         """
-        self._statistics.complete(self.order[: self.epoch.done])
+        self._statistics.complete(self.order[: self.epoch.done], is_read)
         run = self.run
         self.epochs.append(self.epoch.statistics(run.task, run.meter, run.steps.batch, self.seconds))
 
@@ -237,15 +237,17 @@ class _BatchStatistics:
         """Takes in that a step has seen so many samples."""
         self._num_seen += num_samples
 
-    def complete(self, order: NDArray[np.intp]) -> None:
-        """Takes them anew where too few of an epoch's samples have come after its last cut.
+    def complete(self, order: NDArray[np.intp], is_read: bool) -> None:
+        """Takes them anew where too few of an epoch's samples have come after its last cut, or none count.
 
         Args:
             order: The rows of the epoch's samples.
+            is_read: Whether somebody looks at the model now.
         """
         run, wanted = self._run, order[: moments.ENOUGH]
         layout = run.memory.layout
-        if not layout.buffers or self._num_seen >= len(wanted):
+        is_due = self._num_seen < len(wanted) or (layout.static and is_read)
+        if not layout.buffers or not is_due:
             return
         batch = min(run.steps.batch, len(wanted))
         rows = moments.batches(wanted, batch, layout.smallest_batch)

@@ -96,7 +96,8 @@ def train_together(
     for epoch in range(0 if before is None else before.epochs, recipe.train.local_epochs):
         going = [session for session in sessions if session.failure is None]
         with _drawing(going[0], epoch) if len(clients) == 1 and going else nullcontext():
-            for members in _turns(going, epoch):
+            is_read = on_epoch is not None or epoch == recipe.train.local_epochs - 1
+            for members in _turns(going, epoch, is_read):
                 # What goes wrong with several at once is nobody's fault but ours.
                 with guarded(members[0]) if len(members) == 1 else nullcontext():
                     training.step(members)
@@ -198,8 +199,14 @@ class _Training:
         return stack
 
 
-def _turns(sessions: Sequence[Session], number: int) -> Iterator[Sequence[Session]]:
-    """Passes over each client's data once: yields those whose next steps are one computation."""
+def _turns(sessions: Sequence[Session], number: int, is_read: bool) -> Iterator[Sequence[Session]]:
+    """Passes over each client's data once: yields those whose next steps are one computation.
+
+    Args:
+        sessions: The clients' trainings.
+        number: Of the epoch, from 0.
+        is_read: Whether somebody looks at the models at its end.
+    """
     for session in sessions:
         with guarded(session):
             session.begin_epoch(number)
@@ -208,7 +215,7 @@ def _turns(sessions: Sequence[Session], number: int) -> Iterator[Sequence[Sessio
     for session in sessions:
         if session.failure is None:
             with guarded(session):
-                session.end_epoch()
+                session.end_epoch(is_read)
 
 
 def step_one(session: Session) -> None:

@@ -13,7 +13,33 @@ from fedhp.model.architecture import INPUTS
 from fedhp.model.axes import AxisRef
 from fedhp.model.layout import Layout
 
-_KERNEL = (3, 3)
+
+@dataclass(frozen=True)
+class Convolutional:
+    """A kind of network: convolutions, each with ReLU and 2x2 max-pooling, then dense layers.
+
+    Attributes:
+        kernel: The side of a convolution's kernel.
+        padding: Zeros around what a convolution takes, on each side.
+        num_dense: Hidden dense layers, of which the last widths are.
+    """
+
+    kernel: int
+    padding: int
+    num_dense: int = 1
+
+    def sides(self, before: Sequence[int]) -> tuple[int, ...]:
+        """Returns the sides of an image behind one convolution and its pooling."""
+        return tuple(max(0, side + 2 * self.padding - self.kernel + 1) // 2 for side in before)
+
+
+# ``fedavg_cnn`` is that of McMahan et al. 2017 (arXiv 1602.05629, section 3), ``lenet5`` LeCun et al.'s of
+# 1998 with ReLU and maxima, as benchmarks of federated learning have it (Li et al. 2022, arXiv 2102.02079).
+CONVOLUTIONAL: Mapping[str, Convolutional] = {
+    "cnn": Convolutional(3, padding=1),
+    "fedavg_cnn": Convolutional(5, padding=2),
+    "lenet5": Convolutional(5, padding=0, num_dense=2),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +54,7 @@ class Layer:
         outgoing: The group of units that it makes.
         num_outputs: Its outputs in the full model.
         kernel: The sides of a convolution's kernel; of dense layers none.
+        padding: Of a convolution.
     """
 
     name: str
@@ -37,6 +64,7 @@ class Layer:
     outgoing: str | None
     num_outputs: int
     kernel: tuple[int, ...] = ()
+    padding: int = 0
 
     def sizes(self, counts: Mapping[str, int]) -> tuple[int, int]:
         """Returns the compact numbers of outputs and inputs."""
@@ -67,45 +95,56 @@ def mlp(
     return Chain(layers, _layout(layers, units, floor))
 
 
-def cnn(widths: Sequence[int], floor: int, input_shape: tuple[int, ...], num_classes: int) -> Chain:
-    """A network of the LeNet kind: 3x3 convolutions, each with ReLU and 2x2 max-pooling, then dense.
+def cnn(
+    name: str, widths: Sequence[int], floor: int, input_shape: tuple[int, ...], num_classes: int
+) -> Chain:
+    """A network of the LeNet kind, one of `CONVOLUTIONAL`.
 
-    ``widths`` are the channels of the convolutions followed by one hidden dense layer.
+    ``widths`` are the channels of the convolutions followed by the hidden dense layers.
     """
-    if len(widths) < 2 or len(input_shape) != 3:
+    kind = CONVOLUTIONAL[name]
+    num_convs = len(widths) - kind.num_dense
+    if num_convs < 1 or len(input_shape) != 3:
+        least, dense = ("two", "one dense layer") if kind.num_dense == 1 else ("three", "two dense layers")
         raise ScenarioError(
-            "model 'cnn' takes images (channels, height, width) and at least two widths (channels of each "
-            f"convolution, then one dense layer); got inputs of shape {input_shape} and widths "
+            f"model '{name}' takes images (channels, height, width) and at least {least} widths (channels of "
+            f"each convolution, then {dense}); got inputs of shape {input_shape} and widths "
             f"{widths}"
         )
-    _check_sides(input_shape)
-    num_convs = len(widths) - 1
-    sides = [(input_shape[1] >> n, input_shape[2] >> n) for n in range(num_convs + 1)]
-    if min(sides[-1]) < 1:
+    _check_sides(name, input_shape)
+    sides = input_shape[1:]
+    for _ in range(num_convs):
+        sides = kind.sides(sides)
+    if min(sides) < 1:
         raise ScenarioError(
-            f"model 'cnn' halves the image {num_convs} times, which inputs of shape {input_shape} do not "
+            f"model '{name}' halves the image {num_convs} times, which inputs of shape {input_shape} do not "
             f"allow; give fewer widths"
         )
     convs = [f"conv{index}" for index in range(1, num_convs + 1)]
-    channels = dict(zip(convs, widths[:-1], strict=True))
-    area = math.prod(sides[-1])
-    dense = _dense_layers(convs[-1], area, channels[convs[-1]] * area, ["fc1"], widths[-1:], num_classes)
+    hidden = [f"fc{index}" for index in range(1, kind.num_dense + 1)]
+    units = dict(zip([*convs, *hidden], widths, strict=True))
+    area = math.prod(sides)
+    num_inputs = units[convs[-1]] * area
+    dense = _dense_layers(convs[-1], area, num_inputs, hidden, widths[num_convs:], num_classes)
+    kernel = (kind.kernel, kind.kernel)
     conv_layers = [
-        Layer(name, before, 1, input_shape[0] if before is None else channels[before], name, width, _KERNEL)
-        for name, before, width in zip(convs, [None, *convs], channels.values(), strict=False)
+        Layer(
+            own, before, 1, units[before] if before else input_shape[0], own, units[own], kernel, kind.padding
+        )
+        for own, before in zip(convs, [None, *convs], strict=False)
     ]
     layers = [*conv_layers, *dense]
-    return Chain(layers, _layout(layers, {**channels, "fc1": widths[-1]}, floor))
+    return Chain(layers, _layout(layers, units, floor))
 
 
-def _check_sides(input_shape: tuple[int, ...]) -> None:
+def _check_sides(name: str, input_shape: tuple[int, ...]) -> None:
     """Refuses what no number of widths makes an image of."""
     if min(input_shape[1:]) > 1:
         return
     features = input_shape[:2] == (1, 1)
     said = f"features of shape ({input_shape[2]},)" if features else f"samples of shape {input_shape}"
     raise ScenarioError(
-        f"model 'cnn' takes images (channels, height, width), and {said} have no height and width; set "
+        f"model '{name}' takes images (channels, height, width), and {said} have no height and width; set "
         f"model.name=mlp, or conv1d if their last axis is time"
     )
 

@@ -20,7 +20,7 @@ def build(layers: Sequence[Layer], counts: Mapping[str, int]) -> nn.Module:
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for number, layer in enumerate(convolutions, 1):
         rows, columns = layer.sizes(counts)
-        convolution = _Conv2d(columns, rows, kernel_size=layer.kernel[0], padding=1)
+        convolution = _Conv2d(columns, rows, kernel_size=layer.kernel[0], padding=layer.padding)
         modules[layer.name] = _plain(convolution, nn.Conv2d)
         modules[f"relu_{layer.name}"] = nn.ReLU(inplace=True)
         modules[f"pool{number}"] = nn.MaxPool2d(2)

@@ -21,6 +21,7 @@ from fedhp.model.axes import Axis
 from fedhp.model.batch_norms import statistics_names
 from fedhp.model.layout import Layout, no_units
 from fedhp.model.modules import hollow
+from fedhp.model.scaler import has_scalers
 from fedhp.model.wiring.calls import forward
 from fedhp.model.wiring.channels import fixed
 from fedhp.model.wiring.identities import Channels
@@ -136,7 +137,17 @@ class _Tracer:
         floors = {group: min(self._floor, width) for group, width in widths.items()}
         over_batches = any(isinstance(layer, _BatchNorm) for layer in self._module.modules())
         slopes = frozenset(wiring.parameters.slopes)
-        return Layout(widths, shapes, axes, floors, buffers, wiring.views_maps, over_batches, slopes)
+        return Layout(
+            widths,
+            shapes,
+            axes,
+            floors,
+            buffers,
+            wiring.views_maps,
+            over_batches,
+            slopes,
+            static=has_scalers(self._module),
+        )
 
     def _own_axes(self, name: str) -> list[Channels]:
         """Returns the axes of a parameter that is used outside of a layer: cut along the first, or not."""
