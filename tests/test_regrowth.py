@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("as_the_server")
 ARCH = ARCHITECTURES["mlp-1-hidden"]  # 15 inputs and 11 units
 LAYOUT = ARCH.layout
 FULL = LAYOUT.full()
-SMALL = {"rounds": 8, "model": {"widths": [24, 16]}, "data": {"partition": {"name": "iid"}}}
+SMALL: dict[str, Any] = {"rounds": 8, "model": {"widths": [24, 16]}, "data": {"partition": {"name": "iid"}}}
 
 
 def of(inputs: str, fc1: str) -> Structure:
@@ -143,7 +144,7 @@ def structures(run) -> list[dict[str, np.ndarray]]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("regrown") / "run"
-    return fedhp.simulate("quickstart", place, show=False, **SMALL, **{"prune.regrow": 0.5})
+    return fedhp.simulate("quickstart", place, show=False, **{**SMALL, "prune.regrow": 0.5})
 
 
 def test_units_come_back_and_the_target_is_met(run):
@@ -163,7 +164,7 @@ def test_without_regrowth_none_comes_back(tmp_path):
 
 def test_it_does_not_depend_on_workers_and_goes_on_where_it_was_cut_short(run, tmp_path):
     expected = outcome(run.folder)
-    alone = {"prune.regrow": 0.5, "simulation.num_workers": 0}
+    alone: dict[str, Any] = {"prune.regrow": 0.5, "simulation.num_workers": 0}
     with snapshots(tmp_path / "alone", tmp_path) as taken:
         fedhp.simulate("quickstart", tmp_path / "alone", show=False, **SMALL, **alone)
     assert outcome(tmp_path / "alone") == expected
