@@ -273,6 +273,19 @@ class Method:
         return None
 
 
+def cut(run: ClientRun, target: Structure) -> None:
+    """Cuts module and optimiser down to a part of the structure that is left, hard, and measures it.
+
+    Batch and running statistics follow by themselves.
+    """
+    within = run.structure
+    if target == within:
+        return
+    with run.meter.watching(("cut", run.step_key(0), tuple(target.counts.values())), run.held):
+        run.runtime.cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
+    run.structure = target
+
+
 def begin(run: ClientRun) -> None:
     """Sets the recipe's methods to work."""
     run.methods = tuple(kind() for kind in run.recipe.methods)

@@ -11,7 +11,7 @@ from fedhp.pruning.criteria import CRITERIA, check_criterion
 from fedhp.pruning.cutting import select
 from fedhp.pruning.schedule import scheduled_size
 from fedhp.seeds import generator
-from fedhp.training.method import ClientRun, Method
+from fedhp.training.method import ClientRun, Method, cut
 from fedhp.training.method_names import DYNHP
 from fedhp.training.recipe import Recipe
 from fedhp.training.shortage import ahead_of_schedule
@@ -126,9 +126,7 @@ class DynHP(Method):
         within = run.structure
         if target == within:
             return
-        with run.meter.watching(("cut", run.step_key(0), tuple(target.counts.values())), run.held):
-            run.runtime.cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
-        run.structure = target
+        cut(run, target)
         self._is_due = run.recipe.schedule.asks_for_less(target.counts)
         if self._watch is not None:
             self._watch.cut(within, target)
