@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.architecture import Architecture
 from fedhp.model.axes import AxisRef
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.inference import to_whole_module
 from fedhp.model.layout import Layout
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
@@ -49,6 +51,12 @@ ARCHITECTURES: dict[str, Architecture] = {
     "fedavg_cnn": architecture(ModelConfig("fedavg_cnn", [5, 6, 7], 1), (1, 9, 7), 4),
     "heterofl_cnn": architecture(ModelConfig("heterofl_cnn", [4, 6, 5, 7], 1), (2, 9, 8), 3),
 }
+HAS_SPIKING = find_spec("snntorch") is not None
+if HAS_SPIKING:
+    ARCHITECTURES |= {
+        "spiking_mlp": architecture(ModelConfig("spiking_mlp", [9, 7], 1, time_steps=3), (1, 3, 5), 4),
+        "spiking_cnn": architecture(ModelConfig("spiking_cnn", [5, 6, 7], 1, time_steps=2), (2, 9, 7), 3),
+    }
 
 CHAIN_NAMES = ("mlp", "cnn", "lenet5", "fedavg_cnn")
 # Those whose wiring is plain enough to index by hand.
@@ -251,6 +259,6 @@ def compact_and_silenced(
     """Returns what the compact model makes of samples, and what the full one does with units silenced."""
     samples = torch.randn(num_samples, *arch.input_shape, generator=torch.Generator().manual_seed(1))
     full = to_module(arch, silenced(arch, state, structure)).eval()
-    compact = to_module(arch, state.cut(arch.layout, structure)).eval()
+    compact = to_whole_module(arch, state.cut(arch.layout, structure)).eval()
     with torch.no_grad():
         return compact(samples.clone()), full(samples.clone())

@@ -41,6 +41,7 @@ NUMBERS = [key for key, kind in KEYS.items() if kind in (int, float, float | Non
 BASE = load_scenario("quickstart", ["strategy.optimizer.name=fedadam", "model.floor=1"])
 ZERO_MEANS_SOMETHING = {
     "seed",
+    "model.time_steps",
     "data.max_train",
     "data.local_test",
     "train.momentum",

@@ -275,7 +275,7 @@ def test_a_typo_in_a_name_is_answered_with_the_nearest(override, meant):
 def test_a_name_that_is_near_none_is_answered_without_a_guess():
     with pytest.raises(ScenarioError) as caught:
         load_scenario("quickstart", ["model.name=transformer"])
-    known = "mlp, cnn, vgg11, resnet20, conv1d, lenet5, fedavg_cnn, heterofl_cnn"
+    known = "mlp, cnn, vgg11, resnet20, conv1d, lenet5, fedavg_cnn, heterofl_cnn, spiking_mlp, spiking_cnn"
     assert str(caught.value) == f"model.name must be one of {known}, got 'transformer'"
 
 

@@ -175,7 +175,7 @@ def test_what_the_data_shows_is_noted():
         (
             ["mine.npz", "--model", "cmn"],
             "--model must be one of mlp, cnn, vgg11, resnet20, conv1d, lenet5, fedavg_cnn, heterofl_cnn, "
-            "got 'cmn'",
+            "spiking_mlp, spiking_cnn, got 'cmn'",
         ),
         (["mine.npz", "--layout", "last"], "--layout must be one of auto, channels_first, channels_last"),
         (["digits", "--layout", "channels_last"], "data.layout is for data of your own"),

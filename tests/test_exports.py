@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from small_models import HAS_SPIKING
 from torch import nn
 from typer.testing import CliRunner
 
@@ -30,6 +31,12 @@ NETWORKS = {
     "conv1d": {"model.name": "conv1d", "model.widths": [8, 12, 16]},
     "resnet20": {"model.name": "resnet20", "model.widths": [6, 8, 12], "train.learning_rate": 0.01},
 }
+if HAS_SPIKING:
+    NETWORKS["spiking_cnn"] = {
+        "model.name": "spiking_cnn",
+        "model.widths": [4, 6, 16],
+        "model.time_steps": 3,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +72,7 @@ def digits():
     ("name", "network"),
     [
         *((name, network) for name in ("onnx", "executorch", "litert") for network in NETWORKS),
-        ("torch", "mlp"),
-        ("torch", "conv1d"),
+        *(("torch", network) for network in NETWORKS if network not in ("cnn", "resnet20")),
     ],
 )
 def test_a_float_file_gives_eagers_scores_of_raw_samples(name, network, records, tmp_path):

@@ -143,7 +143,7 @@ def test_a_group_is_cut_from_every_tensor_it_indexes(case):
     module = to_module(arch, initial_state(arch, 0).cut(arch.layout, _first(arch, counts)))
     assert sum(p.numel() for p in module.parameters()) == arch.layout.num_parameters(counts)
     assert all(count == 1 for count in counts.values())
-    module.train()(torch.zeros(2, *arch.input_shape))
+    module.train()(torch.zeros(2, *arch.taken_shape(counts)))
 
 
 def _first(arch, counts):

@@ -93,11 +93,13 @@ def test_a_device_without_pytorch_says_who_it_is_and_declines_a_network_that_nee
 {asking}
 profile, _ = wire.unpack_profile(ask(wire.pack_query(brief()), MessageType.QUERY).content)
 print(profile.num_examples)
-for model in ({{"name": "vgg11"}}, {{"name": "resnet20"}}):
+for model in ({{"name": "vgg11"}}, {{"name": "resnet20"}}, {{"name": "spiking_mlp"}}):
     print(ask(wire.pack_query(brief(**model)), MessageType.TRAIN).error.reason)
 """)
     needs = "needs PyTorch: pip install 'fedhp[torch]'"
-    wanted = [f"client: NeedsTorchError: model '{name}' {needs}" for name in ("vgg11", "resnet20")]
+    wanted = [
+        f"client: NeedsTorchError: model '{name}' {needs}" for name in ("vgg11", "resnet20", "spiking_mlp")
+    ]
     assert told.splitlines() == ["30", *wanted]
 
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedhp.errors import ScenarioError
-from fedhp.model.architecture import Architecture
+from fedhp.model.architecture import INPUTS, Architecture
+from fedhp.model.axes import AxisRef
 from fedhp.model.draws import drawing
 from fedhp.model.layout import Layout
 from fedhp.model.modules import hollow, resize, settle, take_weights
@@ -73,15 +74,33 @@ def shipped(name: str, norm: str, widths: Sequence[int], shape: tuple[int, ...],
     return Network(lambda: builder(widths, norms[norm], shape, num_classes), shape, f"model '{name}'")
 
 
-def traced(network: Network, floor: int, num_classes: int) -> Architecture:
+def traced(network: Network, floor: int, num_classes: int, inputs: str = "") -> Architecture:
     """Returns a network's architecture, by tracing it.
+
+    Args:
+        network: The network.
+        floor: Units that every group keeps at least.
+        num_classes: Width of the output.
+        inputs: The weight that takes in flattened samples, whose entries are units then; empty for none.
 
     Raises:
         ScenarioError: If that is not possible.
     """
     layout = trace(network.drawn(0).train(), network.shape, num_classes, floor, network.said)
+    layout = _with_inputs(layout, inputs, floor) if inputs else layout
     return Architecture(
         layout, network.shape, num_classes, lambda counts: network.build(layout, counts), network.initial
+    )
+
+
+def _with_inputs(layout: Layout, weight: str, floor: int) -> Layout:
+    """Makes units of what a dense layer takes in, which tracing never cuts: the samples."""
+    rows, size = layout.axes[weight][0], layout.shapes[weight][1]
+    return replace(
+        layout,
+        widths={INPUTS: size, **layout.widths},
+        axes={**layout.axes, weight: (rows, AxisRef(INPUTS))},
+        floors={INPUTS: min(floor, size), **layout.floors},
     )
 
 

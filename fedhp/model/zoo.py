@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.bounds import MOST_PARAMETERS
-from fedhp.errors import ScenarioError, needing_torch
+from fedhp.errors import ScenarioError, needing_torch, require
 from fedhp.model.architecture import Architecture
 from fedhp.model.networks import chain, windows
-from fedhp.model.options import USUAL_WIDTHS, ModelConfig
+from fedhp.model.options import USUAL_TIME_STEPS, USUAL_WIDTHS, ModelConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +81,35 @@ def _declared(found: chain.Chain, shape: tuple[int, ...], num_classes: int) -> A
     return Architecture(found.layout, shape, num_classes, build, initial)
 
 
+def _spiking_mlp(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    widths = config.widths or USUAL_WIDTHS["spiking_mlp"]
+    return _spiking(config, chain.mlp(widths, config.floor, False, shape, num_classes), shape, num_classes)
+
+
+def _spiking_cnn(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
+    widths = config.widths or USUAL_WIDTHS["spiking_cnn"]
+    found = chain.cnn(config.name, widths, config.floor, shape, num_classes)
+    return _spiking(config, found, shape, num_classes)
+
+
+def _spiking(
+    config: ModelConfig, found: chain.Chain, shape: tuple[int, ...], num_classes: int
+) -> Architecture:
+    """Returns the architecture of a chain with spikes in the place of ReLU, whose layout is traced."""
+    said = f"model '{config.name}'"
+    _check_size(config, found.layout.num_parameters(found.layout.widths))  # before it is built
+    with needing_torch(said):
+        from fedhp.model.traced import Network, traced
+    with require(said, "spiking"):
+        from fedhp.model.networks import spiking
+
+    steps = config.time_steps or USUAL_TIME_STEPS
+    network = Network(lambda: spiking.network(found.layers, steps), shape, said)
+    picks = config.prune_inputs and not found.layers[0].kernel
+    inputs = f"{found.layers[0].name}.weight" if picks else ""
+    return traced(network, config.floor, num_classes, inputs)
+
+
 def _conv1d(config: ModelConfig, shape: tuple[int, ...], num_classes: int) -> Architecture:
     widths = _widths(config, shape)
     layout = windows.conv1d(widths, config.norm, config.floor, shape, num_classes)
@@ -136,4 +165,6 @@ MODELS: Mapping[str, Callable[[ModelConfig, tuple[int, ...], int], Architecture]
     "lenet5": _cnn,
     "fedavg_cnn": _cnn,
     "heterofl_cnn": _by_tracing,
+    "spiking_mlp": _spiking_mlp,
+    "spiking_cnn": _spiking_cnn,
 }

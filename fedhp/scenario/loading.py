@@ -208,8 +208,9 @@ def _checked(layers: Sequence[DictConfig], place: str) -> Scenario:
 def _merged(layers: Sequence[DictConfig], place: str) -> Any:
     """Merges layers.
 
-    One that changes the network without saying its widths does not inherit another's; and one that names a
-    network that ships has it in the place of a target of the user's own, which would win over any name.
+    One that changes the network without saying its widths, or its time steps, does not inherit another's; and
+    one that names a network that ships has it in the place of a target of the user's own, which would win
+    over any name.
     """
     merged: Any = _writable(OmegaConf.structured(Scenario))
     for layer in layers:
@@ -224,8 +225,9 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
         given = layer.get("model") or {}
         if "name" in given and "target" not in given:
             merged = OmegaConf.merge(merged, {"model": {"target": ""}})
-        if (merged.model.name, merged.model.target) != network and "widths" not in given:
-            merged = OmegaConf.merge(merged, {"model": {"widths": []}})
+        if (merged.model.name, merged.model.target) != network:
+            own = {key: none for key, none in (("widths", []), ("time_steps", 0)) if key not in given}
+            merged = OmegaConf.merge(merged, {"model": own})
     return merged
 
 

@@ -167,6 +167,12 @@ class Scenario:
         if flaw := value_amiss("", self.to_dict(), KEYS):
             raise ScenarioError(flaw)
         check_values(self)
+        if self.model.is_spiking and self.train.masked_loss:
+            raise ScenarioError(
+                f"train.masked_loss = true takes no spiking network (model.name = {self.model.name}): what "
+                f"it returns is a potential gathered over time, and leaving classes out of that was never "
+                f"tried; leave train.masked_loss out, or choose mlp or cnn"
+            )
         if self.server.clients_per_round > self.fleet.num_clients:
             raise ScenarioError(
                 f"server.clients_per_round = {self.server.clients_per_round} exceeds "

@@ -39,6 +39,7 @@ CONVOLUTIONAL: Mapping[str, Convolutional] = {
     "cnn": Convolutional(3, padding=1),
     "fedavg_cnn": Convolutional(5, padding=2),
     "lenet5": Convolutional(5, padding=0, num_dense=2),
+    "spiking_cnn": Convolutional(3, padding=1),  # spikes come in the place of ReLU
 }
 
 
