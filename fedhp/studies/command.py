@@ -108,7 +108,7 @@ def published(
     """What others published of federated learning on MNIST and Fashion-MNIST, beside what comes out here.
 
     HeteroFL's narrow networks, FedAvg and FedProx of NIID-Bench, and the rounds to 99 % of FedAvg's paper. In
-    full, a run takes from ten minutes to most of a day of one core.
+    full, a run takes from ten minutes to half a day of one core.
 
     [bold]Examples[/bold]
 
