@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from fedhp.aggregation.reconcile import Reconciliation, majority
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.federation.device import Device
 from fedhp.model.structure import Structure
 
@@ -30,10 +30,4 @@ class FedDST(MaskIntersection):
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The units of most votes and highest score, as many as the schedule wants."""
-        return majority(
-            reconciliation.keepers,
-            reconciliation.scores(),
-            reconciliation.structure,
-            self.bounds(server_round),
-            self.scenario.strategy.min_votes,
-        )
+        return reconciliation.elected(self.scenario.strategy.min_votes, self.bounds(server_round))

@@ -1,6 +1,6 @@
 """The union of the masks: the mildest rule for clients that prune."""
 
-from fedhp.aggregation.reconcile import Reconciliation, intersection
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.model.structure import Structure
 
 from .mask_intersection import MaskIntersection
@@ -20,4 +20,4 @@ class HoldersMean(MaskIntersection):
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """Whatever somebody kept."""
-        return intersection(reconciliation.shares(), reconciliation.structure, self.layout.floors, _ANYBODY)
+        return reconciliation.agreed(_ANYBODY, self.layout.floors)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fedhp.aggregation.assignment import fit_structure
-from fedhp.aggregation.reconcile import Reconciliation, intersection
+from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.federation.device import Device
 from fedhp.federation.strategy import FleetStrategy
 from fedhp.model.state import ModelState
@@ -41,12 +41,7 @@ class MaskIntersection(FleetStrategy):
 
     def survivors(self, reconciliation: Reconciliation, server_round: int) -> Structure:
         """The mask intersection, bounded by the schedule's size at the end of the round."""
-        return intersection(
-            reconciliation.shares(),
-            reconciliation.structure,
-            self.bounds(server_round),
-            self.scenario.strategy.quorum,
-        )
+        return reconciliation.agreed(self.scenario.strategy.quorum, self.bounds(server_round))
 
     def bounds(self, server_round: int) -> dict[str, int]:
         """Returns how many units of each group the schedule wants at the end of a round."""

@@ -47,6 +47,12 @@ def check_smallest(memory: MemoryModel, budget_bytes: float) -> None:
 
 def _too_small(memory: MemoryModel, budget_bytes: float) -> BudgetError:
     smallest, least = memory.layout.smallest(), memory.layout.smallest_batch
+    if memory.layout.singles:
+        return BudgetError(
+            f"with a single weight in each layer the network takes "
+            f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
+            f"{budget_bytes:,} bytes. Raise the budget, or choose a smaller model or input"
+        )
     return BudgetError(
         f"the smallest structure ({', '.join(f'{g}: {n}' for g, n in smallest.items())}) takes "
         f"{memory.training_bytes(smallest, least):,} bytes to train with {samples(least)}; the budget is "
@@ -90,12 +96,12 @@ def fit_structure(
 def unit_norms(layout: Layout, state: ModelState) -> dict[str, NDArray[np.float64]]:
     """Returns per kept unit the product of the norms of its incoming and of its outgoing weights.
 
-    Inputs have outgoing weights only.
+    Inputs have outgoing weights only. Of single weights it is their magnitude.
     """
     counts = state.structure.counts
     norms = {group: np.ones(count) for group, count in counts.items()}
     for name, weights in state.weights.items():
-        if weights.ndim < 2:
+        if weights.ndim < 2 and name not in layout.singles:
             continue
         for place in layout.places(name, counts):
             norms[place.group] *= np.linalg.norm(place.rows(weights), axis=1)

@@ -95,6 +95,14 @@ class Reconciliation:
             scaled = np.multiply(scores[group], examples, dtype=np.float64)
             sums[slice(None) if whole else self.structure.positions(held, group)] += scaled
 
+    def agreed(self, quorum: float, bounds: Mapping[str, int]) -> Structure:
+        """Returns the units that enough of their assignees kept: see `intersection`."""
+        return intersection(self.shares(), self.structure, bounds, quorum)
+
+    def elected(self, min_votes: int, bounds: Mapping[str, int]) -> Structure:
+        """Returns the best of the units that enough clients kept: see `majority`."""
+        return majority(self.keepers, self.scores(), self.structure, bounds, min_votes)
+
     @property
     def keepers(self) -> Mapping[str, NDArray[np.int64]]:
         """Per kept unit of the global structure, how many clients kept it."""

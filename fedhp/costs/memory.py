@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedhp.costs.coefficients import Rehearsal
 from fedhp.model.layout import Layout
+from fedhp.model.stored import BLOCK, POSITION_BYTES
 
 # Live bytes at each moment of the step: what is there anyway, and what each sample adds.
 Moments = tuple[NDArray[np.int64], NDArray[np.int64]]
@@ -53,6 +54,7 @@ class Extras:
         noisy: Whether the gradient-noise scale is looked at.
         scratch: What a look at activations takes, as `fedhp.pruning.criteria.Criterion.scratch`; None
             without any.
+        grows: Of each layer's weights, the share that is grown elsewhere at a time, at most.
         unit_bytes: Per group, the bytes per unit that scores and penalties take at most while they are made
             of gradients; empty where nothing is ever cut.
     """
@@ -64,6 +66,7 @@ class Extras:
     clips: bool = False
     noisy: bool = False
     scratch: Callable[[int, int], tuple[int, int]] | None = None
+    grows: float = 0.0
     unit_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class Extras:
             any(part.clips for part in parts),
             any(part.noisy for part in parts),
             next((part.scratch for part in parts if part.scratch is not None), None),
+            max((part.grows for part in parts), default=0.0),
             {group: max(part.unit_bytes.get(group, 0) for part in parts) for group in sorted(groups)},
         )
 
@@ -163,8 +167,10 @@ class MemoryModel:
         units = np.array([1, *key])
         sizes = np.array([self._bytes(name, counts) for name in self.layout.trained])
         buffers = sum(self._bytes(name, counts) for name in self.layout.buffers)
-        # Contributions: an average and the newest score per unit.
-        resting = sizes.sum() * (1 + self.state_slots) + buffers + 2 * FLOAT_BYTES * sum(key)
+        weights = sum(counts[group] for group in self.layout.singles)
+        # Contributions: an average and the newest score per unit. Of a weight, where it stands.
+        beside = 2 * FLOAT_BYTES * (sum(key) - weights) + POSITION_BYTES * weights
+        resting = sizes.sum() * (1 + self.state_slots) + buffers + beside
         resting += FLOAT_BYTES * self.num_masked + self.rehearsal.counters
         resting += FLOAT_BYTES * (len(sizes) * self.extras.counts + _NOISE_SCALARS * self.extras.noisy)
         num_inputs = self.input_size if self.inputs is None else counts[self.inputs]
@@ -173,11 +179,15 @@ class MemoryModel:
         told = self.rehearsal
         inside = told.gradients @ sizes + told.fixed @ units
         looks, per_look = self._looks(counts)
-        # While the batch is loaded, with all gradients, while a tensor is cut, and between the first two.
-        rare = [0, sizes.sum() + self._on_gradients(counts), self._largest_cut(counts)]
+        looking, grown, rewiring = growth(self.layout, counts, self.extras.grows)
+        # While the batch is loaded, with all gradients, while a tensor is cut or its weights are placed anew,
+        # and between the first two.
+        with_all = sizes.sum() + grown + self._on_gradients(counts)
+        rare = [0, with_all, self._largest_cut(counts), grown + rewiring]
+        inside = inside + looking + grown
         fixed = resting + np.concatenate([rare, inside, told.fixed_at_taps @ units + looks])
         at_taps = told.per_sample_at_taps @ units + per_look
-        per_sample = entry + np.concatenate([[raw, 0, 0], told.per_sample @ units, at_taps])
+        per_sample = entry + np.concatenate([[raw, 0, 0, 0], told.per_sample @ units, at_taps])
         return fixed, per_sample
 
     def _on_gradients(self, counts: Mapping[str, int]) -> int:
@@ -206,3 +216,30 @@ class MemoryModel:
 
     def _bytes(self, name: str, counts: Mapping[str, int]) -> int:
         return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))
+
+
+def growth(layout: Layout, counts: Mapping[str, int], share: float) -> tuple[int, int, int]:
+    """Returns what it takes to look for places in a gradient, what was found, and what to place it.
+
+    The best places of a block are values and indices before they are positions, and the best of two blocks
+    are found among both's. Where they are placed, positions are sorted, and each tensor of a layer is written
+    anew in their order.
+
+    Args:
+        layout: The wiring of a network that holds a part of its weights.
+        counts: How many of each layer.
+        share: Of those, what is grown elsewhere at a time at most; 0 where nothing is.
+    """
+    if not share:
+        return 0, 0, 0
+    numbers = {group: counts[group] for group in layout.singles}
+    grown = {group: int(share * number) for group, number in numbers.items()}
+    ranked, placed = FLOAT_BYTES + INDEX_BYTES, FLOAT_BYTES + POSITION_BYTES
+    looking = FLOAT_BYTES + max(
+        number * (ranked + POSITION_BYTES)
+        if layout.widths[group] <= BLOCK
+        else number * (ranked + placed) + min(number, BLOCK) * placed
+        for group, number in grown.items()
+    )
+    sorting = max(2 * placed * numbers[group] + ranked * number for group, number in grown.items())
+    return looking, POSITION_BYTES * sum(grown.values()), sorting

@@ -69,7 +69,7 @@ _Shapes = tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]]
 def _shapes_of(layout: Layout, structure: Structure) -> _Shapes:
     counts = structure.counts
     weights = {name: layout.shape(name, counts) for name in layout.shapes}
-    return weights, {group: (counts[group],) for group in layout.widths}
+    return weights, {group: (counts[group],) for group in layout.scored}
 
 
 def check_values(name: str, weights: NDArray[np.float32]) -> None:
@@ -120,7 +120,14 @@ def check_structure(structure: Structure, layout: Layout, within: Structure | No
     for group, count in structure.counts.items():
         if count < layout.floors[group]:
             raise WireError(f"structure.{group}: {count} units, below the floor {layout.floors[group]}")
-    if within is not None and not within.contains(structure):
+    if within is None:
+        return
+    for group in sorted(layout.singles):  # which may be others than were assigned, of the same number
+        if (count := structure.counts[group]) != within.counts[group]:
+            raise WireError(
+                f"structure.{group}: {count} weights, expected {within.counts[group]} as assigned"
+            )
+    if any((structure.masks[group] & ~within.masks[group]).any() for group in layout.scored):
         raise WireError("structure: holds units that were not assigned")
 
 

@@ -2,13 +2,10 @@
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fedhp.aggregation.regrowth import placed, remembered, returning
+from fedhp.aggregation.regrowth import remembered, returning
 from fedhp.aggregation.server_optimizer import Moments
 from fedhp.federation.server_state import ServerState
-from fedhp.model.layout import Layout
+from fedhp.model.layout import Layout, spread
 from fedhp.model.structure import Structure
 from fedhp.pruning.schedule import spare
 from fedhp.training.recipe import Recipe
@@ -29,9 +26,4 @@ def with_returned(recipe: Recipe, state: ServerState) -> ServerState:
 
 def _grown(layout: Layout, moments: Moments, held: Structure, begun: Structure) -> Moments:
     """Returns the moments of a server's optimiser that remembers nothing of what has come back."""
-
-    def grown(name: str, known: NDArray[np.float32]) -> NDArray[np.float32]:
-        nothing = np.zeros(layout.shape(name, begun.counts), known.dtype)
-        return placed(layout, name, nothing, known, begun, held)
-
-    return tuple({name: grown(name, known) for name, known in arrays.items()} for arrays in moments)
+    return tuple(spread(layout, arrays, held, begun) for arrays in moments)

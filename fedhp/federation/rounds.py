@@ -22,6 +22,7 @@ from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Arrived, Sent, in_order
 from fedhp.federation.rules import Rules
 from fedhp.federation.server_state import Outcome, ServerState
+from fedhp.model.layout import spread
 from fedhp.model.state import ModelState
 from fedhp.records.rows import ClientReport
 from fedhp.training.update import Update
@@ -138,6 +139,7 @@ def opened(
         sent: What each node was sent.
         replies: Whatever comes back, as it comes.
     """
+    model = model.over(rules.layout)
     reference = Reference(rules.layout, model)
     parts = starmap(partial(_open, rules, reference), in_order(sent, replies))
     return _without_opposed(rules, model, list(parts)) if rules.robust.refuse_opposed else parts
@@ -203,10 +205,12 @@ def _concluded(
 
 def _next(rules: Rules, state: ServerState, reconciliation: Reconciliation) -> ServerState:
     """Returns the state with the model that the updates make, cut to the units that survive."""
-    within, layout = state.model.structure, rules.layout
+    layout, before = rules.layout, state.model.over(rules.layout)
+    within = before.structure
     survivors = rules.survivors(reconciliation, state.round)
     mean, optimizer = rules.average(reconciliation), rules.scenario.strategy.optimizer
-    model, moments = step(optimizer, layout, state.round, state.model, mean, state.moments)
+    known = tuple(spread(layout, arrays, state.model.structure, within) for arrays in state.moments)
+    model, moments = step(optimizer, layout, state.round, before, mean, known)
     dormant = state.dormant
     if dormant is not None:
         dormant = remembered(layout, dormant, model)

@@ -7,6 +7,7 @@ from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.options import RobustConfig
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.robust import RobustReconciliation
+from fedhp.aggregation.sparse import SparseReconciliation
 from fedhp.costs.memory import MemoryModel
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.federation import wire
@@ -153,7 +154,7 @@ class Rules(Enlisted):
     @property
     def needs_updates(self) -> bool:
         """Whether every update has to come to the server."""
-        return self.needs == "updates" or self.robust.needs_updates
+        return self.needs == "updates" or self.robust.needs_updates or bool(self.layout.singles)
 
     @classmethod
     def prunes(cls) -> bool:
@@ -204,6 +205,8 @@ class Rules(Enlisted):
         One of a strategy's own, a subclass, is given every update (`Reconciliation.add`) where the strategy
         ``needs`` them, in the order of `fedhp.federation.asking.by_work`.
         """
+        if self.layout.singles:
+            return SparseReconciliation(self.layout, model)
         if self.robust.rule != "mean":
             return RobustReconciliation(self.layout, model, self.robust)
         return Reconciliation(self.layout, model)

@@ -1,7 +1,8 @@
 """Values <-> Flower records: the only file that knows record keys. Trusts nothing that arrives.
 
 Weights and kept units travel in one ``ArrayRecord``: parameters by name, and per group an array
-``structure.<group>`` of packed bits and one ``score.<group>`` of contributions.
+``structure.<group>`` of packed bits and one ``score.<group>`` of contributions. Of a layer that holds a part
+of its weights, the group is called as its parameter; its structure may be places, and it has no scores.
 """
 
 import math
@@ -29,6 +30,7 @@ from fedhp.federation.checks import (
     wire_name,
 )
 from fedhp.federation.fields import read_config, read_field
+from fedhp.federation.masks import mask_bytes, read_mask, write_mask
 from fedhp.fleet.devices import DeviceProfile, attribute_flaw
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
@@ -40,14 +42,14 @@ _MODEL, _TASK, _PROFILE, _METRICS = "model", "task", "profile", "metrics"
 _STRUCTURE = "structure."
 _PARTITION, _NONE = "partition-id", -1
 _MEASURED = "memory-measured-bytes"
-_FLOAT, _BYTE = np.dtype(np.float32), np.dtype(np.uint8)
+_FLOAT = np.dtype(np.float32)
 
 
 def pack_state(state: ModelState) -> ArrayRecord:
     """Packs a model and its structure."""
     arrays = {name: write_array(weights) for name, weights in state.weights.items()}
-    for group, bits in state.structure.to_bits().items():
-        arrays[_STRUCTURE + group] = write_array(bits)
+    for group, mask in state.structure.masks.items():
+        arrays[_STRUCTURE + group] = write_mask(mask, by_place=group in state.weights)
     for group, scores in state.scores.items():
         arrays[SCORE + group] = write_array(scores)
     return ArrayRecord(arrays)
@@ -64,20 +66,23 @@ def unpack_state(record: ArrayRecord, layout: Layout, within: Structure | None =
     Raises:
         WireError: If anything is not as it must be; the message names the field.
     """
-    check_names(
-        record, layout.shapes, (prefix + group for group in layout.widths for prefix in (_STRUCTURE, SCORE))
-    )
+    structured, scored = ((_STRUCTURE, layout.widths), (SCORE, layout.scored))
+    keys = (prefix + group for prefix, groups in (structured, scored) for group in groups)
+    check_names(record, layout.shapes, keys)
     structure = _unpack_structure(record, layout, within)
     weights = _unpack_weights(record, layout, layout.shapes, structure)
-    return ModelState(weights, structure, _unpack_scores(record, structure))
+    return ModelState(weights, structure, _unpack_scores(record, layout, structure))
 
 
 def state_bytes(layout: Layout, structure: Structure) -> int:
     """Returns the payload bytes of `pack_state` of a model of this structure."""
     counts = structure.counts
     weights = sum(array_bytes(layout.shape(name, counts), _FLOAT) for name in layout.shapes)
-    bits = sum(array_bytes((-(-width // 8),), _BYTE) for width in layout.widths.values())
-    return weights + bits + sum(array_bytes((count,), _FLOAT) for count in counts.values())
+    masks = sum(
+        mask_bytes(width, counts[group], by_place=group in layout.singles)
+        for group, width in layout.widths.items()
+    )
+    return weights + masks + sum(array_bytes((counts[group],), _FLOAT) for group in layout.scored)
 
 
 def record_bytes(record: ArrayRecord) -> int:
@@ -301,22 +306,21 @@ def _unpack_weights(
 
 
 def _unpack_structure(record: ArrayRecord, layout: Layout, within: Structure | None) -> Structure:
-    bits = {}
+    masks = {}
     for group, width in layout.widths.items():
         name = _STRUCTURE + group
-        bits[group] = read_array(name, record[name], (-(-width // 8),), _BYTE)
-    try:
-        structure = Structure.from_bits(bits, layout.widths)
-    except ValueError as error:
-        raise WireError(f"structure: {error}") from None
+        masks[group] = read_mask(name, record[name], width, by_place=group in layout.singles)
+    structure = Structure(masks)
     check_structure(structure, layout, within)
     return structure
 
 
-def _unpack_scores(record: ArrayRecord, structure: Structure) -> dict[str, NDArray[np.float32]]:
+def _unpack_scores(
+    record: ArrayRecord, layout: Layout, structure: Structure
+) -> dict[str, NDArray[np.float32]]:
     scores = {
-        group: read_array(SCORE + group, record[SCORE + group], (count,), _FLOAT)
-        for group, count in structure.counts.items()
+        group: read_array(SCORE + group, record[SCORE + group], (structure.counts[group],), _FLOAT)
+        for group in layout.scored
     }
     check_scores(scores, structure)
     return scores

@@ -33,6 +33,9 @@ class Architecture:
             PyTorch, as the next does.
         initial: The full model's weights before training, by the seed.
         is_users_own: Whether the network is the user's own, and none of `MODELS`.
+        start: The units that a training begins with, by the seed; None for all.
+        eagerness: Where single weights are left out, per layer how dense it is beside others.
+        plain: There, the network with all of them: see `fedhp.model.sparse_network`.
     """
 
     layout: Layout
@@ -41,6 +44,9 @@ class Architecture:
     build: Build
     initial: Callable[[int], Mapping[str, NDArray[np.float32]]]
     is_users_own: bool = False
+    start: Callable[[int], Structure] | None = None
+    eagerness: Mapping[str, float] | None = None
+    plain: "Architecture | None" = None
 
     def taken_shape(self, counts: Mapping[str, int]) -> tuple[int, ...]:
         """Returns the shape of one sample as the compact module takes it."""

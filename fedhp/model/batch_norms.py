@@ -10,6 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fedhp.model.running import MEAN, SQUARE, named
 from fedhp.model.scaler import unscaled
+from fedhp.model.stored import POSITIONS
 
 
 def batch_norms(module: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
@@ -30,9 +31,14 @@ def statistics_names(module: nn.Module) -> list[str]:
 
 
 def counter_bytes(module: nn.Module) -> int:
-    """Returns the bytes of buffers that are no running statistics, such as the number of batches seen."""
+    """Returns the bytes of buffers that grow with no group, such as the number of batches seen."""
     statistics = {id(s) for _, layer in batch_norms(module) for s in (layer.running_mean, layer.running_var)}
-    return sum(buffer.nbytes for buffer in module.buffers() if id(buffer) not in statistics)
+    others = (
+        buffer
+        for name, buffer in module.named_buffers()
+        if id(buffer) not in statistics and name.rpartition(".")[2] != POSITIONS
+    )
+    return sum(buffer.nbytes for buffer in others)
 
 
 def restart_statistics(module: nn.Module) -> None:

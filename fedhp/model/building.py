@@ -8,14 +8,16 @@ from torch import nn
 
 from fedhp.model.architecture import Architecture
 from fedhp.model.modules import put_weights
+from fedhp.model.sparse_layers import place_weights
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.seeds import derive
 
 
 def initial_state(arch: Architecture, seed: int) -> ModelState:
-    """Returns the full model before training."""
-    return ModelState(arch.initial(seed), arch.layout.full())
+    """Returns the model before training: all of it, but where it begins sparse."""
+    whole = ModelState(arch.initial(seed), arch.layout.full())
+    return whole if arch.start is None else whole.cut(arch.layout, arch.start(seed))
 
 
 def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelState:
@@ -23,14 +25,17 @@ def fresh_state(arch: Architecture, structure: Structure, seed: int) -> ModelSta
 
     A layer's initial scale follows from its fan-in: slices of the full model's initial weights are too small
     for the compact one, and are scaled up by the root of what its fan-in has lost, its bias with them.
-    Weights that no seed changes were not drawn, but learnt before: they have the scale that they need.
+    Weights that no seed changes were not drawn, but learnt before: they have the scale that they need. Of a
+    layer that holds a part of its weights, its outputs have lost as many inputs in the mean.
     """
-    full, others = initial_state(arch, seed), arch.initial(derive(seed, "another draw"))
-    weights = dict(full.cut(arch.layout, structure).weights)
-    for name, whole in full.weights.items():
-        if whole.ndim < 2 or np.array_equal(whole, others[name]):
+    full, others = arch.initial(seed), arch.initial(derive(seed, "another draw"))
+    weights = dict(initial_state(arch, seed).cut(arch.layout, structure).weights)
+    for name, whole in full.items():
+        is_single = name in arch.layout.singles
+        if (whole.ndim < 2 and not is_single) or np.array_equal(whole, others[name]):
             continue
-        lost = math.prod(whole.shape[1:]) / math.prod(weights[name].shape[1:])
+        inputs = slice(0 if is_single else 1, None)
+        lost = math.prod(whole.shape[inputs]) / math.prod(weights[name].shape[inputs])
         for scaled in {name, name.removesuffix("weight") + "bias"} & weights.keys():
             weights[scaled] = weights[scaled] * np.float32(math.sqrt(lost))
     return ModelState(weights, structure)
@@ -44,4 +49,6 @@ def to_module(arch: Architecture, state: ModelState, device: torch.device | str 
     """
     module = arch.build(state.structure.counts)
     put_weights(module, arch.layout, state.weights, device)
+    if arch.layout.singles:
+        place_weights(module, state.structure, device)
     return module

@@ -109,6 +109,16 @@ class Layout:
         return 2 if self.buffers or self.over_batches else 1
 
     @cached_property
+    def singles(self) -> frozenset[str]:
+        """The groups whose units are single weights: each is called as the parameter that it is all of."""
+        return frozenset(group for group in self.widths if self.axes.get(group) == ((AxisRef(group),),))
+
+    @cached_property
+    def scored(self) -> tuple[str, ...]:
+        """The groups whose units have scores: all but those of single weights."""
+        return tuple(group for group in self.widths if group not in self.singles)
+
+    @cached_property
     def trained(self) -> tuple[str, ...]:
         """The parameters that are trained: all but the buffers."""
         return tuple(name for name in self.shapes if name not in self.buffers)
@@ -154,6 +164,23 @@ class Layout:
                 array = array.take(take, axis=axis)
             out[name] = array
         return out
+
+
+def spread(
+    layout: Layout, weights: Mapping[str, NDArray[Any]], within: Structure, whole: Structure
+) -> dict[str, NDArray[Any]]:
+    """Returns arrays that are compact under ``within`` as those of ``whole``, which contains it.
+
+    What it has besides is 0. Arrays in which nothing is missing are returned as they are, not copied.
+    """
+    out = {}
+    for name, array in weights.items():
+        if takes := dict(layout.indices(name, whole, within)):
+            wide = np.zeros(layout.shape(name, whole.counts), array.dtype)
+            wide[np.ix_(*(takes.get(axis, np.arange(size)) for axis, size in enumerate(wide.shape)))] = array
+            array = wide
+        out[name] = array
+    return out
 
 
 def no_units(said: str, why: str = "") -> ScenarioError:

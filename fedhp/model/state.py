@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedhp.model.layout import Layout
+from fedhp.model.layout import Layout, spread
 from fedhp.model.structure import Structure
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -23,7 +23,8 @@ class ModelState:
         weights: Per parameter, a float32 array of the compact shape.
         structure: The kept units, in full-model coordinates.
         scores: Per group, each kept unit's contribution as far as it is known, a float32 share of the
-            group's mean; 1 for units of which nothing is known yet.
+            group's mean; 1 for units of which nothing is known yet. Single weights have none: a group of
+            them is called as its parameter is.
     """
 
     weights: Weights
@@ -33,7 +34,8 @@ class ModelState:
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
         counts = self.structure.counts
-        unknown = {g: np.ones(counts[g], np.float32) for g in counts if g not in self.scores}
+        unscored = (group for group in counts if group not in self.scores and group not in self.weights)
+        unknown = {group: np.ones(counts[group], np.float32) for group in unscored}
         object.__setattr__(self, "scores", MappingProxyType({**unknown, **self.scores}))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -59,6 +61,18 @@ class ModelState:
         weights = layout.slice(self.weights, self.structure, structure)
         scores = {g: score[self.structure.positions(structure, g)] for g, score in self.scores.items()}
         return ModelState(weights, structure, scores)
+
+    def over(self, layout: Layout) -> "ModelState":
+        """Returns the state as that of all single weights, which may come back: those that are gone are 0.
+
+        Units do not come back, and a model of units is returned as it is.
+        """
+        if not layout.singles:
+            return self
+        masks = self.structure.masks
+        whole = Structure({**masks, **{group: np.ones_like(masks[group]) for group in layout.singles}})
+        weights = spread(layout, self.weights, self.structure, whole)
+        return ModelState(weights, whole, self.scores)
 
     def num_parameters(self) -> int:
         """Returns the number of scalars in the weights."""

@@ -149,16 +149,21 @@ class Structure:
         """
         if set(bits) != set(widths):
             raise ValueError(f"expected the groups {sorted(widths)}, got {sorted(bits)}")
-        return cls({group: _unpack(group, bits[group], width) for group, width in widths.items()})
+        return cls({group: unpacked(group, bits[group], width) for group, width in widths.items()})
 
 
-def _unpack(group: str, packed: NDArray[np.uint8], width: int) -> Mask:
+def unpacked(group: str, packed: NDArray[np.uint8], width: int) -> Mask:
+    """Returns a group's mask from its packed bits.
+
+    Raises:
+        ValueError: If there are not as many bytes as it has, or a bit beyond its width is set.
+    """
     if packed.dtype != np.uint8 or packed.shape != (-(-width // 8),):
         raise ValueError(
             f"group '{group}': expected {-(-width // 8)} bytes for {width} units, "
             f"got {packed.dtype} of shape {packed.shape}"
         )
-    unpacked = np.unpackbits(packed)
-    if unpacked[width:].any():
+    bits = np.unpackbits(packed)
+    if bits[width:].any():
         raise ValueError(f"group '{group}': a bit beyond its {width} units is set")
-    return unpacked[:width].astype(np.bool_)
+    return bits[:width].astype(np.bool_)

@@ -16,6 +16,7 @@ class RunPlan:
     Attributes:
         scenario: The resolved scenario.
         layout: How the full model is wired.
+        stored: How that is wired of which files hold the weights; None where it is the same.
         devices: Per device class, the number of clients.
         budgets: Per device class, the memory budget in bytes; None where there is none.
         params_full: Parameters of the full model.
@@ -41,10 +42,11 @@ class RunPlan:
     owners: Mapping[int, str] = field(default_factory=dict)
     normalisation: Normalisation | None = None
     label_names: tuple[str, ...] = ()
+    stored: Layout | None = None
 
     def of_model(self) -> dict[str, Any]:
         """Returns what the file of a model says of it, whichever units are left."""
-        layout = self.layout
+        layout = self.stored or self.layout
         axes = {
             name: [[[run.group, run.span] for run in runs] for runs in layout.runs(name)]
             for name in layout.shapes

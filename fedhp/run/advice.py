@@ -40,7 +40,8 @@ def run_notes(
     """
     yield from data_notes(dataset)
     yield from small_budgets(recipe, memory, budgets)
-    yield from cut_at_the_start(recipe, memory, budgets)
+    if recipe.architecture.plain is None:  # or nothing is ever cut
+        yield from cut_at_the_start(recipe, memory, budgets)
 
 
 def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int | None]) -> Iterator[str]:
@@ -53,7 +54,8 @@ def small_budgets(recipe: Recipe, memory: MemoryModel, budgets: Mapping[str, int
     layout, target = memory.layout, recipe.prune.target_compression
     wanted = layout.num_parameters(recipe.schedule.counts(1.0))
     enough = _NOTHING if target == 1 else 0.5
-    most = max(map(_size, budgets.values()), default=0)
+    is_cut = recipe.architecture.plain is None
+    most = max(map(_size, budgets.values()), default=0) if is_cut else None
     for name, budget in budgets.items():
         if budget is None or budget == most:
             continue

@@ -53,6 +53,8 @@ def prepare(scenario: Scenario, simulated: bool = True) -> Setup:
         _check_found_by_workers(scenario, kind.methods)
     recipe.check_methods()
     kind.check(recipe)
+    if recipe.architecture.plain is not None:
+        _check_reconciled(kind, scenario)
     state = initial_state(recipe.architecture, scenario.seed)
     strategy = kind(scenario, recipe, memory, state, _brief(scenario, dataset, kind, recipe))
     if simulated:
@@ -69,7 +71,7 @@ def _brief(scenario: Scenario, dataset: Dataset, kind: type[FleetStrategy], reci
         kind.methods,
         kind.budgeted,
         dataset.label_names,
-        tuple(recipe.shape.shares[group] for group in recipe.architecture.layout.widths),
+        tuple(recipe.shape.shares[group] for group in recipe.architecture.layout.scored),
     )
 
 
@@ -169,6 +171,21 @@ def _check_method(kind: type[FleetStrategy], scenario: Scenario) -> None:
         raise ScenarioError(
             f"train.method = {scenario.train.method} has no effect with strategy '{scenario.strategy.name}', "
             f"whose devices train what they are sent; leave it out, or choose one of {', '.join(pruning)}"
+        )
+
+
+def _check_reconciled(kind: type[FleetStrategy], scenario: Scenario) -> None:
+    """Refuses what adds up updates of networks that hold the same weights, where clients move them."""
+    method, rule = scenario.train.method, scenario.strategy.robust.rule
+    if rule != "mean":
+        raise ScenarioError(
+            f"strategy.robust.rule = {rule} has no effect with train.method = {method}, whose clients hold "
+            f"weights of their own; leave it out, or choose train.method = {DYNHP}"
+        )
+    if kind.reconciliation is not FleetStrategy.reconciliation:
+        raise ScenarioError(
+            f"train.method = {method}: strategy '{scenario.strategy.name}' has a reconciliation of its own, "
+            f"which knows nothing of weights that clients move; choose train.method = {DYNHP}"
         )
 
 

@@ -10,6 +10,7 @@ from fedhp.costs.memory import MemoryModel
 from fedhp.data.dataset import Dataset
 from fedhp.data.shard import Shard
 from fedhp.fleet.devices import DeviceProfile
+from fedhp.model.sparse_network import filled
 from fedhp.model.state import ModelState
 from fedhp.records.plan import RunPlan
 from fedhp.records.rows import ClientReport, RoundReport
@@ -18,7 +19,7 @@ from fedhp.run.advice import LossNotes
 from fedhp.scenario.schema import Scenario
 from fedhp.tracking.tracker import Trackers
 from fedhp.training.evaluation import evaluate
-from fedhp.training.recipe import Recipe
+from fedhp.training.recipe import Recipe, with_all_weights
 
 
 def plan_run(
@@ -31,7 +32,8 @@ def plan_run(
     owners: Mapping[int, str] | None = None,
 ) -> RunPlan:
     """Returns what is known of a run on these devices before its first round; classes as in the scenario."""
-    arch = recipe.architecture
+    arch, dense = recipe.architecture, with_all_weights(recipe)
+    whole = dense.architecture.layout
     names = [kind.name for kind in scenario.fleet.classes]
     names += [profile.device_class for profile in profiles]  # which devices may have given themselves
     place = {name: number for number, name in enumerate(dict.fromkeys(names))}
@@ -41,14 +43,17 @@ def plan_run(
         layout=arch.layout,
         devices=Counter(profile.device_class for profile in profiles),
         budgets={profile.device_class: profile.memory_bytes for profile in profiles},
-        params_full=arch.layout.num_parameters(arch.layout.widths),
-        training_bytes_full=memory.training_bytes(arch.layout.widths, scenario.train.batch_size),
+        params_full=whole.num_parameters(whole.widths),
+        training_bytes_full=dense.memory_model(memory.raw_itemsize).training_bytes(
+            whole.widths, scenario.train.batch_size
+        ),
         input_shape=arch.input_shape,
         num_classes=arch.num_classes,
         partition=partition or {},
         owners=owners or {},
         normalisation=dataset.normalisation,
         label_names=dataset.label_names,
+        stored=whole,
     )
 
 
@@ -88,7 +93,8 @@ class RunWatch:
     def look(self, state: ModelState) -> Look:
         """Evaluates a model on the held-out samples."""
         started = time.perf_counter()
-        accuracy, loss = evaluate(self._recipe.architecture, state, self._test, self._recipe.device())
+        arch, state = filled(self._recipe.architecture, state)
+        accuracy, loss = evaluate(arch, state, self._test, self._recipe.device())
         return Look(accuracy, loss, time.perf_counter() - started)
 
     def after_round(
@@ -119,7 +125,7 @@ class RunWatch:
             votes=votes or {},
         )
         self._previous = now
-        self._trackers.on_round(report, state)
+        self._trackers.on_round(report, filled(self._recipe.architecture, state)[1])
         for note in self._take(report):
             self._trackers.on_note(note)
 

@@ -14,6 +14,7 @@ from fedhp.choices import file_meant
 from fedhp.errors import ScenarioError
 from fedhp.fleet.devices import DeviceClassConfig
 from fedhp.scenario.explain import is_known, keys_named, misfit, section_amiss, unknown_key, value_amiss
+from fedhp.scenario.heeded import gives, unheeded
 from fedhp.scenario.schema import KEYS, Scenario
 
 _SUFFIXES = (".yaml", ".yml")
@@ -210,11 +211,11 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
 
     One that changes the network without saying its widths, or its time steps, does not inherit another's; and
     one that names a network that ships has it in the place of a target of the user's own, which would win
-    over any name.
+    over any name. One that changes the method does not inherit options of another.
     """
     merged: Any = _writable(OmegaConf.structured(Scenario))
     for layer in layers:
-        network = merged.model.name, merged.model.target
+        network, method = (merged.model.name, merged.model.target), merged.train.method
         try:
             merged = OmegaConf.merge(merged, layer)
         except TypeError:  # OmegaConf's word for a mapping where a list is: fleet.classes.0.memory makes one
@@ -228,6 +229,10 @@ def _merged(layers: Sequence[DictConfig], place: str) -> Any:
         if (merged.model.name, merged.model.target) != network:
             own = {key: none for key, none in (("widths", []), ("time_steps", 0)) if key not in given}
             merged = OmegaConf.merge(merged, {"model": own})
+        if merged.train.method != method:
+            anew, vain = OmegaConf.to_container(layer), unheeded(str(merged.train.method), Scenario())
+            left_behind = {key: default for key, default in vain.items() if not gives(anew, key)}
+            merged = OmegaConf.merge(merged, _nested(left_behind))
     return merged
 
 

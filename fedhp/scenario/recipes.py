@@ -59,4 +59,6 @@ def recipe_of(
     kinds = methods_for(asked, scenario.train.methods)
     levels = tuple(scenario.strategy.levels)
     prune = settled(scenario.prune, arch.layout)
+    for kind in kinds:
+        arch = kind.network(arch, scenario.train, prune)
     return Recipe(arch, scenario.train, prune, scenario.memory, scenario.rounds, scenario.seed, kinds, levels)

@@ -19,8 +19,10 @@ from fedhp.fleet.devices import FleetConfig
 from fedhp.model.options import ModelConfig
 from fedhp.pruning.options import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
+from fedhp.scenario.heeded import vain_option
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.options import TrainConfig
+from fedhp.training.method_names import DYNHP
+from fedhp.training.options import SparseConfig, TrainConfig
 
 # Keys, and groups of keys, on which no result depends but in last bits, by threads and devices.
 BESIDE_RESULTS = ("description", "simulation", "tracking", "server.checkpoint")
@@ -173,6 +175,9 @@ class Scenario:
                 f"it returns is a potential gathered over time, and leaving classes out of that was never "
                 f"tried; leave train.masked_loss out, or choose mlp or cnn"
             )
+        is_usual = self.train.method == DYNHP and self.train.sparse == SparseConfig()
+        if not is_usual and (flaw := vain_option(self, Scenario())):
+            raise ScenarioError(flaw)
         if self.server.clients_per_round > self.fleet.num_clients:
             raise ScenarioError(
                 f"server.clients_per_round = {self.server.clients_per_round} exceeds "

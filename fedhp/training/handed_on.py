@@ -11,7 +11,7 @@ from fedhp.errors import TrainingError
 from fedhp.model.kernels import kernels_of
 from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
-from fedhp.training.method import ClientRun, Method
+from fedhp.training.method import ClientRun, Method, held_structure
 from fedhp.training.recipe import Steps
 
 _Arrays = Mapping[str, NDArray[Any]]
@@ -74,7 +74,8 @@ def handed_on(run: ClientRun, epochs: int) -> HandedOn | None:
         for name, parameter in run.module.named_parameters()
     }
     steps = run.steps.batch, run.steps.lr_factor, run.steps.num_bytes
-    return HandedOn(epochs, ModelState(run.weights(), held, scores), moments, steps, methods)
+    model = ModelState(run.weights(), held_structure(run), scores)
+    return HandedOn(epochs, model, moments, steps, methods)
 
 
 def _kept(method: Method) -> Mapping[str, Any] | None:

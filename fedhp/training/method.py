@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 from fedhp.costs.memory import NO_EXTRAS, Extras, MemoryModel
 from fedhp.data.shard import Shard
 from fedhp.errors import TrainingError
+from fedhp.model.architecture import Architecture
 from fedhp.model.optimizer import Optimizer, parameters_of, set_rate
 from fedhp.model.state import Scores, Weights
 from fedhp.model.structure import Structure
+from fedhp.pruning.options import PruneConfig
 from fedhp.training.meter import Key, Meter
+from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe, Steps
 from fedhp.training.runtime import Runtime
 from fedhp.training.update import RoundTask
@@ -42,8 +45,7 @@ class ClientRun:
         structure: The units that are left. A method that cuts module and optimiser sets it anew; batch and
             running statistics then follow.
         steps: The steps that fit it.
-        module: The model in training; without PyTorch, an `fedhp.model.array_network.ArrayNetwork`. Beside
-            others' it is made when it is first looked at.
+        module: The model in training, made when it is first looked at; without PyTorch, an `ArrayNetwork`.
         optimizer: Its optimiser, all state allocated. What a method keeps in the state of a parameter, of its
             shape, is cut, measured and freed with it.
         part: The module and the optimiser of the next step, by default the whole.
@@ -55,6 +57,7 @@ class ClientRun:
         methods: Those at work, in the order in which they act.
         rate: The learning rate of the step.
         is_beside: Whether its tensors lie beside those of other clients, in common ones.
+        odd: What makes the next step another than most, whose peak is then measured for itself.
     """
 
     recipe: Recipe
@@ -67,6 +70,7 @@ class ClientRun:
     noise_scale: Callable[[], float] = lambda: 0.0
     progress: float = 0.0
     methods: "Sequence[Method]" = ()
+    odd: Hashable = None
     meter: Meter = field(init=False)
     rate: float = field(init=False)
     is_beside: bool = field(init=False)
@@ -208,6 +212,15 @@ class Method:
             ScenarioError: If it cannot.
         """
 
+    @classmethod
+    def network(cls, arch: Architecture, train: TrainConfig, prune: PruneConfig) -> Architecture:
+        """Returns the network as this method holds it in training: by default as it is.
+
+        Raises:
+            ScenarioError: If it cannot be held so.
+        """
+        return arch
+
     @property
     def tensors(self) -> "Sequence[torch.Tensor]":
         """What it keeps between steps, besides what lies in the optimiser's state.
@@ -284,6 +297,15 @@ def cut(run: ClientRun, target: Structure) -> None:
     with run.meter.watching(("cut", run.step_key(0), tuple(target.counts.values())), run.held):
         run.runtime.cut(run.module, run.optimizer, run.recipe.architecture.layout, within, target)
     run.structure = target
+
+
+def held_structure(run: ClientRun) -> Structure:
+    """Returns the units that are left; of single weights, those that the network has by now."""
+    if not run.recipe.architecture.layout.singles:
+        return run.structure
+    from fedhp.model.sparse_layers import placed_weights
+
+    return placed_weights(run.module, run.structure)
 
 
 def begin(run: ClientRun) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 DYNHP = "dynhp"
+SPARSE = RIGL, SET, STATIC = "rigl", "set", "static"
 REGULARIZER = "regularizer"
 
 # What a strategy that prunes asks for.

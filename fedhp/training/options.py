@@ -13,11 +13,41 @@ from fedhp.training.method_names import DYNHP
 # Where an optimiser keeps a parameter's momentum.
 MOMENTUM = "momentum_buffer"
 
+DENSITY_NAMES = ("erk", "uniform")  # those of `fedhp.model.densities.DENSITIES`
+
 LR_SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "step": lambda progress: 1.0 if progress < 0.5 else 0.1,
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),
 }
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """How sparse training goes, with ``train.method = rigl``, ``set`` or ``static``.
+
+    Attributes:
+        densities: How layers share the weights that ``prune.target_compression`` leaves: ``erk`` leaves
+            [narrow layers denser](#client-methods), ``uniform`` all alike.
+        drop: The share of a layer's weights that are dropped and grown elsewhere at a time, at first; it
+            falls to 0 along a cosine until ``train.sparse.end``. Of ``rigl`` and ``set``.
+        every: Steps from one such time to the next; a local training of fewer has one half-way.
+        end: Progress of the whole training from which on weights stay where they are.
+    """
+
+    densities: Annotated[str, OneOf(DENSITY_NAMES)] = "erk"
+    drop: Annotated[float, Bounds(above=0, at_most=1)] = 0.3
+    every: Annotated[int, Bounds(at_least=1)] = 100
+    end: Annotated[float, Bounds(above=0, at_most=1)] = 0.75
+
+    def __post_init__(self) -> None:
+        check_values(self, "train.sparse.")
+
+    def share(self, progress: float) -> float:
+        """Returns the share that is dropped at this progress (Evci et al. 2020, section 3: a cosine)."""
+        if progress >= self.end:
+            return 0.0
+        return self.drop / 2 * (1 + math.cos(math.pi * progress / self.end))
 
 
 @dataclass(frozen=True)
@@ -47,8 +77,10 @@ class TrainConfig:
             client of a single class then learns nothing, and a client's training accuracy is among its own
             classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
             try it with ``data.local_test``.
-        method: How devices make the network small, with the strategies that prune: ``dynhp``, or a [client
-            method](#client-methods) of your own, ``package.module:Class``.
+        method: How devices make the network small, with the strategies that prune: one of the [client
+            methods](#client-methods) ``dynhp``, ``rigl``, ``set`` and ``static``, or one of your own,
+            ``package.module:Class``.
+        sparse: How sparse training goes.
         methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
             [a client method of your own](#a-client-method-of-your-own).
         lr_schedule: ``cosine`` falls to zero over the whole training, ``step`` to a tenth half-way;
@@ -67,6 +99,7 @@ class TrainConfig:
     clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
     masked_loss: bool = False
     method: str = DYNHP
+    sparse: SparseConfig = field(default_factory=SparseConfig)
     methods: list[str] = field(default_factory=list)
     lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"

@@ -16,6 +16,9 @@ def watching(session: Session) -> AbstractContextManager[None]:
     and round that takes the same step. An epoch's last step may be shorter and take less: it is measured
     where it comes first, and the next full one is measured again.
     """
+    if session.run.odd is not None:  # which says nothing of others
+        key = *_key(session, True), session.run.odd
+        return session.run.meter.watching(key, session.run.held)
     if _is_watched(session):
         return nullcontext()
     run, kind = session.run, _kind(session)
@@ -51,7 +54,7 @@ def _size(session: Session) -> int:
 
 
 def _kind(session: Session) -> tuple[bool, int]:
-    """Returns what of the next step its peak depends on: whether it keeps gradients, and its samples."""
+    """Returns what of most steps' peaks depends on: whether they keep gradients, and their samples."""
     return not session.is_dense or session.wants_gradients, _size(session)
 
 

@@ -13,6 +13,7 @@ from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
+from fedhp.model.densities import Densities
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
@@ -78,6 +79,10 @@ class MethodKind(Protocol):
         """Checks that the model can be trained so."""
         ...
 
+    def network(self, arch: Architecture, train: TrainConfig, prune: PruneConfig) -> Architecture:
+        """Returns the network as it is held in training."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
@@ -129,10 +134,7 @@ class Recipe:
     @cached_property
     def shape(self) -> Shape:
         """How the groups of the model shrink together, by their weight in this recipe's memory."""
-        layout, batch = self.architecture.layout, self.train.batch_size
-        told = dict(zip(layout.widths, self.shares, strict=False)) or self.memory_model(1).shares(batch)
-        plain = Shape(layout, told)
-        return plain if self.prune.round_to == AUTO else rounded(self.prune, plain)
+        return _shape(self)
 
     @cached_property
     def schedule(self) -> Schedule:
@@ -210,6 +212,21 @@ class Recipe:
     def device(self) -> "torch.device":
         """Returns the device to compute on."""
         return self.runtime.device(self.train.device)
+
+
+def _shape(recipe: Recipe) -> Shape:
+    layout, eagerness = recipe.architecture.layout, recipe.architecture.eagerness
+    if eagerness is not None:
+        return Densities(layout, {}, eagerness=eagerness)
+    told = dict(zip(layout.widths, recipe.shares, strict=False))
+    plain = Shape(layout, told or recipe.memory_model(1).shares(recipe.train.batch_size))
+    return plain if recipe.prune.round_to == AUTO else rounded(recipe.prune, plain)
+
+
+def with_all_weights(recipe: Recipe) -> Recipe:
+    """Returns the recipe of the network of which no single weights are left out."""
+    arch = recipe.architecture.plain
+    return recipe if arch is None else replace(recipe, architecture=arch)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fedhp.training.alone import gradient_norm, training_step
 from fedhp.training.device_session import DeviceSession
 from fedhp.training.handed_on import HandedOn, handed_on, take_up
 from fedhp.training.memory_guard import MemoryGuard
-from fedhp.training.method import end, local_accuracy
+from fedhp.training.method import end, held_structure, local_accuracy
 from fedhp.training.peaks import watch_beside, watching
 from fedhp.training.recipe import Recipe
 from fedhp.training.session import Client, Judged, Session, guarded
@@ -272,5 +272,5 @@ def _ended(session: Session) -> Update:
 
 def _update(session: Session, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:
     run = session.run
-    state = ModelState(run.weights(), run.structure, scores)
+    state = ModelState(run.weights(), held_structure(run), scores)
     return Update(run.task.client, assigned, state, len(run.shard), statistics)

@@ -16,14 +16,16 @@ from fedhp.training.methods.noise_scale import NoiseWatch
 from fedhp.training.methods.ordered_dropout import OrderedDropout
 from fedhp.training.methods.pattern import Pattern
 from fedhp.training.methods.regularizer import Regularization
+from fedhp.training.methods.sparse import RigL, SparseEvolution, StaticMask
 
 # In the order in which they act: noise and units are measured by the loss's gradients alone, what penalties
 # and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
 # all that is kept.
-METHODS: dict[str, type[Method]] = {
-    kind.name: kind
-    for kind in (MaskedLoss, NoiseWatch, DynHP, Regularization, FedProx, Clipping, Pattern, OrderedDropout)
-}
+_IN_ORDER: tuple[type[Method], ...] = (
+    *(MaskedLoss, NoiseWatch, DynHP, RigL, SparseEvolution, StaticMask, Regularization, FedProx, Clipping),
+    *(Pattern, OrderedDropout),
+)
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
 
 
 def shrinking(choice: str) -> str:
@@ -68,7 +70,7 @@ def _own(reference: str, key: str) -> type[Method]:
     found = resolve(reference, key)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ScenarioError(f"{key}: '{reference}' is no subclass of fedhp.training.method.Method")
-    for name in ("at_work", "extras", "said", "check"):
+    for name in ("at_work", "extras", "said", "check", "network"):
         if not isinstance(getattr_static(found, name), classmethod):
             raise ScenarioError(
                 f"{key}: '{reference}': {name} is asked before there is a training, and must be a "
