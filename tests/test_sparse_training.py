@@ -207,6 +207,7 @@ def test_layers_move_with_what_the_optimiser_knows_of_them():
         ({"train.method": "static", "train.sparse.every": 5}, "choose train.method = rigl or set"),
         ({"train.method": "dynhp", "train.sparse.densities": "uniform"}, "rigl or set or static"),
         ({"train.sparse.densities": "er"}, "must be one of erk, uniform"),
+        ({"model.name": "spiking_mlp"}, r"train\.method = rigl takes no spiking network"),
     ],
 )
 def test_options_of_another_method_are_refused(values, match):

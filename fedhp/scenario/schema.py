@@ -21,7 +21,7 @@ from fedhp.pruning.options import PruneConfig
 from fedhp.scenario.explain import keys_of, value_amiss
 from fedhp.scenario.heeded import vain_option
 from fedhp.training.batches import MemoryConfig
-from fedhp.training.method_names import DYNHP
+from fedhp.training.method_names import DYNHP, SPARSE
 from fedhp.training.options import SparseConfig, TrainConfig
 
 # Keys, and groups of keys, on which no result depends but in last bits, by threads and devices.
@@ -174,6 +174,12 @@ class Scenario:
                 f"train.masked_loss = true takes no spiking network (model.name = {self.model.name}): what "
                 f"it returns is a potential gathered over time, and leaving classes out of that was never "
                 f"tried; leave train.masked_loss out, or choose mlp or cnn"
+            )
+        if self.model.is_spiking and self.train.method in SPARSE:
+            raise ScenarioError(
+                f"train.method = {self.train.method} takes no spiking network (model.name = "
+                f"{self.model.name}): where to grow would be told by one of its time steps alone; choose "
+                f"train.method = {DYNHP}, or mlp or cnn"
             )
         is_usual = self.train.method == DYNHP and self.train.sparse == SparseConfig()
         if not is_usual and (flaw := vain_option(self, Scenario())):
