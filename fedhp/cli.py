@@ -25,6 +25,7 @@ from fedhp.deployment.serve_command import app as serve_app
 from fedhp.draft.command import init
 from fedhp.exports.command import export
 from fedhp.exports.measure_command import measure
+from fedhp.exports.spikes_command import spikes
 from fedhp.latency.command import latency
 from fedhp.references import COHORT_APP
 from fedhp.simulation.nursery import begun_early
@@ -81,6 +82,7 @@ app.command()(compare)
 app.command()(compare_records)
 app.command()(export)
 app.command()(measure)
+app.command()(spikes)
 app.command()(latency)
 
 

@@ -1,6 +1,7 @@
 """Spiking networks: neurons, normalisation and gradients by hand, memory over time, and what they refuse."""
 
 import copy
+import json
 import math
 import sys
 import weakref
@@ -14,15 +15,19 @@ pytest.importorskip("snntorch")
 from small_models import ARCHITECTURES, random_shard, small_recipe, small_task, unsettled
 from snntorch import Leaky
 from torch import nn
+from typer.testing import CliRunner
 
 import fedhp
+from fedhp.cli import app
 from fedhp.costs.rehearsal import memory_model
 from fedhp.data import test_shard as held_out_of
 from fedhp.errors import MissingExtraError, ScenarioError
+from fedhp.exports.spikes import count_spikes, spikes_of
 from fedhp.model.batch_norms import retake_statistics
 from fedhp.model.building import to_module
 from fedhp.model.modules import take_weights
-from fedhp.model.networks.spiking import LEAK, ThroughTime
+from fedhp.model.networks.chain import Layer
+from fedhp.model.networks.spiking import LEAK, ThroughTime, network
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
 from fedhp.model.zoo import architecture
@@ -231,10 +236,19 @@ def test_memory_grows_by_as_much_with_every_time_step():
         assert more[0] > batch * 4 * 8 * (2 * 16 * 16 + 8 * 8)
 
 
-def test_a_fleet_prunes_a_spiking_network_within_its_budgets(tmp_path):
-    values = {"model.name": "spiking_mlp", "model.widths": [48, 32], "model.time_steps": 4, "rounds": 2}
-    values |= {"fleet.num_clients": 8, "simulation.num_workers": 0, "prune.target_compression": 4}
-    run = fedhp.simulate("quickstart", tmp_path / "run", show=False, **values)
+LITTLE = {"rounds": 2, "fleet.num_clients": 8, "simulation.num_workers": 0, "prune.target_compression": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Two rounds of a fleet on the digits."""
+    spiking = {"model.name": "spiking_mlp", "model.widths": [48, 32], "model.time_steps": 4}
+    return fedhp.simulate(
+        "quickstart", tmp_path_factory.mktemp("runs") / "run", show=False, **LITTLE, **spiking
+    )
+
+
+def test_a_fleet_prunes_a_spiking_network_within_its_budgets(run):
     assert run.summary["compression"] > 3
     clients = run.clients
     assert (clients.memory_measured_bytes <= clients.memory_predicted_bytes).all()
@@ -243,6 +257,62 @@ def test_a_fleet_prunes_a_spiking_network_within_its_budgets(tmp_path):
     samples, labels = held_out.batch(np.arange(len(held_out)))
     right = (model(samples).argmax(1) == labels).float().mean().item()
     assert right == pytest.approx(run.summary["final_accuracy"], abs=1e-6)
+
+
+# Energy
+
+
+def test_spikes_and_their_energy_by_hand():
+    """Currents 1.5 and 0.6 for two neurons, two steps: the first fires twice, the second at the second step.
+
+    The first's spikes alone, times 1.2, fire a third neuron twice: 5 spikes. The first layer has 4 products,
+    at each of two steps: 8 at 4.6 pJ are 36.8. Of the third neuron's 4 inputs in all steps 3 spike, and each
+    is added once: 2.7 pJ. Its own 2 spikes are added for two classes each: 3.6 pJ. Without spikes 4, 2 and 2
+    products, 36.8 pJ.
+    """
+    layers = [
+        Layer("fc1", None, 1, 2, "fc1", 2),
+        Layer("fc2", "fc1", 1, 2, "fc2", 1),
+        Layer("head", "fc2", 1, 1, None, 2),
+    ]
+    module = network(layers, 2)
+    with torch.no_grad():
+        module.get_parameter("fc1.weight").copy_(torch.eye(2))
+        module.get_parameter("spikes.fc2.weight").copy_(torch.tensor([[1.2, 0.0]]))
+    found = spikes_of(module, [torch.tensor([[1.5, 0.6]]).expand(3, 2), torch.tensor([[1.5, 0.6]])])
+    assert (found.time_steps, found.num_samples, found.spikes) == (2, 4, 5)
+    assert [(one.products, one.rate, one.operations) for one in found.layers] == [
+        (4, None, 8),
+        (2, 0.75, 3),
+        (2, 1, 4),
+    ]
+    assert [one.picojoules for one in found.layers] == pytest.approx([36.8, 2.7, 3.6])
+    assert found.picojoules == pytest.approx(43.1)
+    assert found.picojoules_kept == pytest.approx(43.1 - 18.4)
+    assert found.picojoules_without == pytest.approx(36.8)
+
+
+def test_convolutions_have_products_at_every_place():
+    """9 * 2 * 16 on maps of 4x4, 9 * 2 * 3 * 4 on those of 2x2; then 3 * 4 and 4 * 3."""
+    arch = architecture(ModelConfig("spiking_cnn", [2, 3, 4], 1), (1, 4, 4), 3)
+    module = to_module(arch, unsettled(arch))
+    found = spikes_of(module, [torch.randn(6, 1, 4, 4)])
+    assert [one.products for one in found.layers] == [288, 216, 12, 12]
+    assert all(one.rate is None or 0 <= one.rate <= 1 for one in found.layers)
+
+
+def test_the_command_counts_the_spikes_of_a_run(run, tmp_path):
+    told = CliRunner().invoke(app, ["spikes", str(run.folder), "--json"])
+    assert told.exit_code == 0
+    found = count_spikes(run.folder)
+    assert json.loads(told.output) == json.loads(json.dumps(found.to_dict()))
+    assert found.num_samples == len(held_out_of(run.config.data))
+    shown = CliRunner().invoke(app, ["spikes", str(run.folder)]).output
+    assert f"{found.picojoules / 1000:.2f} nJ" in shown
+    plain = fedhp.simulate("quickstart", tmp_path / "mlp", show=False, **{**LITTLE, "rounds": 1})
+    refused = CliRunner().invoke(app, ["spikes", str(plain.folder)])
+    assert refused.exit_code == 2
+    assert "mlp 128-64, which has no spikes to count" in " ".join(refused.output.split())
 
 
 # What is refused

@@ -57,7 +57,7 @@ def raw_data(
         arrays = raw_arrays(config)
     except DataError as error:
         raise DataError(
-            f"an export is verified on the run's own data: {error}. --data says where it is"
+            f"what is checked is checked on the run's own data: {error}. --data says where it is"
         ) from None
 
     def drawn(name: str, size: int, number: int) -> NDArray[np.intp]:
