@@ -1,7 +1,7 @@
 """Which published figures there are to be held against, and the scenarios that are to give them.
 
 Settings and figures of the first two tables were read in the pages and the code of Flower's baselines, those
-of the third in the paper.
+of the third are of table 2 in McMahan et al. 2017 (arXiv 1602.05629).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
