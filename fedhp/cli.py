@@ -287,7 +287,11 @@ def strategies() -> None:
 
 def _options(section: str, values: Mapping[str, object]) -> str:
     """Writes options with their defaults as one would give them on the command line."""
-    return " ".join(f"{section}.{key}={'null' if value is None else value}" for key, value in values.items())
+
+    def said(value: object) -> object:
+        return "null" if value is None else "''" if value == "" else value
+
+    return " ".join(f"{section}.{key}={said(value)}" for key, value in values.items())
 
 
 def _tell(name: str, *lines: str) -> None:
