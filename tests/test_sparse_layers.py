@@ -18,7 +18,7 @@ from fedhp.model.zoo import architecture
 
 LAYERS = {
     "dense": (lambda: nn.Linear(20, 30), (7, 20)),
-    "in blocks": (lambda: nn.Linear(3000, 25), (4, 3000)),  # of 10 rows, 10 and 5
+    "in blocks": (lambda: nn.Linear(3000, 50), (4, 3000)),  # of 10 rows each
     "a row is more than a block": (lambda: nn.Linear(40_000, 2), (3, 40_000)),
     "of sequences": (lambda: nn.Linear(6, 4, bias=False), (3, 5, 6)),
     "images": (lambda: nn.Conv2d(3, 5, 3, padding=1), (4, 3, 8, 8)),
@@ -85,7 +85,7 @@ def test_what_passes_by_is_the_gradient_of_the_dense_weight():
     samples = torch.randn(4, 3000)
     masked(samples).square().sum().backward()
     sparse(samples).square().sum().backward()
-    assert [start for start, *_ in seen.blocks] == [0, 30_000, 60_000]
+    assert [start for start, *_ in seen.blocks] == [0, 30_000, 60_000, 90_000, 120_000]
     whole = torch.cat([gradient for _, gradient, _ in seen.blocks])
     torch.testing.assert_close(whole, masked[0].weight.grad.view(-1))
     taken = torch.cat([start + positions for start, _, positions in seen.blocks])

@@ -18,6 +18,7 @@ from fedhp.federation.strategy import FleetStrategy
 from fedhp.latency.target import with_widths
 from fedhp.records.load import load_state
 from fedhp.run.setup import checked_strategy, strategy_class
+from fedhp.scenario.heeded import unheeded
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
@@ -83,7 +84,8 @@ def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any])
     said = {key: _said(value) for key, value in point.items()}
     for seed in comparison.seeds:
         own = {key: value for key, value in point.items() if _has_use(strategy, key)}
-        values = {**_unused(strategy), **own, "strategy.name": strategy, "seed": seed}
+        unused = {**unheeded(str(own.get("train.method")), Scenario()), **_unused(strategy)}
+        values = {**unused, **own, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         # Before any runs beside it, which would be in the way of measuring.
         chosen = with_widths(scenario, checked_strategy(scenario))

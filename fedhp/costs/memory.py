@@ -236,10 +236,7 @@ def growth(layout: Layout, counts: Mapping[str, int], share: float) -> tuple[int
     grown = {group: int(share * number) for group, number in numbers.items()}
     ranked, placed = FLOAT_BYTES + INDEX_BYTES, FLOAT_BYTES + POSITION_BYTES
     looking = FLOAT_BYTES + max(
-        number * (ranked + POSITION_BYTES)
-        if layout.widths[group] <= BLOCK
-        else number * (ranked + placed) + min(number, BLOCK) * placed
-        for group, number in grown.items()
+        number * (ranked + placed) + min(number, BLOCK) * placed for number in grown.values()
     )
     sorting = max(2 * placed * numbers[group] + ranked * number for group, number in grown.items())
     return looking, POSITION_BYTES * sum(grown.values()), sorting

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedhp.model.stored import BLOCK, POSITIONS
+from fedhp.model.stored import BLOCK, FEWEST_BLOCKS, POSITIONS
 from fedhp.model.structure import Structure
 
 
@@ -240,7 +240,8 @@ def make_sparse(module: nn.Module, numbers: Mapping[str, int]) -> None:
         layer: Any = module.get_submodule(name.rpartition(".")[0])
         outputs, *others = layer.dense_shape = tuple(layer.weight.shape)
         is_dense = isinstance(layer, nn.Linear)
-        layer.block_rows = min(outputs, max(1, BLOCK // math.prod(others))) if is_dense else outputs
+        most = max(1, min(BLOCK // math.prod(others), -(-outputs // FEWEST_BLOCKS)))
+        layer.block_rows = most if is_dense else outputs
         layer.search = None
         layer.__class__ = _SPARSE[type(layer)]
         layer.weight = nn.Parameter(torch.empty(number))

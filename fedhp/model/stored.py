@@ -6,3 +6,4 @@ POSITION_BYTES = 4
 # Entries of a dense layer's weight that are there at a time: 128 KiB, a quarter of what the smallest device
 # of the fleets that ship has for all. Less costs time, as each block is a matrix product of its own.
 BLOCK = 2**15
+FEWEST_BLOCKS = 4  # so that a small layer, too, takes little beside its weights
