@@ -12,6 +12,8 @@ from flwr.app import Array, ArrayRecord
 import fedhp
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.sparse import SparseReconciliation
+from fedhp.comparison.cells import Comparison, comparison_cells
+from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import ScenarioError, WireError
 from fedhp.federation import wire
 from fedhp.federation.arrays import write_array
@@ -297,6 +299,27 @@ def test_running_statistics_and_clipped_updates_are_of_all_weights(tmp_path, val
         "quickstart", tmp_path / "run", show=False, **{**SMALL, **net, "rounds": 1, **values}
     )
     assert (run.clients["status"] == "ok").all()
+
+
+def test_methods_are_compared_each_with_the_options_that_it_has_a_use_for(tmp_path):
+    """The scenario's criterion is DynHP's, and an option given for all is left behind by the others."""
+    over = {"train.method": ["dynhp", "rigl", "static"]}
+    given = [
+        "prune.start=0.1",
+        "rounds=1",
+        "data.max_train=2000",
+        "fleet.num_clients=5",
+        "server.clients_per_round=2",
+    ]
+    cells = comparison_cells(Comparison("fashion_mnist_fleet", ["feddst"], (0,), over, given))
+    chosen = [cell.scenario for cell in cells]
+    assert {one.train.method: (one.prune.criterion, one.prune.start) for one in chosen} == {
+        "dynhp": ("magnitude", 0.1),
+        "rigl": ("taylor", 0.05),
+        "static": ("taylor", 0.05),
+    }
+    first, *others = [common_settings(one, list(over)) for one in chosen]
+    assert [differences(first, one) for one in others] == [[], []]
 
 
 @pytest.mark.parametrize(

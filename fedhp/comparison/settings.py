@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedhp.scenario.heeded import unheeded
 from fedhp.scenario.schema import BESIDE_RESULTS, Scenario
 
 # What a comparison sets in each run: `model.prune_inputs` is off for strategies that cut no inputs.
@@ -20,7 +21,9 @@ def common_settings(scenario: Scenario, keys: Sequence[str] = ()) -> dict[str, A
     """
     # Each strategy has its own groups, and so its own widths within a time; what cuts nothing has none.
     widths = ("prune.widths", "prune.target_compression") if scenario.prune.widths else ()
-    varied = (*_VARIED, *widths, *("model" if key.startswith("model.") else key for key in keys))
+    # And each method has options that others leave behind.
+    vain = unheeded(scenario.train.method, Scenario()) if "train.method" in keys else {}
+    varied = (*_VARIED, *widths, *vain, *("model" if key.startswith("model.") else key for key in keys))
     flat = _flat(json.loads(json.dumps(scenario.to_dict())))
     return {
         name: value
