@@ -26,7 +26,7 @@ USUAL_WIDTHS: Mapping[str, tuple[int, ...]] = {
     "spiking_cnn": (16, 32, 128),
 }
 
-# Of spiking networks where none are asked for: on digits, 8 and 25 gain nothing, see docs/methods.md.
+# Of spiking networks where none are asked for: more gain nothing on digits, see docs/methods.md.
 USUAL_TIME_STEPS = 4
 
 
