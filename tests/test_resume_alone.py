@@ -36,6 +36,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "random scores": {"prune.criterion": "random", "prune.end": 1.0},
     "statistics": {"model.norm": "batch", "train.lr_schedule": "cosine"},
     "activations": {"prune.criterion": "activation", "prune.target_compression": 3},
+    "sparse, grown by gradients": {"train.method": "rigl", "train.sparse.every": 5},
+    "sparse, grown at random": {"train.method": "set", "train.sparse.every": 5, "train.optimizer": "adam"},
+    "sparse for good": {"train.method": "static"},
     "dropout": {
         "model.target": "test_draws:drop_channels",
         "model.widths": [],
