@@ -115,6 +115,26 @@ def test_its_record_is_whole_when_that_run_is_gone(tmp_path, pruned):
     )
 
 
+def test_a_run_that_has_left_out_single_weights_has_no_units_to_take(tmp_path):
+    sparse = {**CHEAP, "train.method": "static"}
+    run = fedhp.simulate("quickstart", tmp_path / "sparse", show=False, **sparse)
+    with pytest.raises(ScenarioError, match=r"left out single weights \(train\.method = static\)"):
+        from_scratch(tmp_path / "run", run.folder)
+
+
+def test_in_a_comparison_over_methods_the_control_follows_those_that_cut_units():
+    names = ["mask_intersection", "scratch"]
+    over = {"train.method": ["dynhp", "rigl"]}
+    cells = comparison_cells(Comparison("quickstart", names, [0], over))
+    assert [cell.name for cell in cells] == [
+        "mask_intersection/method-dynhp/seed-0",
+        "mask_intersection/method-rigl/seed-0",
+        "scratch/method-dynhp/seed-0",
+    ]
+    with pytest.raises(ScenarioError, match="leave scratch out of --strategies"):
+        comparison_cells(Comparison("quickstart", names, [0], overrides=["train.method=rigl"]))
+
+
 def test_a_run_that_is_missing_or_of_another_network_is_refused_before_anything_starts(tmp_path, pruned):
     with pytest.raises(ScenarioError, match=r"strategy\.structure takes the folder.*no such folder"):
         from_scratch(tmp_path / "run", tmp_path / "nowhere")

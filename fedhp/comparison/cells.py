@@ -22,10 +22,11 @@ from fedhp.scenario.heeded import unheeded
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
-from fedhp.training.method_names import DYNHP
+from fedhp.training.method_names import DYNHP, SPARSE
 
 _HELD_OUT = "data.local_test"
 _STRUCTURE = "strategy.structure"
+_METHOD = "train.method"
 # What is held against what: fresh weights of the units that pruning ends with.
 _CONTROL, _PRUNED = "scratch", "mask_intersection"
 _SHARE_HELD_OUT = 0.2  # where nobody said: on samples trained on, those who overfit look best
@@ -44,6 +45,7 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     for key in comparison.over:
         if not any(_heeds(comparison, strategy, key) for strategy in comparison.strategies):
             raise ScenarioError(f"--over: none of {', '.join(comparison.strategies)} has a use for {key}")
+    _check_control(comparison)
     cells = [
         cell
         for strategy in comparison.strategies
@@ -54,11 +56,24 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
     return cells
 
 
+def _check_control(comparison: Comparison) -> None:
+    """Refuses a control of runs that leave out single weights: they have all units."""
+    method = load_scenario(comparison.scenario, comparison.overrides).train.method
+    followed = any(_follows(comparison, strategy) for strategy in comparison.strategies)
+    if followed and method in SPARSE and _METHOD not in comparison.over:
+        raise ScenarioError(
+            f"{_CONTROL} trains the units that {_PRUNED} ends with, which train.method = {method} leaves "
+            f"whole; leave {_CONTROL} out of --strategies"
+        )
+
+
 def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]]:
     """Yields the values, by key, of all combinations of what the strategy has a use for."""
     keys = [key for key in comparison.over if _heeds(comparison, strategy, key)]
     for values in product(*(comparison.over[key] for key in keys)):
-        yield dict(zip(keys, values, strict=True))
+        point = dict(zip(keys, values, strict=True))
+        if not (_follows(comparison, strategy) and point.get(_METHOD) in SPARSE):
+            yield point
 
 
 def _heeds(comparison: Comparison, strategy: str, key: str) -> bool:
@@ -84,7 +99,7 @@ def _over_seeds(comparison: Comparison, strategy: str, point: Mapping[str, Any])
     said = {key: _said(value) for key, value in point.items()}
     for seed in comparison.seeds:
         own = {key: value for key, value in point.items() if _has_use(strategy, key)}
-        unused = {**unheeded(str(own.get("train.method")), Scenario()), **_unused(strategy)}
+        unused = {**unheeded(str(own.get(_METHOD)), Scenario()), **_unused(strategy)}
         values = {**unused, **own, "strategy.name": strategy, "seed": seed}
         scenario = _holding_out(comparison, load_scenario(comparison.scenario, comparison.overrides, values))
         # Before any runs beside it, which would be in the way of measuring.
@@ -145,7 +160,7 @@ def _unused(strategy: str) -> dict[str, Any]:
         heeded.add("robust")
     unused = {f"strategy.{key}": value for key, value in asdict(usual).items() if key not in heeded}
     if not kind.prunes():
-        unused["train.method"] = DYNHP
+        unused[_METHOD] = DYNHP
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}
 
 

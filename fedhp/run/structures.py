@@ -3,12 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from fedhp.errors import FedhpError, ScenarioError
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure, is_structure
-from fedhp.records.load import has_finished, load_state
+from fedhp.records.load import has_finished, load_state, recorded_scenario
 from fedhp.scenario.schema import Scenario
+from fedhp.training.method_names import DYNHP, SPARSE
 
 
 def with_structure(scenario: Scenario, layout: Layout) -> Scenario:
@@ -52,6 +54,12 @@ def _final(folder: str, layout: Layout) -> Structure:
         raise ScenarioError(
             f"strategy.structure: the run at {folder} has not finished, and so has no final network; "
             f"'fedhp resume {folder}' goes on with it"
+        )
+    method = recorded_scenario(Path(path)).train.method
+    if method in SPARSE:
+        raise ScenarioError(
+            f"strategy.structure: the run at {folder} has left out single weights (train.method = {method}), "
+            f"and so has all units; give one of train.method = {DYNHP}"
         )
     if {name: tuple(shape) for name, shape in told["shapes"].items()} != dict(layout.shapes) or list(
         told["widths"].items()
