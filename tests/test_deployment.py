@@ -201,7 +201,7 @@ def test_devices_join_leave_and_come_back_while_a_run_goes_on(start: Start, tmp_
         return start(f"node-{next(numbers)}", "fedhp", "device", "run", *told)
 
     def change(begun: Path, second: subprocess.Popen[bytes]) -> None:
-        while not begun.is_file() or "start: " not in begun.read_text():
+        while not begun.is_file() or "round 1: " not in begun.read_text():
             time.sleep(0.2)
         node(1)
         node(2)
@@ -210,7 +210,7 @@ def test_devices_join_leave_and_come_back_while_a_run_goes_on(start: Start, tmp_
     second = (node(0), node(1))[1]
     changing = threading.Thread(target=change, args=(tmp_path / "run" / "events.log", second), daemon=True)
     changing.start()
-    run = flwr_run(tmp_path, port, "rounds=8 fleet.num_clients=3 server.min_devices=2")
+    run = flwr_run(tmp_path, port, "rounds=12 fleet.num_clients=3 server.min_devices=2")
 
     assert run.summary["status"] == "finished"
     events = (tmp_path / "run" / "events.log").read_text()
@@ -219,7 +219,7 @@ def test_devices_join_leave_and_come_back_while_a_run_goes_on(start: Start, tmp_
     rows = run.clients
     assert list(rows["client"][rows["round"] == 1]) == [0, 1]
     assert (rows["status"][rows["client"] != 1] == "ok").all()
-    last = rows[rows["round"] == 8]
+    last = rows[rows["round"] == 12]
     assert list(zip(last["client"], last["status"], strict=True)) == [(0, "ok"), (1, "ok"), (2, "ok")], events
     assert set(run.partition["client"]) == {0, 1, 2}  # who has come late is there too
 
