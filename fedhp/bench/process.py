@@ -19,8 +19,14 @@ from fedhp.threads import threads_of_a_process
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
 
-# A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool.
-_ENVIRONMENT = {**threads_of_a_process(1), "MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_ARENA_MAX": "1"}
+# A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool, and Python's
+# objects in it: of its own, the interpreter takes a whole MiB whenever it needs a little more.
+_ENVIRONMENT = {
+    **threads_of_a_process(1),
+    "MALLOC_MMAP_THRESHOLD_": "16384",
+    "MALLOC_ARENA_MAX": "1",
+    "PYTHONMALLOC": "malloc",
+}
 _MEBIBYTE = 2**20
 _PAGES = 25  # a part of the memory is left to the ends of pages and the allocator's headers
 _FEW = 20  # the first round has this part of the samples
