@@ -28,6 +28,7 @@ from fedhp.model.array_network import ArrayNetwork
 from fedhp.model.array_networks import array_network
 from fedhp.model.batch_norms import retake_statistics
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.dense import Loss
 from fedhp.model.modules import take_weights
 from fedhp.model.options import ModelConfig
 from fedhp.model.structure import Structure
@@ -63,22 +64,25 @@ def batch(arch: Architecture, size: int) -> tuple[np.ndarray, np.ndarray]:
     return samples, stream.integers(arch.num_classes, size=size)
 
 
-def step_back(network: ArrayNetwork, module: nn.Module, samples, labels, mask=None) -> tuple[float, int]:
+def step_back(network: ArrayNetwork, module: nn.Module, samples, labels, mask=None, spread=0.0):
     """Gives both their gradients, the module by autograd; returns its loss and right samples."""
     logits = module(torch.from_numpy(samples))
     logits = logits if mask is None else logits + torch.from_numpy(mask)
-    loss = nn.functional.cross_entropy(logits, torch.from_numpy(labels))
+    aims = torch.from_numpy(labels)
+    if spread:  # the probability of each class
+        aims = (1 - spread) * nn.functional.one_hot(aims, logits.shape[1]) + spread / logits.shape[1]
+    loss = nn.functional.cross_entropy(logits, aims)
     loss.backward()
-    ours, right = network.gradients(samples, labels, mask)
+    ours, right = network.gradients(samples, labels, Loss(mask, spread))
     assert float(ours) == pytest.approx(loss.item(), abs=1e-6)
     assert int(right) == int((logits.argmax(1).numpy() == labels).sum())
     return loss.item(), int(right)
 
 
 @pytest.mark.parametrize("size", [1, 3, 32])
-@pytest.mark.parametrize("is_masked", [False, True])
+@pytest.mark.parametrize(("is_masked", "spread"), [(False, 0.0), (True, 0.0), (False, 0.3)])
 @pytest.mark.parametrize("case", NETWORKS)
-def test_gradients_are_those_of_autograd(case, is_masked, size):
+def test_gradients_are_those_of_autograd(case, is_masked, spread, size):
     arch = NETWORKS[case]
     network, module = twins(arch)
     if arch.layout.over_batches:  # of two samples, nothing but signs would be left
@@ -88,7 +92,7 @@ def test_gradients_are_those_of_autograd(case, is_masked, size):
     if is_masked:
         mask = np.full(arch.num_classes, -np.inf, np.float32)
         mask[np.unique(labels)] = 0
-    step_back(network, module, samples, labels, mask)
+    step_back(network, module, samples, labels, mask, spread)
     for name, parameter in module.named_parameters():
         np.testing.assert_allclose(network.named[name].grad, parameter.grad, atol=1e-6, err_msg=name)
 
@@ -197,7 +201,10 @@ def test_a_step_takes_what_the_model_says(case, size, dtype, masked):
     def check(seed):
         structure = random_structure(arch.layout, seed)
         shard = random_shard(arch.input_shape, 2, size, dtype=dtype)
-        train = TrainConfig(batch_size=size, momentum=0.9, masked_loss=masked, device="cpu")
+        smoothing = 0.0 if masked else 0.1
+        train = TrainConfig(
+            batch_size=size, momentum=0.9, masked_loss=masked, label_smoothing=smoothing, device="cpu"
+        )
         recipe = replace(small_recipe(arch, train, PruneConfig(target_compression=1)), runtime_name="numpy")
         state = initial_state(arch, 3).cut(arch.layout, structure)
         session = begun(recipe, small_task(recipe, shard, state=state), shard)

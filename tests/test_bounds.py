@@ -48,6 +48,7 @@ ZERO_MEANS_SOMETHING = {
     "train.weight_decay",
     "train.proximal_mu",
     "train.clip_norm",
+    "train.label_smoothing",
     "prune.start",
     "prune.blend",
     "prune.marginal",

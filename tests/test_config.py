@@ -448,6 +448,13 @@ def test_an_override_that_cannot_be_read_is_refused(override):
         load_scenario("quickstart", [override])
 
 
+def test_labels_are_not_spread_over_classes_that_the_loss_leaves_out():
+    with pytest.raises(
+        ScenarioError, match=r"train\.label_smoothing = 0\.1 spreads labels over classes that .*one"
+    ):
+        load_scenario("quickstart", values={"train.label_smoothing": 0.1, "train.masked_loss": True})
+
+
 def test_json_gives_numbers_the_type_of_their_keys():
     """A whole number stands for a fraction, and for a size as one writes it; nothing else for another."""
     values = {"fleet": {"classes": [{"memory": 2000000}]}, "train": {"learning_rate": 1}}

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.dense import Loss
 from fedhp.model.gradients import dense_chain, gradients
 from fedhp.model.options import ModelConfig
 from fedhp.model.zoo import architecture
@@ -23,10 +24,10 @@ def mlp(*widths: int) -> nn.Module:
 
 
 def by_autograd(
-    module: nn.Module, images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
+    module: nn.Module, images: torch.Tensor, aims: torch.Tensor, mask: torch.Tensor | None
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     logits = module(images)
-    loss = nn.functional.cross_entropy(logits if mask is None else logits + mask, labels)
+    loss = nn.functional.cross_entropy(logits if mask is None else logits + mask, aims)
     return loss.detach(), list(torch.autograd.grad(loss, list(module.parameters())))
 
 
@@ -41,7 +42,7 @@ def test_gradients_are_those_of_autograd(widths: tuple[int, ...], batch: int, pr
     mask = None if absent is None else torch.from_numpy(absent)
     loss, theirs = by_autograd(module, images, labels, mask)
 
-    ours, right = gradients(module, images, labels, mask)
+    ours, right = gradients(module, images, labels, Loss(mask))
 
     # Layer by layer they are batched products, which round otherwise than autograd's where layers are narrow.
     torch.testing.assert_close(ours, loss)
@@ -50,6 +51,18 @@ def test_gradients_are_those_of_autograd(widths: tuple[int, ...], batch: int, pr
     with torch.no_grad():
         logits = module(images) if mask is None else module(images) + mask
     assert right == (logits.argmax(1) == labels).sum()
+
+
+@pytest.mark.parametrize("make", [mlp, lambda *widths: nn.Sequential(mlp(*widths), nn.Identity())])
+def test_smoothed_labels_are_those_of_autograd(make: Callable[..., nn.Module]) -> None:
+    """Of two in ten, a third goes to each of three classes; worked out layer by layer, and by autograd."""
+    module, images, labels = make(6, 4), torch.randn(5, *SHAPE), torch.tensor([0, 2, 1, 1, 0])
+    aims = 0.8 * nn.functional.one_hot(labels, 3) + 0.2 / 3
+    loss, theirs = by_autograd(module, images, aims, None)
+    ours, _ = gradients(module, images, labels, Loss(smoothing=0.2))
+    torch.testing.assert_close(ours, loss)
+    for parameter, gradient in zip(module.parameters(), theirs, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
 
 
 def test_the_network_is_left_as_autograd_leaves_it() -> None:

@@ -54,6 +54,7 @@ HOW = {
     "pulled": {"proximal_mu": 0.5},
     "clipped": {"clip_norm": 0.2},
     "masked": {"masked_loss": True},
+    "smoothed": {"label_smoothing": 0.1},
 }
 
 

@@ -283,6 +283,16 @@ def test_a_masked_and_pulled_step_is_within_five_percent_of_torch(model, optimis
     assert peak_by_meter(session, batch) == seen
 
 
+@pytest.mark.parametrize("model", TRACKED)
+def test_a_step_on_smoothed_labels_is_within_five_percent_of_torch(model):
+    batch = max(7, TRACKED[model].layout.smallest_batch)
+    session = tracked_session(model, "momentum", batch, label_smoothing=0.1)
+    seen = peak_by_torch(session, batch)
+    said = session.run.memory.training_bytes(session.run.structure.counts, batch)
+    assert -0.01 <= said / seen - 1 <= 0.05, f"model {said:,}, tracker {seen:,} bytes"
+    assert peak_by_meter(session, batch) == seen
+
+
 def test_data_stored_as_floats_is_within_five_percent_of_torch():
     session = tracked_session("cnn", "momentum", 64, np.float32)
     seen = peak_by_torch(session, 64)

@@ -43,7 +43,12 @@ class Joined(nn.Module):
 JOINED = architecture(ModelConfig(target=f"{__name__}:Joined", floor=1), (2, 6, 6), 3)
 CASES = ("mlp-1-hidden", "cnn-2-convs", "resnet20-group", "conv1d")
 NETWORKS = {**{case: ARCHITECTURES[case] for case in CASES}, "joined": JOINED}
-STEPS = {"plain": PLAIN, "masked": Step(masked=True), "watched": Step(noisy=True, tapped=True)}
+STEPS = {
+    "plain": PLAIN,
+    "masked": Step(masked=True),
+    "smoothed": Step(smooth=True),
+    "watched": Step(noisy=True, tapped=True),
+}
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from small_models import ARCHITECTURES
 from torch import nn
 
 from fedhp.model.building import initial_state, to_module
-from fedhp.model.dense import Batch
+from fedhp.model.dense import Batch, Loss
 from fedhp.model.grouped import grouped, grouping_pays
 from fedhp.model.mapped import is_mappable, mapped
 from fedhp.model.side_by_side import ByAutograd, Dense, form_of
@@ -81,9 +81,13 @@ def windows() -> nn.Module:
 def lone_gradients(module: nn.Module, batch: Batch, place: int) -> tuple[float, list[torch.Tensor]]:
     size = batch.sizes[place]
     logits = module(batch.samples[place, :size].clone())
-    if batch.mask is not None:
-        logits = logits + batch.mask[place]
-    loss = nn.functional.cross_entropy(logits, batch.labels[place, :size])
+    mask, spread = batch.loss
+    if mask is not None:
+        logits = logits + mask[place]
+    aims = batch.labels[place, :size]
+    if spread:  # the probability of each class
+        aims = (1 - spread) * nn.functional.one_hot(aims, logits.shape[1]) + spread / logits.shape[1]
+    loss = nn.functional.cross_entropy(logits, aims)
     return loss.item(), list(torch.autograd.grad(loss, list(module.parameters())))
 
 
@@ -107,8 +111,8 @@ CASES = [(mapped, *case) for case in MAPPED.values()] + [(grouped, *case) for ca
 @pytest.mark.parametrize(
     ("way", "make", "shape"), CASES, ids=[*MAPPED, *(f"grouped {name}" for name in GROUPED)]
 )
-@pytest.mark.parametrize("is_masked", [False, True])
-def test_gradients_side_by_side_are_those_of_each(way, make, shape, is_masked):
+@pytest.mark.parametrize(("is_masked", "spread"), [(False, 0.0), (True, 0.0), (False, 0.2)])
+def test_gradients_side_by_side_are_those_of_each(way, make, shape, is_masked, spread):
     torch.manual_seed(0)
     modules = [make() for _ in SIZES]
     samples, labels = (
@@ -118,7 +122,7 @@ def test_gradients_side_by_side_are_those_of_each(way, make, shape, is_masked):
     num_classes = len(modules[0](samples[0]).T)
     mask = torch.zeros(len(SIZES), 1, num_classes)
     mask[1, :, 2:] = -torch.inf
-    batch = Batch(samples, labels, SIZES, mask if is_masked else None)
+    batch = Batch(samples, labels, SIZES, Loss(mask if is_masked else None, spread))
     tensors = [
         torch.stack([p.detach() for p in rows])
         for rows in zip(*(m.parameters() for m in modules), strict=True)

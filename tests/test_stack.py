@@ -112,6 +112,7 @@ WAYS = {
     "FedProx": {"proximal_mu": 0.5},
     "clipping": {"clip_norm": 0.3},
     "masked loss": {"masked_loss": True},
+    "smoothed labels": {"label_smoothing": 0.1},
     "a constant rate": {"lr_schedule": "constant", "momentum": 0.0},
 }
 
@@ -239,6 +240,7 @@ CONV_WAYS = {
     "adam": WAYS["adam"],
     "weight decay": WAYS["weight decay"],
     "masked loss": {"masked_loss": True},
+    "smoothed labels": {"label_smoothing": 0.1},
     "clipping": {"clip_norm": 0.3},
 }
 

@@ -12,6 +12,7 @@ from torch import nn
 from fedhp.data import Shard
 from fedhp.errors import BudgetError
 from fedhp.model.building import to_module
+from fedhp.model.dense import Loss
 from fedhp.model.gradients import gradients
 from fedhp.model.options import ModelConfig
 from fedhp.model.state import ModelState
@@ -42,7 +43,7 @@ def test_the_softmax_is_over_the_present_classes_by_hand():
     head.weight.data = torch.zeros(3, 1)
     head.bias.data = torch.tensor([1.0, 8.0, 3.0]).log()
     mask = torch.tensor([0, -math.inf, 0])
-    loss, right = gradients(head, torch.tensor([[2.0]]), torch.tensor([0]), mask)
+    loss, right = gradients(head, torch.tensor([[2.0]]), torch.tensor([0]), Loss(mask))
     assert loss.item() == pytest.approx(math.log(4))
     assert right.item() == 0
     assert head.bias.grad is not None
@@ -50,7 +51,7 @@ def test_the_softmax_is_over_the_present_classes_by_hand():
     assert head.bias.grad.tolist() == pytest.approx([-0.75, 0, 0.75])
     assert head.weight.grad.flatten().tolist() == pytest.approx([-1.5, 0, 1.5])
     assert head.bias.grad[1] == head.weight.grad[1] == 0, "exactly"
-    _, right = gradients(head, torch.tensor([[2.0]]), torch.tensor([2]), mask)
+    _, right = gradients(head, torch.tensor([[2.0]]), torch.tensor([2]), Loss(mask))
     assert right.item() == 1
 
 
@@ -58,7 +59,7 @@ def test_a_last_layer_that_needs_its_output_for_the_backward_pass_can_be_masked(
     """Through a sigmoid s, the gradient by its input is (p - y) * s * (1 - s)."""
     module = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid())
     said = module(torch.ones(1, 2)).detach().flatten()
-    gradients(module, torch.ones(1, 2), torch.tensor([2]), torch.tensor([0, -math.inf, 0]))
+    gradients(module, torch.ones(1, 2), torch.tensor([2]), Loss(torch.tensor([0, -math.inf, 0])))
     first = said[0].exp() / (said[0].exp() + said[2].exp())
     wanted = torch.tensor([1.0, 0.0, -1.0]) * first * said * (1 - said)
     torch.testing.assert_close(module.get_parameter("0.bias").grad, wanted)

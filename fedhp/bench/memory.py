@@ -13,6 +13,7 @@ from fedhp.costs.rehearsal import memory_model
 from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture
 from fedhp.model.building import initial_state, to_module
+from fedhp.model.dense import Loss
 from fedhp.model.gradients import gradients
 from fedhp.model.modules import thin_before_convolutions
 from fedhp.model.options import ModelConfig
@@ -118,17 +119,18 @@ def _measure(arch: Architecture, train: TrainConfig, counts: Mapping[str, int], 
     rows, inputs = np.arange(len(shard)), arch.kept_inputs(state.structure)
     absent = class_mask(shard.classes(), _CLASSES) if train.masked_loss else None
     mask = None if absent is None else torch.from_numpy(absent)
+    loss = Loss(mask, train.label_smoothing)
 
     def on_gradients() -> None:
         tracked.observe()
         if train.proximal_mu:
             pull_back(optimizer, train.proximal_mu)
 
-    training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
+    training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, loss)
     tracker = MemTracker()
     tracker.track_external(module, *state_tensors(optimizer), *([] if mask is None else [mask]))
     with tracker:
-        training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, mask)
+        training_step(gradients, module, optimizer, *shard.batch(rows, inputs), on_gradients, loss)
     return sum(kinds["Total"] for kinds in tracker.get_tracker_snapshot("peak").values())
 
 

@@ -19,8 +19,8 @@ from fedhp.threads import threads_of_a_process
 from fedhp.training.trainer import train_locally
 from fedhp.training.update import RoundTask
 
-# A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool, and Python's
-# objects in it: of its own, the interpreter takes a whole MiB whenever it needs a little more.
+# A tensor has pages of its own, which the system gets back when it is freed; one thread, one pool, and in it
+# Python's objects too: for them, the interpreter takes a whole MiB at a time.
 _ENVIRONMENT = {
     **threads_of_a_process(1),
     "MALLOC_MMAP_THRESHOLD_": "16384",

@@ -22,11 +22,13 @@ class Step:
 
     Attributes:
         masked: Whether the logits are masked.
+        smooth: Whether labels are smoothed.
         noisy: Whether the gradient-noise scale is looked at.
         tapped: Whether activations are looked at where layers take them in.
     """
 
     masked: bool = False
+    smooth: bool = False
     noisy: bool = False
     tapped: bool = False
 

@@ -49,6 +49,7 @@ class Extras:
         slots: Tensors kept per parameter.
         temporaries: Tensors of a parameter's shape that are made at a time while there are gradients.
         masked: Whether the logits are masked.
+        smooth: Whether labels are smoothed.
         counts: Whether the optimiser counts each parameter's steps.
         clips: Whether the norm of the gradients is limited.
         noisy: Whether the gradient-noise scale is looked at.
@@ -62,6 +63,7 @@ class Extras:
     slots: int = 0
     temporaries: int = 0
     masked: bool = False
+    smooth: bool = False
     counts: bool = False
     clips: bool = False
     noisy: bool = False
@@ -82,6 +84,7 @@ class Extras:
             sum(part.slots for part in parts),
             max((part.temporaries for part in parts), default=0),
             any(part.masked for part in parts),
+            any(part.smooth for part in parts),
             any(part.counts for part in parts),
             any(part.clips for part in parts),
             any(part.noisy for part in parts),

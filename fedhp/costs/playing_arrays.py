@@ -7,6 +7,7 @@ from fedhp.costs.ledger import Ledger, Played, Step
 from fedhp.costs.live_arrays import ArrayWatch
 from fedhp.model.architecture import Architecture
 from fedhp.model.array_networks import array_network
+from fedhp.model.dense import Loss
 
 
 def play(arch: Architecture, step: Step, counts: Counts, batch: int) -> Played:
@@ -20,7 +21,7 @@ def play(arch: Architecture, step: Step, counts: Counts, batch: int) -> Played:
     existing = [*(parameter.data for parameter in parameters), *network.statistics]
     ledger = _ArrayLedger([*existing, samples, labels, mask])
     with ledger:
-        network.gradients(samples, labels, mask if step.masked else None)
+        network.gradients(samples, labels, Loss(mask if step.masked else None, 0.1 if step.smooth else 0.0))
     own = [parameter.grad for parameter in parameters]
     return ledger.play(layout, own, f"numpy {np.__version__}")
 

@@ -9,6 +9,7 @@ from fedhp.costs.ledger import Ledger, Played, Step
 from fedhp.costs.live_tensors import StorageWatch
 from fedhp.model.architecture import Architecture
 from fedhp.model.batch_norms import counter_bytes
+from fedhp.model.dense import Loss
 from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.modules import fill, lay_out, thin_before_convolutions
@@ -32,7 +33,7 @@ def play(arch: Architecture, step: Step, counts: Counts, batch: int) -> Played:
     if step.tapped:
         Taps(module, layout, counts, ledger.look)
     with torch_threads(1), drawing(0, "cpu"), ledger:
-        gradients(module, images, labels, mask if step.masked else None)
+        gradients(module, images, labels, Loss(mask if step.masked else None, 0.1 if step.smooth else 0.0))
     parameters = dict(module.named_parameters())
     own = [parameters[name].grad for name in layout.trained]
     return ledger.play(layout, own, torch.__version__, counter_bytes(module))

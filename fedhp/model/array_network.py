@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedhp.model import numpy_kernels
-from fedhp.model.dense import Batch, logits, worked
+from fedhp.model.dense import CROSS_ENTROPY, Batch, Loss, logits, worked
 from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure
 
@@ -68,7 +68,7 @@ class ArrayNetwork:
 
     @abstractmethod
     def gradients(
-        self, samples: Floats, labels: NDArray[np.int64], mask: Floats | None = None
+        self, samples: Floats, labels: NDArray[np.int64], loss: Loss = CROSS_ENTROPY
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Computes gradients: see `fedhp.model.gradients.gradients`."""
 
@@ -95,10 +95,10 @@ class ArrayChain(ArrayNetwork):
     """A dense chain: of each layer in order, weights and biases."""
 
     def gradients(
-        self, samples: Floats, labels: NDArray[np.int64], mask: Floats | None = None
+        self, samples: Floats, labels: NDArray[np.int64], loss: Loss = CROSS_ENTROPY
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Computes gradients."""
-        batch = Batch(samples[None], labels[None], [len(labels)], mask)
+        batch = Batch(samples[None], labels[None], [len(labels)], loss)
         losses, right, grads = worked(numpy_kernels, self._tensors, batch)
         for parameter, grad in zip(self.parameters(), grads, strict=True):
             parameter.grad = grad[0]

@@ -15,7 +15,7 @@ from fedhp.data.arrays import made
 from fedhp.model import numpy_kernels as kernels
 from fedhp.model.array_network import ArrayNetwork, Floats
 from fedhp.model.array_norm import ArrayNorm
-from fedhp.model.dense import Batch, judged
+from fedhp.model.dense import CROSS_ENTROPY, Batch, Loss, judged
 from fedhp.model.layout import Layout
 from fedhp.model.networks.windows import KERNEL
 from fedhp.model.structure import Structure
@@ -75,12 +75,12 @@ class ArrayWindows(ArrayNetwork):
             del samples
 
     def gradients(
-        self, samples: Floats, labels: NDArray[np.int64], mask: Floats | None = None
+        self, samples: Floats, labels: NDArray[np.int64], loss: Loss = CROSS_ENTROPY
     ) -> tuple[NDArray[Any], NDArray[Any]]:
         """Computes gradients: see `fedhp.model.gradients.gradients`."""
         layers: list[_Layer] = []
         features, steps = self._features(samples, layers)
-        batch = Batch(samples[None], labels[None], [len(labels)], mask)
+        batch = Batch(samples[None], labels[None], [len(labels)], loss)
         losses, right, flow = judged(kernels, self._logits(features), batch)
         head = self.named["head.weight"]
         self.named["head.bias"].grad = kernels.total(flow, 1)[0]

@@ -14,6 +14,22 @@ Array = Any  # a tensor of PyTorch's or an array of NumPy's, float32 unless it s
 Take = Callable[[int, Array, Array], None]
 
 
+class Loss(NamedTuple):
+    """How far outputs are from being right: a cross-entropy.
+
+    Attributes:
+        mask: What is added to the logits, of shape ``(classes,)`` or ``(K, 1, classes)``; None for nothing.
+        smoothing: The share of a sample's label that is spread over all classes alike (Szegedy et al. 2016,
+            arXiv 1512.00567, section 7).
+    """
+
+    mask: Array | None = None
+    smoothing: float = 0.0
+
+
+CROSS_ENTROPY = Loss()
+
+
 class Batch(NamedTuple):
     """Samples of K clients.
 
@@ -21,13 +37,13 @@ class Batch(NamedTuple):
         samples: Float32 of shape ``(K, batch, *sample)``.
         labels: Classes, int64 of shape ``(K, batch)``.
         sizes: How many samples each one has; those beyond fill up a batch, and count for nothing.
-        mask: What is added to the logits, of shape ``(classes,)`` or ``(K, 1, classes)``; None for nothing.
+        loss: How its outputs are judged.
     """
 
     samples: Array
     labels: Array
     sizes: Sequence[int]
-    mask: Array | None = None
+    loss: Loss = CROSS_ENTROPY
 
 
 # Mean losses and numbers of samples predicted right, of shape (K,), and the gradients of each parameter.
@@ -169,20 +185,27 @@ def judged(kernels: Kernels, outputs: Array, batch: Batch) -> tuple[Array, Array
     """
     labels, most = batch.labels, batch.labels.shape[1]
     filled = [(row, size) for row, size in enumerate(batch.sizes) if size < most]
-    if batch.mask is not None:
-        outputs += batch.mask
+    mask, smoothing = batch.loss
+    if mask is not None:
+        outputs += mask
     right = kernels.total(_without(kernels.hits(outputs, labels), filled), 1)
     outputs = kernels.log_softmax(outputs)
-    losses = _losses(kernels, outputs, labels, filled)
-    return losses, right, _flow(kernels, outputs, labels, filled)
+    losses = _losses(kernels, outputs, labels, filled, smoothing)
+    return losses, right, _flow(kernels, outputs, labels, filled, smoothing)
 
 
 # Rows of batches that are filled up, and how many of their samples count.
 _Filled = Sequence[tuple[int, int]]
 
 
-def _losses(kernels: Kernels, logs: Array, labels: Array, filled: _Filled) -> Array:
-    said = _without(kernels.chosen(logs, labels), filled)
+def _losses(kernels: Kernels, logs: Array, labels: Array, filled: _Filled, smoothing: float) -> Array:
+    said = kernels.chosen(logs, labels)
+    if smoothing:
+        spread = kernels.total(logs, 2)[..., None]
+        spread *= smoothing / logs.shape[2]
+        said *= 1 - smoothing
+        said += spread
+    said = _without(said, filled)
     losses = kernels.total(said, (1, 2))
     losses /= -labels.shape[1]
     for row, size in filled:
@@ -190,12 +213,13 @@ def _losses(kernels: Kernels, logs: Array, labels: Array, filled: _Filled) -> Ar
     return losses
 
 
-def _flow(kernels: Kernels, logs: Array, labels: Array, filled: _Filled) -> Array:
+def _flow(kernels: Kernels, logs: Array, labels: Array, filled: _Filled, smoothing: float) -> Array:
     """Returns the gradient of the mean losses by the logits."""
-    flow = kernels.zeros_like(logs)
-    kernels.put(flow, labels, -1 / labels.shape[1])
-    for row, size in filled:
-        kernels.put(flow[row], labels[row], -1 / size)
+    flow, spread = kernels.zeros_like(logs), smoothing / logs.shape[2]
+    for part, own, size in [(flow, labels, labels.shape[1]), *((flow[r], labels[r], s) for r, s in filled)]:
+        if spread:
+            part[:] = -spread / size
+        kernels.put(part, own, -(1 - smoothing + spread) / size)
     return kernels.log_softmax_back(_without(flow, filled), logs)
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from fedhp.model import torch_kernels
-from fedhp.model.dense import Batch, Take, Worked, worked
+from fedhp.model.dense import CROSS_ENTROPY, Batch, Loss, Take, Worked, worked
 
 
 def gradients(
-    module: nn.Module, images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None = None
+    module: nn.Module, images: torch.Tensor, labels: torch.Tensor, loss: Loss = CROSS_ENTROPY
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Computes the gradients of a batch's mean cross-entropy, into the parameters' ``grad``, now empty.
 
@@ -27,29 +27,29 @@ def gradients(
         module: The model.
         images: Samples, float32 of shape ``(batch, *sample)``.
         labels: Classes, int64 of shape ``(batch,)``.
-        mask: What is added to each sample's logits first, minus infinity for classes that take no part.
+        loss: How outputs are judged; its mask is minus infinity for classes that take no part.
 
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.
     """
     layers = dense_chain(module)
     if layers is not None:
-        return _of_one(layers, images, labels, mask)
+        return _of_one(layers, images, labels, loss)
     logits = module(images)
-    if mask is not None:
-        logits = logits + mask  # not in place: the last layer may keep its output for the backward pass
-    loss = nn.functional.cross_entropy(logits, labels)
+    if loss.mask is not None:
+        logits = logits + loss.mask  # not in place: the last layer may keep its output for the backward pass
+    mean = nn.functional.cross_entropy(logits, labels, label_smoothing=loss.smoothing)
     right = (logits.detach().argmax(1) == labels).sum()
     del logits  # the backward pass does not need them
-    loss.backward()
-    return loss.detach(), right
+    mean.backward()
+    return mean.detach(), right
 
 
 def _of_one(
-    layers: Sequence[nn.Linear], images: torch.Tensor, labels: torch.Tensor, mask: torch.Tensor | None
+    layers: Sequence[nn.Linear], images: torch.Tensor, labels: torch.Tensor, loss: Loss
 ) -> tuple[torch.Tensor, torch.Tensor]:
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-    batch = Batch(images[None], labels[None], [len(labels)], mask)
+    batch = Batch(images[None], labels[None], [len(labels)], loss)
     losses, right, grads = chain_gradients([p.detach().unsqueeze(0) for p in parameters], batch)
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad[0]

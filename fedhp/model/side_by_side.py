@@ -58,13 +58,16 @@ def form_of(module: nn.Module, is_alone: bool = False) -> Form | None:
 
 
 def _judged(logits: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    if batch.mask is not None:
-        logits = logits + batch.mask
+    mask, smoothing = batch.loss
+    if mask is not None:
+        logits = logits + mask
     labels = batch.labels
     shares = torch.zeros(labels.shape, device=logits.device)
     for row, size in zip(shares, batch.sizes, strict=True):
         row[:size] = 1 / size
-    each = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+    each = functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), reduction="none", label_smoothing=smoothing
+    )
     right = (logits.detach().argmax(2) == labels) & (shares > 0)
     return (each.view_as(labels) * shares).sum(1), right.sum(1)
 

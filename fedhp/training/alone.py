@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from fedhp.model.dense import CROSS_ENTROPY, Loss
 from fedhp.model.kernels import kernels_of
 from fedhp.model.optimizer import Optimizer, drop_gradients, parameters_of
 
@@ -27,7 +28,7 @@ def training_step(
     images: Any,
     labels: Any,
     observe: Callable[[], None] | None = None,
-    mask: Any | None = None,
+    loss: Loss = CROSS_ENTROPY,
 ) -> tuple[Any, Any]:
     """Takes one step on a batch.
 
@@ -39,14 +40,14 @@ def training_step(
             the model takes some of their entries.
         labels: Classes, int64 of shape ``(batch,)``.
         observe: Called between the backward pass and the update, while there are gradients.
-        mask: What is added to the logits, of shape ``(num_classes,)``.
+        loss: How outputs are judged.
 
     Returns:
         The mean loss, and the number of samples predicted right, as 0-d tensors.
     """
-    loss, right = gradients(module, images, labels, mask)
+    mean, right = gradients(module, images, labels, loss)
     if observe is not None:
         observe()
     optimizer.step()
     drop_gradients(optimizer)
-    return loss, right
+    return mean, right

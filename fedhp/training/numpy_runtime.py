@@ -17,6 +17,7 @@ from fedhp.errors import NeedsTorchError
 from fedhp.model.architecture import Architecture
 from fedhp.model.array_network import ArrayNetwork
 from fedhp.model.array_networks import array_network, has_arrays
+from fedhp.model.dense import CROSS_ENTROPY, Loss
 from fedhp.model.layout import Layout
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.state import ModelState, Weights
@@ -83,10 +84,10 @@ def gradients(
     network: ArrayNetwork,
     samples: NDArray[Any],
     labels: NDArray[np.int64],
-    mask: NDArray[Any] | None = None,
+    loss: Loss = CROSS_ENTROPY,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Computes gradients."""
-    return network.gradients(samples, labels, mask)
+    return network.gradients(samples, labels, loss)
 
 
 def evaluate(

@@ -77,6 +77,10 @@ class TrainConfig:
             client of a single class then learns nothing, and a client's training accuracy is among its own
             classes. Evaluation is over all classes, so that a personal model may well lose accuracy by it:
             try it with ``data.local_test``.
+        label_smoothing: The share of a sample's label that training spreads over all classes alike (Szegedy
+            et al. 2016, arXiv 1512.00567), which keeps a network from being too sure of what it is shown. The
+            training loss that is recorded is that of smoothed labels. Not together with
+            ``train.masked_loss``. 0 spreads nothing.
         method: How devices make the network small, with the strategies that prune: one of the [client
             methods](#client-methods) ``dynhp``, ``rigl``, ``set`` and ``static``, or one of your own,
             ``package.module:Class``.
@@ -98,6 +102,7 @@ class TrainConfig:
     proximal_mu: Annotated[float, Bounds(at_least=0)] = 0.0
     clip_norm: Annotated[float, Bounds(at_least=0, hint="0 does not clip")] = 0.0
     masked_loss: bool = False
+    label_smoothing: Annotated[float, Bounds(at_least=0, below=1, hint="0 spreads nothing")] = 0.0
     method: str = DYNHP
     sparse: SparseConfig = field(default_factory=SparseConfig)
     methods: list[str] = field(default_factory=list)
@@ -106,6 +111,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_values(self, "train.")
+        if self.masked_loss and self.label_smoothing:
+            raise ScenarioError(
+                f"train.label_smoothing = {self.label_smoothing:g} spreads labels over classes that "
+                f"train.masked_loss keeps out of a client's loss; set one of the two"
+            )
         for place, name in enumerate(self.methods):
             # OmegaConf lets a list pass for a text within a list.
             if not isinstance(name, str) or not all(name.partition(":")):

@@ -127,7 +127,8 @@ class Recipe:
         What methods keep per parameter counts as state of the optimiser.
         """
         arch, slots = self.architecture, self.train.state_slots
-        own = Extras(counts=OPTIMIZERS[self.train.optimizer].counts)
+        smooth, counts = self.train.label_smoothing > 0, OPTIMIZERS[self.train.optimizer].counts
+        own = Extras(smooth=smooth, counts=counts)
         extras = Extras.together([own, *(kind.extras(self) for kind in self.methods)])
         return memory_model(arch, slots, raw_itemsize, extras, self.runtime_name)
 

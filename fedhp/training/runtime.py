@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fedhp.costs.watching import Peak
 from fedhp.data.shard import Shard
 from fedhp.model.architecture import Architecture
-from fedhp.model.dense import Form
+from fedhp.model.dense import CROSS_ENTROPY, Form, Loss
 from fedhp.model.layout import Layout
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.state import ModelState, Weights
@@ -67,7 +67,7 @@ class Runtime(Protocol):
         ...
 
     def gradients(
-        self, network: Network, samples: Array, labels: Array, mask: Array | None = None, /
+        self, network: Network, samples: Array, labels: Array, loss: Loss = CROSS_ENTROPY, /
     ) -> tuple[Array, Array]:
         """Computes gradients: see `fedhp.model.gradients.gradients`."""
         ...

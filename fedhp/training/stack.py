@@ -8,7 +8,7 @@ import torch
 
 from fedhp.data.ahead import Ahead, Source
 from fedhp.errors import TrainingError
-from fedhp.model.dense import Batch, Take
+from fedhp.model.dense import Batch, Loss, Take
 from fedhp.model.gradients import chain_gradients
 from fedhp.model.modules import rows_like
 from fedhp.model.optimizer import drop_gradients
@@ -79,7 +79,8 @@ class Stack:
         tensors = [tensor[:number] for tensor in self._tensors]
         velocities = [tensor[:number] for tensor in self._velocities]
         mask = self._mask[:number] if self._mask is not None else None
-        batch = Batch(*self._samples(members), [len(member.rows) for member in members], mask)
+        loss = Loss(mask, members[0].run.recipe.train.label_smoothing)
+        batch = Batch(*self._samples(members), [len(member.rows) for member in members], loss)
         if not self._updates_within or any(member.wants_gradients for member in members):
             assert self._form is not None
             losses, right, grads = self._form.gradients(tensors, batch)

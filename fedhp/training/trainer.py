@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fedhp.data.shard import Shard
+from fedhp.model.dense import Loss
 from fedhp.model.state import ModelState, Weights
 from fedhp.model.structure import Structure
 from fedhp.seeds import derive
@@ -244,8 +245,9 @@ def step_alone(member: Session) -> Judged:
     def observe() -> None:
         member.on_gradients(lambda: gradient_norm(run.part[1]))
 
-    loss, right = training_step(run.runtime.gradients, *run.part, *run.batch(member.rows), observe, run.mask)
-    return [loss.item()], [int(right)]
+    loss = Loss(run.mask, run.recipe.train.label_smoothing)
+    mean, right = training_step(run.runtime.gradients, *run.part, *run.batch(member.rows), observe, loss)
+    return [mean.item()], [int(right)]
 
 
 def _so_far(session: Session) -> Update:
