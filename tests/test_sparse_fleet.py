@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cut_short import outcome, snapshots
 from factories import update
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, RecordDict
 
 import fedhp
 from fedhp.aggregation.reconcile import Reconciliation
@@ -17,6 +17,7 @@ from fedhp.comparison.settings import common_settings, differences
 from fedhp.errors import ScenarioError, WireError
 from fedhp.federation import wire
 from fedhp.federation.arrays import write_array
+from fedhp.federation.folding import fold, unfold
 from fedhp.federation.masks import mask_bytes, read_mask, write_mask
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.layout import Layout
@@ -142,7 +143,7 @@ def test_units_travel_as_bits_however_few():
         (np.array([3, 800], np.int32), "places from 0 to 799"),
         (np.array([-1, 3], np.int32), "places from 0 to 799"),
         (np.arange(25, dtype=np.int32), "or fewer of places, got 25"),
-        (np.arange(4, dtype=np.int32).reshape(2, 2), "fewer of places"),
+        (np.arange(4, dtype=np.int32).reshape(2, 2), "expected uint8"),
         (np.arange(4, dtype=np.int64), "expected uint8"),
     ],
 )
@@ -151,9 +152,17 @@ def test_places_that_are_none_are_refused(forged, match):
         read_mask("structure.w", write_array(forged), 800, by_place=True)
 
 
-def test_places_are_no_longer_than_they_say():
+def test_places_travel_folded_with_other_arrays():
+    """As they do under Flower: of what is folded, the data alone says of which type it is."""
+    mask = np.isin(np.arange(800), [3, 700])
+    content = RecordDict({"model": ArrayRecord({"structure.w": write_mask(mask, by_place=True)})})
+    came = unfold(fold(content)).array_records["model"]["structure.w"]
+    np.testing.assert_array_equal(read_mask("structure.w", came, 800, by_place=True), mask)
+
+
+def test_places_are_as_many_as_they_say():
     written = write_array(np.array([1, 2], np.int32))
-    longer = Array(written.dtype, (3,), written.stype, written.data)
+    longer = Array(written.dtype, written.shape, written.stype, written.data + b"\0\0\0\5")
     with pytest.raises(WireError, match=r"structure\.w"):
         read_mask("structure.w", longer, 800, by_place=True)
 

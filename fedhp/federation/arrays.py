@@ -40,6 +40,12 @@ def read_array(name: str, array: Array, shape: tuple[int, ...], dtype: np.dtype[
     return np.frombuffer(data, dtype, offset=len(header)).reshape(shape)
 
 
+def row_length(array: Array, dtype: np.dtype[Any]) -> int | None:
+    """Returns how many entries an array of one axis and this type has, by its data; None where it is none."""
+    number = (len(array.data) - array_bytes((0,), dtype)) // dtype.itemsize
+    return number if number >= 0 and array.data.startswith(_header((number,), dtype)) else None
+
+
 def array_bytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
     """Returns how many bytes `write_array` makes of such an array."""
     return len(_header(shape, dtype)) + math.prod(shape) * dtype.itemsize

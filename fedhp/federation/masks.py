@@ -5,7 +5,7 @@ from flwr.app import Array
 from numpy.typing import NDArray
 
 from fedhp.errors import WireError
-from fedhp.federation.arrays import array_bytes, read_array, write_array
+from fedhp.federation.arrays import array_bytes, read_array, row_length, write_array
 from fedhp.model.structure import Mask, unpacked
 
 _BYTE, _PLACE = np.dtype(np.uint8), np.dtype(np.int32)
@@ -36,8 +36,9 @@ def read_mask(name: str, array: Array, width: int, by_place: bool) -> Mask:
     Raises:
         WireError: If it is of another type or shape, or says more than there is to say.
     """
-    if by_place and array.dtype == str(_PLACE):
-        return _of_places(name, array, width)
+    # By its data, as it is read: what came folded says no type beside.
+    if by_place and (number := row_length(array, _PLACE)) is not None:
+        return _of_places(name, array, width, number)
     bits = read_array(name, array, (-(-width // 8),), _BYTE)
     try:
         return unpacked(name.partition(".")[2], bits, width)
@@ -45,9 +46,8 @@ def read_mask(name: str, array: Array, width: int, by_place: bool) -> Mask:
         raise WireError(f"structure: {error}") from None
 
 
-def _of_places(name: str, array: Array, width: int) -> Mask:
-    number = array.shape[0] if len(array.shape) == 1 else -1
-    if not (0 <= number <= width and _is_sparse(width, number)):
+def _of_places(name: str, array: Array, width: int, number: int) -> Mask:
+    if not _is_sparse(width, number):
         raise WireError(f"{name}: expected {-(-width // 8)} bytes of bits, or fewer of places, got {number}")
     places: NDArray[np.int32] = read_array(name, array, (number,), _PLACE)
     if number and not (places[0] >= 0 and places[-1] < width and (np.diff(places) > 0).all()):
