@@ -7,12 +7,14 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedhp.errors import WireError
 from fedhp.federation import wire
 from fedhp.federation.flower_version import check_flower
+from fedhp.federation.growing import pack_gradients
+from fedhp.federation.judging import JUDGE, pack_judgement
 from fedhp.federation.measuring import MEASURE
 from fedhp.model.state import ModelState
 from fedhp.scenario.arrived import from_json
@@ -24,7 +26,7 @@ from .computing import keep_to_threads, memory_guard, runtime_for
 from .device import LocalDevice, open_device
 from .failures import tell_failures
 from .folding import unfold_and_fold
-from .telling import looked_at, tell, trained
+from .telling import judged, looked_at, tell, trained
 
 if TYPE_CHECKING:
     from fedhp.training.recipe import Recipe
@@ -59,7 +61,8 @@ def train(message: Message, context: Context) -> Message:
     guard = memory_guard(context.node_config)
     update = train_locally(recipe, task, device.shard, held_out=device.held_out, guard=guard)
     tell(context.node_config, trained(task, update, recipe.architecture.layout))
-    return Message(wire.pack_update(update), reply_to=message)
+    content = RecordDict({**wire.pack_update(update), **pack_gradients(update.gradients)})
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
@@ -73,6 +76,19 @@ def evaluate(message: Message, context: Context) -> Message:
     moments = take_moments(recipe, fitted, device.shard)
     tell(context.node_config, looked_at(task, moments))
     return Message(wire.pack_moments(moments), reply_to=message)
+
+
+@app.evaluate(JUDGE.partition(".")[2])
+def judge(message: Message, context: Context) -> Message:
+    """Says which loss a model has on this device's samples."""
+    device, recipe, task = _task(message, context)
+    from fedhp.training import judging
+
+    guard = memory_guard(context.node_config)
+    fitted = task if guard is None else guard.begun(recipe, task, device.shard, cuts=False)
+    judgement = judging.judge(recipe, fitted, device.shard)
+    tell(context.node_config, judged(task, judgement))
+    return Message(pack_judgement(judgement), reply_to=message)
 
 
 def _opened(message: Message, context: Context) -> tuple[wire.Brief, LocalDevice]:

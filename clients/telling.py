@@ -7,7 +7,7 @@ from typing import Any
 from fedhp.model.layout import Layout
 from fedhp.sizes import format_size
 from fedhp.training.statistics import Statistics
-from fedhp.training.update import Moments, RoundTask, Update
+from fedhp.training.update import Judgement, Moments, RoundTask, Update
 
 # Flower's own: the only logger that a SuperNode shows.
 _log = logging.getLogger("flwr")
@@ -48,6 +48,12 @@ def looked_at(task: RoundTask, moments: Moments) -> str:
     """Says that a device took the new model's running statistics, and what memory that took."""
     measured = format_size(moments.memory_measured_bytes)
     return f"{_who(task)}; running statistics of the new model taken; memory {measured}"
+
+
+def judged(task: RoundTask, judgement: Judgement) -> str:
+    """Says which loss a model has here, and what memory that took."""
+    measured = format_size(judgement.memory_measured_bytes)
+    return f"{_who(task)}; loss {judgement.loss:.4f} of a model to choose from; memory {measured}"
 
 
 def _who(task: RoundTask) -> str:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -291,7 +292,10 @@ def _options(section: str, values: Mapping[str, object]) -> str:
     def said(value: object) -> object:
         return "null" if value is None else "''" if value == "" else value
 
-    return " ".join(f"{section}.{key}={said(value)}" for key, value in values.items())
+    return " ".join(
+        _options(f"{section}.{key}", vars(value)) if is_dataclass(value) else f"{section}.{key}={said(value)}"
+        for key, value in values.items()
+    )
 
 
 def _tell(name: str, *lines: str) -> None:

@@ -6,6 +6,7 @@ from .dense import Dense, Exclusive, Smallest
 from .feddst import FedDST
 from .federated_dropout import FederatedDropout
 from .fedrolex import FedRolex
+from .fedtiny import FedTiny
 from .fjord import Fjord
 from .heterofl import HeteroFL
 from .holders_mean import HoldersMean
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, type[FleetStrategy]] = {
     "fedrolex": FedRolex,
     "fjord": Fjord,
     "federated_dropout": FederatedDropout,
+    "fedtiny": FedTiny,
     "exclusive": Exclusive,
     "smallest": Smallest,
     "scratch": Scratch,
@@ -34,6 +36,7 @@ __all__ = [
     "Exclusive",
     "FedDST",
     "FedRolex",
+    "FedTiny",
     "FederatedDropout",
     "Fjord",
     "FleetStrategy",

@@ -55,6 +55,8 @@ ZERO_MEANS_SOMETHING = {
     "prune.regrow",
     "strategy.optimizer.momentum",
     "strategy.optimizer.beta_2",
+    "strategy.fedtiny.candidates",
+    "strategy.fedtiny.every",
     "strategy.robust.clip",
     "strategy.robust.cap",
     "server.clients_per_round",

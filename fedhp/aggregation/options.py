@@ -100,13 +100,38 @@ class RobustConfig:
 
 
 @dataclass(frozen=True)
+class FedTinyConfig:
+    """How FedTiny chooses the weights that there are. Of ``fedtiny``.
+
+    Attributes:
+        candidates: Sets of weights of which the devices of the first round choose one, by its loss with the
+            fleet's running statistics: the largest of the initial weights, of layers whose densities differ
+            at random from one to the next. 1 leaves no choice. 0 makes it 5, and 1 without batch
+            normalisation, which more than one needs.
+        every: Rounds from one time at which weights move to the next; 0 moves none.
+        drop: The share of a layer's weights that move at a time, at first; it falls to 0 along a cosine until
+            ``strategy.fedtiny.end``.
+        end: Progress of the whole training from which on weights stay where they are.
+    """
+
+    candidates: Annotated[int, Bounds(at_least=0, at_most=100)] = 0
+    every: Annotated[int, Bounds(at_least=0, hint="0 moves none")] = 5
+    drop: Annotated[float, Bounds(above=0, at_most=1)] = 0.3
+    end: Annotated[float, Bounds(above=0, at_most=1)] = 0.5
+
+    def __post_init__(self) -> None:
+        check_values(self, "strategy.fedtiny.")
+
+
+@dataclass(frozen=True)
 class StrategyConfig:
     """How updates become one model. Each strategy has some of these options, and refuses the others.
 
     Attributes:
         name: ``mask_intersection``, ``holders_mean``, ``feddst``, ``zero_filled``, ``heterofl``,
-            ``fedrolex``, ``fjord``, ``federated_dropout``, ``exclusive``, ``smallest``, ``scratch``,
-            ``dense`` (below), or a [class of yours](#a-strategy-of-your-own), ``package.module:Class``.
+            ``fedrolex``, ``fjord``, ``federated_dropout``, ``fedtiny``, ``exclusive``, ``smallest``,
+            ``scratch``, ``dense`` (below), or a [class of yours](#a-strategy-of-your-own),
+            ``package.module:Class``.
         quorum: Share, by examples, of the clients that were assigned a unit that must have kept it for the
             unit to survive; 1 is the intersection of the masks. Of ``mask_intersection`` and ``zero_filled``.
         min_votes: Clients that must have kept a unit for it to survive, at most the clients per round. Of
@@ -123,6 +148,7 @@ class StrategyConfig:
             weights; its record is read once, and the new one says the units themselves (``units:``, then a
             hexadecimal number per group). Without, as many units as ``prune`` ends with, and all inputs. Of
             ``scratch``.
+        fedtiny: How ``fedtiny`` chooses the weights that there are.
         optimizer: The server's optimiser, which every strategy can have.
         robust: What is done against poisonous updates, as in every strategy.
     """
@@ -133,6 +159,7 @@ class StrategyConfig:
     uncovered: Annotated[str, OneOf(UNCOVERED)] = "keep"
     levels: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
     structure: Annotated[str, Text(longest=2**14)] = ""
+    fedtiny: FedTinyConfig = field(default_factory=FedTinyConfig)
     optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
 

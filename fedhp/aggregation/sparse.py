@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.aggregation.fedtiny import moved
 from fedhp.aggregation.reconcile import MEANS, Reconciliation, Shares
 from fedhp.aggregation.weighted_sums import WeightedSums
 from fedhp.model.layout import Layout
@@ -34,7 +35,7 @@ class SparseReconciliation(Reconciliation):
     def __init__(self, layout: Layout, state: ModelState) -> None:
         self._before, self._state = state.structure, state.over(layout)
         self._weights = WeightedSums(layout, self._state.structure)
-        self._examples = 0.0
+        self._examples, self._gradients = 0.0, dict[str, NDArray[np.float64]]()
 
         def nothing() -> _Counts:
             return {group: np.zeros(width) for group, width in layout.widths.items()}
@@ -50,6 +51,9 @@ class SparseReconciliation(Reconciliation):
             self._given[group][mask | update.assigned.masks[group]] += examples
             self._held[group][mask] += examples
             self._numbers[group][mask] += 1
+        for layer, told in update.gradients.items():
+            self._gradients.setdefault(layer, np.zeros(len(held.masks[layer])))
+            self._gradients[layer][told.places] += examples * told.values
 
     @property
     def keepers(self) -> Mapping[str, NDArray[np.int64]]:
@@ -94,6 +98,17 @@ class SparseReconciliation(Reconciliation):
     def elected(self, min_votes: int, bounds: Mapping[str, int]) -> Structure:
         """See `Reconciliation.elected`; each layer keeps the number of its weights, whatever the bounds."""
         return self._chosen({group: numbers >= min_votes for group, numbers in self._numbers.items()})
+
+    def moved(self, numbers: Mapping[str, int]) -> Structure:
+        """Returns the structure before the round with so many weights of these layers elsewhere.
+
+        See `fedhp.aggregation.fedtiny.moved`: by the means, and by the gradients that clients tell.
+        """
+        masks = dict(self._before.masks)
+        for layer, number in numbers.items():
+            gradients = self._gradients.get(layer, np.zeros(len(masks[layer])))
+            masks[layer] = moved(masks[layer], self._means[layer], gradients, number)
+        return Structure(masks)
 
     def _chosen(self, passes: Mapping[str, NDArray[np.bool_]]) -> Structure:
         """Returns as many weights of each layer as it had: those that pass, and the largest, first.

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -18,7 +18,7 @@ from fedhp.federation.strategy import FleetStrategy
 from fedhp.latency.target import with_widths
 from fedhp.records.load import load_state
 from fedhp.run.setup import checked_strategy, strategy_class
-from fedhp.scenario.heeded import unheeded
+from fedhp.scenario.heeded import leaves, unheeded
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
@@ -158,7 +158,7 @@ def _unused(strategy: str) -> dict[str, Any]:
     heeded = {"name", "optimizer", *kind.options}
     if kind.reconciliation is FleetStrategy.reconciliation:  # which a rule changes
         heeded.add("robust")
-    unused = {f"strategy.{key}": value for key, value in asdict(usual).items() if key not in heeded}
+    unused = {key: value for key, value in leaves(usual, "strategy.") if key.split(".")[1] not in heeded}
     if not kind.prunes():
         unused[_METHOD] = DYNHP
     return unused if kind.cuts_inputs else {**unused, "model.prune_inputs": False}

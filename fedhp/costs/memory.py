@@ -56,6 +56,7 @@ class Extras:
         scratch: What a look at activations takes, as `fedhp.pruning.criteria.Criterion.scratch`; None
             without any.
         grows: Of each layer's weights, the share that is grown elsewhere at a time, at most.
+        tells: Whether that is told with its gradients, for others to grow it.
         unit_bytes: Per group, the bytes per unit that scores and penalties take at most while they are made
             of gradients; empty where nothing is ever cut.
     """
@@ -69,6 +70,7 @@ class Extras:
     noisy: bool = False
     scratch: Callable[[int, int], tuple[int, int]] | None = None
     grows: float = 0.0
+    tells: bool = False
     unit_bytes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +92,7 @@ class Extras:
             any(part.noisy for part in parts),
             next((part.scratch for part in parts if part.scratch is not None), None),
             max((part.grows for part in parts), default=0.0),
+            any(part.tells for part in parts),
             {group: max(part.unit_bytes.get(group, 0) for part in parts) for group in sorted(groups)},
         )
 
@@ -182,7 +185,7 @@ class MemoryModel:
         told = self.rehearsal
         inside = told.gradients @ sizes + told.fixed @ units
         looks, per_look = self._looks(counts)
-        looking, grown, rewiring = growth(self.layout, counts, self.extras.grows)
+        looking, grown, rewiring = growth(self.layout, counts, self.extras.grows, self.extras.tells)
         # While the batch is loaded, with all gradients, while a tensor is cut or its weights are placed anew,
         # and between the first two.
         with_all = sizes.sum() + grown + self._on_gradients(counts)
@@ -221,7 +224,9 @@ class MemoryModel:
         return FLOAT_BYTES * math.prod(self.layout.shape(name, counts))
 
 
-def growth(layout: Layout, counts: Mapping[str, int], share: float) -> tuple[int, int, int]:
+def growth(
+    layout: Layout, counts: Mapping[str, int], share: float, tells: bool = False
+) -> tuple[int, int, int]:
     """Returns what it takes to look for places in a gradient, what was found, and what to place it.
 
     The best places of a block are values and indices before they are positions, and the best of two blocks
@@ -232,6 +237,7 @@ def growth(layout: Layout, counts: Mapping[str, int], share: float) -> tuple[int
         layout: The wiring of a network that holds a part of its weights.
         counts: How many of each layer.
         share: Of those, what is grown elsewhere at a time at most; 0 where nothing is.
+        tells: Whether places are kept with their gradients, and nothing is placed.
     """
     if not share:
         return 0, 0, 0
@@ -241,5 +247,7 @@ def growth(layout: Layout, counts: Mapping[str, int], share: float) -> tuple[int
     looking = FLOAT_BYTES + max(
         number * (ranked + placed) + min(number, BLOCK) * placed for number in grown.values()
     )
+    if tells:
+        return looking, (POSITION_BYTES + FLOAT_BYTES) * sum(grown.values()), 0
     sorting = max(2 * placed * numbers[group] + ranked * number for group, number in grown.items())
     return looking, POSITION_BYTES * sum(grown.values()), sorting

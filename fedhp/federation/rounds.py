@@ -18,6 +18,7 @@ from fedhp.aggregation.server_optimizer import cut, step
 from fedhp.errors import FedhpError, WireError
 from fedhp.federation import wire
 from fedhp.federation.checks import check_values
+from fedhp.federation.growing import unpack_gradients
 from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Arrived, Sent, in_order
 from fedhp.federation.rules import Rules
@@ -153,7 +154,9 @@ def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None)
     absent = reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE
     try:
         content = content_of(reply)
+        asked = rules.moving(rules.server.round + 1)
         update = wire.unpack_update(content, rules.layout, device.client, sent.structure, device.profile)
+        update = replace(update, gradients=unpack_gradients(content, sent.structure, asked))
     except WireError as error:
         return _Alone((Arrived(sent, failure=f"reply: {error}"),), reference)
     except FedhpError as error:

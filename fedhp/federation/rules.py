@@ -1,7 +1,9 @@
 """What a strategy decides: who takes part, what each is sent, which units survive and what weights become."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
+
+from flwr.serverapp import Grid
 
 from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.options import RobustConfig
@@ -198,6 +200,18 @@ class Rules(Enlisted):
             takes = f"its part of this run's model takes {needed:,} bytes to train"
             self.remarks.append(left_out(device, f"{takes}; the budget is {budget:,} bytes"))
         return needed <= budget
+
+    def begin(self, grid: Grid, timeout: float) -> None:
+        """Asks devices what has to be known before the next round: nothing.
+
+        Args:
+            grid: Where they are.
+            timeout: Seconds to wait for each answer.
+        """
+
+    def moving(self, server_round: int) -> Mapping[str, int]:
+        """Returns, by layer, how many single weights move after a round by what clients tell: none."""
+        return {}
 
     def reconciliation(self, model: ModelState) -> Reconciliation:
         """Returns what adds up the updates of a round that begins with this model.

@@ -23,6 +23,7 @@ from fedhp.federation.device import Device
 from fedhp.federation.questions import content_of
 from fedhp.federation.replies import Sent
 from fedhp.federation.server_state import Outcome, ServerState
+from fedhp.model.layout import Layout
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
@@ -34,7 +35,7 @@ _notes = logging.getLogger("fedhp.notes")
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """What came of asking a device: running statistics and how far they are off the model's, or a failure."""
 
     sent: Sent
@@ -104,9 +105,9 @@ class RunningStatistics:
         model, rows, causes = state.model, {row.client: row for row in outcome.rows}, list[str]()
         old = {name: model.weights[name] for name in sorted(self._layout.buffers)}
         taken = statistics_mean(self._robust, old)
-        opened = (self._open(model, sent, reply) for sent, reply in answers)
+        found = (opened(self._layout, model, sent, reply) for sent, reply in answers)
         proportion = Proportion(self._factor, state.statistics_norms)
-        for one, flaw, times in proportion.judged(opened, lambda one: one.changes):
+        for one, flaw, times in proportion.judged(found, lambda one: one.changes):
             client = one.sent.device.client
             one = replace(one, moments=None, failure=f"reply: {flaw}") if flaw else one
             share = 0.0 if one.moments is None else self._robust.shares(times)[0]
@@ -127,22 +128,7 @@ class RunningStatistics:
         after = replace(state, model=model, statistics_norms=proportion.norms)
         return after, replace(outcome, rows=tuple(rows.values()))
 
-    def _open(self, state: ModelState, sent: Sent, reply: Message | None) -> _Taken:
-        if reply is None:
-            return _Taken(sent, failure="timeout: no reply arrived in time")
-        try:
-            content = content_of(reply)
-            moments = wire.unpack_moments(content, self._layout, state.structure)
-        except FedhpError as error:
-            return _Taken(sent, failure=str(error))
-        change = Change(
-            "running statistics",
-            norm(values - state.weights[name] for name, values in moments.weights.items()),
-            norm(state.weights[name] for name in moments.weights),
-        )
-        return _Taken(sent, moments, (change,), wire.update_bytes(content))
-
-    def _with_costs(self, row: ClientReport, one: _Taken) -> ClientReport:
+    def _with_costs(self, row: ClientReport, one: Taken) -> ClientReport:
         row = replace(
             row, bytes_down=row.bytes_down + one.sent.num_bytes, bytes_up=row.bytes_up + one.num_bytes
         )
@@ -166,3 +152,20 @@ class RunningStatistics:
             return choose_batch(self._recipe, self._memory, structure, budget)
         except BudgetError:
             return 0
+
+
+def opened(layout: Layout, state: ModelState, sent: Sent, reply: Message | None) -> Taken:
+    """Checks what a device answers when it was asked for a model's running statistics."""
+    if reply is None:
+        return Taken(sent, failure="timeout: no reply arrived in time")
+    try:
+        content = content_of(reply)
+        moments = wire.unpack_moments(content, layout, state.structure)
+    except FedhpError as error:
+        return Taken(sent, failure=str(error))
+    change = Change(
+        "running statistics",
+        norm(values - state.weights[name] for name, values in moments.weights.items()),
+        norm(state.weights[name] for name in moments.weights),
+    )
+    return Taken(sent, moments, (change,), wire.update_bytes(content))

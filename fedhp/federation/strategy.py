@@ -126,6 +126,7 @@ class FleetStrategy(Rules, Strategy):
     ) -> list[Message]:
         """See `ask`. Of what Flower hands on, only the number of the round counts: the model is `state`."""
         self.server = replace(self.server, round=server_round - 1)
+        self.begin(grid, self.scenario.server.timeout_seconds)
         self._asked = self.ask(grid)
         return self._asked.messages
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from fedhp.errors import ScenarioError
 from fedhp.model.layout import Layout
 from fedhp.model.shrinking import Shape, block_steps
+from fedhp.pruning.moving import falling
 from fedhp.pruning.options import AUTO, PatternConfig, PruneConfig
 
 _REGROWN = 0.75  # progress from which no unit comes back any more: RigL's, for ImageNet
@@ -31,10 +32,9 @@ def scheduled_size(config: PruneConfig, progress: float) -> float:
 def spare(regrow: float, progress: float) -> float:
     """Returns how many units more than scheduled devices train, as a share of those.
 
-    It falls along a cosine, as what RigL grows does (Evci et al. 2020, arXiv 1911.11134, section 3):
-    ``regrow/2 * (1 + cos(pi * progress / end))``.
+    It falls along a cosine, as what RigL grows does.
     """
-    return regrow / 2 * (1 + math.cos(math.pi * progress / _REGROWN)) if progress < _REGROWN else 0.0
+    return falling(regrow, progress, _REGROWN)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,6 @@ from fedhp.drawing.plot import Plot
 from fedhp.records.result import RunResult
 from fedhp.report.sparse_figures import first_weights
 from fedhp.report.survival import Survival, survival
-from fedhp.training.method_names import SPARSE
 
 _MOST_GROUPS = 12
 _BLANK = "#00000000"
@@ -30,7 +29,7 @@ _VOTED = (
 
 def survivors(run: RunResult) -> Plot:
     """Units over rounds, coloured by the vote; of sparse training, what has become of the first weights."""
-    if run.config.train.method in SPARSE and run.config.prune.target_compression > 1:
+    if run.config.leaves_out_weights and run.config.prune.target_compression > 1:
         return first_weights(run)
     name, title, groups = "survivors", "Which units survived", survival(run)
     cut = [one for one in groups if one.was_cut]

@@ -75,6 +75,7 @@ def run_fleet(
     while strategy.server.round < setup.scenario.rounds:
         if attendance is not None:
             _gather(attendance, strategy, trackers)
+        strategy.begin(grid, timeout)
         before, (sent, parts) = strategy.server, strategy.exchange(grid, timeout)
         after, outcome = strategy.closed(*close_round(strategy, strategy.server, parts))
         asked = strategy.ask_for_statistics(after, outcome, sent)

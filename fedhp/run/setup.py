@@ -176,16 +176,17 @@ def _check_method(kind: type[FleetStrategy], scenario: Scenario) -> None:
 
 def _check_reconciled(kind: type[FleetStrategy], scenario: Scenario) -> None:
     """Refuses what adds up updates of networks that hold the same weights, where clients move them."""
-    method, rule = scenario.train.method, scenario.strategy.robust.rule
+    name, rule = scenario.strategy.name, scenario.strategy.robust.rule
+    key = scenario.leaves_out_weights or f"strategy.name = {name}"
     if rule != "mean":
         raise ScenarioError(
-            f"strategy.robust.rule = {rule} has no effect with train.method = {method}, whose clients hold "
-            f"weights of their own; leave it out, or choose train.method = {DYNHP}"
+            f"strategy.robust.rule = {rule} has no effect with {key}, whose clients hold weights of their "
+            f"own; leave it out, or choose another"
         )
     if kind.reconciliation is not FleetStrategy.reconciliation:
         raise ScenarioError(
-            f"train.method = {method}: strategy '{scenario.strategy.name}' has a reconciliation of its own, "
-            f"which knows nothing of weights that clients move; choose train.method = {DYNHP}"
+            f"{key}: strategy '{name}' has a reconciliation of its own, which knows nothing of weights that "
+            f"clients move; choose another"
         )
 
 

@@ -10,7 +10,7 @@ from fedhp.model.layout import Layout
 from fedhp.model.structure import Structure, is_structure
 from fedhp.records.load import has_finished, load_state, recorded_scenario
 from fedhp.scenario.schema import Scenario
-from fedhp.training.method_names import DYNHP, SPARSE
+from fedhp.training.method_names import DYNHP
 
 
 def with_structure(scenario: Scenario, layout: Layout) -> Scenario:
@@ -55,11 +55,10 @@ def _final(folder: str, layout: Layout) -> Structure:
             f"strategy.structure: the run at {folder} has not finished, and so has no final network; "
             f"'fedhp resume {folder}' goes on with it"
         )
-    method = recorded_scenario(Path(path)).train.method
-    if method in SPARSE:
+    if key := recorded_scenario(Path(path)).leaves_out_weights:
         raise ScenarioError(
-            f"strategy.structure: the run at {folder} has left out single weights (train.method = {method}), "
-            f"and so has all units; give one of train.method = {DYNHP}"
+            f"strategy.structure: the run at {folder} has left out single weights ({key}), and so has all "
+            f"units; give one of train.method = {DYNHP}"
         )
     if {name: tuple(shape) for name, shape in told["shapes"].items()} != dict(layout.shapes) or list(
         told["widths"].items()

@@ -25,8 +25,8 @@ def unheeded(method: str, usual: Any) -> dict[str, Any]:
     """
     if method not in (DYNHP, *SPARSE):
         return {}
-    leaves = {**dict(_leaves(usual.prune, "prune.")), **dict(_leaves(usual.train.sparse, "train.sparse."))}
-    return {key: default for key, default in leaves.items() if method not in _owners(key)}
+    owned = {**dict(leaves(usual.prune, "prune.")), **dict(leaves(usual.train.sparse, "train.sparse."))}
+    return {key: default for key, default in owned.items() if method not in _owners(key)}
 
 
 def vain_option(scenario: Any, usual: Any) -> str | None:
@@ -57,10 +57,11 @@ def _owners(key: str) -> tuple[str, ...]:
     return next(owners for beginning, owners in _OWNERS.items() if key.startswith(beginning))
 
 
-def _leaves(part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(part: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields the keys of a section, and of those within it, with their values."""
     for option in fields(part):
         key, value = f"{prefix}{option.name}", getattr(part, option.name)
         if is_dataclass(value):
-            yield from _leaves(value, f"{key}.")
+            yield from leaves(value, f"{key}.")
         else:
             yield key, value

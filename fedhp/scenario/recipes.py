@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from fedhp.model.zoo import architecture
+from fedhp.pruning.moving import Moves
 from fedhp.pruning.schedule import settled
 from fedhp.scenario.schema import Scenario
 from fedhp.training.method_names import PRUNING, with_choice
@@ -57,8 +58,18 @@ def recipe_of(
 
     asked = with_choice(methods, shrinking(scenario.train.method))
     kinds = methods_for(asked, scenario.train.methods)
-    levels = tuple(scenario.strategy.levels)
+    strategy, fedtiny = scenario.strategy, scenario.strategy.fedtiny
     prune = settled(scenario.prune, arch.layout)
     for kind in kinds:
         arch = kind.network(arch, scenario.train, prune)
-    return Recipe(arch, scenario.train, prune, scenario.memory, scenario.rounds, scenario.seed, kinds, levels)
+    return Recipe(
+        arch,
+        scenario.train,
+        prune,
+        scenario.memory,
+        scenario.rounds,
+        scenario.seed,
+        kinds,
+        levels=tuple(strategy.levels),
+        moves=Moves(fedtiny.every, fedtiny.drop, fedtiny.end),
+    )

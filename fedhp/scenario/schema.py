@@ -175,11 +175,11 @@ class Scenario:
                 f"it returns is a potential gathered over time, and leaving classes out of that was never "
                 f"tried; leave train.masked_loss out, or choose mlp or cnn"
             )
-        if self.model.is_spiking and self.train.method in SPARSE:
+        if self.model.is_spiking and (key := self.leaves_out_weights):
             raise ScenarioError(
-                f"train.method = {self.train.method} takes no spiking network (model.name = "
-                f"{self.model.name}): where to grow would be told by one of its time steps alone; choose "
-                f"train.method = {DYNHP}, or mlp or cnn"
+                f"{key} takes no spiking network (model.name = {self.model.name}): where to grow would be "
+                f"told by one of its time steps alone; choose train.method = {DYNHP} and a strategy that "
+                f"prunes units, or mlp or cnn"
             )
         is_usual = self.train.method == DYNHP and self.train.sparse == SparseConfig()
         if not is_usual and (flaw := vain_option(self, Scenario())):
@@ -220,6 +220,13 @@ class Scenario:
         if self.prune.widths:  # from which it follows
             values["prune"]["target_compression"] = "by prune.widths"
         return values
+
+    @property
+    def leaves_out_weights(self) -> str:
+        """What has single weights left out in place of units, such as ``train.method = rigl``; or nothing."""
+        if self.train.method in SPARSE:
+            return f"train.method = {self.train.method}"
+        return "strategy.name = fedtiny" if self.strategy.name == "fedtiny" else ""
 
     def to_json(self) -> str:
         """Returns the scenario as JSON, which `fedhp.scenario.arrived` reads back."""

@@ -23,7 +23,7 @@ from fedhp.training.meter import Key, Meter
 from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe, Steps
 from fedhp.training.runtime import Runtime
-from fedhp.training.update import RoundTask
+from fedhp.training.update import Gradients, RoundTask
 
 if TYPE_CHECKING:
     import torch
@@ -276,6 +276,10 @@ class Method:
     def take_up(self, run: ClientRun, kept: Mapping[str, Any]) -> None:
         """Goes on, after `begin`, with what was kept."""
 
+    def gradients(self) -> Mapping[str, Gradients]:
+        """Returns, once the training has ended, gradients that travel up: none by default."""
+        return {}
+
     def end(self, run: ClientRun) -> Scores | None:
         """Leaves the module as it was before, but for what it learned.
 
@@ -335,6 +339,11 @@ def end(run: ClientRun) -> Scores:
                 )
             scores[group] = np.asarray(values, np.float32)
     return scores
+
+
+def told_gradients(run: ClientRun) -> Mapping[str, Gradients]:
+    """Returns the gradients that travel up, of all methods."""
+    return {layer: told for method in run.methods for layer, told in method.gradients().items()}
 
 
 def local_accuracy(run: ClientRun, held_out: Shard | None, of: str) -> float | None:

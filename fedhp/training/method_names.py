@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 DYNHP = "dynhp"
 SPARSE = RIGL, SET, STATIC = "rigl", "set", "static"
 REGULARIZER = "regularizer"
+TOP_GRADIENTS = "top_gradients"
 
 # What a strategy that prunes asks for.
 PRUNING = (DYNHP, REGULARIZER)

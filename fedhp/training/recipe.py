@@ -17,6 +17,7 @@ from fedhp.model.densities import Densities
 from fedhp.model.shrinking import Shape
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
+from fedhp.pruning.moving import Moves
 from fedhp.pruning.options import AUTO, PruneConfig
 from fedhp.pruning.schedule import Schedule, rounded, unpruned
 from fedhp.threads import usual_runtime
@@ -97,6 +98,7 @@ class Recipe:
         levels: Widths of sub-models, as shares of the full one's; none leaves them to who trains some.
         runtime_name: What computes.
         shares: How groups shrink together, in their order; none leaves it to the memory model.
+        moves: When a server moves single weights that asks clients for gradients.
     """
 
     architecture: Architecture
@@ -109,6 +111,7 @@ class Recipe:
     levels: tuple[float, ...] = ()
     runtime_name: str = field(default_factory=usual_runtime)
     shares: tuple[float, ...] = ()
+    moves: Moves = field(default_factory=Moves)
 
     @cached_property
     def runtime(self) -> Runtime:

@@ -19,7 +19,7 @@ from fedhp.training.alone import gradient_norm, training_step
 from fedhp.training.device_session import DeviceSession
 from fedhp.training.handed_on import HandedOn, handed_on, take_up
 from fedhp.training.memory_guard import MemoryGuard
-from fedhp.training.method import end, held_structure, local_accuracy
+from fedhp.training.method import end, held_structure, local_accuracy, told_gradients
 from fedhp.training.peaks import watch_beside, watching
 from fedhp.training.recipe import Recipe
 from fedhp.training.session import Client, Judged, Session, guarded
@@ -269,7 +269,8 @@ def _ended(session: Session) -> Update:
         )
     if session.client.guard is not None:
         statistics = session.client.guard.told(statistics)
-    return _update(session, session.client.task.state.structure, scores, statistics)
+    update = _update(session, session.client.task.state.structure, scores, statistics)
+    return replace(update, gradients=told_gradients(run))
 
 
 def _update(session: Session, assigned: Structure, scores: Weights, statistics: Statistics) -> Update:

@@ -1,6 +1,11 @@
 """What goes down to a client and comes up: its task, and what it made and measured."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.state import ModelState, Weights
@@ -42,6 +47,18 @@ class Said:
     statistics: Statistics
 
 
+class Gradients(NamedTuple):
+    """The loss's largest gradients by weights of a layer that a network does not have.
+
+    Attributes:
+        places: Which weights, int32, strictly increasing in the flat dense weight, of shape ``(number,)``.
+        values: The gradients, float32, of the same shape.
+    """
+
+    places: NDArray[np.int32]
+    values: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Update:
     """What a client sends back.
@@ -52,6 +69,7 @@ class Update:
         state: The trained model; its structure is contained in ``assigned``.
         num_examples: The number of local training samples.
         statistics: What the client measured.
+        gradients: By layer, those that the strategy asked for.
     """
 
     client: int
@@ -59,6 +77,7 @@ class Update:
     state: ModelState
     num_examples: int
     statistics: Statistics
+    gradients: Mapping[str, Gradients] = field(default_factory=dict)
 
     @property
     def said(self) -> Said:
@@ -76,4 +95,17 @@ class Moments:
     """
 
     weights: Weights
+    memory_measured_bytes: int
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a client says of a model.
+
+    Attributes:
+        loss: The mean cross-entropy over its samples, in nats.
+        memory_measured_bytes: The measured peak of live tensors as it was computed.
+    """
+
+    loss: float
     memory_measured_bytes: int

@@ -17,13 +17,14 @@ from fedhp.training.methods.ordered_dropout import OrderedDropout
 from fedhp.training.methods.pattern import Pattern
 from fedhp.training.methods.regularizer import Regularization
 from fedhp.training.methods.sparse import RigL, SparseEvolution, StaticMask
+from fedhp.training.methods.top_gradients import TopGradients
 
 # In the order in which they act: noise and units are measured by the loss's gradients alone, what penalties
 # and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
 # all that is kept.
 _IN_ORDER: tuple[type[Method], ...] = (
-    *(MaskedLoss, NoiseWatch, DynHP, RigL, SparseEvolution, StaticMask, Regularization, FedProx, Clipping),
-    *(Pattern, OrderedDropout),
+    *(MaskedLoss, NoiseWatch, DynHP, RigL, SparseEvolution, StaticMask, TopGradients, Regularization),
+    *(FedProx, Clipping, Pattern, OrderedDropout),
 )
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
 

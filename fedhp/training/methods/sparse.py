@@ -8,8 +8,7 @@ Two choices are ours. The step whose gradients tell where to grow is taken too, 
 a local training in a fleet may have ten. And what was just dropped does not grow again in the same step.
 """
 
-import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedhp.costs.memory import Extras
@@ -20,6 +19,7 @@ from fedhp.seeds import derive
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import RIGL, SET, STATIC
 from fedhp.training.options import TrainConfig
+from fedhp.training.places import Places
 from fedhp.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -149,42 +149,6 @@ class SparseEvolution(Rewiring):
         seed = derive(run.recipe.seed, "growth", task.round, task.client, self._number, name)
         stream = torch.Generator(run.device).manual_seed(seed)
         return Places(number, lambda gradient: gradient.uniform_(generator=stream))
-
-
-class Places:
-    """The best places to grow at, of all that have no weight: a `fedhp.model.sparse_layers.Search`.
-
-    Args:
-        number: How many.
-        score: Makes scores of a gradient, in its place.
-
-    Attributes:
-        found: The best of what was seen, int32 in the flat dense weight; None where nothing was.
-    """
-
-    def __init__(self, number: int, score: "Callable[[torch.Tensor], torch.Tensor]") -> None:
-        self.number, self._score = number, score
-        self.found: torch.Tensor | None = None
-        self._scores: torch.Tensor | None = None
-
-    def offer(self, gradient: "torch.Tensor", taken: "torch.Tensor", start: int) -> None:
-        """See `fedhp.model.sparse_layers.Search`."""
-        import torch
-
-        scores = self._score(gradient)
-        scores.index_add_(0, taken, scores.new_full((), -math.inf).expand(len(taken)))
-        best, places = scores.topk(min(self.number, len(scores)), sorted=False)
-        places = places.to(taken.dtype).add_(start)
-        if self._scores is not None and self.found is not None:
-            best, self._scores = torch.cat([self._scores, best]), None
-            places, self.found = torch.cat([self.found, places]), None
-            best, chosen = best.topk(min(self.number, len(best)), sorted=False)
-            places = places[chosen]
-        self._scores, self.found = best, places
-
-    def end(self) -> None:
-        """Forgets how good they are."""
-        self._scores = None
 
 
 def rewire(layer: Any, grown: "torch.Tensor | None", state: Mapping[str, Any]) -> None:
