@@ -2,6 +2,7 @@
 
 from fedhp.federation.strategy import FleetStrategy
 
+from .all_in_one import AllInOne
 from .dense import Dense, Exclusive, Smallest
 from .feddst import FedDST
 from .federated_dropout import FederatedDropout
@@ -22,6 +23,7 @@ STRATEGIES: dict[str, type[FleetStrategy]] = {
     "heterofl": HeteroFL,
     "fedrolex": FedRolex,
     "fjord": Fjord,
+    "all_in_one": AllInOne,
     "federated_dropout": FederatedDropout,
     "fedtiny": FedTiny,
     "exclusive": Exclusive,
@@ -32,6 +34,7 @@ STRATEGIES: dict[str, type[FleetStrategy]] = {
 
 __all__ = [
     "STRATEGIES",
+    "AllInOne",
     "Dense",
     "Exclusive",
     "FedDST",

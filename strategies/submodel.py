@@ -19,6 +19,11 @@ class SubModel(FleetStrategy):
     cuts_inputs = False
     options = frozenset({"levels", "uncovered"})
 
+    @property
+    def shares(self) -> Sequence[float]:
+        """The widths of parts, as shares of the full model's; none for any."""
+        return self.scenario.strategy.levels
+
     @abstractmethod
     def part(self, counts: Mapping[str, int], device: Device, server_round: int) -> Structure:
         """Returns which units, in these numbers, a device trains in a round."""
@@ -43,8 +48,8 @@ class SubModel(FleetStrategy):
             BudgetError: If none fits.
         """
         if budget not in self._counts:
-            levels, batch = self.scenario.strategy.levels, self.scenario.train.batch_size
-            self._counts[budget] = level_counts(self.memory, levels, budget, batch)
+            batch = self.scenario.train.batch_size
+            self._counts[budget] = level_counts(self.memory, self.shares, budget, batch)
         return self._counts[budget]
 
     @cached_property

@@ -66,6 +66,7 @@ CLIENT_COLUMNS = [
     "num_shortages",
     "memory_left_bytes",
     "seconds",
+    "clock",
 ]
 
 

@@ -228,7 +228,8 @@ WHOLE = "an integer, written without point or exponent"
         ("name=", "name must be a text ('' is the empty one), got nothing"),
         ("model.widths=[8,x]", f"model.widths[1] must be {WHOLE}, got 'x'"),
         ("model.widths=", "model.widths must be a list, such as model.widths=[64,32], got nothing"),
-        ("fleet.classes=[1]", "fleet.classes[0] must be a section of the keys name, share, memory, got 1"),
+        ("fleet.classes=[1]", "fleet.classes[0] must be a section of the keys name, share, "
+         "memory, clock, got 1"),
         ("fleet.classes=[{share: a}]", "fleet.classes[].share must be a number, got 'a'"),
         ("memory=2MiB", "memory must be a section of the keys batch_policy, max_batch, lr_scaling, budget, "
          "got '2MiB'"),

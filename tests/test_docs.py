@@ -396,7 +396,9 @@ def test_a_command_of_the_pages_works(reader, page, words, monkeypatch):
         skip_without_data([word for word in arguments[verb == "reproduce" :] if word != "--quick"])
         arguments += ["train.epochs=1", "data.max_train=300", "simulation.num_workers=0"]
     if verb in ("report", "export"):
-        fedhp.simulate("quickstart", arguments[0], **CHEAP)  # what the command before it has left
+        with_levels = {"strategy.name": "all_in_one"} if "--level" in arguments else {}
+        # What the command before it has left.
+        fedhp.simulate("quickstart", arguments[0], **CHEAP, **with_levels)
     if verb == "compare":
         arguments += [*(f"{key}={value}" for key, value in CHEAP.items()), "--seeds", "1"]
     result = CliRunner().invoke(app, [verb, *arguments])

@@ -19,7 +19,6 @@ from fedhp.training.alone import training_step
 from fedhp.training.batches import MemoryConfig
 from fedhp.training.methods import OrderedDropout, methods_for
 from fedhp.training.methods.fedprox import keep_received, pull_back
-from fedhp.training.methods.ordered_dropout import check_ordered
 from fedhp.training.optimizers import allocate_state, unallocated
 from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
@@ -130,7 +129,7 @@ def test_the_pull_of_fedprox_acts_on_the_part_that_a_step_trains():
 )
 def test_what_cannot_be_trained_so_is_refused(case, train, match):
     with pytest.raises(ScenarioError, match=match):
-        check_ordered(ARCHITECTURES[case].layout, train)
+        OrderedDropout.check(replace(small_recipe(ARCHITECTURES[case]), train=train))
 
 
 def test_fjord_trains_by_ordered_dropout():

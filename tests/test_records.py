@@ -34,6 +34,7 @@ ROUND_COLUMNS = [
     "evaluation_seconds",
     "structure",
     "votes",
+    "levels",
 ]
 
 

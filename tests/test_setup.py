@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("as_the_server")
     ("name", "option", "owners"),
     [
         ("heterofl", "quorum=0.5", "mask_intersection, zero_filled"),
-        ("mask_intersection", "levels=[0.5]", "heterofl, fedrolex, fjord, federated_dropout"),
+        ("mask_intersection", "levels=[0.5]", "heterofl, fedrolex, fjord, all_in_one, federated_dropout"),
         ("dense", "uncovered=zero", "mask_intersection, holders_mean"),
         ("mask_intersection", "min_votes=3", "feddst"),
     ],

@@ -129,8 +129,8 @@ class StrategyConfig:
 
     Attributes:
         name: ``mask_intersection``, ``holders_mean``, ``feddst``, ``zero_filled``, ``heterofl``,
-            ``fedrolex``, ``fjord``, ``federated_dropout``, ``fedtiny``, ``exclusive``, ``smallest``,
-            ``scratch``, ``dense`` (below), or a [class of yours](#a-strategy-of-your-own),
+            ``fedrolex``, ``fjord``, ``all_in_one``, ``federated_dropout``, ``fedtiny``, ``exclusive``,
+            ``smallest``, ``scratch``, ``dense`` (below), or a [class of yours](#a-strategy-of-your-own),
             ``package.module:Class``.
         quorum: Share, by examples, of the clients that were assigned a unit that must have kept it for the
             unit to survive; 1 is the intersection of the masks. Of ``mask_intersection`` and ``zero_filled``.
@@ -142,8 +142,8 @@ class StrategyConfig:
             ``zero_filled``.
         levels: Widths, as shares of the full model's, of which a device trains the largest that fits, such as
             HeteroFL's ``[1,0.5,0.25,0.125,0.0625]``; none for any width. Of ``heterofl``, ``fedrolex``,
-            ``federated_dropout`` and ``fjord``, whose steps draw among them too (without, among its paper's
-            0.2, 0.4, 0.6, 0.8 and 1).
+            ``federated_dropout``, and of ``fjord`` and ``all_in_one``, whose steps draw among them too
+            (without, among 0.2, 0.4, 0.6, 0.8 and 1, those of FjORD's paper).
         structure: The folder of a finished run, of whose final network the units are taken, without their
             weights; its record is read once, and the new one says the units themselves (``units:``, then a
             hexadecimal number per group). Without, as many units as ``prune`` ends with, and all inputs. Of

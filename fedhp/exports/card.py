@@ -39,6 +39,7 @@ class Folder:
         run: The record.
         trained: Its network.
         network: What is written of it.
+        accuracy: The trained one's on the run's held-out samples, if it is known.
         compression: How that came from the trained one; None where it is the same.
         pattern: What it takes by the pattern that it was trained to have, if any.
     """
@@ -49,12 +50,13 @@ class Folder:
         run: RunResult,
         trained: Trained,
         network: nn.Module,
+        accuracy: float | None,
         compression: Compression | None,
         pattern: Patterned | None = None,
     ) -> None:
         self.path = path
         self._labels = trained.label_names
-        self._network = _described(run, trained, network, compression, pattern)
+        self._network = _described(run, trained, network, accuracy, compression, pattern)
         self._files: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
@@ -172,6 +174,7 @@ def _described(
     run: RunResult,
     trained: Trained,
     network: nn.Module,
+    accuracy: float | None,
     compression: Compression | None,
     pattern: Patterned | None,
 ) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def _described(
         "seed": run.config.seed,
         "model": run.config.model.said,
         "status": run.summary["status"],
-        "accuracy": run.summary["final_accuracy"],
+        "accuracy": accuracy,
         "parameters": sum(int(weights.size) for weights in state.weights.values()),
         "parameters_of_the_full_model": run.summary["params_full"],
         "units": {

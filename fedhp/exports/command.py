@@ -41,6 +41,14 @@ def export(
             show_default=False,
         ),
     ] = "",
+    level: Annotated[
+        float | None,
+        typer.Option(
+            metavar="WIDTH",
+            help="Export one of the narrower networks that a model of strategy all_in_one stands for.",
+            show_default=False,
+        ),
+    ] = None,
     trust_target: Annotated[
         bool, typer.Option(help="Import and call the code that the record of an own network names.")
     ] = False,
@@ -75,6 +83,7 @@ def export(
                 calibration=calibration,
                 compress=compress,
                 trust_target=trust_target,
+                level=level,
                 tell=progress.tell,
             )
         if as_json:

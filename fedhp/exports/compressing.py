@@ -21,9 +21,10 @@ from fedhp.pruning.options import PruneConfig
 _TOGETHER = 256
 
 
-def folder_name(steps: Sequence[Step]) -> str:
-    """Returns the name of the folder that an export goes to by default: of each compression its own."""
-    return "-".join(["export", *(re.sub("[^a-z0-9.]+", "-", step.said) for step in steps)])
+def folder_name(steps: Sequence[Step], level: float | None = None) -> str:
+    """Returns the name of the folder that an export goes to by default: of each network its own."""
+    of_level = [] if level is None else [f"level-{level:g}"]
+    return "-".join(["export", *of_level, *(re.sub("[^a-z0-9.]+", "-", step.said) for step in steps)])
 
 
 def compressed_network(

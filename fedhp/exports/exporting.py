@@ -56,6 +56,7 @@ def export(
     compress: str = "",
     target: Callable[..., nn.Module] | None = None,
     trust_target: bool = False,
+    level: float | None = None,
     tell: Callable[[str, ExportedFile | str], None] = lambda what, outcome: None,
 ) -> Exported:
     """Writes the final network of a run for other runtimes, each file verified in its own.
@@ -69,13 +70,14 @@ def export(
         run: The run's record.
         to: Formats, of `FORMATS`, as a list or with commas; without any, all whose packages are installed.
         dtypes: Of `DTYPES`, as a list or with commas.
-        out: Where to write; by default ``export`` in the record, with the methods' names where some compress
-            it. May hold files of the same network.
+        out: Where to write; by default ``export`` in the record, with the level, and the methods' names where
+            some compress it. May hold files of the same network.
         data: Where the run's data lies now; by default where the run found it.
         calibration: How many training samples give the ranges of int8 activations.
         compress: Methods with commas, such as ``obc:0.5,ternary``; see `fedhp.compression.methods`.
         target: See `fedhp.load_model`.
         trust_target: See `fedhp.load_model`.
+        level: See `fedhp.load_model`.
         tell: Is told of each file when it is there, and why there is none.
 
     Raises:
@@ -88,18 +90,19 @@ def export(
     if flaw := _CALIBRATIONS.amiss(calibration):
         raise ExportError(f"calibration {flaw}")
     steps = parsed(compress) if compress else []
-    loaded, trained = load_run(run), load_trained(run, target, trust_target)
+    loaded, trained = load_run(run), load_trained(run, target, trust_target, level)
+    accuracy = loaded.accuracy_of(level)
     formats = checked_formats(_listed(to))
     dtypes = _dtypes(_listed(dtypes), formats)
     wanted = [(form, dtype) for form in formats for dtype in dtypes if dtype in form.dtypes]
-    place = Path(out) if out is not None else Path(run) / folder_name(steps)
+    place = Path(out) if out is not None else Path(run) / folder_name(steps, level)
     at = None if data is None else Path(data)
     number = _COMPRESSION if steps else 0
     files, failures = list[ExportedFile](), dict[str, str]()
     with begun(place), torch_threads(1):
         raw = raw_data(loaded.config.data, loaded.config.seed, at, _VERIFIED, calibration, number)
-        work = _prepared(loaded, trained, raw, steps)
-        folder = Folder(place, loaded, trained, work.network, work.compression, work.pattern)
+        work = _prepared(loaded, trained, raw, steps, accuracy)
+        folder = Folder(place, loaded, trained, work.network, accuracy, work.compression, work.pattern)
         folder.check()
         for form, dtype in wanted:
             what = f"{form.name} {dtype}"
@@ -231,7 +234,9 @@ class _Work:
             raise
 
 
-def _prepared(run: RunResult, trained: Trained, raw: RawData, steps: Sequence[Step]) -> _Work:
+def _prepared(
+    run: RunResult, trained: Trained, raw: RawData, steps: Sequence[Step], accuracy: float | None
+) -> _Work:
     """Returns what is written: the network as it was trained, or compressed.
 
     Raises:
@@ -243,18 +248,17 @@ def _prepared(run: RunResult, trained: Trained, raw: RawData, steps: Sequence[St
     scores = scores_of(network, network_inputs(trained, raw.held_out))
     if not np.isfinite(scores).all():
         raise ExportError("the network's scores of held-out samples are not finite: it cannot be exported")
-    _check_accuracy(run, float((scores.argmax(1) == raw.labels).mean()), len(raw.labels))
+    # Of a run that was cut short, the figure may be of the model before.
+    if run.summary["status"] == "finished":
+        _check_accuracy(accuracy, float((scores.argmax(1) == raw.labels).mean()), len(raw.labels))
     if steps:
         return _Work(trained, raw, *compressed_network(trained, network, raw, steps), None)
     return _Work(trained, raw, network, None, patterned(trained, network, raw, run.config.prune))
 
 
-def _check_accuracy(run: RunResult, found: float, number: int) -> None:
+def _check_accuracy(told: float | None, found: float, number: int) -> None:
     """Refuses data on which the network is far from what its run had on it: that has changed."""
-    told = run.summary["final_accuracy"]
-    if told is None or run.summary["status"] != "finished":
-        return  # of one that was cut short, the last figure may be that of the model before
-    if abs(found - told) > _SLACK + _DEVIATIONS * (told * (1 - told) / number) ** 0.5:
+    if told is not None and abs(found - told) > _SLACK + _DEVIATIONS * (told * (1 - told) / number) ** 0.5:
         raise DataError(
             f"the network gets {found:.1%} of {number:,} held-out samples right, and in its run it had "
             f"{told:.1%}: {NOT_ITS_DATA}"

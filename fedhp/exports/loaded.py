@@ -18,10 +18,13 @@ from fedhp.records.load import load_state
 
 
 def load_trained(
-    folder: str | Path, target: Callable[..., nn.Module] | None = None, trust_target: bool = False
+    folder: str | Path,
+    target: Callable[..., nn.Module] | None = None,
+    trust_target: bool = False,
+    level: float | None = None,
 ) -> Trained:
     """Returns the final network of a run; see `load_model`."""
-    state, metadata = load_state(folder)
+    state, metadata = load_state(folder, level)
     arch = _recorded(folder, metadata, state, target, trust_target)
     names = tuple(metadata["label_names"])
     return Trained(Path(folder), arch, state, metadata["layout"], names, metadata["normalisation"])
@@ -33,6 +36,7 @@ def load_model(
     normalise: bool = False,
     target: Callable[..., nn.Module] | None = None,
     trust_target: bool = False,
+    level: float | None = None,
 ) -> nn.Module:
     """Returns the final global model of a run as a plain, compact torch module in evaluation mode.
 
@@ -49,12 +53,14 @@ def load_model(
         target: What builds the network, for a record of a network of one's own (``model.target``).
         trust_target: Whether the code that such a record names is imported and called instead. Only for
             records from those whose code you would run.
+        level: The width of one of the narrower networks that the model stands for, as those of
+            ``strategy.name=all_in_one`` do; None for the whole.
 
     Raises:
-        RecordError: If the record holds no such model, it does not match its structure, names code that is
-            not trusted, or does not tell what ``normalise`` needs.
+        RecordError: If the record holds no such model or level, it does not match its structure, names code
+            that is not trusted, or does not tell what ``normalise`` needs.
     """
-    found = load_trained(folder, target, trust_target)
+    found = load_trained(folder, target, trust_target, level)
     module = to_whole_module(found.arch, found.state)
     if normalise:
         module = normalised(module, found.normalisation, found.arch.input_shape, found.layout)

@@ -73,7 +73,12 @@ def close_round(rules: Rules, state: ServerState, parts: Iterable[Part]) -> tupl
             part.add(reconciliation, counted)
         sources.update(one.said.held.digest for one in counted if one.said is not None)
         some_absent |= any(one.absent for one in said)
-        rows += (one.row(state.round + 1, rules.layout, rules.budgeted) for one in said)
+        number = state.round + 1
+        clocks = [rules.clock(one.sent.device, number) for one in said]
+        rows += (
+            replace(one.row(number, rules.layout, rules.budgeted), clock=clock)
+            for one, clock in zip(said, clocks, strict=True)
+        )
     rows.sort(key=lambda row: row.client)
     after = replace(
         state,

@@ -16,6 +16,7 @@ from fedhp.federation import wire
 from fedhp.federation.claims import Counts, with_servers_memory
 from fedhp.federation.device import Device, drawn
 from fedhp.federation.server_state import ServerState
+from fedhp.fleet.devices import drawn_clock
 from fedhp.model.building import fresh_state
 from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
@@ -122,6 +123,11 @@ class Enlisted:
         number = self.scenario.server.clients_per_round
         return number if 0 < number < len(self.devices) else len(self.devices)
 
+    def clock(self, device: Device, server_round: int) -> float | None:
+        """Returns the share of its full speed that a device has in a round: see `drawn_clock`."""
+        scenario = self.scenario
+        return drawn_clock(scenario.fleet, device.profile, device.client, scenario.seed, server_round)
+
     def sample(self, server_round: int) -> list[Device]:
         """Returns the round's devices by partition id: a seeded draw, without replacement."""
         return drawn(self.devices, self.round_size, self.scenario.seed, server_round)
@@ -179,6 +185,10 @@ class Rules(Enlisted):
     def assign(self, device: Device, server_round: int) -> Structure:
         """Returns the part of the global structure, within its budget, that a device is sent: all of it."""
         return self.state.structure
+
+    def levels(self, model: ModelState) -> Mapping[str, Structure]:
+        """Returns the narrower networks that a model stands for, by what they are called: none."""
+        return {}
 
     def attend(self, devices: Sequence[Device]) -> None:
         """Takes, of whoever is there from the next round on, those that can take part; remarks the others.

@@ -9,7 +9,7 @@ from fedhp.aggregation.reconcile import Shares
 from fedhp.aggregation.server_optimizer import Moments
 from fedhp.federation.numbers import Given, Numbers
 from fedhp.model.layout import Layout
-from fedhp.model.state import ModelState, check_shapes
+from fedhp.model.state import ModelState, Weights, check_shapes
 from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
 
@@ -32,6 +32,8 @@ class ServerState:
         numbers: The numbers that real devices have, or had.
         dormant: Where units that were cut may come back, all that was ever known of them.
         judged: With which units the last round began, if some had come back.
+        level_statistics: Running statistics of the narrower networks that the model stands for, by what they
+            are called.
     """
 
     model: ModelState
@@ -44,6 +46,7 @@ class ServerState:
     numbers: tuple[Given, ...] = ()
     dormant: ModelState | None = None
     judged: Structure | None = None
+    level_statistics: Mapping[str, Weights] = field(default_factory=dict)
 
     def values(self) -> dict[str, Any]:
         """Returns the state as a checkpoint takes it, every attribute by its name."""
@@ -67,11 +70,15 @@ class ServerState:
         for arrays in moments:
             check_shapes(layout, model.structure, arrays, layout.trained)
         dormant, judged = values.get("dormant"), values.get("judged")
+        levels = {name: dict(arrays) for name, arrays in values.get("level_statistics", {}).items()}
+        if any(set(arrays) - layout.buffers for arrays in levels.values()):
+            raise ValueError("statistics of levels are of what has none")
         read = {
             "model": model,
             "moments": moments,
             "update_norms": tuple(values["update_norms"]),
             "statistics_norms": tuple(values["statistics_norms"]),
+            "level_statistics": levels,
             "in_vain": tuple(tuple(map(ClientReport.of, rows)) for rows in values["in_vain"]),
             "numbers": Numbers(given=map(Given.of, values.get("numbers", ()))).given,
             "dormant": None if dormant is None else ModelState.of(dormant, layout),
@@ -85,7 +92,8 @@ class ServerState:
 
     def undone(self, before: "ServerState") -> "ServerState":
         """Returns the state after a round whose model is not to count, nor what the optimiser made of it."""
-        return replace(self, model=before.model, moments=(), dormant=before.dormant)
+        kept = {"dormant": before.dormant, "level_statistics": before.level_statistics}
+        return replace(self, model=before.model, moments=(), **kept)
 
 
 @dataclass(frozen=True)

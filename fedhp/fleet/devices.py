@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from fedhp.bounds import LARGEST_WHOLE, MOST_CLIENTS, Bounds
 from fedhp.choices import STABLE, check_values, limits_of
 from fedhp.errors import ScenarioError
+from fedhp.seeds import generator
 from fedhp.sizes import format_size, parse_size
 
 _LONGEST_NAME = 64
@@ -86,11 +87,15 @@ class DeviceClassConfig:
         share: Its share of the fleet, relative to the sum over the classes.
         memory: The [size](#sizes) that training may take on such a device: parameters, gradients, optimiser
             state, activations and the batch.
+        clock: Speeds of which such a device has one in a round, as shares of its full one: what its power
+            management allows. Drawn anew for each device and round, in simulation; none for always the full
+            one. Of ``all_in_one``, which sends a slow device less; in the record whatever the strategy.
     """
 
     name: Annotated[str, STABLE] = "device"
     share: Annotated[float, Bounds(above=0), STABLE] = 1.0
     memory: Annotated[str, STABLE] = "1GiB"
+    clock: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.name.strip():
@@ -110,7 +115,7 @@ class FleetConfig:
 
     Attributes:
         num_clients: Devices. Under Flower, the number of SuperNodes.
-        classes: The kinds of devices, one or more, each with the three keys below. They are interleaved, so
+        classes: The kinds of devices, one or more, each with the four keys below. They are interleaved, so
             that the first clients are a fair sample of the fleet.
     """
 
@@ -141,3 +146,14 @@ def assign_classes(fleet: FleetConfig) -> Sequence[DeviceClassConfig]:
         given[chosen] += 1
         clients.append(fleet.classes[chosen])
     return clients
+
+
+def drawn_clock(
+    fleet: FleetConfig, profile: DeviceProfile, client: int, seed: int, server_round: int
+) -> float | None:
+    """Returns the share of its full speed that a device has in a round; None where its class has no clocks.
+
+    Real devices may be of classes that the scenario does not know: nothing is drawn for them.
+    """
+    clocks = next((kind.clock for kind in fleet.classes if kind.name == profile.device_class), [])
+    return float(generator(seed, "clock", server_round, client).choice(clocks)) if clocks else None

@@ -23,6 +23,7 @@ TERMS = (
     "products of other convolutions",
     "outputs of convolutions",
 )
+_PRODUCTS = [place for place, term in enumerate(TERMS) if term.startswith("products")]
 _OF_IMAGES = 4  # channels at most, which a first convolution takes as they are, in whole blocks or not
 
 
@@ -58,6 +59,10 @@ class Work:
             found[4 if whole else 5] += places * math.prod(kernel) * padded * inputs
             found[6] += places * padded
         return found
+
+    def products(self, counts: Counts) -> int:
+        """Returns the multiplications of weights that a sample takes."""
+        return int(self.terms(counts, 1)[_PRODUCTS].sum())
 
     @cached_property
     def _places(self) -> Mapping[str, int]:

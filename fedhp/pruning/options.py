@@ -105,7 +105,7 @@ class PruneConfig:
         runtime: In which runtime: ``onnx``, ``executorch``, ``litert`` or ``torch``. Without a target it is
             what ``fedhp latency`` measures in.
         start: Progress at which cutting begins, below ``prune.end``.
-        end: Progress at which the target is reached.
+        end: Progress at which the target is reached; with ``all_in_one``, from which on units stay.
         cuts: Cuts between start and end, evenly spread.
         blend: Weight of the fleet's scores against the client's own: clients with few classes should not vote
             out what others need.

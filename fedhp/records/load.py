@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fedhp.bounds import one_line, shown
 from fedhp.errors import FedhpError, RecordError, ScenarioError, require
-from fedhp.files.marks import RUN
+from fedhp.files.marks import RUN, model_name
 from fedhp.model.state import ModelState
 from fedhp.records.result import RunResult, later, read_table
 from fedhp.records.rows import ROUNDS
@@ -70,8 +70,12 @@ def has_finished(folder: str | Path) -> bool:
     return (Path(folder) / "summary.json").exists() and load_run(folder).summary["status"] == "finished"
 
 
-def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
+def load_state(folder: str | Path, level: float | None = None) -> tuple[ModelState, dict[str, Any]]:
     """Loads the last global model of a run.
+
+    Args:
+        folder: The run's record.
+        level: The width of one of the narrower networks that it stands for; None for itself.
 
     Returns:
         The state, and its metadata: ``model`` (the scenario's model section), ``input_shape``,
@@ -80,12 +84,20 @@ def load_state(folder: str | Path) -> tuple[ModelState, dict[str, Any]]:
         ``label_names``.
 
     Raises:
-        RecordError: If the model is missing, is no safetensors file, lacks a tensor, or holds
-            one that does not fit its structure.
+        RecordError: If the record has no such level, or the model is missing, is no safetensors file, lacks
+            a tensor, or holds one that does not fit its structure.
     """
     with require("reading a model", "server"):
         from fedhp.records import model_file
-    return model_file.load(_existing(folder) / "model.safetensors")
+    place = _existing(folder)
+    if level is None:
+        return model_file.load(place / model_name())
+    file = place / model_name(f"{level:g}")
+    if not file.is_file():
+        known = sorted(path.stem.removeprefix("level-") for path in place.glob(model_name("*")))
+        of_those = f"it has {', '.join(known)}" if known else "only runs of strategy all_in_one have levels"
+        raise RecordError(f"{folder} has no level {level:g}; {of_those}")
+    return model_file.load(file)
 
 
 def _last_alive(folder: Path) -> datetime:

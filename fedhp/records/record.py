@@ -2,8 +2,9 @@
 
 ``config.yaml`` (the resolved scenario), ``events.log``, ``rounds.parquet``, ``clients.parquet``,
 ``partition.parquet`` (where devices play parts of a data set), ``model.safetensors`` (the latest global
-model) and ``summary.json``. All but the last can be read at any time while the run goes on; ``summary.json``
-appears when it ends. `load_run` reads the record of a run that goes on or was killed, too.
+model), ``level-0.5.safetensors`` (each narrower network that it stands for, where it does for some) and
+``summary.json``. All but the last can be read at any time while the run goes on; ``summary.json`` appears
+when it ends. `load_run` reads the record of a run that goes on or was killed, too.
 """
 
 import errno
@@ -21,7 +22,7 @@ from fedhp.bounds import one_line
 from fedhp.errors import RecordError, require
 from fedhp.files.atomic import replace_text
 from fedhp.files.locks import NAME
-from fedhp.files.marks import RUN
+from fedhp.files.marks import RUN, model_name
 from fedhp.model.state import ModelState
 from fedhp.records import wording
 from fedhp.records.event_log import EventLog
@@ -83,6 +84,12 @@ def remove_empty(folder: Path) -> None:
     """Removes a folder in which nothing was written."""
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _models(report: RoundReport, state: ModelState) -> Iterator[tuple[str, ModelState]]:
+    yield model_name(), state
+    for level, found in report.levels.items():
+        yield model_name(level), found.state
 
 
 class RunRecord:
@@ -163,7 +170,8 @@ class RunRecord:
                 self._events.write(wording.failure(row))
             self._clients.write(report.round, [row.values() for row in report.clients])
             self._rounds.write(report.round, [report.values()])
-            self._model_file.save(self.folder / "model.safetensors", state, self._metadata)
+            for name, model in _models(report, state):
+                self._model_file.save(self.folder / name, model, self._metadata)
         self._totals.add(report)
 
     def on_note(self, text: str) -> None:

@@ -1,5 +1,6 @@
 """A run as its record has it."""
 
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,12 @@ class RunResult:
     def rounds(self) -> "pd.DataFrame":
         """One row per round, round 0 first."""
         return read_table(self.folder / "rounds.parquet", ROUNDS)
+
+    def accuracy_of(self, level: float | None = None) -> float | None:
+        """Returns the last accuracy of the global model, or of one of the networks that it stands for."""
+        if level is None:
+            return self.summary["final_accuracy"]
+        return json.loads(self.rounds["levels"].iloc[-1])[f"{level:g}"]["accuracy"]
 
     @cached_property
     def clients(self) -> "pd.DataFrame":

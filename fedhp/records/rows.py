@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.training.figures import Figure, columns, side_by_side
 from fedhp.training.statistics import STATISTICS, Statistics
@@ -36,6 +37,8 @@ class ClientReport:
             update down.
         statistics_share: The same of the change of its running statistics; of those of the new model, where
             it was asked for them, and 0 where it answered none that counts.
+        clock: The share of its full speed that it had, drawn of its class's ``clock``; None where that has
+            none.
         statistics: What it measured, each figure a column of its own; None where it failed.
     """
 
@@ -55,6 +58,7 @@ class ClientReport:
     update_share: Annotated[float | None, Figure("share", later=True)] = None
     statistics_share: Annotated[float | None, Figure("share", later=True)] = None
     num_examples_said: Annotated[int | None, Figure("samples", later=True)] = None
+    clock: Annotated[float | None, Figure("share", later=True)] = None
     statistics: Statistics | None = None
 
     def value(self, column: str) -> Any:
@@ -116,6 +120,32 @@ def _votes(votes: Mapping[str, NDArray[np.float64]]) -> str | None:
     return json.dumps({group: [None if x != x else x for x in share] for group, share in shares.items()})
 
 
+@dataclass(frozen=True)
+class Level:
+    """A narrower network that the global model stands for.
+
+    Attributes:
+        state: It, with running statistics of its own.
+        params: Number of its parameters.
+        accuracy: Its accuracy on the held-out set.
+        loss: Its mean cross-entropy there.
+    """
+
+    state: ModelState
+    params: int
+    accuracy: float
+    loss: float
+
+
+def _levels(levels: Mapping[str, Level]) -> str | None:
+    """Writes what is known of levels as JSON."""
+    figures = {
+        name: {"accuracy": one.accuracy, "loss": one.loss, "params": one.params}
+        for name, one in levels.items()
+    }
+    return json.dumps(figures) if figures else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundReport:
     """What happened in one round: a row of ``rounds.parquet``; round 0 is the model before training.
@@ -144,6 +174,8 @@ class RoundReport:
         structure: The global structure after the round.
         votes: Per group, for each unit of the full model, the share (by samples) of the clients that were
             assigned it in the round and kept it; NaN where none was. Empty where nobody votes.
+        levels: Of each narrower network that the model stands for, by its width, the accuracy and the loss on
+            the held-out set, and the number of parameters; empty where it stands for itself alone.
         clients: One row per sampled client, by partition id.
     """
 
@@ -165,6 +197,9 @@ class RoundReport:
     evaluation_seconds: Annotated[float, Figure("seconds")]
     structure: Annotated[Structure, Figure("JSON", written=_structure)]
     votes: Annotated[Mapping[str, NDArray[np.float64]], Figure("JSON", written=_votes, later=True)] = field(
+        default_factory=dict
+    )
+    levels: Annotated[Mapping[str, Level], Figure("JSON", written=_levels, later=True)] = field(
         default_factory=dict
     )
     clients: tuple[ClientReport, ...]

@@ -6,7 +6,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 from fedhp.drawing.axes import Climb, byte_unit, dots, over_rounds
 from fedhp.drawing.plot import Plot
-from fedhp.drawing.style import LIGHT
+from fedhp.drawing.style import LIGHT, looks
 from fedhp.records.result import RunResult
 from fedhp.records.wording import percent
 from fedhp.report import series
@@ -20,10 +20,15 @@ def accuracy(run: RunResult) -> Plot:
     rounds: series.Frame = run.rounds
     best = rounds.loc[rounds["accuracy"].idxmax()]
     first, last = rounds.iloc[0], rounds.iloc[-1]
-    climb = Climb([100 * rounds["accuracy"]])
+    levels = series.levels(rounds)
+    climb = Climb([100 * rounds["accuracy"], *levels.values()])
+    ends = ", ".join(f"{name}: {shares.iloc[-1]:.1f}%" for name, shares in levels.items())
+    narrower = f" Thin lines are the narrower networks that it stands for, by width ({ends})." if ends else ""
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
+        axes, lines = figure.subplots(), looks(["the whole", *levels])
+        for name, shares in levels.items():
+            axes.plot(rounds["round"], shares, linewidth=1, label=name, **lines[name])
         axes.plot(rounds["round"], 100 * rounds["accuracy"], color=LIGHT["series1"], **dots(rounds))
         axes.plot(best["round"], 100 * best["accuracy"], "o", color=LIGHT["series2"], label="best")
         axes.legend(loc="lower right")
@@ -35,7 +40,7 @@ def accuracy(run: RunResult) -> Plot:
         "Accuracy over rounds",
         "The global model's accuracy on the held-out samples after each round, in percent; round 0 is the "
         f"model before training. The best, {percent(best['accuracy'])}, came in round {best['round']:.0f}."
-        f"{climb.said}",
+        f"{narrower}{climb.said}",
         f"A line from {percent(first['accuracy'])} in round {first['round']:.0f} to "
         f"{percent(last['accuracy'])} in round {last['round']:.0f}.",
         draw,

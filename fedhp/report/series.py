@@ -1,5 +1,7 @@
 """The numbers behind a report's figures, from the tables of a run record."""
 
+import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +20,16 @@ _LAST_SHARE = 10  # one in so many
 def traffic(rounds: Frame) -> list[int]:
     """Returns the payload bytes moved up to the end of each round, down and up together."""
     return (rounds["bytes_down"] + rounds["bytes_up"]).cumsum().tolist()
+
+
+def levels(rounds: Frame) -> dict[str, Frame]:
+    """Returns the accuracies, in percent, of the narrower networks that the global model stands for."""
+    told = rounds["levels"].map(lambda text: json.loads(text) if isinstance(text, str) else {})
+
+    def accuracies(name: str) -> Frame:
+        return told.map(lambda one: 100 * one[name]["accuracy"] if name in one else math.nan)
+
+    return {name: accuracies(name) for name in told.iloc[-1] if float(name) < 1}
 
 
 def first_of_last(rounds: Frame) -> int:

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from fedhp.data.partition import partition_notes
 from fedhp.federation.attendance import Attendance
 from fedhp.federation.device import Device
+from fedhp.federation.levels import level_states, with_level_statistics
 from fedhp.federation.numbers import Given, Numbers
 from fedhp.federation.replies import in_order
 from fedhp.federation.roster import Places, find_fleet
@@ -65,7 +66,8 @@ def run_fleet(
     def conclude(before: ServerState, after: ServerState, outcome: Outcome) -> None:
         after, outcome, look = safety.looked_at(before, after, outcome)
         strategy.server, strategy.outcome = after, outcome
-        watch.after_round(after.round, after.model, outcome.rows, outcome.votes, look)
+        levels = level_states(strategy, after)
+        watch.after_round(after.round, after.model, outcome.rows, outcome.votes, look, levels)
         strategy.patience.check(after)
         keep(after.round + 1)
 
@@ -82,6 +84,7 @@ def run_fleet(
         if asked.messages:
             replies = grid.send_and_receive(asked.messages, timeout=timeout)
             after, outcome = strategy.statistics.taken(after, outcome, in_order(asked.sent, replies))
+        after, outcome = with_level_statistics(strategy, grid, timeout, after, outcome, sent)
         conclude(before, after, outcome)
     watch.finish()
 

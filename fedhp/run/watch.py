@@ -13,7 +13,7 @@ from fedhp.fleet.devices import DeviceProfile
 from fedhp.model.sparse_network import filled
 from fedhp.model.state import ModelState
 from fedhp.records.plan import RunPlan
-from fedhp.records.rows import ClientReport, RoundReport
+from fedhp.records.rows import ClientReport, Level, RoundReport
 from fedhp.records.totals import RunTotals
 from fedhp.run.advice import LossNotes
 from fedhp.scenario.schema import Scenario
@@ -97,6 +97,10 @@ class RunWatch:
         accuracy, loss = evaluate(arch, state, self._test, self._recipe.device())
         return Look(accuracy, loss, time.perf_counter() - started)
 
+    def _level(self, state: ModelState) -> Level:
+        look, params = self.look(state), self._plan.layout.num_parameters(state.structure.counts)
+        return Level(state, params, look.accuracy, look.loss)
+
     def after_round(
         self,
         number: int,
@@ -104,9 +108,11 @@ class RunWatch:
         clients: tuple[ClientReport, ...] = (),
         votes: Shares | None = None,
         look: Look | None = None,
+        levels: Mapping[str, ModelState] | None = None,
     ) -> None:
         """Tells the trackers of a round; of its model, looked at already or not, on the held-out samples."""
         look = look or self.look(state)
+        seen = {name: self._level(level) for name, level in (levels or {}).items()}
         now = time.perf_counter()
         params = self._plan.layout.num_parameters(state.structure.counts)
         batch = self._plan.scenario.train.batch_size
@@ -123,6 +129,7 @@ class RunWatch:
             seconds=now - self._previous,
             evaluation_seconds=look.seconds,
             votes=votes or {},
+            levels=seen,
         )
         self._previous = now
         self._trackers.on_round(report, filled(self._recipe.architecture, state)[1])

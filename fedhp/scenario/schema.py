@@ -255,5 +255,6 @@ KEYS = keys_of(
         "train.methods": "[my_method:Mine]",
         "strategy.levels": "[1,0.5,0.25]",
         "fleet.classes": "[{name: phone, memory: 4MiB}]",
+        "fleet.classes[].clock": "[1,0.5]",
     },
 )

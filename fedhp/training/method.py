@@ -312,6 +312,11 @@ def held_structure(run: ClientRun) -> Structure:
     return placed_weights(run.module, run.structure)
 
 
+def trains_whole(run: ClientRun) -> bool:
+    """Says whether the step trains all of the network, and no part of it."""
+    return "part" not in vars(run) or run.part[0] is run.module
+
+
 def begin(run: ClientRun) -> None:
     """Sets the recipe's methods to work."""
     run.methods = tuple(kind() for kind in run.recipe.methods)

@@ -18,7 +18,7 @@ from fedhp.seeds import generator
 from fedhp.training import moments
 from fedhp.training.epoch import Epoch
 from fedhp.training.memory_guard import MemoryGuard
-from fedhp.training.method import ClientRun, Part, begin, local_accuracy
+from fedhp.training.method import ClientRun, Part, begin, local_accuracy, trains_whole
 from fedhp.training.options import LR_SCHEDULES
 from fedhp.training.recipe import Recipe, Steps, fitting_steps
 from fedhp.training.statistics import Statistics
@@ -143,7 +143,7 @@ class Session:
         run, before, number = self.run, self.run.structure, len(self.rows)
         run.meter.count(run.steps.num_bytes, number)
         self.epoch.count(number, loss, num_right)
-        self._statistics.count(number)
+        self._statistics.count(number if trains_whole(run) else 0)
         run.advance(self.epoch.number, self.epoch.done)
         for method in run.methods:
             method.after_step(run)

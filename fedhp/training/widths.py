@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fedhp.model.architecture import Architecture
+from fedhp.model.batch_norms import batch_norms
 from fedhp.model.modules import set_parameter, thin_before_convolutions
 from fedhp.model.optimizer import Optimizer
 from fedhp.model.shrinking import at_level
@@ -80,6 +81,10 @@ def _part(arch: Architecture, module: nn.Module, optimizer: Optimizer, counts: M
         shape = arch.layout.shape(name, counts)
         view = set_parameter(part, name, _first(whole.data, shape))
         state[view] = {key: _first(kept, shape) for key, kept in optimizer.state[whole].items()}
+    for _, layer in list(batch_norms(part)):
+        # Those of the whole are of another network; steps normalise by their batch.
+        layer.running_mean = layer.running_var = layer.num_batches_tracked = None
+        layer.track_running_stats = False
     group = optimizer.param_groups[0]
     sgd = _InPlaceSGD(state, group["lr"], group["momentum"], group["weight_decay"])
     sgd.state.update(state)

@@ -8,6 +8,7 @@ from fedhp.errors import ScenarioError
 from fedhp.references import resolve
 from fedhp.training.method import Method
 from fedhp.training.method_names import references
+from fedhp.training.methods.all_in_one import AllInOne
 from fedhp.training.methods.clipping import Clipping
 from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.methods.fedprox import FedProx
@@ -24,7 +25,7 @@ from fedhp.training.methods.top_gradients import TopGradients
 # all that is kept.
 _IN_ORDER: tuple[type[Method], ...] = (
     *(MaskedLoss, NoiseWatch, DynHP, RigL, SparseEvolution, StaticMask, TopGradients, Regularization),
-    *(FedProx, Clipping, Pattern, OrderedDropout),
+    *(FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
 )
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
 

@@ -7,14 +7,10 @@ self-distillation is not done.
 """
 
 from fedhp.errors import ScenarioError
-from fedhp.model.layout import Layout
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
-from fedhp.training.options import TrainConfig
+from fedhp.training.parts import LEVELS, check_parts
 from fedhp.training.recipe import Recipe
-
-# The widths of its paper's experiments with image models.
-LEVELS = (0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 class OrderedDropout(Method):
@@ -26,9 +22,13 @@ class OrderedDropout(Method):
     @classmethod
     def check(cls, recipe: Recipe) -> None:
         """Checks that steps can train the first units of the model, and that nothing watches the whole."""
-        check_ordered(recipe.architecture.layout, recipe.train)
-        if recipe.memory.batch_policy == "noise":
-            raise ScenarioError("ordered dropout takes memory.batch_policy = fixed or fill, got noise")
+        if recipe.architecture.layout.buffers:
+            raise ScenarioError(
+                "ordered dropout trains several widths of one model, each of which would need batch "
+                "statistics of its own; choose strategy all_in_one, which has them, model.norm = group or a "
+                "model without normalisation"
+            )
+        check_parts(recipe, "ordered dropout")
 
     def begin(self, run: ClientRun) -> None:
         """Finds the parts."""
@@ -42,21 +42,3 @@ class OrderedDropout(Method):
     def before_step(self, run: ClientRun) -> None:
         """Draws the part."""
         run.part = self._widths.draw()
-
-
-def check_ordered(layout: Layout, train: TrainConfig) -> None:
-    """Checks that steps can train the first units of a model.
-
-    Raises:
-        ScenarioError: If its parts are no views of it, need statistics of their own, or the optimiser keeps
-            more than a momentum.
-    """
-    if layout.buffers:
-        raise ScenarioError(
-            "ordered dropout trains several widths of one model, each of which would need batch statistics "
-            "of its own; choose model.norm = group or a model without normalisation"
-        )
-    if any(len(runs) > 1 for name in layout.shapes for runs in layout.runs(name)):
-        raise ScenarioError("ordered dropout cannot train a model that concatenates feature maps")
-    if train.optimizer != "sgd":
-        raise ScenarioError(f"ordered dropout takes train.optimizer = sgd, got {train.optimizer}")
