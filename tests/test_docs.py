@@ -480,7 +480,7 @@ def test_the_python_of_the_readme_runs(monkeypatch, capsys):
 
 def test_the_strategy_of_the_page_asks_the_devices_with_the_most_samples(reader):
     lines = "".join(blocks("docs/scenarios.md", "sh")).splitlines()
-    (line,) = [line for line in lines if "strategy.name" in line]
+    (line,) = [line for line in lines if "strategy.name=my_strategy" in line]
     _, *words = shlex.split(line)
     cheap = [f"{key}={value}" for key, value in {**CHEAP, "rounds": 2}.items()]
     result = CliRunner().invoke(app, [*words, *cheap, "--out", "run"])
