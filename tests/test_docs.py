@@ -309,7 +309,7 @@ def test_links_lead_somewhere(page):
 
 
 REAL_DATA = os.environ.get("FEDHP_DATA", "")
-CHEAP = {"rounds": 1, "simulation.num_workers": 0, "train.local_epochs": 1}
+CHEAP = {"rounds": 1, "simulation.num_workers": 0, "train.local_epochs": 1, "data.max_train": 10_000}
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -206,7 +206,8 @@ class Lies(Method):
 
 
 def accuracy(**values) -> float:
-    run = fedhp.simulate("quickstart", show=False, **{"simulation.num_workers": 0, **values})
+    little = {"fleet.num_clients": 10, "simulation.num_workers": 0}
+    run = fedhp.simulate("quickstart", show=False, **little, **values)
     return run.summary["final_accuracy"]
 
 
