@@ -206,8 +206,7 @@ class Lies(Method):
 
 
 def accuracy(**values) -> float:
-    little = {"fleet.num_clients": 10, "simulation.num_workers": 0}
-    run = fedhp.simulate("quickstart", show=False, **little, **values)
+    run = fedhp.simulate("quickstart", show=False, **{"simulation.num_workers": 0, **values})
     return run.summary["final_accuracy"]
 
 
