@@ -25,6 +25,7 @@ from fedhp.federation.rules import Rules
 from fedhp.federation.server_state import Outcome, ServerState
 from fedhp.model.layout import spread
 from fedhp.model.state import ModelState
+from fedhp.model.structure import Structure
 from fedhp.records.rows import ClientReport
 from fedhp.training.update import Update
 
@@ -211,11 +212,21 @@ def _concluded(
     return after, replace(outcome, votes=votes)
 
 
+def _survivors(rules: Rules, reconciliation: Reconciliation, number: int) -> Structure:
+    """Returns the units that survive a round: a client method may say so, by the fleet's scores alone."""
+    recipe, within = rules.recipe, reconciliation.structure
+    for kind in recipe.methods:
+        said = kind.survivors(recipe, reconciliation.scores(), within, number / recipe.rounds)
+        if said is not None:
+            return said
+    return rules.survivors(reconciliation, number)
+
+
 def _next(rules: Rules, state: ServerState, reconciliation: Reconciliation) -> ServerState:
     """Returns the state with the model that the updates make, cut to the units that survive."""
     layout, before = rules.layout, state.model.over(rules.layout)
     within = before.structure
-    survivors = rules.survivors(reconciliation, state.round)
+    survivors = _survivors(rules, reconciliation, state.round)
     mean, optimizer = rules.average(reconciliation), rules.scenario.strategy.optimizer
     known = tuple(spread(layout, arrays, state.model.structure, within) for arrays in state.moments)
     model, moments = step(optimizer, layout, state.round, before, mean, known)

@@ -14,6 +14,7 @@ CRITERION_NAMES = (
     *("activation", "apoz", "correlation", "random"),
 )
 AUTO = "auto"
+COST_NAMES = ("parameters", "flops")  # as in `fedhp.training.methods.smcp.COSTS`
 ROUNDINGS = (AUTO, "1", "4", "8", "16")
 RUNTIMES = ("", "onnx", "executorch", "litert", "torch")  # as in `fedhp.exports.formats.FORMATS`
 REGULARIZER_NAMES = ("none", "group_lasso", "slimming", "halo")
@@ -94,6 +95,8 @@ class PruneConfig:
         criterion: Which units go first: the lowest by one of the [criteria](#criteria).
         target_compression: Parameters of the full model per parameter of the final one; 1 never prunes. [How
             groups share it](#how-groups-share-the-shrinking).
+        cost: What that counts with ``train.method = smcp``: ``parameters``, or ``flops``, the multiplications
+            of weights that a sample takes.
         round_to: Of what the channels that a convolution keeps in the end are [a
             multiple](#multiples-of-channels), which runtimes of phones and boards are made for; 1 rounds
             nothing, ``auto`` to 8 where each keeps as many.
@@ -124,6 +127,7 @@ class PruneConfig:
 
     criterion: Annotated[str, OneOf(CRITERION_NAMES), STABLE] = "taylor"
     target_compression: Annotated[float, Bounds(at_least=1), STABLE] = 10.0
+    cost: Annotated[str, OneOf(COST_NAMES)] = "parameters"
     round_to: Annotated[str, OneOf(ROUNDINGS)] = AUTO
     widths: Annotated[list[int], Bounds(at_least=1, largest=WIDEST)] = field(default_factory=list)
     target_latency: str = ""

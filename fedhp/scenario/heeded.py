@@ -4,11 +4,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from fedhp.training.method_names import DYNHP, RIGL, SET, SPARSE
+from fedhp.training.method_names import DYNHP, RIGL, SET, SMCP, SPARSE
 
 # By the beginnings of their keys; what begins with none of them is everybody's.
 _OWNERS = {
-    "prune.target_compression": (DYNHP, *SPARSE),
+    "prune.target_compression": (DYNHP, SMCP, *SPARSE),
+    "prune.cost": (SMCP,),
+    **dict.fromkeys(("prune.start", "prune.end", "prune.cuts", "prune.blend"), (DYNHP, SMCP)),
     "prune.runtime": (DYNHP, *SPARSE),  # in which `fedhp latency` measures, too
     "prune.": (DYNHP,),
     "train.sparse.densities": SPARSE,
@@ -23,7 +25,7 @@ def unheeded(method: str, usual: Any) -> dict[str, Any]:
         method: ``train.method``.
         usual: The scenario of all defaults.
     """
-    if method not in (DYNHP, *SPARSE):
+    if method not in (DYNHP, SMCP, *SPARSE):
         return {}
     owned = {**dict(leaves(usual.prune, "prune.")), **dict(leaves(usual.train.sparse, "train.sparse."))}
     return {key: default for key, default in owned.items() if method not in _owners(key)}

@@ -221,6 +221,23 @@ class Method:
         """
         return arch
 
+    @classmethod
+    def survivors(
+        cls, recipe: Recipe, scores: Scores, within: Structure, progress: float
+    ) -> Structure | None:
+        """Says which units are left after a round, where the server decides that by the fleet's scores.
+
+        Args:
+            recipe: How to train.
+            scores: Per group, the fleet's scores of the units that there are, of shape ``(units,)``.
+            within: Those units.
+            progress: The share of the whole training that is done.
+
+        Returns:
+            Units of those; None, by default, where devices decide, and the strategy reconciles what is kept.
+        """
+        return None
+
     @property
     def tensors(self) -> "Sequence[torch.Tensor]":
         """What it keeps between steps, besides what lies in the optimiser's state.

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 DYNHP = "dynhp"
 SPARSE = RIGL, SET, STATIC = "rigl", "set", "static"
+SMCP = "smcp"
 REGULARIZER = "regularizer"
 TOP_GRADIENTS = "top_gradients"
 

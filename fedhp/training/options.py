@@ -82,8 +82,8 @@ class TrainConfig:
             training loss that is recorded is that of smoothed labels. Not together with
             ``train.masked_loss``. 0 spreads nothing.
         method: How devices make the network small, with the strategies that prune: one of the [client
-            methods](#client-methods) ``dynhp``, ``rigl``, ``set`` and ``static``, or one of your own,
-            ``package.module:Class``.
+            methods](#client-methods) ``dynhp``, ``smcp``, ``rigl``, ``set`` and ``static``, or one of your
+            own, ``package.module:Class``.
         sparse: How sparse training goes.
         methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
             [a client method of your own](#a-client-method-of-your-own).

@@ -15,7 +15,7 @@ from fedhp.errors import BudgetError, ScenarioError
 from fedhp.model.architecture import Architecture
 from fedhp.model.densities import Densities
 from fedhp.model.shrinking import Shape
-from fedhp.model.state import ModelState
+from fedhp.model.state import ModelState, Scores
 from fedhp.model.structure import Structure
 from fedhp.pruning.moving import Moves
 from fedhp.pruning.options import AUTO, PruneConfig
@@ -82,6 +82,12 @@ class MethodKind(Protocol):
 
     def network(self, arch: Architecture, train: TrainConfig, prune: PruneConfig) -> Architecture:
         """Returns the network as it is held in training."""
+        ...
+
+    def survivors(
+        self, recipe: "Recipe", scores: Scores, within: Structure, progress: float
+    ) -> Structure | None:
+        """Says which units are left after a round, where devices do not."""
         ...
 
 

@@ -17,6 +17,7 @@ from fedhp.training.methods.noise_scale import NoiseWatch
 from fedhp.training.methods.ordered_dropout import OrderedDropout
 from fedhp.training.methods.pattern import Pattern
 from fedhp.training.methods.regularizer import Regularization
+from fedhp.training.methods.smcp import SoftMasks
 from fedhp.training.methods.sparse import RigL, SparseEvolution, StaticMask
 from fedhp.training.methods.top_gradients import TopGradients
 
@@ -24,8 +25,8 @@ from fedhp.training.methods.top_gradients import TopGradients
 # and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
 # all that is kept.
 _IN_ORDER: tuple[type[Method], ...] = (
-    *(MaskedLoss, NoiseWatch, DynHP, RigL, SparseEvolution, StaticMask, TopGradients, Regularization),
-    *(FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
+    *(MaskedLoss, NoiseWatch, DynHP, SoftMasks, RigL, SparseEvolution, StaticMask, TopGradients),
+    *(Regularization, FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
 )
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
 
@@ -72,7 +73,7 @@ def _own(reference: str, key: str) -> type[Method]:
     found = resolve(reference, key)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ScenarioError(f"{key}: '{reference}' is no subclass of fedhp.training.method.Method")
-    for name in ("at_work", "extras", "said", "check", "network"):
+    for name in ("at_work", "extras", "said", "check", "network", "survivors"):
         if not isinstance(getattr_static(found, name), classmethod):
             raise ScenarioError(
                 f"{key}: '{reference}': {name} is asked before there is a training, and must be a "
