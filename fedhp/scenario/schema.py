@@ -181,7 +181,8 @@ class Scenario:
                 f"told by one of its time steps alone; choose train.method = {DYNHP} and a strategy that "
                 f"prunes units, or mlp or cnn"
             )
-        is_usual = self.train.method == DYNHP and self.train.sparse == SparseConfig()
+        told = self.train.method, self.train.sparse, self.prune.cost
+        is_usual = told == (DYNHP, SparseConfig(), PruneConfig.cost)
         if not is_usual and (flaw := vain_option(self, Scenario())):
             raise ScenarioError(flaw)
         if self.server.clients_per_round > self.fleet.num_clients:
