@@ -212,7 +212,7 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("smcp") / "run"
-    return fedhp.simulate("quickstart", folder, show=False, **(SMALL | {"simulation.num_workers": 0}))
+    return fedhp.simulate("quickstart", folder, show=False, simulation={"num_workers": 0}, **SMALL)
 
 
 def test_the_server_cuts_once_when_masks_may_change_no_more(run):
@@ -229,9 +229,7 @@ def test_memory_is_counted_and_within_the_budgets(run):
 
 
 def test_it_does_not_depend_on_workers(run, tmp_path):
-    other = fedhp.simulate(
-        "quickstart", tmp_path / "two", show=False, **(SMALL | {"simulation.num_workers": 2})
-    )
+    other = fedhp.simulate("quickstart", tmp_path / "two", show=False, simulation={"num_workers": 2}, **SMALL)
     assert outcome(other.folder) == outcome(run.folder)
 
 

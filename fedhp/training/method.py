@@ -225,17 +225,7 @@ class Method:
     def survivors(
         cls, recipe: Recipe, scores: Scores, within: Structure, progress: float
     ) -> Structure | None:
-        """Says which units are left after a round, where the server decides that by the fleet's scores.
-
-        Args:
-            recipe: How to train.
-            scores: Per group, the fleet's scores of the units that there are, of shape ``(units,)``.
-            within: Those units.
-            progress: The share of the whole training that is done.
-
-        Returns:
-            Units of those; None, by default, where devices decide, and the strategy reconciles what is kept.
-        """
+        """Says which units are left, where the server decides by the fleet's scores; None: devices do."""
         return None
 
     @property
@@ -336,6 +326,7 @@ def trains_whole(run: ClientRun) -> bool:
 
 def begin(run: ClientRun) -> None:
     """Sets the recipe's methods to work."""
+    run.advance(0, 0)
     run.methods = tuple(kind() for kind in run.recipe.methods)
     for method in run.methods:
         method.begin(run)

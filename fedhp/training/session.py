@@ -86,7 +86,6 @@ class Session:
         self.stream = generator(recipe.seed, "batches", task.round, task.client)
         self._statistics = _BatchStatistics(self.run)
         self.received = local_accuracy(self.run, client.held_out, "received")  # while nobody watches
-        self.run.advance(0, 0)
         begin(self.run)
         self._look()
         self.seconds = time.perf_counter() - started

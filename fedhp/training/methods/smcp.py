@@ -42,7 +42,83 @@ _MOMENTUM, _DECAY = 0.9, 2e-4
 _DENSE = "dense"
 
 
-class SoftMasks(Method):
+class _Masking(Method):
+    """The units' masks, and what they are worth: how both come about, and act on the weights."""
+
+    def __init__(self) -> None:
+        self._size = 1.0  # the schedule's share that masks are for
+        self._is_due = False  # whether there is something to mask
+        self._worth: dict[str, torch.Tensor] = {}
+        self._masks: dict[str, torch.Tensor] = {}
+        self._num_steps = 0
+
+    @property
+    def tensors(self) -> "Sequence[torch.Tensor]":
+        """What units are worth, and which are masked."""
+        return [*self._worth.values(), *self._masks.values()]
+
+    def _look(self, run: ClientRun) -> None:
+        """Finds the weights that take units in."""
+        layout, parameters = run.recipe.architecture.layout, dict(run.module.named_parameters())
+        seen = evidence(layout, parameters, run.structure.counts, np.random.default_rng())
+        self._takers: dict[str, Sequence[Rows]] = {group: one.leaving for group, one in seen.items()}
+        of = (rows.parameter for takers in self._takers.values() for rows in takers)
+        self._weights: list[torch.Tensor] = [*{id(weight): weight for weight in of}.values()]
+
+    def _judge(self) -> None:
+        """Takes in what units are worth in the step at hand."""
+        for group, takers in self._takers.items():
+            worth = takers[0].dots()
+            for rows in takers[1:]:
+                worth += rows.dots()
+            worth.abs_()
+            if group in self._worth:
+                self._worth[group].lerp_(worth, 1 - _MOMENTUM)
+            else:
+                self._worth[group] = worth
+
+    def _blended(self, run: ClientRun) -> Scores:
+        """Returns what units are worth to fleet and device, as shares of the mean over all groups."""
+        known, blend = run.task.state.scores, np.float32(run.recipe.prune.blend)
+        within = run.task.state.structure
+        held = {group: known[group][within.positions(run.structure, group)] for group in known}
+        own = {group: worth.cpu().numpy() for group, worth in self._worth.items()}
+        if not own:
+            return held
+        mean = np.concatenate([*own.values()]).mean()
+        shares = {g: worth / mean if mean > 0 else np.ones_like(worth) for g, worth in own.items()}
+        return {g: (blend * held[g] + (1 - blend) * share).astype(np.float32) for g, share in shares.items()}
+
+    def _choose(self, run: ClientRun) -> None:
+        """Chooses masks for what the schedule allows by now."""
+        self._size = scheduled_size(run.recipe.prune, run.progress)
+        within = run.structure
+        chosen = _chosen(run.recipe, self._blended(run), within, run.progress)
+        some = {group: mask[within.kept(group)] for group, mask in chosen.masks.items() if chosen != within}
+        self._masks = {
+            group: run.runtime.array(mask.astype(np.float32), run.device) for group, mask in some.items()
+        }
+
+    def _mask(self) -> None:
+        for group, mask in self._masks.items():
+            for rows in self._takers[group]:
+                units = rows.place.unfold(rows.parameter.detach())
+                units.mul_(mask.view([-1 if axis == rows.place.axis else 1 for axis in range(units.dim())]))
+
+    def _cut(self, run: ClientRun) -> None:
+        """Cuts what is masked, for good."""
+        kept = {group: np.flatnonzero(mask.cpu().numpy()) for group, mask in self._masks.items()}
+        for weight in self._weights:
+            run.optimizer.state[weight].pop(_DENSE)
+        self._is_due, self._masks = False, {}
+        self._worth = {group: worth[kept[group]] for group, worth in self._worth.items()}
+        masks = {group: np.zeros_like(mask) for group, mask in run.structure.masks.items()}
+        for group, places in kept.items():
+            masks[group][run.structure.kept(group)[places]] = True
+        cut(run, Structure(masks))
+
+
+class SoftMasks(_Masking):
     """Masks units while they may come back, and cuts them when they may not any more; see above."""
 
     name = SMCP
@@ -89,18 +165,6 @@ class SoftMasks(Method):
     ) -> Structure | None:
         """All, until the cut; then what the fleet thinks most of, within what the network may cost."""
         return _chosen(recipe, scores, within, 1.0) if progress >= recipe.prune.end else within
-
-    def __init__(self) -> None:
-        self._size = 1.0  # the schedule's share that masks are for
-        self._is_due = False  # whether there is something to mask
-        self._worth: dict[str, torch.Tensor] = {}
-        self._masks: dict[str, torch.Tensor] = {}
-        self._num_steps = 0
-
-    @property
-    def tensors(self) -> "Sequence[torch.Tensor]":
-        """What units are worth, and which are masked."""
-        return [*self._worth.values(), *self._masks.values()]
 
     @property
     def key(self) -> Hashable:
@@ -173,66 +237,6 @@ class SoftMasks(Method):
             for weight in self._weights:
                 weight.detach().copy_(run.optimizer.state[weight].pop(_DENSE))
         return self._blended(run) if self._worth else {}
-
-    def _look(self, run: ClientRun) -> None:
-        """Finds the weights that take units in."""
-        layout, parameters = run.recipe.architecture.layout, dict(run.module.named_parameters())
-        seen = evidence(layout, parameters, run.structure.counts, np.random.default_rng())
-        self._takers: dict[str, Sequence[Rows]] = {group: one.leaving for group, one in seen.items()}
-        of = (rows.parameter for takers in self._takers.values() for rows in takers)
-        self._weights: list[torch.Tensor] = [*{id(weight): weight for weight in of}.values()]
-
-    def _judge(self) -> None:
-        """Takes in what units are worth in the step at hand."""
-        for group, takers in self._takers.items():
-            worth = takers[0].dots()
-            for rows in takers[1:]:
-                worth += rows.dots()
-            worth.abs_()
-            if group in self._worth:
-                self._worth[group].lerp_(worth, 1 - _MOMENTUM)
-            else:
-                self._worth[group] = worth
-
-    def _blended(self, run: ClientRun) -> Scores:
-        """Returns what units are worth to fleet and device, as shares of the mean over all groups."""
-        known, blend = run.task.state.scores, np.float32(run.recipe.prune.blend)
-        within = run.task.state.structure
-        held = {group: known[group][within.positions(run.structure, group)] for group in known}
-        own = {group: worth.cpu().numpy() for group, worth in self._worth.items()}
-        if not own:
-            return held
-        mean = np.concatenate([*own.values()]).mean()
-        shares = {g: worth / mean if mean > 0 else np.ones_like(worth) for g, worth in own.items()}
-        return {g: (blend * held[g] + (1 - blend) * share).astype(np.float32) for g, share in shares.items()}
-
-    def _choose(self, run: ClientRun) -> None:
-        """Chooses masks for what the schedule allows by now."""
-        self._size = scheduled_size(run.recipe.prune, run.progress)
-        within = run.structure
-        chosen = _chosen(run.recipe, self._blended(run), within, run.progress)
-        some = {group: mask[within.kept(group)] for group, mask in chosen.masks.items() if chosen != within}
-        self._masks = {
-            group: run.runtime.array(mask.astype(np.float32), run.device) for group, mask in some.items()
-        }
-
-    def _mask(self) -> None:
-        for group, mask in self._masks.items():
-            for rows in self._takers[group]:
-                units = rows.place.unfold(rows.parameter.detach())
-                units.mul_(mask.view([-1 if axis == rows.place.axis else 1 for axis in range(units.dim())]))
-
-    def _cut(self, run: ClientRun) -> None:
-        """Cuts what is masked, for good."""
-        kept = {group: np.flatnonzero(mask.cpu().numpy()) for group, mask in self._masks.items()}
-        for weight in self._weights:
-            run.optimizer.state[weight].pop(_DENSE)
-        self._is_due, self._masks = False, {}
-        self._worth = {group: worth[kept[group]] for group, worth in self._worth.items()}
-        masks = {group: np.zeros_like(mask) for group, mask in run.structure.masks.items()}
-        for group, places in kept.items():
-            masks[group][run.structure.kept(group)[places]] = True
-        cut(run, Structure(masks))
 
 
 def _cost(recipe: Recipe) -> Cost:
