@@ -216,7 +216,7 @@ def _survivors(rules: Rules, reconciliation: Reconciliation, number: int) -> Str
     """Returns the units that survive a round: a client method may say so, by the fleet's scores alone."""
     recipe, within = rules.recipe, reconciliation.structure
     for kind in recipe.methods:
-        said = kind.survivors(recipe, reconciliation.scores(), within, number / recipe.rounds)
+        said = kind.survivors(recipe, reconciliation.scores, within, number / recipe.rounds)
         if said is not None:
             return said
     return rules.survivors(reconciliation, number)

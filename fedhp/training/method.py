@@ -223,7 +223,7 @@ class Method:
 
     @classmethod
     def survivors(
-        cls, recipe: Recipe, scores: Scores, within: Structure, progress: float
+        cls, recipe: Recipe, scores: Callable[[], Scores], within: Structure, progress: float
     ) -> Structure | None:
         """Says which units are left, where the server decides by the fleet's scores; None: devices do."""
         return None

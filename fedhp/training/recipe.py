@@ -1,6 +1,6 @@
 """How every client trains: what the trainer needs of a scenario, and what follows from it."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
@@ -85,7 +85,7 @@ class MethodKind(Protocol):
         ...
 
     def survivors(
-        self, recipe: "Recipe", scores: Scores, within: Structure, progress: float
+        self, recipe: "Recipe", scores: Callable[[], Scores], within: Structure, progress: float
     ) -> Structure | None:
         """Says which units are left after a round, where devices do not."""
         ...

@@ -12,7 +12,7 @@ by the fleet's scores alone, so that all hold the same units. Between the steps 
 network has its masked weights, but what a device sends has all of them.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +161,10 @@ class SoftMasks(_Masking):
 
     @classmethod
     def survivors(
-        cls, recipe: Recipe, scores: Scores, within: Structure, progress: float
+        cls, recipe: Recipe, scores: Callable[[], Scores], within: Structure, progress: float
     ) -> Structure | None:
         """All, until the cut; then what the fleet thinks most of, within what the network may cost."""
-        return _chosen(recipe, scores, within, 1.0) if progress >= recipe.prune.end else within
+        return _chosen(recipe, scores(), within, 1.0) if progress >= recipe.prune.end else within
 
     @property
     def key(self) -> Hashable:
