@@ -49,6 +49,7 @@ ZERO_MEANS_SOMETHING = {
     "train.proximal_mu",
     "train.clip_norm",
     "train.label_smoothing",
+    "train.dropfilter.rate",
     "prune.start",
     "prune.blend",
     "prune.marginal",

@@ -39,6 +39,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "sparse, grown by gradients": {"train.method": "rigl", "train.sparse.every": 5},
     "sparse, grown at random": {"train.method": "set", "train.sparse.every": 5, "train.optimizer": "adam"},
     "sparse for good": {"train.method": "static"},
+    "convolutions": {"model.name": "cnn", "model.widths": [8, 12, 16]},
+    "filters that lose elements": {
+        "model.name": "cnn",
+        "model.widths": [8, 12, 16],
+        "train.dropfilter.rate": 0.2,
+    },
     "dropout": {
         "model.target": "test_draws:drop_channels",
         "model.widths": [],

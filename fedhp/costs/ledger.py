@@ -23,12 +23,14 @@ class Step:
     Attributes:
         masked: Whether the logits are masked.
         smooth: Whether labels are smoothed.
+        noised: Whether convolutions say noise besides.
         noisy: Whether the gradient-noise scale is looked at.
         tapped: Whether activations are looked at where layers take them in.
     """
 
     masked: bool = False
     smooth: bool = False
+    noised: bool = False
     noisy: bool = False
     tapped: bool = False
 

@@ -50,6 +50,7 @@ class Extras:
         temporaries: Tensors of a parameter's shape that are made at a time while there are gradients.
         masked: Whether the logits are masked.
         smooth: Whether labels are smoothed.
+        noised: Whether convolutions say noise besides: see `fedhp.model.position_noise`.
         counts: Whether the optimiser counts each parameter's steps.
         clips: Whether the norm of the gradients is limited.
         noisy: Whether the gradient-noise scale is looked at.
@@ -65,6 +66,7 @@ class Extras:
     temporaries: int = 0
     masked: bool = False
     smooth: bool = False
+    noised: bool = False
     counts: bool = False
     clips: bool = False
     noisy: bool = False
@@ -87,6 +89,7 @@ class Extras:
             max((part.temporaries for part in parts), default=0),
             any(part.masked for part in parts),
             any(part.smooth for part in parts),
+            any(part.noised for part in parts),
             any(part.counts for part in parts),
             any(part.clips for part in parts),
             any(part.noisy for part in parts),

@@ -14,6 +14,7 @@ from fedhp.model.draws import drawing
 from fedhp.model.gradients import gradients
 from fedhp.model.modules import fill, lay_out, thin_before_convolutions
 from fedhp.model.noise import NoiseScale, head_of
+from fedhp.model.position_noise import PositionNoise, standard_normal
 from fedhp.pruning.taps import Taps
 from fedhp.threads import torch_threads
 
@@ -28,6 +29,8 @@ def play(arch: Architecture, step: Step, counts: Counts, batch: int) -> Played:
     labels = torch.zeros(batch, dtype=torch.int64)
     mask = torch.zeros(1)  # which does for any number of classes
     ledger = _TensorLedger([*module.parameters(), *module.buffers(), images, labels, mask])
+    if step.noised:
+        PositionNoise(module, 0.1, standard_normal)
     if step.noisy:
         NoiseScale(module.get_submodule(head_of(layout)))
     if step.tapped:

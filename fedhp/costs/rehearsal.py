@@ -62,7 +62,7 @@ def memory_model(
     """
     size = math.prod(arch.input_shape)
     inputs = INPUTS if INPUTS in arch.layout.widths else None
-    step = Step(extras.masked, extras.smooth, extras.noisy, extras.scratch is not None)
+    step = Step(extras.masked, extras.smooth, extras.noised, extras.noisy, extras.scratch is not None)
     told = rehearsed(arch, step, runtime)
     num_masked = arch.num_classes if extras.masked else 0
     slots = state_slots + extras.slots

@@ -114,6 +114,15 @@ def _plain(value: Any) -> Any:
     return {key: _plain(one) for key, one in value.items()}
 
 
+def _as_it_lies(array: Any, weights: Any) -> Any:
+    """Returns an array of a parameter's shape in its order of memory: by that the fused update takes both."""
+    if array.shape != weights.shape:
+        return array
+    laid = kernels_of(weights).copied(weights)
+    laid[...] = array
+    return laid
+
+
 def take_up(run: ClientRun, before: HandedOn) -> Steps:
     """Lets a training, which has begun with its model, go on from what another one has handed on.
 
@@ -127,7 +136,8 @@ def take_up(run: ClientRun, before: HandedOn) -> Steps:
         for name, parameter in run.module.named_parameters():
             kept = before.moments[name]
             arrays = {key: run.runtime.array(array.copy(), run.device) for key, array in kept.items()}
-            run.optimizer.state[parameter].update(arrays)
+            laid = {key: _as_it_lies(array, parameter.data) for key, array in arrays.items()}
+            run.optimizer.state[parameter].update(laid)
         for method, values in zip(run.methods, before.methods, strict=True):
             method.take_up(run, values)
     except (LookupError, TypeError, ValueError) as error:

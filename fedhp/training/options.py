@@ -51,6 +51,27 @@ class SparseConfig:
 
 
 @dataclass(frozen=True)
+class DropFilterConfig:
+    """What is dropped of convolutions' filters in training.
+
+    Attributes:
+        rate: The probability that an element of a filter is dropped in a step
+            ([DropFilter](#client-methods), Pan et al. 2018, arXiv 1811.06783); 0 drops nothing.
+        plus: Whether others are dropped at each position of a convolution, as in DropFilter-PLUS.
+    """
+
+    rate: Annotated[float, Bounds(at_least=0, below=1, hint="0 drops nothing")] = 0.0
+    plus: bool = False
+
+    def __post_init__(self) -> None:
+        check_values(self, "train.dropfilter.")
+        if self.plus and not self.rate:
+            raise ScenarioError(
+                "train.dropfilter.plus has no effect without train.dropfilter.rate, such as 0.1"
+            )
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Local training.
 
@@ -85,6 +106,7 @@ class TrainConfig:
             methods](#client-methods) ``dynhp``, ``smcp``, ``rigl``, ``set`` and ``static``, or one of your
             own, ``package.module:Class``.
         sparse: How sparse training goes.
+        dropfilter: What is dropped of convolutions' filters.
         methods: Client methods of your own that take part in every training, as ``package.module:Class``. See
             [a client method of your own](#a-client-method-of-your-own).
         lr_schedule: ``cosine`` falls to zero over the whole training, ``step`` to a tenth half-way;
@@ -105,6 +127,7 @@ class TrainConfig:
     label_smoothing: Annotated[float, Bounds(at_least=0, below=1, hint="0 spreads nothing")] = 0.0
     method: str = DYNHP
     sparse: SparseConfig = field(default_factory=SparseConfig)
+    dropfilter: DropFilterConfig = field(default_factory=DropFilterConfig)
     methods: list[str] = field(default_factory=list)
     lr_schedule: Annotated[str, OneOf(LR_SCHEDULES)] = "cosine"
     device: Annotated[str, OneOf(("auto", "cpu", "cuda"))] = "auto"

@@ -10,6 +10,7 @@ from fedhp.training.method import Method
 from fedhp.training.method_names import references
 from fedhp.training.methods.all_in_one import AllInOne
 from fedhp.training.methods.clipping import Clipping
+from fedhp.training.methods.dropfilter import DropFilter
 from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.methods.fedprox import FedProx
 from fedhp.training.methods.masked_loss import MaskedLoss
@@ -25,7 +26,7 @@ from fedhp.training.methods.top_gradients import TopGradients
 # and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
 # all that is kept.
 _IN_ORDER: tuple[type[Method], ...] = (
-    *(MaskedLoss, NoiseWatch, DynHP, SoftMasks, RigL, SparseEvolution, StaticMask, TopGradients),
+    *(MaskedLoss, DropFilter, NoiseWatch, DynHP, SoftMasks, RigL, SparseEvolution, StaticMask, TopGradients),
     *(Regularization, FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
 )
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
