@@ -13,6 +13,7 @@ from .heterofl import HeteroFL
 from .holders_mean import HoldersMean
 from .mask_intersection import MaskIntersection
 from .scratch import Scratch
+from .shrinkage import Shrinkage
 from .zero_filled import ZeroFilled
 
 STRATEGIES: dict[str, type[FleetStrategy]] = {
@@ -29,6 +30,7 @@ STRATEGIES: dict[str, type[FleetStrategy]] = {
     "exclusive": Exclusive,
     "smallest": Smallest,
     "scratch": Scratch,
+    "shrinkage": Shrinkage,
     "dense": Dense,
 }
 
@@ -47,6 +49,7 @@ __all__ = [
     "HoldersMean",
     "MaskIntersection",
     "Scratch",
+    "Shrinkage",
     "Smallest",
     "ZeroFilled",
 ]

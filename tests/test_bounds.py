@@ -59,6 +59,7 @@ ZERO_MEANS_SOMETHING = {
     "strategy.fedtiny.candidates",
     "strategy.fedtiny.every",
     "strategy.robust.clip",
+    "strategy.shared_from",
     "strategy.robust.cap",
     "server.clients_per_round",
     "server.min_devices",

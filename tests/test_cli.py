@@ -170,7 +170,7 @@ def test_every_option_of_a_strategy_is_listed_with_a_value_that_loads(monkeypatc
     monkeypatch.setenv("COLUMNS", "500")
     listed = [word for word in cli("strategies").stdout.split() if word.startswith("strategy.")]
     assert load_scenario("quickstart", listed) == load_scenario("quickstart")
-    assert len(set(listed)) == 5 + 4 + 5
+    assert len(set(listed)) == 6 + 4 + 5
 
 
 def test_show_prints_yaml_that_loads_as_what_would_run(tmp_path):

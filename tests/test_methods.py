@@ -23,7 +23,7 @@ from fedhp.scenario.recipes import recipe_of
 from fedhp.seeds import generator
 from fedhp.training.method import ClientRun, Method
 from fedhp.training.method_names import PRUNING, TOP_GRADIENTS
-from fedhp.training.methods import METHODS, AllInOne, Clipping, DynHP, OrderedDropout, methods_for
+from fedhp.training.methods import METHODS, AllInOne, Clipping, DynHP, Halves, OrderedDropout, methods_for
 from fedhp.training.options import TrainConfig
 from fedhp.training.trainer import train_locally
 
@@ -198,7 +198,8 @@ def test_what_a_method_cuts_comes_back_with_the_scores_of_what_is_left():
 
 
 def test_own_methods_act_after_penalties_and_before_clipping():
-    kinds = methods_for([*PRUNING, OrderedDropout.name, AllInOne.name, TOP_GRADIENTS], [f"{__name__}:Told"])
+    asked = [*PRUNING, Halves.name, OrderedDropout.name, AllInOne.name, TOP_GRADIENTS]
+    kinds = methods_for(asked, [f"{__name__}:Told"])
     assert list(kinds).index(Told) == list(kinds).index(Clipping) - 1
     others = [kind for kind in METHODS.values() if kind is DynHP or not kind.shrinks]
     assert [kind for kind in kinds if kind is not Told] == others

@@ -130,8 +130,8 @@ class StrategyConfig:
     Attributes:
         name: ``mask_intersection``, ``holders_mean``, ``feddst``, ``zero_filled``, ``heterofl``,
             ``fedrolex``, ``fjord``, ``all_in_one``, ``federated_dropout``, ``fedtiny``, ``exclusive``,
-            ``smallest``, ``scratch``, ``dense`` (below), or a [class of yours](#a-strategy-of-your-own),
-            ``package.module:Class``.
+            ``smallest``, ``scratch``, ``shrinkage``, ``dense`` (below), or a [class of
+            yours](#a-strategy-of-your-own), ``package.module:Class``.
         quorum: Share, by examples, of the clients that were assigned a unit that must have kept it for the
             unit to survive; 1 is the intersection of the masks. Of ``mask_intersection`` and ``zero_filled``.
         min_votes: Clients that must have kept a unit for it to survive, at most the clients per round. Of
@@ -149,6 +149,9 @@ class StrategyConfig:
             hexadecimal number per group). Without, as many units as ``prune`` ends with, and all inputs. Of
             ``scratch``.
         fedtiny: How ``fedtiny`` chooses the weights that there are.
+        shared_from: The factor, by which devices' deviations are shrunk, from which on a layer is the same on
+            all; below it, each device has its own. 0 shares all layers, 1 those alone in which devices do not
+            differ for good. Of ``shrinkage``.
         optimizer: The server's optimiser, which every strategy can have.
         robust: What is done against poisonous updates, as in every strategy.
     """
@@ -160,6 +163,7 @@ class StrategyConfig:
     levels: Annotated[list[float], Bounds(above=0, at_most=1)] = field(default_factory=list)
     structure: Annotated[str, Text(longest=2**14)] = ""
     fedtiny: FedTinyConfig = field(default_factory=FedTinyConfig)
+    shared_from: Annotated[float, Bounds(at_least=0, at_most=1)] = 0.5
     optimizer: ServerOptimizerConfig = field(default_factory=ServerOptimizerConfig)
     robust: RobustConfig = field(default_factory=RobustConfig)
 

@@ -1,6 +1,6 @@
 """What devices are sent: one payload for all that get the same part of the model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from flwr.app import Message, RecordDict
@@ -27,6 +27,7 @@ class Payload(NamedTuple):
     content: RecordDict
     num_parameters: int
     num_bytes: int
+    model: ModelState | None = None  # where it is a device's own
 
 
 class Payloads:
@@ -37,21 +38,37 @@ class Payloads:
         layout: The model's wiring.
         model: The model.
         server_round: The round that it belongs to.
+        own: Returns a device's model, which is this one unless it has its own.
     """
 
-    def __init__(self, brief: wire.Brief, layout: Layout, model: ModelState, server_round: int) -> None:
+    def __init__(
+        self,
+        brief: wire.Brief,
+        layout: Layout,
+        model: ModelState,
+        server_round: int,
+        own: Callable[[Device], ModelState] | None = None,
+    ) -> None:
         self.server_round = server_round
+        self._own = own or (lambda _: model)
         self._brief, self._layout, self._model = brief, layout, model
         self._packed: dict[str, Payload] = {}
 
     def of(self, structure: Structure) -> Payload:
         """Returns the part of a structure."""
         if structure.digest not in self._packed:
-            record = wire.pack_state(self._model.cut(self._layout, structure))
-            size = self._layout.num_parameters(structure.counts), wire.record_bytes(record)
-            content = wire.pack_task(record, self._brief, self.server_round)
-            self._packed[structure.digest] = Payload(content, *size)
+            self._packed[structure.digest] = self._pack(self._model.cut(self._layout, structure))
         return self._packed[structure.digest]
+
+    def to(self, device: Device, structure: Structure) -> Payload:
+        """Returns what a device is sent of a structure: its own model, whole, where it has one."""
+        own = self._own(device)
+        return self.of(structure) if own is self._model else self._pack(own)._replace(model=own)
+
+    def _pack(self, state: ModelState) -> Payload:
+        record = wire.pack_state(state)
+        size = self._layout.num_parameters(state.structure.counts), wire.record_bytes(record)
+        return Payload(wire.pack_task(record, self._brief, self.server_round), *size)
 
 
 def by_work(layout: Layout, parts: Iterable[tuple[Device, Structure]]) -> list[tuple[Device, Structure]]:
@@ -86,8 +103,10 @@ def ask(kind: str, payloads: Payloads, parts: Iterable[tuple[Device, Structure]]
     ttl = seconds + BEYOND_SECONDS
     messages, sent = list[Message](), dict[int, Sent]()
     for device, structure in parts:
-        content, num_parameters, num_bytes = payloads.of(structure)
-        message = Message(content, device.node_id, kind, ttl=ttl, group_id=str(payloads.server_round))
+        payload = payloads.to(device, structure)
+        message = Message(payload.content, device.node_id, kind, ttl=ttl, group_id=str(payloads.server_round))
         messages.append(message)
-        sent[device.node_id] = Sent(device, structure, num_parameters, num_bytes, message.metadata)
+        sent[device.node_id] = Sent(
+            device, structure, payload.num_parameters, payload.num_bytes, message.metadata, payload.model
+        )
     return Asked(messages, sent)

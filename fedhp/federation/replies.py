@@ -12,6 +12,7 @@ from fedhp.bounds import one_line
 from fedhp.federation.device import Device
 from fedhp.federation.questions import Questions
 from fedhp.model.layout import Layout
+from fedhp.model.state import ModelState
 from fedhp.model.structure import Structure
 from fedhp.records.replied import succeeded
 from fedhp.records.rows import ClientReport
@@ -20,13 +21,23 @@ from fedhp.training.update import Said
 
 @dataclass(frozen=True)
 class Sent:
-    """What a sampled device was sent in a round; by a message of its own, or with others by none."""
+    """What a sampled device was sent in a round; by a message of its own, or with others by none.
+
+    Attributes:
+        device: The device.
+        structure: Of its model.
+        num_parameters: Of its model.
+        num_bytes: Of its model's arrays.
+        message: What is known of its message.
+        model: Its model, where that is its own and no part of the fleet's.
+    """
 
     device: Device
     structure: Structure
     num_parameters: int
     num_bytes: int
     message: Metadata | None = None
+    model: ModelState | None = None
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,8 @@ def opened(
 
 def _open(rules: Rules, reference: Reference, sent: Sent, reply: Message | None) -> _Alone:
     """Checks one reply, or names the failure."""
+    if sent.model is not None:
+        reference = Reference(rules.layout, sent.model)
     if reply is None:
         return _Alone((Arrived(sent, failure="timeout: no reply arrived in time"),), reference)
     device = sent.device
@@ -236,4 +238,7 @@ def _next(rules: Rules, state: ServerState, reconciliation: Reconciliation) -> S
         progress = state.round / rules.recipe.rounds
         survivors = scheduled(layout, model, survivors, rules.recipe.schedule.counts(progress))
     moments = cut(moments, layout, within, survivors)
-    return replace(state, model=model.cut(layout, survivors), moments=moments, dormant=dormant)
+    personal = rules.personal(state, reconciliation)
+    return replace(
+        state, model=model.cut(layout, survivors), moments=moments, dormant=dormant, personal=personal
+    )

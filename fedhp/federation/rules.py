@@ -7,6 +7,7 @@ from flwr.serverapp import Grid
 
 from fedhp.aggregation.assignment import check_smallest
 from fedhp.aggregation.options import RobustConfig
+from fedhp.aggregation.personal import Personal
 from fedhp.aggregation.reconcile import Reconciliation
 from fedhp.aggregation.robust import RobustReconciliation
 from fedhp.aggregation.sparse import SparseReconciliation
@@ -190,6 +191,10 @@ class Rules(Enlisted):
         """Returns the narrower networks that a model stands for, by what they are called: none."""
         return {}
 
+    def model_of(self, device: Device) -> ModelState:
+        """Returns the model, of which a device is sent a part: the fleet's."""
+        return self.state
+
     def attend(self, devices: Sequence[Device]) -> None:
         """Takes, of whoever is there from the next round on, those that can take part; remarks the others.
 
@@ -242,6 +247,10 @@ class Rules(Enlisted):
     def average(self, reconciliation: Reconciliation) -> ModelState:
         """Returns the model that the updates make, of the structure before the round: means over holders."""
         return reconciliation.mean(self.scenario.strategy.uncovered)
+
+    def personal(self, state: ServerState, reconciliation: Reconciliation) -> Personal | None:
+        """Returns what the updates add to what the server knows of devices' own layers: they have none."""
+        return state.personal
 
     def believed(self, device: Device, said: Said) -> Said:
         """Returns what a device's update says as far as the server believes it: see `with_servers_memory`."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fedhp.aggregation.personal import Personal
 from fedhp.aggregation.proportion import Norms
 from fedhp.aggregation.reconcile import Shares
 from fedhp.aggregation.server_optimizer import Moments
@@ -34,6 +35,7 @@ class ServerState:
         judged: With which units the last round began, if some had come back.
         level_statistics: Running statistics of the narrower networks that the model stands for, by what they
             are called.
+        personal: Where devices have layers of their own, what is known of these.
     """
 
     model: ModelState
@@ -47,6 +49,7 @@ class ServerState:
     dormant: ModelState | None = None
     judged: Structure | None = None
     level_statistics: Mapping[str, Weights] = field(default_factory=dict)
+    personal: Personal | None = None
 
     def values(self) -> dict[str, Any]:
         """Returns the state as a checkpoint takes it, every attribute by its name."""
@@ -57,6 +60,7 @@ class ServerState:
             "numbers": [one.values() for one in self.numbers],
             "dormant": None if self.dormant is None else self.dormant.values(),
             "judged": None if self.judged is None else self.judged.to_bits(),
+            "personal": None if self.personal is None else self.personal.values(),
         }
 
     @staticmethod
@@ -73,6 +77,7 @@ class ServerState:
         levels = {name: dict(arrays) for name, arrays in values.get("level_statistics", {}).items()}
         if any(set(arrays) - layout.buffers for arrays in levels.values()):
             raise ValueError("statistics of levels are of what has none")
+        personal = values.get("personal")
         read = {
             "model": model,
             "moments": moments,
@@ -83,6 +88,7 @@ class ServerState:
             "numbers": Numbers(given=map(Given.of, values.get("numbers", ()))).given,
             "dormant": None if dormant is None else ModelState.of(dormant, layout),
             "judged": None if judged is None else Structure.from_bits(judged, layout.widths),
+            "personal": None if personal is None else Personal.of(personal, layout, model),
         }
         return ServerState(**{**values, **read})
 
@@ -93,7 +99,7 @@ class ServerState:
     def undone(self, before: "ServerState") -> "ServerState":
         """Returns the state after a round whose model is not to count, nor what the optimiser made of it."""
         kept = {"dormant": before.dormant, "level_statistics": before.level_statistics}
-        return replace(self, model=before.model, moments=(), **kept)
+        return replace(self, model=before.model, moments=(), personal=before.personal, **kept)
 
 
 @dataclass(frozen=True)

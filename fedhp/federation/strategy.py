@@ -92,7 +92,8 @@ class FleetStrategy(Rules, Strategy):
             self.server = with_returned(self.recipe, self.server)
         number = self.server.round + 1
         parts = ((device, self.assign(device, number)) for device in self.sample(number))
-        return Payloads(self.brief, self.layout, self.state, number), by_work(self.layout, parts)
+        payloads = Payloads(self.brief, self.layout, self.state, number, self.model_of)
+        return payloads, by_work(self.layout, parts)
 
     def closed(self, after: ServerState, outcome: Outcome) -> tuple[ServerState, Outcome]:
         """Returns what `close_round` does; units that came back for a round that counts for nothing go."""

@@ -144,6 +144,11 @@ def _check_hooks(name: str, kind: type[FleetStrategy]) -> None:
             f"strategy.name: '{name}' overrides reconciliation, which is given every update only where the "
             f"strategy says needs = 'updates'"
         )
+    if kind.needs == "sums" and kind.model_of is not FleetStrategy.model_of:
+        raise ScenarioError(
+            f"strategy.name: '{name}' overrides model_of, which devices that are simulated together have no "
+            f"models by; the strategy has to say needs = 'updates'"
+        )
     if not isinstance(kind.methods, tuple) or not all(isinstance(one, str) for one in kind.methods):
         raise ScenarioError(
             f"strategy.name: '{name}': methods must be a tuple of names or references, got "

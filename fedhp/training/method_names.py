@@ -7,6 +7,7 @@ SPARSE = RIGL, SET, STATIC = "rigl", "set", "static"
 SMCP = "smcp"
 REGULARIZER = "regularizer"
 TOP_GRADIENTS = "top_gradients"
+HALVES = "halves"
 
 # What a strategy that prunes asks for.
 PRUNING = (DYNHP, REGULARIZER)

@@ -13,6 +13,7 @@ from fedhp.training.methods.clipping import Clipping
 from fedhp.training.methods.dropfilter import DropFilter
 from fedhp.training.methods.dynhp import DynHP
 from fedhp.training.methods.fedprox import FedProx
+from fedhp.training.methods.halves import Halves
 from fedhp.training.methods.masked_loss import MaskedLoss
 from fedhp.training.methods.noise_scale import NoiseWatch
 from fedhp.training.methods.ordered_dropout import OrderedDropout
@@ -22,12 +23,12 @@ from fedhp.training.methods.smcp import SoftMasks
 from fedhp.training.methods.sparse import RigL, SparseEvolution, StaticMask
 from fedhp.training.methods.top_gradients import TopGradients
 
-# In the order in which they act: noise and units are measured by the loss's gradients alone, what penalties
-# and pulls add to these is clipped too, a pattern takes gradients as the update does, and parts are views of
-# all that is kept.
+# In the order in which they act: classes are absent of the samples that are trained on, noise and units are
+# measured by the loss's gradients alone, what penalties and pulls add to these is clipped too, a pattern
+# takes gradients as the update does, and parts are views of all that is kept.
 _IN_ORDER: tuple[type[Method], ...] = (
-    *(MaskedLoss, DropFilter, NoiseWatch, DynHP, SoftMasks, RigL, SparseEvolution, StaticMask, TopGradients),
-    *(Regularization, FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
+    *(Halves, MaskedLoss, DropFilter, NoiseWatch, DynHP, SoftMasks, RigL, SparseEvolution, StaticMask),
+    *(TopGradients, Regularization, FedProx, Clipping, Pattern, OrderedDropout, AllInOne),
 )
 METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _IN_ORDER}
 
