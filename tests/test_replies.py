@@ -362,7 +362,7 @@ def reported(update: Update, rng: np.random.Generator) -> Update:
     return replace(update, statistics=replace(update.statistics, **said))
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", replies.of_units())
 def test_what_devices_report_of_loss_accuracy_time_and_memory_steers_nothing(name):
     """Whatever figures come with the same updates: equal models to the bit, and the same are asked next."""
     few, rng = {"server.clients_per_round": 7}, np.random.default_rng(0)
@@ -478,7 +478,7 @@ def test_of_whatever_comes_only_right_answers_count_and_no_round_stops(name):
         assert same_bits(strategy.state, alone.state)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", replies.of_units())
 def test_no_kind_of_wrong_reply_counts_or_stops_a_round_or_moves_the_others_mean(name):
     """The short form of ``fedhp bench replies``: 20 of 60 replies in four rounds."""
     held = list(replies.rounds(name, False, np.random.default_rng(sum(map(ord, name))), 4))

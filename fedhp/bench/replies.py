@@ -20,6 +20,7 @@ from fedhp.model.state import ModelState
 from fedhp.run.setup import prepare, registry
 from fedhp.scenario.loading import load_scenario
 from fedhp.simulation.identity import SERVER_NODE_ID, acting_as
+from fedhp.training.method_names import SPARSE
 from fedhp.training.statistics import STATISTICS, Statistics
 from fedhp.training.update import Update
 
@@ -64,7 +65,7 @@ def run_replies(
         ``stopped``; ``wrong_models``: rounds whose model was not to the bit the one that the others make
         alone, or, of replies that no check can tell, was brought by the median out of the others' range.
     """
-    names = list(strategies or registry())
+    names = list(strategies or of_units())
     sent, accepted, stopped, wrong = Counter[str](), Counter[str](), Counter[str](), 0
     for place, name in enumerate(names):
         say(f"{place + 1} of {len(names)}: {name}")
@@ -79,6 +80,11 @@ def run_replies(
         for kind in (*REFUSED, _TWICE, *IN_PROPORTION)
     ]
     return {"replies": sent.total(), "wrong_models": wrong, "rows": rows}
+
+
+def of_units() -> list[str]:
+    """Returns the strategies whose messages are of units: single weights have no scores, which are forged."""
+    return [name for name, kind in registry().items() if not set(SPARSE) & set(kind.methods)]
 
 
 @contextmanager
