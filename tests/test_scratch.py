@@ -122,17 +122,18 @@ def test_a_run_that_has_left_out_single_weights_has_no_units_to_take(tmp_path):
         from_scratch(tmp_path / "run", run.folder)
 
 
-def test_in_a_comparison_over_methods_the_control_follows_those_that_cut_units():
+def test_in_a_comparison_over_methods_the_control_follows_dynhp():
     names = ["mask_intersection", "scratch"]
-    over = {"train.method": ["dynhp", "rigl"]}
+    over = {"train.method": ["dynhp", "rigl", "smcp"]}
     cells = comparison_cells(Comparison("quickstart", names, [0], over))
     assert [cell.name for cell in cells] == [
         "mask_intersection/method-dynhp/seed-0",
         "mask_intersection/method-rigl/seed-0",
+        "mask_intersection/method-smcp/seed-0",
         "scratch/method-dynhp/seed-0",
     ]
     with pytest.raises(ScenarioError, match="leave scratch out of --strategies"):
-        comparison_cells(Comparison("quickstart", names, [0], overrides=["train.method=rigl"]))
+        comparison_cells(Comparison("quickstart", names, [0], overrides=["train.method=smcp"]))
 
 
 def test_a_run_that_is_missing_or_of_another_network_is_refused_before_anything_starts(tmp_path, pruned):

@@ -22,7 +22,7 @@ from fedhp.scenario.heeded import leaves, unheeded
 from fedhp.scenario.loading import given_keys, load_scenario
 from fedhp.scenario.schema import Scenario, SimulationConfig, TrackingConfig
 from fedhp.sweep.cell import Cell, check_names
-from fedhp.training.method_names import DYNHP, SPARSE
+from fedhp.training.method_names import DYNHP
 
 _HELD_OUT = "data.local_test"
 _STRUCTURE = "strategy.structure"
@@ -57,13 +57,13 @@ def comparison_cells(comparison: Comparison) -> list[Cell]:
 
 
 def _check_control(comparison: Comparison) -> None:
-    """Refuses a control of runs that leave out single weights: they have all units."""
+    """Refuses a control of runs by other methods than DynHP, which it is the control of."""
     method = load_scenario(comparison.scenario, comparison.overrides).train.method
     followed = any(_follows(comparison, strategy) for strategy in comparison.strategies)
-    if followed and method in SPARSE and _METHOD not in comparison.over:
+    if followed and method != DYNHP and _METHOD not in comparison.over:
         raise ScenarioError(
-            f"{_CONTROL} trains the units that {_PRUNED} ends with, which train.method = {method} leaves "
-            f"whole; leave {_CONTROL} out of --strategies"
+            f"{_CONTROL} is the control of DynHP, and trains the units that {_PRUNED} ends with by it; with "
+            f"train.method = {method} leave {_CONTROL} out of --strategies"
         )
 
 
@@ -72,7 +72,7 @@ def _points(comparison: Comparison, strategy: str) -> Iterator[Mapping[str, Any]
     keys = [key for key in comparison.over if _heeds(comparison, strategy, key)]
     for values in product(*(comparison.over[key] for key in keys)):
         point = dict(zip(keys, values, strict=True))
-        if not (_follows(comparison, strategy) and point.get(_METHOD) in SPARSE):
+        if not (_follows(comparison, strategy) and point.get(_METHOD, DYNHP) != DYNHP):
             yield point
 
 
